@@ -1,0 +1,1 @@
+"""The official OpenAI SDK on a LiteLLM gateway."""
