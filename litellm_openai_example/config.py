@@ -1,0 +1,163 @@
+"""Settings from the environment, and the rules for a gateway's address."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+DEFAULT_MODEL = "gpt-4o"
+DEFAULT_TIMEOUT = 30.0
+DEFAULT_RELAY_URL = "http://127.0.0.1:8080"
+
+_ENDPOINTS = ("/chat/completions", "/responses", "/completions", "/models", "/embeddings")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+
+
+class ConfigurationError(ValueError):
+    """A setting is missing or unusable. Raised before anything is sent; never holds a secret."""
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Where the gateway is and how to sign in; the key stays out of `repr`."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    model: str = DEFAULT_MODEL
+
+
+def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
+    """Read `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`.
+
+    Raises:
+        ConfigurationError: one of the first two is missing, or a value is unusable.
+    """
+    return GatewaySettings(
+        base_url=resolve_base_url(None, env),
+        api_key=resolve_api_key(None, env),
+        model=_setting(env, "LITELLM_MODEL") or DEFAULT_MODEL,
+    )
+
+
+def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) -> str:
+    """The gateway's address from the argument, else from `LITELLM_BASE_URL`, normalised to end in `/v1`.
+
+    Raises:
+        ConfigurationError: there is none, or it breaks a rule of `normalize_base_url`.
+    """
+    name = "LITELLM_BASE_URL" if argument is None else "base_url"
+    url = _setting(env, "LITELLM_BASE_URL") if argument is None else argument
+    if not url:
+        raise ConfigurationError(
+            "no gateway address: set LITELLM_BASE_URL (for example http://127.0.0.1:4000) or pass base_url"
+        )
+    return normalize_base_url(url, allow_http=http_allowed(env), name=name)
+
+
+def resolve_api_key(argument: str | None, env: Mapping[str, str] = os.environ) -> str:
+    """The gateway key from the argument, else from `LITELLM_API_KEY`.
+
+    Raises:
+        ConfigurationError: there is none, or it could not travel in an HTTP header.
+    """
+    name = "LITELLM_API_KEY" if argument is None else "api_key"
+    key = _setting(env, "LITELLM_API_KEY") if argument is None else argument
+    if not key or not key.strip():
+        raise ConfigurationError("no gateway key: set LITELLM_API_KEY or pass api_key")
+    return header_value(key, name)
+
+
+def header_value(secret: str, name: str) -> str:
+    """`secret` stripped of surrounding white space, if it can travel in an HTTP header.
+
+    An encoding error further down would quote the secret, so it is refused here, by name only.
+
+    Raises:
+        ConfigurationError: it holds white space, control or non-ASCII characters.
+    """
+    secret = secret.strip()
+    if not all("!" <= character <= "~" for character in secret):
+        raise ConfigurationError(f"{name} holds characters that no key has (spaces, control or non-ASCII)")
+    return secret
+
+
+def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether `LITELLM_ALLOW_HTTP` lets a key travel unencrypted to another machine."""
+    return _setting(env, "LITELLM_ALLOW_HTTP").lower() in _TRUE
+
+
+def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
+    """The `/v1` address of a gateway, from its root, its `/v1` or a path prefix, with or without a slash.
+
+    Raises:
+        ConfigurationError: another scheme than http(s), no host, credentials, a query, a bad port, or plain
+            http to another machine without `allow_http`. The message does not repeat the URL, which may hold
+            a secret by mistake.
+    """
+    checked = check_url(url, allow_http=allow_http, name=name)
+    scheme, host, path, query, fragment = urlsplit(checked)
+    if query or fragment:
+        raise ConfigurationError(f"{name} must not have a query or a fragment")
+    path = re.sub(r"/{2,}", "/", path).rstrip("/")
+    for endpoint in _ENDPOINTS:
+        if path.endswith(endpoint):
+            raise ConfigurationError(f"{name} must be the gateway's root, without {endpoint}")
+    if not path.endswith("/v1"):
+        path += "/v1"
+    return urlunsplit((scheme, host, path, "", ""))
+
+
+def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
+    """`url` without surrounding white space, once it is safe to send a key there (see `normalize_base_url`)."""
+    url = url.strip()
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ConfigurationError(f"{name} holds white space or control characters")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ConfigurationError(f"{name} is not a URL (bad host or port)") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(f"{name} must not hold credentials: pass the key in LITELLM_API_KEY")
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"{name} must start with http:// or https://")
+    if not host or not _plausible_host(host):
+        raise ConfigurationError(f"{name} has no usable host")
+    if port == 0:
+        raise ConfigurationError(f"{name} has no usable port")
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
+        raise ConfigurationError(
+            f"{name} would send the key unencrypted to {host}: use https://"
+            + (", or 127.0.0.1 for this machine" if host == "0.0.0.0" else "")  # noqa: S104
+            + ", or set LITELLM_ALLOW_HTTP=1 if that network is trusted"
+        )
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address (IPv6 without brackets) can only be this machine."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _plausible_host(host: str) -> bool:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            return False
+        return True
+    labels = host.rstrip(".").split(".")
+    return all(0 < len(label) <= 63 and re.fullmatch(r"[\w-]+", label) for label in labels)
+
+
+def _setting(env: Mapping[str, str], name: str) -> str:
+    return env.get(name, "").strip()
