@@ -1,1 +1,61 @@
-"""The official OpenAI SDK on a LiteLLM gateway."""
+"""The official OpenAI SDK on a LiteLLM gateway.
+
+    from litellm_openai_example import LiteLLM as OpenAI
+
+The names are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import AsyncLiteLLMClient, LiteLLMClient
+    from .config import ConfigurationError
+    from .errors import CutShortError, GatewayError, StillRunningError
+    from .sdk import AsyncLiteLLM, LiteLLM
+    from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+
+_HOMES = {
+    "AsyncLiteLLM": "sdk",
+    "AsyncLiteLLMClient": "client",
+    "AsyncLiteLLMHttpxClient": "sending",
+    "ConfigurationError": "config",
+    "CutShortError": "errors",
+    "GatewayError": "errors",
+    "LiteLLM": "sdk",
+    "LiteLLMClient": "client",
+    "LiteLLMHttpxClient": "sending",
+    "StillRunningError": "errors",
+}
+
+__all__ = [
+    "AsyncLiteLLM",
+    "AsyncLiteLLMClient",
+    "AsyncLiteLLMHttpxClient",
+    "ConfigurationError",
+    "CutShortError",
+    "GatewayError",
+    "LiteLLM",
+    "LiteLLMClient",
+    "LiteLLMHttpxClient",
+    "StillRunningError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("litellm-openai-example")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

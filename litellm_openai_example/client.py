@@ -1,0 +1,331 @@
+"""The few calls that a program needs: prompts in, text out, with one deadline for each call."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
+
+from openai import Timeout
+
+from . import operations
+from .answer import ChatStream, ResponseStream
+from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
+from .deadline import Deadline, deadline
+from .operations import check_prompt, check_response_id
+from .sdk import AsyncLiteLLM, LiteLLM
+from .steps import Operation, run, run_async
+from .streams import AsyncTextStream, Reader, Reading, TextStream
+
+T = TypeVar("T")
+Tools = list[dict[str, Any]]
+
+# The deadline ends the retries; this only keeps a loop from being endless where there is no deadline.
+_MAX_RETRIES = 10
+
+
+class _Client:
+    """Arguments in, requests out: what both clients share."""
+
+    def __init__(self, model: str, timeout: float | None) -> None:
+        self.model = check_prompt(model, "model name")
+        self.timeout = check_timeout(timeout)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self._base_url!r}, model={self.model!r}, timeout={self.timeout!r})"
+
+    @property
+    def _base_url(self) -> str:
+        raise NotImplementedError
+
+    def _deadline(self, timeout: float | Deadline | None) -> float | Deadline | None:
+        if timeout is None:
+            return self.timeout
+        return timeout if isinstance(timeout, Deadline) else check_timeout(timeout)
+
+    def _chat(self, prompt: str, instructions: str | None) -> dict[str, Any]:
+        return operations.chat_request(self.model, check_prompt(prompt), instructions)
+
+    def _response(self, prompt: str, **options: Any) -> dict[str, Any]:
+        if options.get("previous_response_id") is not None:
+            check_response_id(options["previous_response_id"])
+        return operations.response_request(self.model, check_prompt(prompt), **options)
+
+
+class LiteLLMClient(_Client):
+    """Blocking calls to a LiteLLM gateway.
+
+    Args:
+        base_url: the gateway's root or `/v1`; else `LITELLM_BASE_URL`.
+        api_key: a gateway key; else `LITELLM_API_KEY`.
+        model: the model of every call.
+        timeout: seconds that a whole call may take, retries and polling included; None for no limit. Each method
+            takes a `timeout` of its own as well.
+        **options: those of `openai.OpenAI`.
+
+    Every method raises `GatewayError` when the call failed, its `CutShortError` (with `text`) when the answer is only
+    a part, its `StillRunningError` (with `response_id`) when the deadline passed while background work runs on, and
+    `ValueError` for an argument that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str = DEFAULT_MODEL,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, timeout)
+        self.openai = LiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
+        """A client from `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`; options win over them."""
+        settings = gateway_settings(env)
+        return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
+
+    def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
+        """Carry out an operation within a deadline (seconds, or one that already runs)."""
+        with deadline(self._deadline(timeout)):
+            return run(self.openai, operation)
+
+    def create_chat_completion(
+        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+    ) -> str:
+        """The text of a chat completion."""
+        request = self._chat(prompt, instructions)
+        return self.run(operations.chat(request), timeout).text
+
+    def create_response(
+        self,
+        prompt: str,
+        background: bool = False,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
+        request = self._response(
+            prompt,
+            background=background,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
+        )
+        reply = self.run(operations.respond(request), timeout)
+        return reply.raw if background else reply.text
+
+    def stream_chat_completion(
+        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+    ) -> TextStream:
+        """The text of a chat completion in pieces, as they arrive."""
+        request = self._chat(prompt, instructions)
+        return self._stream(lambda sdk: sdk.chat.completions.with_raw_response, request, ChatStream(), timeout)
+
+    def stream_response(
+        self,
+        prompt: str,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> TextStream:
+        """The text of a response in pieces, as they arrive."""
+        request = self._response(
+            prompt, tools=tools, previous_response_id=previous_response_id, instructions=instructions
+        )
+        return self._stream(lambda sdk: sdk.responses.with_raw_response, request, ResponseStream(), timeout)
+
+    def wait_for_response(
+        self,
+        response_id: str,
+        timeout: float | None = None,
+        *,
+        on_status: Callable[[str], None] | None = None,
+    ) -> str:
+        """Poll a background response until it has ended; its text.
+
+        Args:
+            response_id: as `create_response` printed it; an id of a later reply may not work.
+            timeout: seconds to wait at most.
+            on_status: told the status of each poll.
+        """
+        operation = operations.wait(check_response_id(response_id), on_status)
+        return self.run(operation, timeout).text
+
+    def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
+        """The gateway's JSON of a response, whatever its status."""
+        return self.run(operations.retrieve(check_response_id(response_id)), timeout).raw
+
+    def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
+        """Stop a background response; the gateway's JSON."""
+        return self.run(operations.cancel(check_response_id(response_id)), timeout).raw
+
+    def _stream(
+        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | None
+    ) -> TextStream:
+        def create(sdk: Any) -> Any:
+            return resource(sdk).create(**request, stream=True)
+
+        opened = self.run(operations.open_stream(create, request["model"]), timeout)
+        return TextStream(opened, Reading(opened, reader, self.openai.api_key))
+
+    @property
+    def _base_url(self) -> str:
+        return str(self.openai.base_url)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.openai.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class AsyncLiteLLMClient(_Client):
+    """Asynchronous calls to a LiteLLM gateway; see `LiteLLMClient`, which has the same methods."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str = DEFAULT_MODEL,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, timeout)
+        self.openai = AsyncLiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
+        """See `LiteLLMClient.from_env`."""
+        settings = gateway_settings(env)
+        return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
+
+    async def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
+        """See `LiteLLMClient.run`."""
+        with deadline(self._deadline(timeout)):
+            return await run_async(self.openai, operation)
+
+    async def create_chat_completion(
+        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+    ) -> str:
+        """See `LiteLLMClient.create_chat_completion`."""
+        request = self._chat(prompt, instructions)
+        return (await self.run(operations.chat(request), timeout)).text
+
+    async def create_response(
+        self,
+        prompt: str,
+        background: bool = False,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """See `LiteLLMClient.create_response`."""
+        request = self._response(
+            prompt,
+            background=background,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
+        )
+        reply = await self.run(operations.respond(request), timeout)
+        return reply.raw if background else reply.text
+
+    def stream_chat_completion(
+        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+    ) -> AsyncTextStream:
+        """See `LiteLLMClient.stream_chat_completion`."""
+        request = self._chat(prompt, instructions)
+        return self._stream(lambda sdk: sdk.chat.completions.with_raw_response, request, ChatStream(), timeout)
+
+    def stream_response(
+        self,
+        prompt: str,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> AsyncTextStream:
+        """See `LiteLLMClient.stream_response`."""
+        request = self._response(
+            prompt, tools=tools, previous_response_id=previous_response_id, instructions=instructions
+        )
+        return self._stream(lambda sdk: sdk.responses.with_raw_response, request, ResponseStream(), timeout)
+
+    async def wait_for_response(
+        self,
+        response_id: str,
+        timeout: float | None = None,
+        *,
+        on_status: Callable[[str], None] | None = None,
+    ) -> str:
+        """See `LiteLLMClient.wait_for_response`."""
+        operation = operations.wait(check_response_id(response_id), on_status)
+        return (await self.run(operation, timeout)).text
+
+    async def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
+        """See `LiteLLMClient.retrieve_response`."""
+        operation = operations.retrieve(check_response_id(response_id))
+        return (await self.run(operation, timeout)).raw
+
+    async def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
+        """See `LiteLLMClient.cancel_response`."""
+        operation = operations.cancel(check_response_id(response_id))
+        return (await self.run(operation, timeout)).raw
+
+    def _stream(
+        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | None
+    ) -> AsyncTextStream:
+        async def create(sdk: Any) -> Any:
+            return await resource(sdk).create(**request, stream=True)
+
+        async def open_() -> tuple[Any, Reading]:
+            raw = await self.run(operations.open_stream(create, request["model"]), timeout)
+            return raw, Reading(raw, reader, self.openai.api_key)
+
+        return AsyncTextStream(open_)
+
+    @property
+    def _base_url(self) -> str:
+        return str(self.openai.base_url)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.openai.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def check_timeout(seconds: float | None) -> float | None:
+    """`seconds`, if a deadline can be made of it: None (no limit), or a finite number above 0.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"the timeout must be a finite number of seconds above 0, not {seconds!r}")
+    return float(seconds)
+
+
+def _sdk_options(options: dict[str, Any]) -> dict[str, Any]:
+    # Reads are bounded by the deadline of the call, not one by one.
+    return {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, **options}

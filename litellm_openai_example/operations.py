@@ -1,0 +1,320 @@
+"""What both clients do, written once without I/O.
+
+Each operation yields what it needs done and is given the result or the exception; see `steps`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from . import answer as answers
+from .answer import Answer, read_chat, read_json, read_response
+from .config import header_value
+from .deadline import current_deadline
+from .errors import (
+    CutShortError,
+    GatewayError,
+    StillRunningError,
+    explain,
+    explain_body,
+    is_unknown_model,
+    one_line,
+)
+from .steps import EXPECTED, Operation, Pause, Send
+
+T = TypeVar("T")
+
+POLL_TIMEOUT = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 10.0, 1.5
+_PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes this often in a row
+_MODELS_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered call.
+
+    Attributes:
+        answer: what it says (text, status, id, usage, ...).
+        raw: the gateway's JSON text, exactly; empty for a stream.
+        headers: of the HTTP answer, lower case.
+        retries: how often the call was sent again before it was answered.
+    """
+
+    answer: Answer
+    raw: str
+    headers: Mapping[str, str]
+    retries: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.answer.text
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars, as LiteLLM reckons them (`x-litellm-response-cost`); None if it does not say."""
+        try:
+            cost = float(self.headers.get("x-litellm-response-cost", ""))
+        except ValueError:
+            return None
+        return cost if math.isfinite(cost) else None
+
+
+def chat_request(model: str, prompt: str, instructions: str | None = None) -> dict[str, Any]:
+    """The arguments of `chat.completions.create` for one prompt."""
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    return {"model": model, "messages": [*messages, {"role": "user", "content": prompt}]}
+
+
+def response_request(
+    model: str,
+    input: object,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    previous_response_id: str | None = None,
+    instructions: str | None = None,
+    background: bool = False,
+) -> dict[str, Any]:
+    """The arguments of `responses.create`; what is not given is not sent."""
+    given = {
+        "tools": tools,
+        "previous_response_id": previous_response_id,
+        "instructions": instructions,
+        "background": background or None,
+    }
+    return {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
+
+
+def chat(request: dict[str, Any]) -> Operation[Reply]:
+    """Create a chat completion and return it if it is whole."""
+    send = Send(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
+    reply = yield from _explained(_fetch(send, read_chat), request["model"])
+    return whole(reply)
+
+
+def respond(request: dict[str, Any]) -> Operation[Reply]:
+    """Create a response and return it if it is whole; a background one is returned as it is submitted."""
+    send = Send(lambda sdk: sdk.responses.with_raw_response.create(**request))
+    reply = yield from _explained(_fetch(send, read_response), request["model"])
+    return submitted(reply) if request.get("background") else whole(reply)
+
+
+def retrieve(response_id: str) -> Operation[Reply]:
+    """Look at a response once, whatever its status."""
+    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id))
+    reply = yield from _explained(_fetch(send, read_response))
+    return _as_created(reply, response_id)
+
+
+def cancel(response_id: str) -> Operation[Reply]:
+    """Ask the gateway to stop a background response."""
+    send = Send(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
+    reply = yield from _explained(_fetch(send, read_response))
+    return _as_created(reply, response_id)
+
+
+def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Operation[Reply]:
+    """Poll a background response until it has ended, and return it if it is whole.
+
+    A poll that fails says nothing about the response, so it is repeated, unless the error is of a kind that stays.
+
+    Raises:
+        StillRunningError: the deadline passed first.
+        GatewayError: the response failed, or cannot be retrieved.
+    """
+    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
+    pause, missing, trouble = _FIRST_PAUSE, 0, ""
+    while True:
+        wish = None
+        try:
+            reply = yield from _explained(_fetch(send, read_response))
+        except GatewayError as error:
+            missing = missing + 1 if error.status == 404 else 0
+            if _stays(error) or missing >= _PATIENCE:
+                error.response_id = response_id
+                raise
+            trouble = f"; the last look at it failed: {error}"
+        else:
+            trouble, missing = "", 0
+            wish = _poll_after(reply)
+            if on_status is not None:
+                on_status(reply.answer.status)
+            if reply.answer.status not in answers.RUNNING:
+                return whole(_as_created(reply, response_id))
+        until = current_deadline()
+        left = math.inf if until is None else until.remaining()
+        if left <= 0:
+            raise StillRunningError(
+                f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
+            )
+        yield Pause(min(left, wish if wish is not None else pause))
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+def open_stream(create: Callable[[Any], Any], model: str) -> Operation[Any]:
+    """Send a streaming create and return the SDK's raw response, its body not yet read."""
+    return (yield from _explained(_sent(Send(create)), model))
+
+
+def whole(reply: Reply) -> Reply:
+    """The reply, if it holds a whole answer.
+
+    Raises:
+        CutShortError: it holds only a part of one.
+        GatewayError: it holds none, or says that it failed.
+    """
+    answer = reply.answer
+    if answer.status == "failed" or answer.error_message is not None:
+        raise _failed(answer)
+    if answer.status == "cancelled":
+        raise GatewayError("the response was cancelled", response_id=answer.id)
+    if answer.status in answers.RUNNING:
+        raise GatewayError(
+            f"the gateway answered before the response was finished (status {answer.status})", response_id=answer.id
+        )
+    if answer.status not in answers.TERMINAL and answer.status:
+        raise GatewayError(f"the response has an unknown status: {one_line(answer.status)}", response_id=answer.id)
+    if answer.cut_short and not (answer.calls and not answer.text):
+        raise CutShortError(f"the answer is cut short: {answer.cut_short}", text=answer.text, response_id=answer.id)
+    if answer.refusal:
+        cause = f"the model refused: {one_line(answer.refusal)}"
+        if answer.text:
+            raise CutShortError(cause, text=answer.text, response_id=answer.id)
+        raise GatewayError(cause, response_id=answer.id)
+    if not answer.text:
+        raise GatewayError(_why_empty(answer), response_id=answer.id)
+    return reply
+
+
+def submitted(reply: Reply) -> Reply:
+    """The reply to a background submit, if there is something to pick up."""
+    answer = reply.answer
+    if answer.status in ("failed", "cancelled") or answer.error_message is not None:
+        return whole(reply)
+    if not answer.id:
+        raise GatewayError(
+            "the gateway accepted the background response without an id",
+            hint="it cannot be picked up; look into the gateway's log",
+            outcome_unknown=True,
+        )
+    return reply
+
+
+def read_reply(raw: Any, content: bytes | str, read: Callable[[object], Answer]) -> Reply:
+    """Put a reply together from the SDK's raw response.
+
+    Raises:
+        ValueError: the body is not a JSON object.
+    """
+    body = read_json(content)
+    text = content if isinstance(content, str) else content.decode("utf-8", "replace")
+    return Reply(read(body), text, headers_of(raw), raw.retries_taken)
+
+
+def headers_of(raw: Any) -> dict[str, str]:
+    """The headers of the SDK's raw response, names in lower case."""
+    return {name.lower(): value for name, value in raw.headers.items()}
+
+
+def check_prompt(prompt: object, name: str = "prompt") -> str:
+    """`prompt`, if it can be sent.
+
+    Raises:
+        ValueError: it is not a text, is blank, or is no valid Unicode.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"the {name} is empty")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)") from None
+    return prompt
+
+
+def check_response_id(response_id: object) -> str:
+    """`response_id`, if it can stand in a URL: whole, without white space.
+
+    Raises:
+        ValueError: it is not a text, or is blank or broken.
+    """
+    if not isinstance(response_id, str) or not response_id.strip():
+        raise ValueError("the response id is empty")
+    return header_value(response_id, "the response id")
+
+
+def _sent(send: Send) -> Operation[Any]:
+    return (yield send)
+
+
+def _fetch(send: Send, read: Callable[[object], Answer]) -> Operation[Reply]:
+    raw = yield send
+    return read_reply(raw, raw.http_response.content, read)
+
+
+def _explained(operation: Operation[T], model: str | None = None) -> Operation[T]:
+    """Turn whatever an operation raises into a `GatewayError`, with the gateway's models where that helps."""
+    try:
+        return (yield from operation)
+    except EXPECTED as error:
+        failure, origin = explain(error), error
+    if model and is_unknown_model(failure):
+        names = yield from _model_names(model)
+        if names:
+            failure.hint = f"the gateway has: {', '.join(names)}"
+    raise failure from origin
+
+
+def _model_names(wanted: str) -> Operation[list[str]]:
+    """Up to ten models that the gateway lists, the likeliest first; none if it does not tell."""
+    try:
+        raw = yield Send(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
+        listed = read_json(raw.http_response.content).get("data")
+    except EXPECTED:
+        return []
+    entries = listed if isinstance(listed, list) else []
+    ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    likely = difflib.get_close_matches(wanted, ids, n=10, cutoff=0.4)
+    return [one_line(name) for name in dict.fromkeys([*likely, *ids])][:10]
+
+
+def _failed(answer: Answer) -> GatewayError:
+    explained = explain_body({"error": {"code": answer.error_code, "message": answer.error_message}})
+    cause = "the response failed" if answer.status == "failed" else "the gateway reported an error"
+    return GatewayError(
+        cause,
+        code=explained.code,
+        message=explained.message or "no reason is given",
+        hint=explained.hint,
+        response_id=answer.id,
+    )
+
+
+def _why_empty(answer: Answer) -> str:
+    if answer.calls:
+        names = ", ".join(one_line(call.name) or "?" for call in answer.calls)
+        return f"the model called a function instead of answering: {names}"
+    return "the answer holds no text"
+
+
+def _as_created(reply: Reply, response_id: str) -> Reply:
+    # A gateway gives the same response another id on every reply, some of which cannot be retrieved.
+    return replace(reply, answer=replace(reply.answer, id=response_id))
+
+
+def _stays(error: GatewayError) -> bool:
+    """Whether another poll would meet the same error."""
+    if error.status in (400, 401, 403):
+        return True
+    return error.status == 500 and "is not supported for" in error.message
+
+
+def _poll_after(reply: Reply) -> float | None:
+    try:
+        seconds = float(reply.headers.get("openai-poll-after-ms", "")) / 1000
+    except ValueError:
+        return None
+    return min(max(seconds, 0.05), 60.0) if math.isfinite(seconds) else None

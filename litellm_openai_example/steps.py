@@ -1,0 +1,91 @@
+"""Work without I/O: an operation is a generator that yields the steps it needs done.
+
+It is given each step's result, or the exception, and returns its own result. `run` drives it with the blocking SDK
+client, `run_async` with the asynchronous one, so that what an operation decides is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from openai import AsyncOpenAI, OpenAI, OpenAIError
+
+from .errors import GatewayError, redact
+
+T = TypeVar("T")
+
+# What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
+EXPECTED = (OpenAIError, ValueError, RecursionError, OSError)
+
+
+@dataclass(frozen=True)
+class Send:
+    """Call the SDK: `call(client)` gives its result, or an awaitable of it."""
+
+    call: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for that many seconds."""
+
+    seconds: float
+
+
+Operation = Generator[Any, Any, T]
+
+
+class _Driver(Generic[T]):
+    """An operation on its way: the step that it wants done now (None at its end), and its result."""
+
+    def __init__(self, sdk: OpenAI | AsyncOpenAI, operation: Operation[T]) -> None:
+        self.step: Any = None
+        self.result: T
+        self._sdk = sdk
+        self._operation = operation
+        self.give(None)
+
+    def give(self, value: object) -> None:
+        self._advance(lambda: self._operation.send(value))
+
+    def throw(self, error: Exception) -> None:
+        self._advance(lambda: self._operation.throw(error))
+
+    def _advance(self, move: Callable[[], Any]) -> None:
+        try:
+            self.step = move()
+        except StopIteration as stop:
+            self.step, self.result = None, stop.value
+        except GatewayError as error:
+            raise redact(error, self._sdk.api_key) from error.__cause__
+
+
+def run(sdk: OpenAI, operation: Operation[T]) -> T:
+    """Drive an operation to its end with a blocking client."""
+    driver = _Driver(sdk, operation)
+    while driver.step is not None:
+        try:
+            value = driver.step.call(sdk) if isinstance(driver.step, Send) else time.sleep(driver.step.seconds)  # type: ignore[func-returns-value]
+        except EXPECTED as error:
+            driver.throw(error)
+        else:
+            driver.give(value)
+    return driver.result
+
+
+async def run_async(sdk: AsyncOpenAI, operation: Operation[T]) -> T:
+    """Drive an operation to its end with an asynchronous client."""
+    driver = _Driver(sdk, operation)
+    while driver.step is not None:
+        try:
+            step = driver.step
+            value = await (step.call(sdk) if isinstance(step, Send) else asyncio.sleep(step.seconds, None))
+        except EXPECTED as error:
+            driver.throw(error)
+        else:
+            driver.give(value)
+    return driver.result

@@ -1,0 +1,182 @@
+"""Answers in pieces, as they arrive. A stream counts as whole only after its terminal event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Self
+
+from openai import AsyncStream, Stream
+
+from .answer import TERMINAL, Answer, ChatStream, ResponseStream, read_chat, read_response
+from .errors import CutShortError, GatewayError, explain, redact
+from .operations import Reply, headers_of, read_reply, whole
+from .steps import EXPECTED
+
+Reader = ChatStream | ResponseStream
+
+
+class Reading:
+    """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
+
+    def __init__(self, raw: Any, reader: Reader, secret: str) -> None:
+        self._raw = raw
+        self._reader = reader
+        self._secret = secret
+        self._body: Reply | None = None
+        # A gateway that ignores `stream` answers with plain JSON, of which an event reader would see nothing.
+        self.has_events = "text/event-stream" in raw.headers.get("content-type", "")
+
+    @property
+    def reply(self) -> Reply:
+        """What has arrived so far."""
+        return self._body or Reply(self._reader.answer(), "", headers_of(self._raw), self._raw.retries_taken)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more can come, so that a server that keeps the connection open is not waited for."""
+        return isinstance(self._reader, ResponseStream) and self._reader.answer().status in TERMINAL
+
+    def event(self, event: object) -> str:
+        """The text that an event adds."""
+        return self._reader.feed(event)
+
+    def body(self, content: bytes) -> str:
+        """The text of an answer that came in one piece."""
+        read = read_response if isinstance(self._reader, ResponseStream) else read_chat
+        self._body = read_reply(self._raw, content, read)
+        return self._body.text
+
+    def verdict(self, error: Exception | None = None) -> None:
+        """Raise what a stream that ended, or broke with `error`, has to be called; nothing if it is whole."""
+        reply = self.reply
+        try:
+            if error is not None and reply.answer.status not in TERMINAL:
+                raise explain(error)
+            if not reply.answer.status and self._body is None:
+                raise GatewayError("the stream ended before the answer was complete")
+            whole(reply)
+        except CutShortError as failure:
+            raise redact(failure, self._secret) from error
+        except GatewayError as failure:
+            raise redact(_cut_short(failure, reply) if reply.text else failure, self._secret) from error
+
+
+class TextStream(Iterator[str]):
+    """Pieces of text. At the end it raises as the call without a stream would; `reply` is what has arrived."""
+
+    def __init__(self, raw: Any, reading: Reading) -> None:
+        self._raw = raw
+        self._reading = reading
+        self._pieces = self._read()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer so far, with the gateway's headers."""
+        return self._reading.reply
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop reading and release the connection."""
+        self._pieces.close()
+        self._raw.http_response.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _read(self) -> Generator[str, None, None]:
+        failure: Exception | None = None
+        try:
+            if not self._reading.has_events:
+                yield from _if_any(self._reading.body(self._raw.http_response.read()))
+            else:
+                for event in self._raw.parse(to=Stream[object]):
+                    yield from _if_any(self._reading.event(event))
+                    if self._reading.finished:
+                        break
+        except EXPECTED as error:
+            failure = error
+        finally:
+            self._raw.http_response.close()
+        self._reading.verdict(failure)
+
+
+class AsyncTextStream(AsyncIterator[str]):
+    """Pieces of text, asynchronously; see `TextStream`.
+
+    The call is sent when the first piece is asked for, or when the stream itself is awaited.
+    """
+
+    def __init__(self, open_: Callable[[], Awaitable[tuple[Any, Reading]]]) -> None:
+        self._open = open_
+        self._opened: tuple[Any, Reading] | None = None
+        self._pieces = self._read()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer so far, with the gateway's headers."""
+        return self._opened[1].reply if self._opened else Reply(Answer(), "", {})
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        yield from self._start().__await__()
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def close(self) -> None:
+        """Stop reading and release the connection."""
+        await self._pieces.aclose()
+        if self._opened:
+            await self._opened[0].http_response.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def _start(self) -> tuple[Any, Reading]:
+        if self._opened is None:
+            self._opened = await self._open()
+        return self._opened
+
+    async def _read(self) -> AsyncGenerator[str, None]:
+        raw, reading = await self._start()
+        failure: Exception | None = None
+        try:
+            if not reading.has_events:
+                for piece in _if_any(reading.body(await raw.http_response.aread())):
+                    yield piece
+            else:
+                async for event in raw.parse(to=AsyncStream[object]):
+                    for piece in _if_any(reading.event(event)):
+                        yield piece
+                    if reading.finished:
+                        break
+        except EXPECTED as error:
+            failure = error
+        finally:
+            await raw.http_response.aclose()
+        reading.verdict(failure)
+
+
+def _if_any(piece: str) -> list[str]:
+    return [piece] if piece else []
+
+
+def _cut_short(failure: GatewayError, reply: Reply) -> CutShortError:
+    return CutShortError(
+        f"the answer is cut short: {failure.cause}",
+        text=reply.text,
+        status=failure.status,
+        code=failure.code,
+        message=failure.message,
+        hint=failure.hint,
+        support_ids=failure.support_ids,
+        response_id=reply.answer.id,
+    )
