@@ -92,7 +92,7 @@ class LiteLLMClient(_Client):
             return run(self.openai, operation)
 
     def create_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
     ) -> str:
         """The text of a chat completion."""
         request = self._chat(prompt, instructions)
@@ -106,7 +106,7 @@ class LiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
     ) -> str:
         """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
         request = self._response(
@@ -120,7 +120,7 @@ class LiteLLMClient(_Client):
         return reply.raw if background else reply.text
 
     def stream_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
     ) -> TextStream:
         """The text of a chat completion in pieces, as they arrive."""
         request = self._chat(prompt, instructions)
@@ -133,7 +133,7 @@ class LiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
     ) -> TextStream:
         """The text of a response in pieces, as they arrive."""
         request = self._response(
@@ -144,7 +144,7 @@ class LiteLLMClient(_Client):
     def wait_for_response(
         self,
         response_id: str,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
     ) -> str:
@@ -158,16 +158,16 @@ class LiteLLMClient(_Client):
         operation = operations.wait(check_response_id(response_id), on_status)
         return self.run(operation, timeout).text
 
-    def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
+    def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """The gateway's JSON of a response, whatever its status."""
         return self.run(operations.retrieve(check_response_id(response_id)), timeout).raw
 
-    def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
+    def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """Stop a background response; the gateway's JSON."""
         return self.run(operations.cancel(check_response_id(response_id)), timeout).raw
 
     def _stream(
-        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | None
+        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
     ) -> TextStream:
         def create(sdk: Any) -> Any:
             return resource(sdk).create(**request, stream=True)
@@ -216,7 +216,7 @@ class AsyncLiteLLMClient(_Client):
             return await run_async(self.openai, operation)
 
     async def create_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
     ) -> str:
         """See `LiteLLMClient.create_chat_completion`."""
         request = self._chat(prompt, instructions)
@@ -230,7 +230,7 @@ class AsyncLiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
     ) -> str:
         """See `LiteLLMClient.create_response`."""
         request = self._response(
@@ -244,7 +244,7 @@ class AsyncLiteLLMClient(_Client):
         return reply.raw if background else reply.text
 
     def stream_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | None = None
+        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_chat_completion`."""
         request = self._chat(prompt, instructions)
@@ -257,7 +257,7 @@ class AsyncLiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_response`."""
         request = self._response(
@@ -268,7 +268,7 @@ class AsyncLiteLLMClient(_Client):
     async def wait_for_response(
         self,
         response_id: str,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
     ) -> str:
@@ -276,18 +276,18 @@ class AsyncLiteLLMClient(_Client):
         operation = operations.wait(check_response_id(response_id), on_status)
         return (await self.run(operation, timeout)).text
 
-    async def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
+    async def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """See `LiteLLMClient.retrieve_response`."""
         operation = operations.retrieve(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
-    async def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
+    async def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """See `LiteLLMClient.cancel_response`."""
         operation = operations.cancel(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
     def _stream(
-        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | None
+        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
     ) -> AsyncTextStream:
         async def create(sdk: Any) -> Any:
             return await resource(sdk).create(**request, stream=True)

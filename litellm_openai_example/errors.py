@@ -84,7 +84,7 @@ class GatewayError(openai.OpenAIError):
         facts += [f"code {self.code}"] if self.code else []
         text = self.cause + (f" ({', '.join(facts)})" if facts else "")
         if self.message and self.message not in self.cause:
-            text += f": {self.message}"
+            text += f": {self.message.rstrip('.')}"
         if self.outcome_unknown:
             text += f"; {UNKNOWN}"
         if self.hint:
@@ -95,13 +95,14 @@ class GatewayError(openai.OpenAIError):
 
 
 class CutShortError(GatewayError):
-    """The answer is only a part of what was asked for; `text` holds what arrived."""
+    """The answer is only a part of what was asked for; `text` holds what arrived, `raw` the JSON if there is any."""
 
     exit_code = 3
 
-    def __init__(self, cause: str, *, text: str, **details: Any) -> None:
+    def __init__(self, cause: str, *, text: str, raw: str = "", **details: Any) -> None:
         super().__init__(cause, **details)
         self.text = text
+        self.raw = raw
 
 
 class StillRunningError(GatewayError):

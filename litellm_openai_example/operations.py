@@ -179,11 +179,13 @@ def whole(reply: Reply) -> Reply:
     if answer.status not in answers.TERMINAL and answer.status:
         raise GatewayError(f"the response has an unknown status: {one_line(answer.status)}", response_id=answer.id)
     if answer.cut_short and not (answer.calls and not answer.text):
-        raise CutShortError(f"the answer is cut short: {answer.cut_short}", text=answer.text, response_id=answer.id)
+        raise CutShortError(
+            f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
+        )
     if answer.refusal:
         cause = f"the model refused: {one_line(answer.refusal)}"
         if answer.text:
-            raise CutShortError(cause, text=answer.text, response_id=answer.id)
+            raise CutShortError(cause, text=answer.text, raw=reply.raw, response_id=answer.id)
         raise GatewayError(cause, response_id=answer.id)
     if not answer.text:
         raise GatewayError(_why_empty(answer), response_id=answer.id)

@@ -1,0 +1,158 @@
+"""What leaves the command: the answer on stdout, everything else on stderr.
+
+Whatever a model wrote has to get through any terminal, encoding and pipe without harm to them or to itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+_KEPT = "\n\t"
+_ESCAPES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|.)")
+
+
+class Output:
+    """The answer's way to stdout.
+
+    Args:
+        stream: stdout, or None where it is closed.
+        secret: the key, which must not leave even if a gateway sends it back.
+    """
+
+    def __init__(self, stream: TextIO | Any, secret: str = "") -> None:
+        self._stream = stream
+        self._secret = secret
+        self._last = "\n"
+        self.terminal = _is_terminal(stream)
+        self.first_at: float | None = None
+        if hasattr(stream, "reconfigure"):
+            # What the encoding lacks (and half a surrogate pair) is written as an escape, not lost.
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> None:
+        """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
+        if not text:
+            return
+        if self._secret:
+            text = text.replace(self._secret, "[key]")
+        if self.terminal:
+            text = harmless(text)
+        self._stream.write(text)
+        self._stream.flush()
+        self.first_at = self.first_at or time.monotonic()
+        self._last = text[-1:] or self._last
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything is on stdout."""
+        return self.first_at is not None
+
+    def end(self) -> None:
+        """End the last line, unless the answer did."""
+        if self._last != "\n":
+            self.write("\n")
+
+
+def notice(text: str) -> None:
+    """Write a line (or lines) to stderr; a stderr that is closed or broken stops nothing."""
+    with suppress(OSError, ValueError, AttributeError):
+        if hasattr(sys.stderr, "reconfigure"):
+            sys.stderr.reconfigure(errors="backslashreplace")
+        sys.stderr.write(harmless(text) + "\n")
+        sys.stderr.flush()
+
+
+def harmless(text: str) -> str:
+    """`text` with its control characters made visible, so that none of them reaches a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in _KEPT or not _is_control(character) else f"\\x{ord(character):02x}"
+        for character in text.replace("\r\n", "\n")
+    )
+
+
+def readable_json(text: str) -> str:
+    r"""JSON text as it came, but with letters instead of their `\uXXXX` escapes."""
+
+    def letter(match: re.Match[str]) -> str:
+        high, low, single = match.groups()
+        if high:
+            return (bytes.fromhex(high) + bytes.fromhex(low)).decode("utf-16-be")
+        character = chr(int(single, 16)) if single else ""
+        # Control characters, quotes and lone surrogates need their escape.
+        return character if character.isprintable() and character > "~" else match.group()
+
+    return _ESCAPES.sub(letter, text) if "\\u" in text else text
+
+
+def abandon_stdout() -> None:
+    """After a reader has gone: let the interpreter's own flush at exit find nothing to complain about."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Progress:
+    """Elapsed time and status on a terminal's last line, rewritten each second."""
+
+    def __init__(self) -> None:
+        self._status = ""
+        self._shown = False
+        self._done = threading.Event()
+        self._started = time.monotonic()
+
+    def status(self, status: str) -> None:
+        """Say what the work is doing now."""
+        self._status = status
+
+    def _run(self) -> None:
+        while not self._done.wait(1.0):
+            self._show(f"{time.monotonic() - self._started:.0f} s  {self._status}")
+
+    def _show(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"\r\x1b[K{harmless(text)}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def stop(self) -> None:
+        """Clear the line; nothing is written afterwards."""
+        self._done.set()
+        if self._shown:
+            self._show("")
+            self._shown = False
+
+
+@contextmanager
+def progress(status: str) -> Iterator[Progress]:
+    """Show progress while the block runs, if stderr is a terminal."""
+    shown = Progress()
+    shown.status(status)
+    thread = threading.Thread(target=shown._run, name="progress", daemon=True)
+    terminal = _is_terminal(sys.stderr)
+    if terminal:
+        thread.start()
+    try:
+        yield shown
+    finally:
+        shown.stop()
+        if terminal:
+            thread.join()
+            shown.stop()  # it may have written once more
+
+
+def _is_terminal(stream: Any) -> bool:
+    with suppress(OSError, ValueError, AttributeError):
+        return bool(stream.isatty())
+    return False
+
+
+def _is_control(character: str) -> bool:
+    return character < " " or "\x7f" <= character <= "\x9f"
