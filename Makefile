@@ -1,0 +1,57 @@
+# Nothing is asked of the machine but Python (3.11 or newer) and make: uv is found, or put into .uv by pip.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+# The prompt goes through the environment, word for word: make must not expand a "$" in it, nor the shell a quote.
+override PROMPT := $(value PROMPT)
+export PROMPT
+override ARGS := $(value ARGS)
+
+# Bytecode is compiled at install: it halves the start of a command.
+export UV_COMPILE_BYTECODE := 1
+
+PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env)
+GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
+GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
+
+.PHONY: help run gateway test lint format bench
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
+	@$(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
+
+gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
+	@$(GATEWAY) $(ARGS)
+
+test: lint ## Run all checks and tests
+	@$(PROJECT_RUN) pytest -n 2 $(ARGS)
+
+lint: .venv/test-ready ## Check style and types
+	@$(PROJECT_RUN) ruff check --quiet
+	@$(PROJECT_RUN) ruff format --check --quiet
+	@$(PROJECT_RUN) mypy
+
+format: .venv/test-ready ## Put the code into shape
+	@$(PROJECT_RUN) ruff check --fix --quiet
+	@$(PROJECT_RUN) ruff format --quiet
+
+bench: .venv/test-ready ## Measure speed and size, as ratios in one run
+	@$(PROJECT_RUN) python -m tests.bench $(ARGS)
+
+.uv/bin/uv:
+	@echo "installing uv into .uv" >&2
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv >&2
+
+.venv/run-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --locked --inexact --no-default-groups >&2
+	@touch $@
+
+.venv/test-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --locked --all-extras >&2
+	@touch $@ .venv/run-ready
