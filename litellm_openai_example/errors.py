@@ -53,6 +53,7 @@ class GatewayError(openai.OpenAIError):
         support_ids: ids that the people who run the gateway or the provider can look up.
         outcome_unknown: the request may have been executed although no answer tells.
         response_id: of the response that the error is about, if there is one.
+        research: text of a research that was paid for before the call failed.
     """
 
     exit_code: ClassVar[int] = 1
@@ -78,6 +79,7 @@ class GatewayError(openai.OpenAIError):
         self.support_ids = dict(support_ids or {})
         self.outcome_unknown = outcome_unknown
         self.response_id = response_id
+        self.research = ""
 
     def __str__(self) -> str:
         facts = [f"HTTP {self.status}"] if self.status else []

@@ -96,10 +96,15 @@ def chat(request: dict[str, Any]) -> Operation[Reply]:
     return whole(reply)
 
 
-def respond(request: dict[str, Any]) -> Operation[Reply]:
-    """Create a response and return it if it is whole; a background one is returned as it is submitted."""
+def respond(request: dict[str, Any], *, may_call: bool = False) -> Operation[Reply]:
+    """Create a response and return it if it is whole.
+
+    A background one is returned as it is submitted, and with `may_call` one that calls functions as well.
+    """
     send = Send(lambda sdk: sdk.responses.with_raw_response.create(**request))
     reply = yield from _explained(_fetch(send, read_response), request["model"])
+    if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
+        return reply
     return submitted(reply) if request.get("background") else whole(reply)
 
 

@@ -7,8 +7,10 @@ client, `run_async` with the asynchronous one, so that what an operation decides
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +36,13 @@ class Pause:
     """Wait for that many seconds."""
 
     seconds: float
+
+
+@dataclass(frozen=True)
+class Together:
+    """Carry out operations side by side; gives a list of their results, an exception where one failed."""
+
+    operations: Sequence[Operation[Any]]
 
 
 Operation = Generator[Any, Any, T]
@@ -69,7 +78,7 @@ def run(sdk: OpenAI, operation: Operation[T]) -> T:
     driver = _Driver(sdk, operation)
     while driver.step is not None:
         try:
-            value = driver.step.call(sdk) if isinstance(driver.step, Send) else time.sleep(driver.step.seconds)  # type: ignore[func-returns-value]
+            value = _do(sdk, driver.step)
         except EXPECTED as error:
             driver.throw(error)
         else:
@@ -82,10 +91,54 @@ async def run_async(sdk: AsyncOpenAI, operation: Operation[T]) -> T:
     driver = _Driver(sdk, operation)
     while driver.step is not None:
         try:
-            step = driver.step
-            value = await (step.call(sdk) if isinstance(step, Send) else asyncio.sleep(step.seconds, None))
+            value = await _do_async(sdk, driver.step)
         except EXPECTED as error:
             driver.throw(error)
         else:
             driver.give(value)
     return driver.result
+
+
+def _do(sdk: OpenAI, step: Any) -> Any:
+    if isinstance(step, Send):
+        return step.call(sdk)
+    if isinstance(step, Together):
+        return _side_by_side(sdk, step.operations)
+    return time.sleep(step.seconds)
+
+
+async def _do_async(sdk: AsyncOpenAI, step: Any) -> Any:
+    if isinstance(step, Send):
+        return await step.call(sdk)
+    if isinstance(step, Together):
+        runs = [run_async(sdk, operation) for operation in step.operations]
+        return _outcomes(await asyncio.gather(*runs, return_exceptions=True))
+    return await asyncio.sleep(step.seconds)
+
+
+def _side_by_side(sdk: OpenAI, operations: Sequence[Operation[Any]]) -> list[Any]:
+    outcomes: list[Any] = [None] * len(operations)
+
+    def one(index: int, operation: Operation[Any]) -> None:
+        try:
+            outcomes[index] = run(sdk, operation)
+        except BaseException as error:
+            outcomes[index] = error
+
+    # Daemons: an interrupt in the main thread must not wait for a research. Each has the caller's deadline.
+    threads = [
+        threading.Thread(target=copy_context().run, args=(one, index, operation), daemon=True)
+        for index, operation in enumerate(operations)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _outcomes(outcomes)
+
+
+def _outcomes(outcomes: list[Any]) -> list[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED):
+            raise outcome
+    return outcomes
