@@ -1,0 +1,59 @@
+"""Which model name goes to which provider: the proxy's configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+# Model names that belong to a provider, and where its key may be found. A bare name is OpenAI's unless its own
+# first word says otherwise.
+_PROVIDERS = {
+    "openai": (("openai/*", "*"), ("OPENAI_API_KEY",)),
+    "anthropic": (("anthropic/*", "claude-*"), ("ANTHROPIC_API_KEY",)),
+    "gemini": (("gemini/*", "gemini-*"), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
+}
+_SETTINGS: dict[str, Any] = {
+    # One POST for one call, and the provider's own error instead of a pause that hides it.
+    "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    "litellm_settings": {"num_retries": 0},
+    "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+}
+
+
+def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
+    """The providers that the environment has a key for, and the variable that holds it."""
+    found = {}
+    for name, (_, variables) in _PROVIDERS.items():
+        holding = next((variable for variable in variables if env.get(variable, "").strip()), None)
+        if holding is not None:
+            found[name] = holding
+    return found
+
+
+def configuration(keys: Mapping[str, str], offline_url: str | None) -> dict[str, Any]:
+    """LiteLLM's configuration.
+
+    Args:
+        keys: providers and the environment variable with their key; the key itself stays out of the file.
+        offline_url: address of the offline provider, which takes every model; None to use the providers.
+    """
+    routes = []
+    for provider, (names, _) in _PROVIDERS.items():
+        if offline_url is not None:
+            to = {"model": "openai/*", "api_base": offline_url, "api_key": "offline"}
+            routes += [route(name, to) for name in names if name.endswith("/*") or name == "*"]
+        elif provider in keys:
+            for name in names:
+                model = name if "/" in name else f"{provider}/{name}"
+                routes.append(route(name, {"model": model, "api_key": f"os.environ/{keys[provider]}"}))
+    return {"model_list": routes, **_SETTINGS}
+
+
+def route(name: str, to: Mapping[str, Any], **info: Any) -> dict[str, Any]:
+    """One entry of LiteLLM's model list.
+
+    Its id is made from the name: response ids hold it, and so they survive a restart and a changed route.
+    """
+    fixed = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return {"model_name": name, "litellm_params": dict(to), "model_info": {"id": fixed, **info}}
