@@ -67,7 +67,8 @@ class Proxy:
         python = ensure(tell)
         port = _free_port(port)
         folder = state.state_dir()
-        config, log = folder / f"gateway-{port}.json", folder / f"gateway-{port}.log"
+        _clean_up_after_the_dead(folder)
+        config, log = folder / f"gateway-{os.getpid()}.json", folder / f"gateway-{os.getpid()}.log"
         state.write_private(config, json.dumps(configuration, indent=1))  # JSON is YAML
         state.write_private(log, "")
         key = state.secret("master-key")
@@ -185,6 +186,18 @@ def _environment(env: Mapping[str, str], key: str) -> dict[str, str]:
         "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _clean_up_after_the_dead(folder: Path) -> None:
+    """Remove the files of gateways that could not do so themselves."""
+    for file in [*folder.glob("gateway-*.json"), *folder.glob("gateway-*.log")]:
+        pid = file.stem.removeprefix("gateway-")
+        try:
+            os.kill(int(pid), 0)
+        except (ValueError, ProcessLookupError):
+            file.unlink(missing_ok=True)
+        except PermissionError:
+            pass
 
 
 def _free_port(wanted: int) -> int:
