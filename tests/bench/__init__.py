@@ -1,0 +1,1 @@
+"""Speed and size against the bare SDK: two things in one run, interleaved, as ratios."""

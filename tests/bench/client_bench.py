@@ -1,0 +1,156 @@
+"""The command and the library against the bare SDK and other ways to make the same call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .measure import Figures, interleaved, run_process
+
+PROMPT = "Say something about foxes."
+CALLS = 500
+_BLOCK = 50
+
+# The same call in five lines with the bare SDK, typed, as everybody writes it.
+BARE = {
+    "chat": """from openai import OpenAI
+client = OpenAI()
+reply = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": PROMPT}])
+print(reply.choices[0].message.content)""",
+    "responses": """from openai import OpenAI
+client = OpenAI()
+reply = client.responses.create(model="gpt-4o", input=PROMPT)
+print(reply.output_text)""",
+    "responses stream": """from openai import OpenAI
+client = OpenAI()
+for event in client.responses.create(model="gpt-4o", input=PROMPT, stream=True):
+    if event.type == "response.output_text.delta":
+        print(event.delta, end="", flush=True)""",
+}
+OURS = {
+    "chat": [],
+    "responses": ["--api", "responses"],
+    "responses stream": ["--api", "responses", "--stream"],
+}
+URLLIB = """import json, os, urllib.request
+body = json.dumps({"model": "gpt-4o", "input": PROMPT}).encode()
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
+request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/responses", body, headers)
+print(json.load(urllib.request.urlopen(request))["output"][0]["content"][0]["text"])"""
+HELLO = "import click\n@click.command()\ndef hello(): click.echo('hello')\nhello()"
+
+
+def environment(url: str) -> dict[str, str]:
+    """The environment of every process that is measured: the same gateway for all, bytecode allowed."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **env,
+        "LITELLM_BASE_URL": url,
+        "LITELLM_API_KEY": "sk-bench",
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "OPENAI_API_KEY": "sk-bench",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def one_shot(url: str, runs: int) -> dict[str, Figures]:
+    """Whole processes, from start to exit."""
+    env = environment(url)
+    ours = str(Path(sys.executable).parent / "litellm-example")
+    commands: dict[str, list[str]] = {}
+    for name, script in BARE.items():
+        commands[f"{name}: litellm-example"] = [ours, *OURS[name], PROMPT]
+        commands[f"{name}: bare SDK"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{script}"]
+    commands["responses: urllib"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{URLLIB}"]
+    if curl := shutil.which("curl"):
+        data = f'{{"model": "gpt-4o", "input": "{PROMPT}"}}'
+        headers = ["-H", "authorization: Bearer sk-bench", "-H", "content-type: application/json"]
+        commands["responses: curl"] = [curl, "-sS", *headers, "-d", data, f"{url}/v1/responses"]
+    commands["help: litellm-example"] = [ours, "--help"]
+    commands["help: hello-world Click"] = [sys.executable, "-c", HELLO]
+    if llm := _llm(env, url):
+        commands["responses: llm"] = llm
+    return interleaved({name: lambda c=command: run_process(c, env) for name, command in commands.items()}, runs)  # type: ignore[misc]
+
+
+def library(url: str) -> dict[str, Figures]:
+    """500 calls in one process, ours and the typed SDK's in turn by blocks; the time of one call."""
+    return {**_library_sync(url), **asyncio.run(_library_async(url))}
+
+
+def _library_sync(url: str) -> dict[str, Figures]:
+    from openai import OpenAI
+
+    from litellm_openai_example import LiteLLMClient
+
+    figures = {name: Figures(name) for name in ("sync: create_response", "sync: typed SDK")}
+    with OpenAI(base_url=f"{url}/v1", api_key="sk") as typed, LiteLLMClient(url, "sk") as ours:
+        calls = {
+            "sync: create_response": lambda: ours.create_response(PROMPT),
+            "sync: typed SDK": lambda: typed.responses.create(model="gpt-4o", input=PROMPT).output_text,
+        }
+        for round_ in range(CALLS // _BLOCK + 1):
+            for name, call in calls.items():
+                started = time.perf_counter()
+                for _ in range(_BLOCK):
+                    call()
+                if round_:
+                    figures[name].seconds.append((time.perf_counter() - started) / _BLOCK)
+    return figures
+
+
+async def _library_async(url: str) -> dict[str, Figures]:
+    from openai import AsyncOpenAI
+
+    from litellm_openai_example import AsyncLiteLLMClient
+
+    figures = {name: Figures(name) for name in ("async: create_response", "async: typed SDK")}
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="sk") as typed, AsyncLiteLLMClient(url, "sk") as ours:
+        for round_ in range(CALLS // _BLOCK + 1):
+            started = time.perf_counter()
+            for _ in range(_BLOCK):
+                await ours.create_response(PROMPT)
+            middle = time.perf_counter()
+            for _ in range(_BLOCK):
+                _ = (await typed.responses.create(model="gpt-4o", input=PROMPT)).output_text
+            if round_:
+                figures["async: create_response"].seconds.append((middle - started) / _BLOCK)
+                figures["async: typed SDK"].seconds.append((time.perf_counter() - middle) / _BLOCK)
+    return figures
+
+
+def _llm(env: dict[str, str], url: str) -> list[str] | None:
+    """The `llm` command from PyPI in an environment of its own, or None where it cannot be had."""
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if not uv:
+        print("llm: left out, there is no uv to install it with", file=sys.stderr)
+        return None
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litellm-openai-example" / "bench-llm"
+    try:
+        if not (root / "bin" / "llm").exists():
+            subprocess.run([uv, "venv", "--quiet", "--clear", str(root)], check=True)
+            install = [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--compile-bytecode",
+                "--python",
+                str(root / "bin/python"),
+                "llm",
+            ]
+            subprocess.run(install, check=True)
+        home = root / "home"
+        home.mkdir(exist_ok=True)
+        model = f"- model_id: bench\n  model_name: gpt-4o\n  api_base: {url}/v1\n"
+        (home / "extra-openai-models.yaml").write_text(model)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"llm: left out, it cannot be installed ({error})", file=sys.stderr)
+        return None
+    env.update(LLM_USER_PATH=str(home))
+    return [str(root / "bin" / "llm"), "-m", "bench", "--no-log", "--no-stream", "--key", "sk-bench", PROMPT]
