@@ -266,7 +266,7 @@ def redact(error: GatewayError, secret: str | None) -> GatewayError:
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, shortened to a readable length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: _LONGEST * 4]).split())
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " [...]"
 
 
 def is_unknown_model(error: GatewayError) -> bool:

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .measure import Figures, interleaved, run_process
@@ -75,7 +77,7 @@ def one_shot(url: str, runs: int) -> dict[str, Figures]:
     commands["help: hello-world Click"] = [sys.executable, "-c", HELLO]
     if llm := _llm(env, url):
         commands["responses: llm"] = llm
-    return interleaved({name: lambda c=command: run_process(c, env) for name, command in commands.items()}, runs)  # type: ignore[misc]
+    return interleaved({name: partial(run_process, command, env) for name, command in commands.items()}, runs)
 
 
 def library(url: str) -> dict[str, Figures]:
@@ -90,7 +92,7 @@ def _library_sync(url: str) -> dict[str, Figures]:
 
     figures = {name: Figures(name) for name in ("sync: create_response", "sync: typed SDK")}
     with OpenAI(base_url=f"{url}/v1", api_key="sk") as typed, LiteLLMClient(url, "sk") as ours:
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             "sync: create_response": lambda: ours.create_response(PROMPT),
             "sync: typed SDK": lambda: typed.responses.create(model="gpt-4o", input=PROMPT).output_text,
         }

@@ -1,0 +1,85 @@
+"""What the unit tests share: a scripted gateway, and the command run in this process."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from litellm_openai_example import cli
+
+from .scripted import KEY, ScriptedServer
+
+# Variables that would send a test elsewhere, or change what it sees.
+_CLEARED = (
+    "LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL", "LITELLM_ALLOW_HTTP", "RELAY_BASE_URL", "RELAY_API_KEY",
+    "RELAY_INVOCATION_TOKEN", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "HTTP_PROXY", "HTTPS_PROXY",
+    "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+)  # fmt: skip
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in _CLEARED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+def gateway() -> Iterator[ScriptedServer]:
+    """A gateway that answers as the test tells it to."""
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def configured(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The same, with the environment pointing at it."""
+    monkeypatch.setenv("LITELLM_BASE_URL", gateway.url)
+    monkeypatch.setenv("LITELLM_API_KEY", KEY)
+    return gateway
+
+
+@dataclass
+class Run:
+    """How one run of the command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class _Stdin(io.TextIOWrapper):
+    def __init__(self, content: bytes, terminal: bool) -> None:
+        super().__init__(io.BytesIO(content), encoding="utf-8")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+RunCommand = Callable[..., Run]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
+    """Run the command in this process; `stdin` None is a terminal at which nobody types."""
+
+    def run(*arguments: str, stdin: bytes | None = None) -> Run:
+        monkeypatch.setattr(sys, "stdin", _Stdin(stdin or b"", stdin is None))
+        capfd.readouterr()
+        code = cli._main(list(arguments))
+        captured = capfd.readouterr()
+        assert KEY not in captured.out + captured.err
+        assert "Traceback" not in captured.out + captured.err or "--verbose" in arguments
+        return Run(code, captured.out, captured.err)
+
+    return run
