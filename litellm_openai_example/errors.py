@@ -23,22 +23,30 @@ _LONGEST = 600
 class LostAnswerError(openai.APIConnectionError):
     """The connection broke after the request was sent; it is not sent again.
 
-    `outcome_unknown` is False where nothing can have been executed or a repeat costs nothing.
+    Attributes:
+        what: what happened, in a few words.
+        outcome_unknown: False where a repeat would cost nothing.
     """
 
-    def __init__(self, message: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
-        super().__init__(message=message, request=request)
+    def __init__(self, what: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
+        super().__init__(message=_with_outcome(what, outcome_unknown), request=request)
+        self.what = what
         self.outcome_unknown = outcome_unknown
 
 
 class DeadlineExceededError(openai.APITimeoutError):
-    """The deadline of the call passed. `outcome_unknown`: the request had been sent by then."""
+    """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
 
-    def __init__(self, message: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
+    def __init__(self, what: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
         super().__init__(request=request)
-        self.message = message
-        self.args = (message,)
+        self.message = _with_outcome(what, outcome_unknown)
+        self.args = (self.message,)
+        self.what = what
         self.outcome_unknown = outcome_unknown
+
+
+def _with_outcome(what: str, outcome_unknown: bool) -> str:
+    return f"{what}; {UNKNOWN}" if outcome_unknown else what
 
 
 class GatewayError(openai.OpenAIError):
@@ -233,7 +241,7 @@ def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
     if isinstance(error, openai.APIStatusError):
         explained = _explain_status(error)
     elif isinstance(error, LostAnswerError | DeadlineExceededError):
-        explained = GatewayError(str(error), hint=_unknown_hint(error.outcome_unknown))
+        explained = GatewayError(error.what, hint=_unknown_hint(error.outcome_unknown))
         explained.outcome_unknown = error.outcome_unknown
     elif isinstance(error, openai.APITimeoutError):
         explained = GatewayError("the gateway stopped answering")
