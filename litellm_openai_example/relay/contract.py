@@ -1,0 +1,244 @@
+"""The relay's API as both sides see it: routes, headers, request, view, events and error codes.
+
+Every answer is JSON, except the event stream (server-sent events). An event's `data` is JSON too:
+
+=============== ======================== =========================================================
+event           data                     sent
+=============== ======================== =========================================================
+`status`        `StatusEvent`            when the invocation is queued, and when it starts to run
+`output_text`   `OutputTextEvent`        for each piece of the text; together they are the text
+`completed`     `Invocation`             once, last: the research is complete
+`error`         `Invocation`             once, last: the research ended incomplete, failed or cancelled
+=============== ======================== =========================================================
+
+Each event has an `id`. A reader that was cut off sends the last one as `Last-Event-ID` and gets what followed; one
+that has had the last event already is answered 204. A stream that ends without a last event is to be taken up again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
+TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
+IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+LAST_EVENT_HEADER: Final = "Last-Event-ID"
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_TEXT: Final = 100_000
+MAX_ITEMS: Final = 100
+MAX_IDEMPOTENCY_KEY: Final = 255
+MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
+
+DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
+Mode = Literal["foreground", "background", "stream"]
+Status = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
+TERMINAL: Final[frozenset[str]] = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+# Why an invocation did not complete, and what a person is told. `error_code` and `error_message` of the view.
+InvocationErrorCode = Literal[
+    "submission_indeterminate",
+    "gateway_unavailable",
+    "gateway_key_rejected",
+    "gateway_budget_exceeded",
+    "gateway_rejected_request",
+    "model_unavailable",
+    "research_timeout",
+    "result_unavailable",
+    "upstream_failed",
+    "upstream_incomplete",
+    "upstream_cancelled",
+    "output_limit_reached",
+    "content_filtered",
+    "output_too_large",
+    "model_refused",
+    "empty_output",
+    "cancelled_by_client",
+]
+INVOCATION_ERRORS: Final[dict[str, str]] = {
+    "submission_indeterminate": "It is unknown whether the gateway accepted the research: no answer to the submission "
+    "was recorded. It may have been paid for, so it is not sent again; a new invocation would pay again.",
+    "gateway_unavailable": "The gateway could not be reached or took no work until the time limit. Nothing was paid.",
+    "gateway_key_rejected": "The gateway does not accept the relay's key. Nothing was paid.",
+    "gateway_budget_exceeded": "The budget of the relay's gateway key is spent. Nothing was paid.",
+    "gateway_rejected_request": "The gateway refused the request. Nothing was paid.",
+    "model_unavailable": "The gateway has no such model for the relay's key. Nothing was paid.",
+    "research_timeout": "The research did not end within the relay's time limit; the gateway was asked to stop it.",
+    "result_unavailable": "The gateway accepted the research but can no longer give its result.",
+    "upstream_failed": "The provider reports that the research failed.",
+    "upstream_incomplete": "The provider stopped the research early; the text is only a part.",
+    "upstream_cancelled": "The research was cancelled at the provider.",
+    "output_limit_reached": "The length limit was reached; the text is only a part.",
+    "content_filtered": "The provider's content filter stopped the research; the text is only a part.",
+    "output_too_large": "The text is larger than the relay stores; it is cut off.",
+    "model_refused": "The model refused to do the research.",
+    "empty_output": "The provider reports a completed research without any text.",
+    "cancelled_by_client": "The invocation was cancelled on request.",
+}
+
+# Why a request to the relay was not carried out. `error.code` of `ErrorBody`.
+ApiErrorCode = Literal[
+    "invalid_json",
+    "invalid_request",
+    "host_not_allowed",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "request_timeout",
+    "idempotency_conflict",
+    "body_too_large",
+    "unsupported_media_type",
+    "queue_full",
+    "shutting_down",
+    "ledger_unavailable",
+    "internal_error",
+]
+API_ERRORS: Final[dict[str, tuple[int, str]]] = {
+    "invalid_json": (400, "The body is not valid JSON (RFC 8259, UTF-8)."),
+    "invalid_request": (422, "The request does not have the documented form."),
+    "host_not_allowed": (400, "This relay serves this machine only: the Host header must name it."),
+    "unauthorized": (401, "Authorization: Bearer with the relay's key is required."),
+    "forbidden": (403, "X-Invocation-Token is missing or does not belong to this invocation."),
+    "not_found": (404, "There is nothing here."),
+    "method_not_allowed": (405, "This method is not available here."),
+    "request_timeout": (408, "The body did not arrive in time."),
+    "idempotency_conflict": (409, "This Idempotency-Key was used with other arguments."),
+    "body_too_large": (413, "The body is too large."),
+    "unsupported_media_type": (415, "The body must be application/json, without a content encoding."),
+    "queue_full": (503, "Too many invocations are queued. Nothing was accepted; try again later."),
+    "shutting_down": (503, "The relay is shutting down. Nothing was accepted; try again."),
+    "ledger_unavailable": (503, "The relay's database does not answer at the moment; try again."),
+    "internal_error": (500, "The relay failed. Please report it."),
+}
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextFormat(BaseModel):
+    """`text.format` of the Responses API: the form that the model's text must have."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class DeepResearchArguments(_Strict):
+    """What to research, and how to deliver it."""
+
+    research_question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S")] = Field(
+        description="The question, complete in itself. Not blank.",
+        examples=["How did jajangmyeon come to Korea?"],
+    )
+    deliverable_format: DeliverableFormat = Field("markdown_brief", description="Form of the result.")
+    context: list[Text] = Field(default_factory=list, max_length=MAX_ITEMS, description="Facts the researcher needs.")
+    constraints: list[Text] = Field(default_factory=list, max_length=MAX_ITEMS, description="Limits to keep to.")
+    require_citations: bool = Field(True, description="Whether each finding must name its source.")
+    system_prompt: Text | None = Field(None, description="Becomes the model's `instructions`.")
+    text_format: TextFormat | None = Field(
+        None,
+        description=f"Becomes `text.format`; at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON.",
+        examples=[{"type": "json_object"}],
+    )
+    background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
+    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it comes (see events).")
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> DeepResearchArguments:
+        if self.background and self.stream:
+            raise ValueError("background and stream exclude each other")
+        return self
+
+    @property
+    def mode(self) -> Mode:
+        return "stream" if self.stream else "background" if self.background else "foreground"
+
+
+class InvocationRequest(_Strict):
+    """The body of `POST /api/v1/tool-invocations`."""
+
+    tool_name: Literal["deep_research"]
+    arguments: DeepResearchArguments
+
+
+class Invocation(BaseModel):
+    """The view of an invocation."""
+
+    invocation_id: str = Field(examples=["inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f"])
+    tool_name: Literal["deep_research"] = "deep_research"
+    mode: Mode
+    status: Status
+    deliverable_format: DeliverableFormat
+    upstream_response_id: str | None = Field(
+        None,
+        description="The gateway's id of the response, as create returned it; opaque, up to some 1,200 characters.",
+    )
+    output_text: str | None = Field(
+        None, description="The research text once the invocation has ended; only a part unless it is completed."
+    )
+    response: dict[str, Any] | None = Field(
+        None,
+        description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "
+        "annotations), `usage`, and `cost_usd` as the gateway reckoned it; each may be missing.",
+    )
+    error_code: InvocationErrorCode | None = None
+    error_message: str | None = None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def finished(self) -> bool:
+        return self.status in TERMINAL
+
+
+class AcceptedInvocation(Invocation):
+    """The view as `POST` returns it: the one answer that holds the token which reads and cancels it."""
+
+    invocation_token: str = Field(repr=False)
+
+
+class StatusEvent(BaseModel):
+    """Data of a `status` event."""
+
+    invocation_id: str
+    status: Literal["queued", "running"]
+    upstream_response_id: str | None = None
+    updated_at: datetime
+
+
+class OutputTextEvent(BaseModel):
+    """Data of an `output_text` event: `delta` begins at character `offset` of the text."""
+
+    invocation_id: str
+    offset: int
+    delta: str
+
+
+class ErrorDetail(BaseModel):
+    """One thing that is wrong with a request; `where` is a path like `arguments.context.0`."""
+
+    where: str
+    problem: str
+
+
+class ApiError(BaseModel):
+    code: ApiErrorCode
+    message: str
+    details: list[ErrorDetail] = Field(default_factory=list)
+
+
+class ErrorBody(BaseModel):
+    """Every answer with a status of 400 or more."""
+
+    error: ApiError
+
+
+class Health(BaseModel):
+    status: Literal["ok", "ready"]
