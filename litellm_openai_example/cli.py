@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -49,8 +48,7 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
     return seconds
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """The command line, as given; `stream` is None where neither --stream nor --no-stream is."""
 
     prompt: str | None

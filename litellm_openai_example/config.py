@@ -1,13 +1,14 @@
-"""Settings from the environment, and the rules for a gateway's address."""
+"""Settings from the environment, and the rules for a gateway's address.
+
+The command's `--help` imports this module too: what only an address needs is imported where one is checked.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
+from typing import NamedTuple
 
 DEFAULT_MODEL = "gpt-4o"
 DEFAULT_TIMEOUT = 30.0
@@ -21,13 +22,15 @@ class ConfigurationError(ValueError):
     """A setting is missing or unusable. Raised before anything is sent; never holds a secret."""
 
 
-@dataclass(frozen=True)
-class GatewaySettings:
+class GatewaySettings(NamedTuple):
     """Where the gateway is and how to sign in; the key stays out of `repr`."""
 
     base_url: str
-    api_key: str = field(repr=False)
+    api_key: str
     model: str = DEFAULT_MODEL
+
+    def __repr__(self) -> str:
+        return f"GatewaySettings(base_url={self.base_url!r}, model={self.model!r})"
 
 
 def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
@@ -98,6 +101,8 @@ def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_
             http to another machine without `allow_http`. The message does not repeat the URL, which may hold
             a secret by mistake.
     """
+    from urllib.parse import urlsplit, urlunsplit
+
     checked = check_url(url, allow_http=allow_http, name=name)
     scheme, host, path, query, fragment = urlsplit(checked)
     if query or fragment:
@@ -113,6 +118,8 @@ def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_
 
 def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
     """`url` without surrounding white space, once it is safe to send a key there (see `normalize_base_url`)."""
+    from urllib.parse import urlsplit
+
     url = url.strip()
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ConfigurationError(f"{name} holds white space or control characters")
@@ -142,6 +149,8 @@ def is_loopback(host: str) -> bool:
     """Whether a host name or address (IPv6 without brackets) can only be this machine."""
     if host.lower().rstrip(".") == "localhost":
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -150,6 +159,8 @@ def is_loopback(host: str) -> bool:
 
 def _plausible_host(host: str) -> bool:
     if ":" in host:
+        import ipaddress
+
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
