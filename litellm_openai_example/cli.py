@@ -132,9 +132,10 @@ def command(ctx: click.Context, /, **values: Any) -> int:
     problem = nonsense(options, given)
     if problem:
         raise click.UsageError(problem, ctx)
+    prompt = _prompt(options, ctx)
     from .commands import execute
 
-    return execute(options, _prompt(options, ctx))
+    return execute(options, prompt)
 
 
 def nonsense(options: Options, given: set[str]) -> str | None:
@@ -148,6 +149,8 @@ def nonsense(options: Options, given: set[str]) -> str | None:
         value = getattr(options, name)
         if name in given and (not value.strip() or not value.isprintable()):
             return f"{_flag(name)} is empty or holds control characters"
+        if name in given and name != "model" and not (value.isascii() and " " not in value):
+            return f"{_flag(name)} is not an id"
     modes = [name for name in ("retrieve", "cancel", "invocation") if name in given]
     if len(modes) > 1:
         return f"{_flag(modes[0])} and {_flag(modes[1])} exclude each other"

@@ -53,7 +53,7 @@ class Answer:
 Script = Callable[[Seen], Answer]
 
 
-def reply(body: object, status: int = 200, **headers: str) -> Answer:
+def reply(body: object, status: int = 200, /, **headers: str) -> Answer:
     """An answer with JSON, or with bytes as they are."""
     content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     named = {name if "-" in name else name.replace("_", "-"): value for name, value in headers.items()}
