@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from click import Context
-
-from litellm_openai_example import cli
 
 from .scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
 
@@ -67,7 +64,9 @@ def test_the_help_text_is_that_of_the_command() -> None:
 
 
 def help_block() -> str:
-    text = cli.command.get_help(Context(cli.command, info_name=cli.PROGRAM, terminal_width=100, max_content_width=100))
+    command = [sys.executable, "-m", "litellm_openai_example", "--help"]
+    env = {**os.environ, "COLUMNS": "102"}
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True).stdout.rstrip()
     return f"<!-- help -->\n```text\n{text}\n```\n<!-- /help -->"
 
 
