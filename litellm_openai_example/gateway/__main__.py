@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from . import state
+if sys.platform == "win32":
+    sys.exit("The embedded gateway needs Linux or macOS; on Windows run it in WSL.")
+
 from .environment import GatewayUnavailable
 from .offline.server import OfflineProvider
-from .proxy import Proxy, answers, with_loopback_direct
+from .proxy import READY_SECONDS, Proxy, answers, with_loopback_direct
 from .routes import configuration, providers_with_keys
+from .state import Running, State
 
-_NO_LLM = "offline demo model: no language model is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY)"
+_NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_NOT_FOUND, _INTERRUPTED = 127, 130
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False})
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on. Default: any free one.")
 @click.option("--reuse", is_flag=True, help="With a command: use LITELLM_BASE_URL, or a gateway that already runs.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=1),
+    default=READY_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until LiteLLM is ready.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
-def gateway(port: int, reuse: bool, command: tuple[str, ...]) -> int:
+def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> int:
     """Run a LiteLLM gateway on 127.0.0.1 until Ctrl-C, and print how to reach it.
 
     With a COMMAND, run that against the gateway (LITELLM_BASE_URL and LITELLM_API_KEY are set for it) and stop
@@ -38,101 +53,121 @@ def gateway(port: int, reuse: bool, command: tuple[str, ...]) -> int:
     """
     if reuse and not command:
         raise click.UsageError("--reuse goes with a command")
-    if reuse:
-        _use_another(command)
-    with _running(port, dict(os.environ)) as (proxy, offline):
-        if command:
-            return _run(command, _client_env(os.environ, proxy.base_url, proxy.api_key))
-        _serve(proxy, offline)
-    return 0
-
-
-def _use_another(command: tuple[str, ...]) -> None:
-    """Become the command, if there is a gateway to use already; return if there is none."""
-    given = os.environ.get("LITELLM_BASE_URL", "").strip()
-    if given:
-        _tell(f"using the gateway at {_host(given)}")
+    if command and shutil.which(command[0]) is None:
+        _tell(f"Error: command not found: {command[0]}")
+        return _NOT_FOUND
+    if reuse and os.environ.get("LITELLM_BASE_URL", "").strip():
+        _tell(f"using the gateway at {_without_credentials(os.environ['LITELLM_BASE_URL'].strip())}")
         _become(command, os.environ)
-    noted = state.running()
-    if noted is None:
-        return
-    key = state.secret("master-key")
-    if not answers(noted["base_url"], key):
-        state.forget_running(noted["pid"])
-        return
-    _tell(f"using the gateway that runs at {noted['base_url']}")
-    if noted.get("offline"):
-        _tell(_NO_LLM)
-    _become(command, _client_env(os.environ, noted["base_url"], key))
+    state = State()
+    if reuse and (running := _another(state)) is not None:
+        _tell(f"using the gateway that runs at {running.base_url}")
+        if running.offline:
+            _tell(_NO_LLM)
+        _become(command, _client_env(running.base_url, state.master_key))
+    with _started(state, port, timeout) as (proxy, offline):
+        if command:
+            return _run(command, _client_env(proxy.base_url, proxy.api_key))
+        return _serve(state, proxy, offline)
+
+
+def _another(state: State) -> Running | None:
+    """A gateway of ours that already runs; a note of one that does not answer is removed."""
+    running = state.running()
+    if running is not None and not answers(running.base_url, state.master_key, timeout=5.0):
+        state.forget(running)
+        return None
+    return running
 
 
 @contextmanager
-def _running(port: int, env: Mapping[str, str]) -> Iterator[tuple[Proxy, bool]]:
+def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, bool]]:
     """A gateway that is ready, and whether it is the offline one."""
-    keys = providers_with_keys(env)
-    provider = None if keys else OfflineProvider().start()
+    keys = providers_with_keys(os.environ)
+    if keys:
+        _tell(f"routing to {', '.join(keys)}")
+        with Proxy(configuration(keys), state=state, port=port, tell=_tell) as proxy:
+            _wait(proxy, timeout)
+            yield proxy, False
+        return
+    _tell(_NO_LLM)
+    # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
+    env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
+    with OfflineProvider() as provider:
+        offline = configuration({}, provider.base_url)
+        with Proxy(offline, state=state, port=port, env=env, tell=_tell) as proxy:
+            _wait(proxy, timeout)
+            yield proxy, True
+
+
+def _wait(proxy: Proxy, timeout: int) -> None:
+    starting = f"starting LiteLLM at {proxy.base_url} (about 10 s)"
+    if not sys.stderr.isatty():
+        _tell(starting)
+        return proxy.wait_until_ready(timeout)
+
+    def show(seconds: int) -> None:
+        click.echo(f"\r\x1b[K[gateway] {starting}: {seconds} s", nl=False, err=True)
+
+    show(0)
     try:
-        if provider is None:
-            _tell(f"starting a gateway for {', '.join(keys)}")
-        else:
-            _tell(_NO_LLM)
-        config = configuration(keys, None if provider is None else provider.base_url)
-        proxy = Proxy.start(config, port=port, tell=_tell, env=env)
-        try:
-            _wait(proxy)
-            yield proxy, provider is not None
-        finally:
-            proxy.stop()
+        return proxy.wait_until_ready(timeout, show)
     finally:
-        if provider is not None:
-            provider.stop()
+        click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def _wait(proxy: Proxy) -> None:
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    _tell(f"starting LiteLLM at {proxy.base_url} (about 10 s)")
-
-    def on_second(seconds: float) -> None:
-        if terminal:
-            sys.stderr.write(f"\r\x1b[K[gateway] {seconds:.0f} s")
-            sys.stderr.flush()
-
-    try:
-        proxy.wait_until_ready(on_second)
-    finally:
-        if terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def _serve(proxy: Proxy, offline: bool) -> None:
+def _serve(state: State, proxy: Proxy, offline: bool) -> int:
     """Print the exports and stay until the proxy ends or we are told to stop."""
-    state.record_running({"pid": os.getpid(), "base_url": proxy.base_url, "offline": offline})
+    running = Running(os.getpid(), proxy.base_url, offline)
+    exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXY_VARIABLES):
+        exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
+    ended = threading.Event()
+    proxy.when_it_ends(ended.set)
+    state.record(running)
     try:
-        print(f"export LITELLM_BASE_URL={proxy.base_url}")
-        print(f"export LITELLM_API_KEY={proxy.api_key}")
-        if any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
-            print(f"export NO_PROXY={with_loopback_direct(os.environ)['NO_PROXY']}")
-        sys.stdout.flush()
-        _tell("ready; Ctrl-C stops it")
-        stopped = threading.Event()
-        proxy.when_it_ends(stopped.set)
-        stopped.wait()
-        raise GatewayUnavailable(f"the proxy ended by itself; its log: {proxy.log}")
+        for name, value in exports.items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+        _tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
+        ended.wait()
+        raise GatewayUnavailable(f"the proxy ended by itself{proxy.log_tail()}")
+    except KeyboardInterrupt:
+        _tell("stopping")
+        return 0
     finally:
-        state.forget_running(os.getpid())
+        state.forget(running)
 
 
 def _run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """Run a command to its end; Ctrl-C is for it to handle."""
+    """Run a command to its end, and pass on to it what we are told."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, _: object) -> None:
+        # The terminal sends Ctrl-C to the command as well, and a second one would mean more than the user said.
+        if process is not None and not (number == signal.SIGINT and _in_foreground()):
+            process.send_signal(number)
+
+    _handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on)
     try:
         process = subprocess.Popen(command, env=dict(env))
     except OSError as error:
         raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
-    signal.signal(signal.SIGINT, lambda *_: None)  # the terminal has sent it to the command as well
-    signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _in_foreground() -> bool:
+    """Whether we are what the user of a terminal sees, so that its Ctrl-C goes to all of us."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _become(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
@@ -142,14 +177,15 @@ def _become(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
         raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
 
 
-def _client_env(env: Mapping[str, str], base_url: str, api_key: str) -> dict[str, str]:
-    return {**with_loopback_direct(env), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
+def _client_env(base_url: str, api_key: str) -> dict[str, str]:
+    return {**with_loopback_direct(os.environ), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
 
 
-def _host(url: str) -> str:
-    """The host of a URL, without what might be a secret in it."""
+def _without_credentials(url: str) -> str:
     try:
-        return urlsplit(url).hostname or "LITELLM_BASE_URL"
+        address = urlsplit(url)
+        place = address.netloc.rpartition("@")[2]
+        return urlunsplit((address.scheme, place, address.path, "", "")) if place else "LITELLM_BASE_URL"
     except ValueError:
         return "LITELLM_BASE_URL"
 
@@ -158,13 +194,19 @@ def _tell(text: str) -> None:
     click.echo(f"[gateway] {text}", err=True)
 
 
+def _handle(signals: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> None:
+    for number in signals:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, handler)
+
+
 def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
-    """Run the command line; exit code 1 when the gateway cannot be had, 130 when interrupted."""
-    signal.signal(signal.SIGTERM, _stop)
+    """Run the command line; exit code 1 when the gateway cannot be had, 130 when interrupted before it is ready."""
+    _handle((signal.SIGTERM, signal.SIGHUP), _stop)
     try:
         code = gateway.main(standalone_mode=False)
     except click.ClickException as error:
@@ -173,9 +215,12 @@ def main() -> NoReturn:
     except GatewayUnavailable as error:
         _tell(f"Error: {error}")
         code = 1
+    except OSError as error:
+        _tell(f"Error: {error.strerror or error}: {error.filename}" if error.filename else f"Error: {error}")
+        code = 1
     except (click.Abort, KeyboardInterrupt):
         _tell("stopped")
-        code = 130
+        code = _INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -27,20 +28,28 @@ def ensure(tell: Callable[[str], None]) -> Path:
 
     Its name is made from the pinned requirements and the Python version, so that a new release gets a new one.
 
+    Args:
+        tell: told what takes its time, a line at a time.
+
     Raises:
         GatewayUnavailable: uv is missing, or the installation failed.
     """
     requirements = resources.files(__package__).joinpath(REQUIREMENTS)
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
-    root = cache_dir() / f"gateway-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
-    python = root / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    if (root / _DONE).exists() and python.exists():
+    root = location(requirements.read_bytes())
+    python = root / "bin" / "python"
+    if _complete(root, python):
         return python
-    with _only_one(root.with_suffix(".lock")):
-        if not ((root / _DONE).exists() and python.exists()):
+    with _only_one(root.with_name(root.name + ".lock"), tell):
+        if not _complete(root, python):
             with resources.as_file(requirements) as file:
                 _install(root, python, file, tell)
     return python
+
+
+def location(requirements: bytes) -> Path:
+    """Where the environment with these requirements belongs."""
+    digest = hashlib.sha256(requirements).hexdigest()[:12]
+    return cache_dir() / f"gateway-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def find_uv() -> str:
@@ -49,16 +58,19 @@ def find_uv() -> str:
     Raises:
         GatewayUnavailable: there is none.
     """
-    given = os.environ.get("UV", "")
-    if given and shutil.which(given):
-        return given
-    found = shutil.which("uv")
-    if found:
-        return found
-    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
-    if beside:
-        return beside
+    for name in (os.environ.get("UV"), "uv"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    with suppress(ImportError, FileNotFoundError):
+        from uv import find_uv_bin  # type: ignore[import-not-found]
+
+        return str(find_uv_bin())
     raise GatewayUnavailable("the gateway needs uv to install LiteLLM: pip install uv")
+
+
+def _complete(root: Path, python: Path) -> bool:
+    return (root / _DONE).exists() and python.exists()
 
 
 def _install(root: Path, python: Path, requirements: Path, tell: Callable[[str], None]) -> None:
@@ -78,16 +90,20 @@ def _run(command: list[str]) -> None:
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     try:
         subprocess.run(command, check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise GatewayUnavailable(f"LiteLLM could not be installed: {error}") from None
+    except OSError as error:
+        raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        what = " ".join(command[1:3]) if command[1] == "pip" else command[1]
+        raise GatewayUnavailable(f"LiteLLM could not be installed: uv {what} ended with {error.returncode}") from None
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _only_one(lock: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Let one process at a time install; another that starts meanwhile waits and finds the work done."""
     with lock.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("waiting for another process that installs LiteLLM")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

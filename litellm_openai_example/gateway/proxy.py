@@ -2,108 +2,106 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
-from . import boot, state
+from . import boot
 from .environment import GatewayUnavailable, ensure
+from .state import State, is_alive
 
-READY_SECONDS = 120.0
+READY_SECONDS = 120
 _STOP_SECONDS = 6.0
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
-# Settings of the proxy that must not come from the user's environment: they belong to another gateway or program.
-_NOT_INHERITED = frozenset(
-    {"DATABASE_URL", "DIRECT_URL", "DATABASE_HOST", "REDIS_URL", "REDIS_HOST", "HOST", "PORT", "NUM_WORKERS"}
-    | {"CONFIG_FILE_PATH", "LITELLM_CONFIG_BUCKET_NAME", "STORE_MODEL_IN_DB", "SERVER_ROOT_PATH", "DEBUG"}
+# What the proxy sees of the user's environment. All the rest stays out: a DATABASE_URL, PORT or PYTHONPATH there is
+# meant for another program, and LiteLLM reads hundreds of names.
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_\w+"
+    r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG",
+    re.IGNORECASE,
 )
+_SETTINGS = {
+    # The price table and everything else that would be fetched at boot comes from the package itself.
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
+    "LITELLM_LOCAL_BLOG_POSTS": "True",
+    "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
+    # It would read a .env of any directory above.
+    "PYTHON_DOTENV_DISABLED": "True",
+}
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 class Proxy:
-    """A running LiteLLM proxy on loopback; it ends with this process, however this process ends.
+    """A LiteLLM proxy on loopback. It ends with this process, however this process ends.
+
+    Like `subprocess.Popen` it is started when it is made, and is not ready then. As a context manager it is stopped
+    at the end of the block.
+
+    Args:
+        configuration: LiteLLM's.
+        state: where its key, salt, configuration and log are kept.
+        port: to listen on, 0 for any free one.
+        env: what the proxy is to know of the environment: provider keys and addresses, HTTP proxies.
+        tell: told what takes its time, a line at a time.
+
+    Raises:
+        GatewayUnavailable: it cannot be installed or started, or the port is taken.
 
     Attributes:
         base_url: its root.
         api_key: its master key.
+        log: the file that its own output goes to.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], pipe: int, port: int, api_key: str, log: Path) -> None:
-        self.base_url = f"http://127.0.0.1:{port}"
-        self.api_key = api_key
-        self.log = log
-        self._process = process
-        self._pipe = pipe
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         configuration: Mapping[str, Any],
         *,
+        state: State,
         port: int = 0,
-        tell: Callable[[str], None],
         env: Mapping[str, str] = os.environ,
-    ) -> Proxy:
-        """Start the proxy; it is not ready yet.
-
-        Args:
-            configuration: LiteLLM's.
-            port: to listen on, 0 for any free one.
-            tell: told what is going on, a line at a time.
-
-        Raises:
-            GatewayUnavailable: it cannot be installed, or the port is taken.
-        """
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         python = ensure(tell)
-        port = _free_port(port)
-        folder = state.state_dir()
-        _clean_up_after_the_dead(folder)
-        config, log = folder / f"gateway-{os.getpid()}.json", folder / f"gateway-{os.getpid()}.log"
-        state.write_private(config, json.dumps(configuration, indent=1))  # JSON is YAML
-        state.write_private(log, "")
-        key = state.secret("master-key")
-        reading, writing = os.pipe()
-        try:
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    [str(python), boot.__file__, str(reading), "--host", "127.0.0.1", "--port", str(port),
-                     "--config", str(config), "--telemetry", "False"],
-                    env=_environment(env, key),
-                    pass_fds=(reading,),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    # Ctrl-C at the terminal is ours to handle: the proxy outlives the command it serves.
-                    start_new_session=True,
-                    cwd=folder,
-                )  # fmt: skip
-        except OSError as error:
-            os.close(writing)
-            raise GatewayUnavailable(f"the proxy could not be started: {error}") from None
-        finally:
-            os.close(reading)
-        return cls(process, writing, port, key, log)
+        _clean_up_after_the_dead(state.folder)
+        self._reserved, number = _reserve(port)
+        self.base_url = f"http://127.0.0.1:{number}"
+        self.api_key = state.master_key
+        self._secrets = [self.api_key, state.salt, *_secrets_in(env)]
+        name = f"proxy-{os.getpid()}-{number}"
+        config = state.write(f"{name}.json", json.dumps(configuration, indent=1))  # JSON is YAML
+        self.log = state.write(f"{name}.log", "")
+        # -I: neither our directory nor the user's Python settings are for LiteLLM.
+        command = [str(python), "-I", "-u", boot.__file__]
+        options = ["--host", "127.0.0.1", "--port", str(number), "--config", str(config)]
+        self._process, self._pipe = _spawn(command, options, _environment(env, state), self.log)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_until_ready(self, on_second: Callable[[float], None], limit: float = READY_SECONDS) -> None:
+    def wait_until_ready(self, limit: float = READY_SECONDS, on_second: Callable[[int], None] = lambda _: None) -> None:
         """Return once the proxy answers a call with our key.
 
         Args:
-            on_second: told the seconds that have passed, about once a second.
             limit: seconds to wait at most.
+            on_second: told the seconds that have passed, about once a second.
 
         Raises:
             GatewayUnavailable: it ended, or was not ready in time; the message has the end of its log.
@@ -113,13 +111,14 @@ class Proxy:
             passed = time.monotonic() - started
             code = self._process.poll()
             if code is not None:
-                raise GatewayUnavailable(f"the proxy ended with code {code}:\n{self._log_tail()}")
+                raise GatewayUnavailable(f"the proxy ended with code {code}{self.log_tail()}")
             if passed > limit:
-                raise GatewayUnavailable(f"the proxy was not ready after {limit:.0f} s:\n{self._log_tail()}")
+                raise GatewayUnavailable(f"the proxy was not ready after {limit:.0f} s{self.log_tail()}")
             if passed >= told + 1:
                 told = int(passed)
-                on_second(passed)
+                on_second(told)
             time.sleep(0.1)
+        self._reserved.close()
 
     def when_it_ends(self, act: Callable[[], None]) -> None:
         """Call `act`, in a thread, when the proxy ends."""
@@ -132,35 +131,48 @@ class Proxy:
 
     def stop(self) -> None:
         """Stop the proxy and wait until it is gone."""
-        with suppress(OSError):
+        if self._pipe >= 0:
             os.close(self._pipe)
-        if self._process.poll() is None:
+            self._pipe = -1
+        self._reserved.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
         for file in (self.log, self.log.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
-    def _log_tail(self, lines: int = 15) -> str:
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of the proxy's log, without the secrets that we know of, to follow an error text."""
         with suppress(OSError):
-            text = self.log.read_text(errors="replace").replace(self.api_key, "[key]")
-            return "\n".join(text.splitlines()[-lines:])
+            text = "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            for secret in sorted(self._secrets, key=len, reverse=True):
+                text = text.replace(secret, "[secret]")
+            text = re.sub(r"://[^/@\s]+@", "://[secret]@", text)
+            return f":\n{text}" if text else ""
         return ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def answers(base_url: str, api_key: str, timeout: float = 2.0) -> bool:
-    """Whether a gateway at this address accepts this key."""
-    request = urllib.request.Request(f"{base_url}/v1/models", headers={"authorization": f"Bearer {api_key}"})  # noqa: S310
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+    """Whether a gateway at this address on loopback accepts this key."""
     try:
-        with opener.open(request, timeout=timeout) as response:
-            return bool(response.status == 200)
-    except (OSError, ValueError):  # HTTP errors are OSErrors
+        address = urlsplit(base_url)
+        # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+        try:
+            connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
@@ -171,40 +183,61 @@ def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
     return {**env, "NO_PROXY": direct, "no_proxy": direct}
 
 
-def _environment(env: Mapping[str, str], key: str) -> dict[str, str]:
-    inherited = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
-    inherited.pop("VIRTUAL_ENV", None)
-    return {
-        **with_loopback_direct(inherited),
-        "LITELLM_MASTER_KEY": key,
-        "LITELLM_SALT_KEY": state.secret("salt"),
-        # The price table and everything else that is fetched at boot comes from the package itself.
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
-        "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
-        "LITELLM_LOCAL_BLOG_POSTS": "True",
-        "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
-        "PYTHONUNBUFFERED": "1",
-    }
+def _environment(env: Mapping[str, str], state: State) -> dict[str, str]:
+    inherited = {name: value for name, value in env.items() if _INHERITED.fullmatch(name)}
+    secrets = {"LITELLM_MASTER_KEY": state.master_key, "LITELLM_SALT_KEY": state.salt}
+    return {**with_loopback_direct(inherited), **_SETTINGS, **secrets}
 
 
 def _clean_up_after_the_dead(folder: Path) -> None:
-    """Remove the files of gateways that could not do so themselves."""
-    for file in [*folder.glob("gateway-*.json"), *folder.glob("gateway-*.log")]:
-        pid = file.stem.removeprefix("gateway-")
-        try:
-            os.kill(int(pid), 0)
-        except (ValueError, ProcessLookupError):
+    """Remove the files of proxies whose starters could not do so themselves."""
+    for file in folder.glob("proxy-*-*"):
+        starter = file.name.split("-")[1]
+        if not (starter.isdigit() and is_alive(int(starter))):
             file.unlink(missing_ok=True)
-        except PermissionError:
-            pass
 
 
-def _free_port(wanted: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError as error:
-            raise GatewayUnavailable(f"port {wanted} cannot be used: {error.strerror}") from None
-        return int(probe.getsockname()[1])
+def _secrets_in(env: Mapping[str, str]) -> list[str]:
+    return [value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5]
+
+
+def _reserve(port: int) -> tuple[socket.socket, int]:
+    """A port that the system gives to nobody else while the proxy boots, which takes seconds."""
+    holder = socket.socket()
+    # With this option on both, Linux lets the proxy listen on a port that is bound here but not listened on.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        holder.bind(("127.0.0.1", port))
+    except OSError as error:
+        holder.close()
+        raise GatewayUnavailable(f"port {port} cannot be used: {error.strerror}") from None
+    number = int(holder.getsockname()[1])
+    if sys.platform != "linux":
+        holder.close()
+    return holder, number
+
+
+def _spawn(
+    command: list[str], options: list[str], env: Mapping[str, str], log: Path
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Run the boot script; it ends when the returned end of a pipe is closed."""
+    reading, writing = os.pipe()
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*command, str(reading), *options],
+                env=env,
+                cwd=log.parent,
+                pass_fds=(reading,),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # Ctrl-C at the terminal is ours to handle: the proxy outlives the command it serves.
+                start_new_session=True,
+            )
+    except OSError as error:
+        os.close(writing)
+        raise GatewayUnavailable(f"the proxy could not be started: {error}") from None
+    finally:
+        os.close(reading)
+    return process, writing

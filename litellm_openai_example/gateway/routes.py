@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Model names that belong to a provider, and where its key may be found. A bare name is OpenAI's unless its own
@@ -31,7 +31,7 @@ def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def configuration(keys: Mapping[str, str], offline_url: str | None) -> dict[str, Any]:
+def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> dict[str, Any]:
     """LiteLLM's configuration.
 
     Args:
@@ -47,7 +47,12 @@ def configuration(keys: Mapping[str, str], offline_url: str | None) -> dict[str,
             for name in names:
                 model = name if "/" in name else f"{provider}/{name}"
                 routes.append(route(name, {"model": model, "api_key": f"os.environ/{keys[provider]}"}))
-    return {"model_list": routes, **_SETTINGS}
+    return with_settings(routes)
+
+
+def with_settings(routes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A whole configuration with these routes."""
+    return {"model_list": list(routes), **_SETTINGS}
 
 
 def route(name: str, to: Mapping[str, Any], **info: Any) -> dict[str, Any]:

@@ -5,94 +5,121 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-APP = "litellm-openai-example"
-
-
-def state_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The user's state directory for this program; made with mode 0700."""
-    return _private_dir(_base(env, "XDG_STATE_HOME", "LOCALAPPDATA", ".local/state") / APP)
+_APP = "litellm-openai-example"
 
 
 def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     """The user's cache directory for this program, for what can be made again."""
-    return _private_dir(_base(env, "XDG_CACHE_HOME", "LOCALAPPDATA", ".cache") / APP)
+    return _private_dir(_base(env, "XDG_CACHE_HOME", ".cache") / _APP)
 
 
-def secret(name: str, make: Any = lambda: "sk-" + secrets.token_urlsafe(32)) -> str:
-    """A secret that is drawn once and kept: the gateway's master key, or the salt of its response ids.
+@dataclass(frozen=True)
+class Running:
+    """A gateway that serves: the process to end it by, its root, and whether the offline demo model answers."""
 
-    A changed salt or key would make every response id that was handed out unusable.
-    """
-    path = state_dir() / name
-    try:
-        kept = path.read_text().strip()
-        if kept:
-            return kept
-    except FileNotFoundError:
-        pass
-    write_private(path, make(), replace=False)
-    return path.read_text().strip()
+    pid: int
+    base_url: str
+    offline: bool
 
 
-def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file of mode 0600 in one step: a reader sees all of it or nothing.
+class State:
+    """A directory of mode 0700 with files of mode 0600.
 
     Args:
-        replace: False leaves a file that is there already, so that of two writers the first wins.
+        folder: the directory, made if it is not there; default: the one in the user's state directory.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # its mode is 0600
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        if replace:
-            os.replace(temporary, path)
-        else:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-    finally:
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = _private_dir(folder or _base(os.environ, "XDG_STATE_HOME", ".local/state") / _APP)
+        self._note = self.folder / "gateway.json"
+
+    @property
+    def master_key(self) -> str:
+        """The gateway's key, drawn once and kept."""
+        return self._secret("master-key")
+
+    @property
+    def salt(self) -> str:
+        """What response ids are sealed with: a changed one would make every id that was handed out unusable."""
+        return self._secret("salt")
+
+    def write(self, name: str, text: str, *, replace: bool = True) -> Path:
+        """Write a file in one step: a reader sees all of it or nothing.
+
+        Args:
+            replace: False leaves a file that is there already, so that of two writers the first wins.
+        """
+        path = self.folder / name
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")  # its mode is 0600
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                with suppress(FileExistsError):
+                    os.link(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return path
+
+    def record(self, running: Running) -> None:
+        """Note where a gateway runs, for `running`."""
+        self.write(self._note.name, json.dumps(vars(running)))
+
+    def running(self) -> Running | None:
+        """The gateway that was recorded last, if its process lives; whether it answers is for the caller to see."""
+        try:
+            noted = json.loads(self._note.read_text())
+            running = Running(**noted)
+        except (OSError, ValueError, TypeError):
+            return None
+        return running if isinstance(running.base_url, str) and is_alive(running.pid) else None
+
+    def forget(self, running: Running) -> None:
+        """Remove the note of this gateway, if it is still the one that is noted."""
+        with suppress(OSError, ValueError):
+            if json.loads(self._note.read_text()) == vars(running):
+                self._note.unlink()
+
+    def _secret(self, name: str) -> str:
+        path = self.folder / name
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            kept = path.read_text().strip()
+            if kept:
+                return kept
+            path.unlink()
+        self.write(name, f"sk-{secrets.token_urlsafe(32)}", replace=False)
+        return path.read_text().strip()
 
 
-def record_running(running: Mapping[str, Any]) -> None:
-    """Note where a gateway runs, for `running`."""
-    write_private(state_dir() / "gateway.json", json.dumps(running))
-
-
-def running() -> dict[str, Any] | None:
-    """What the last gateway noted, if it reads well; whether it still answers is for the caller to find out."""
+def is_alive(pid: object) -> bool:
+    """Whether there is a process with this id."""
+    if not isinstance(pid, int) or pid <= 0:
+        return False
     try:
-        noted = json.loads((state_dir() / "gateway.json").read_text())
-    except (OSError, ValueError):
-        return None
-    known = isinstance(noted, dict) and isinstance(noted.get("base_url"), str) and isinstance(noted.get("pid"), int)
-    return noted if known else None
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
-def forget_running(pid: int) -> None:
-    """Remove the note, if it is still that of the gateway with this pid."""
-    noted = running()
-    if noted is not None and noted["pid"] == pid:
-        with suppress(FileNotFoundError):
-            (state_dir() / "gateway.json").unlink()
-
-
-def _base(env: Mapping[str, str], variable: str, windows: str, fallback: str) -> Path:
+def _base(env: Mapping[str, str], variable: str, fallback: str) -> Path:
     given = env.get(variable, "")
-    if os.path.isabs(given):  # the XDG specification has relative ones ignored
-        return Path(given)
-    if sys.platform == "win32" and env.get(windows):
-        return Path(env[windows])
-    return Path.home() / fallback
+    # The XDG specification has relative ones ignored.
+    return Path(given) if os.path.isabs(given) else Path.home() / fallback
 
 
 def _private_dir(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
     return path

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 DEMO = "This is the offline demo model: no language model was involved."
 SOURCE = "https://example.com/offline-demo"
@@ -16,6 +17,9 @@ _RESEARCH = re.compile(
     r"|조사|연구|분석|비교|역사",
     re.IGNORECASE,
 )
+_DEEPEST = 8
+
+Schema = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,26 @@ class Entry:
     text: str
     call_id: str = ""
     name: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model is asked.
+
+    Attributes:
+        conversation: all of it, oldest first.
+        functions: parameters, as JSON schema, of the functions that the model may call, by name.
+        forced: the function that it has to call, if any.
+        searches: whether web search is offered.
+        shape: the JSON schema that the answer has to follow; None for plain text.
+    """
+
+    model: str
+    conversation: Sequence[Entry]
+    functions: Mapping[str, Schema] = field(default_factory=dict)
+    forced: str = ""
+    searches: bool = False
+    shape: Schema | None = None
 
 
 @dataclass(frozen=True)
@@ -43,34 +67,29 @@ def is_research_model(model: str) -> bool:
     return "deep-research" in model
 
 
-def decide(conversation: list[Entry], functions: list[str], searches: bool, model: str) -> Reply:
-    """The next move in a conversation.
-
-    Args:
-        conversation: all of it, oldest first.
-        functions: names of the functions that the model may call.
-        searches: whether web search is offered.
-        model: the name it is asked under.
-    """
-    asked = [entry.text for entry in conversation if entry.kind == "user"]
+def decide(turn: Turn) -> Reply:
+    """The next move in a conversation."""
+    asked = [entry.text for entry in turn.conversation if entry.kind == "user"]
     question = asked[-1] if asked else ""
-    if is_research_model(model):
-        return Reply(_report(question), searched=True)
-    outputs = [entry.text for entry in _since_last_question(conversation) if entry.kind == "output"]
-    if outputs:
-        return Reply(f"{DEMO}\n\nYou asked: {question}\n\nThe tools answered:\n\n" + "\n\n".join(outputs))
-    exactly = _EXACTLY.fullmatch(question)
-    if exactly and exactly[1].strip():
-        return Reply(exactly[1].strip(), searched=searches)
-    if "deep_research" in functions and _RESEARCH.search(question):
-        arguments = {"research_question": question, "deliverable_format": "markdown_brief"}
-        return Reply(call="deep_research", arguments=json.dumps(arguments, ensure_ascii=False))
-    text = f"{DEMO} You said: {question}"
-    if len(asked) > 1:
-        text += f"\nBefore that you said: {asked[-2]}"
-    if searches:
-        text += f"\nA search would have been made; its only result is {SOURCE}"
-    return Reply(text, searched=searches)
+    outputs = [entry.text for entry in _since_last_question(turn.conversation) if entry.kind == "output"]
+    if is_research_model(turn.model):
+        text = _report(question)
+    elif outputs:
+        text = f"{DEMO}\n\nYou asked: {question}\n\nThe tools answered:\n\n" + "\n\n".join(outputs)
+    elif turn.forced:
+        return Reply(call=turn.forced, arguments=_json(_fill(turn.functions[turn.forced], question)))
+    elif (exactly := _EXACTLY.fullmatch(question)) and exactly[1].strip():
+        return Reply(exactly[1].strip(), searched=turn.searches)
+    elif "deep_research" in turn.functions and _RESEARCH.search(question):
+        return Reply(
+            call="deep_research",
+            arguments=_json({"research_question": question, "deliverable_format": "markdown_brief"}),
+        )
+    else:
+        text = _echo(turn, asked)
+    if turn.shape is not None:
+        text = _json(_fill(turn.shape, text))
+    return Reply(text, searched=turn.searches)
 
 
 def pieces(text: str, size: int = 12) -> list[str]:
@@ -83,9 +102,14 @@ def tokens(text: str) -> int:
     return max(1, len(text) // 4)
 
 
-def _since_last_question(conversation: list[Entry]) -> list[Entry]:
-    last = max((index for index, entry in enumerate(conversation) if entry.kind == "user"), default=-1)
-    return conversation[last + 1 :]
+def _echo(turn: Turn, asked: Sequence[str]) -> str:
+    lines = [f"{DEMO} You said: {asked[-1] if asked else ''}"]
+    if len(asked) > 1:
+        lines.append(f"Before that you said: {asked[-2]}")
+    lines += [f"Instructions: {entry.text}" for entry in turn.conversation if entry.kind == "system" and entry.text]
+    if turn.searches:
+        lines.append(f"A search would have been made; its only result is {SOURCE}")
+    return "\n".join(lines)
 
 
 def _report(question: str) -> str:
@@ -94,3 +118,44 @@ def _report(question: str) -> str:
         f"- Nothing was looked up: this report stands where a deep-research model would put its findings [1].\n\n"
         f"## Sources\n\n1. {SOURCE}\n"
     )
+
+
+def _since_last_question(conversation: Sequence[Entry]) -> Sequence[Entry]:
+    last = max((index for index, entry in enumerate(conversation) if entry.kind == "user"), default=-1)
+    return conversation[last + 1 :]
+
+
+def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0) -> Any:
+    """A value that follows a JSON schema, with `text` wherever it takes a string."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return None
+    root = schema if root is None else root
+    if isinstance(schema.get("$ref"), str):
+        return _fill(_referred(root, schema["$ref"]), text, root, depth + 1)
+    for name in ("anyOf", "oneOf", "allOf"):
+        if isinstance(schema.get(name), list) and schema[name]:
+            return _fill(schema[name][0], text, root, depth + 1)
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type", "object" if "properties" in schema else None)
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "object":
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        return {name: _fill(value, text, root, depth + 1) for name, value in properties.items()}
+    plain: dict[object, Any] = {"string": text, "integer": 0, "number": 0, "boolean": False, "array": []}
+    return plain.get(kind)
+
+
+def _referred(root: Schema, reference: str) -> object:
+    place: object = root
+    for step in reference.removeprefix("#").strip("/").split("/"):
+        if step:
+            place = place.get(step) if isinstance(place, Mapping) else None
+    return place
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

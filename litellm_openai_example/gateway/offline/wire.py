@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .brain import SOURCE, Entry, Reply, is_research_model, pieces, tokens
+from .brain import SOURCE, Entry, Reply, Turn, is_research_model, pieces, tokens
 
 Json = dict[str, Any]
 
+_DATA_SOURCES = ("web_search_preview", "web_search", "mcp", "file_search")
+# What a model answers when JSON is wanted and no schema says which.
+_ANY_JSON = {"type": "object", "properties": {"answer": {"type": "string"}}}
+
 
 class BadRequest(ValueError):
-    """A request that cannot be understood; becomes a 400."""
+    """A request that cannot be understood; becomes a 400.
+
+    Attributes:
+        code: OpenAI's name of the error, if it has one.
+    """
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
-def chat_conversation(body: Json) -> list[Entry]:
-    """The conversation in a chat request."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequest("messages must be a list that is not empty")
+def chat_turn(body: Json) -> Turn:
+    """What a chat request asks."""
     entries: list[Entry] = []
-    for message in messages:
-        if not isinstance(message, dict):
-            raise BadRequest("a message must be an object")
+    for message in _objects(body.get("messages"), "messages", empty=False):
         text, role = _text(message.get("content")), message.get("role")
         if role == "tool":
             entries.append(Entry("output", text, call_id=str(message.get("tool_call_id"))))
             continue
-        for call in message.get("tool_calls") or []:
-            function = call.get("function") or {}
+        for call in _objects(message.get("tool_calls"), "tool_calls"):
+            function = _object(call.get("function"))
             entries.append(
                 Entry("call", str(function.get("arguments")), str(call.get("id")), str(function.get("name")))
             )
@@ -38,62 +45,54 @@ def chat_conversation(body: Json) -> list[Entry]:
             entries.append(Entry(role, text))
         else:
             entries.append(Entry("system", text))
-    return entries
+    _check_calls(entries)
+    return _turn(body, entries, _object(body.get("response_format")))
 
 
-def response_conversation(body: Json, earlier: list[Entry]) -> list[Entry]:
-    """The conversation of a responses request, after what came before it."""
+def response_turn(body: Json, earlier: Sequence[Entry]) -> Turn:
+    """What a responses request asks, after what came before it."""
+    entries = list(earlier)
+    if isinstance(body.get("instructions"), str):
+        entries.append(Entry("system", body["instructions"]))
+    for item in input_items(body):
+        kind = item.get("type", "message")
+        if kind == "function_call":
+            entries.append(Entry("call", str(item.get("arguments")), str(item.get("call_id")), str(item.get("name"))))
+        elif kind == "function_call_output":
+            entries.append(Entry("output", _text(item.get("output")), call_id=str(item.get("call_id"))))
+        elif kind == "message":
+            role = item.get("role")
+            entries.append(Entry(role if role in ("user", "assistant") else "system", _text(item.get("content"))))
+    _check_calls(entries)
+    return _turn(body, entries, _object(_object(body.get("text")).get("format")))
+
+
+def input_items(body: Json) -> list[Json]:
+    """The items of a responses request's input."""
     given = body.get("input")
     if isinstance(given, str):
-        return [*earlier, Entry("user", given)]
-    if not isinstance(given, list) or not given:
-        raise BadRequest("input must be a text or a list that is not empty")
-    entries = list(earlier)
-    for item in given:
-        if not isinstance(item, dict):
-            raise BadRequest("an input item must be an object")
-        if item.get("type") == "function_call":
-            entries.append(Entry("call", str(item.get("arguments")), str(item.get("call_id")), str(item.get("name"))))
-        elif item.get("type") == "function_call_output":
-            entries.append(Entry("output", _text(item.get("output")), call_id=str(item.get("call_id"))))
-        elif item.get("role") in ("user", "assistant"):
-            entries.append(Entry(item["role"], _text(item.get("content"))))
-    called = {entry.call_id for entry in entries if entry.kind == "call"}
-    for entry in entries:
-        if entry.kind == "output" and entry.call_id not in called:
-            raise BadRequest(f"No tool call found for function call output with call_id {entry.call_id}.")
-    return entries
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
+    return _objects(given, "input", empty=False)
 
 
-def tools_of(body: Json) -> tuple[list[str], bool]:
-    """The names of the functions that a request offers, and whether it offers web search."""
-    tools = [tool for tool in body.get("tools") or [] if isinstance(tool, dict)]
-    functions = [str((tool.get("function") or tool).get("name")) for tool in tools if tool.get("type") == "function"]
-    kinds = {str(tool.get("type")) for tool in tools}
-    if is_research_model(str(body.get("model"))):
-        if functions:
-            raise BadRequest("Deep research models do not support function tools.")
-        if not kinds & {"web_search_preview", "web_search", "mcp", "file_search"}:
-            raise BadRequest("Deep research models require at least one of 'web_search_preview', 'mcp', 'file_search'.")
-    if body.get("tool_choice") == "none":
-        return [], False
-    return functions, any(kind.startswith("web_search") for kind in kinds) or bool(body.get("web_search_options"))
-
-
-def chat_completion(model: str, conversation: list[Entry], reply: Reply) -> Json:
+def chat_completion(turn: Turn, reply: Reply) -> Json:
     """A whole chat completion."""
-    message: Json = {"role": "assistant", "content": reply.text or None}
+    message: Json = {"role": "assistant", "content": reply.text or None, "refusal": None}
     if reply.call:
         function = {"name": reply.call, "arguments": reply.arguments}
         message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": function}]
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if reply.call else "stop"}
-    usage = _usage(conversation, reply)
+    if annotations := _annotations(reply):
+        message["annotations"] = [
+            {"type": "url_citation", "url_citation": {k: v for k, v in one.items() if k != "type"}}
+            for one in annotations
+        ]
+    usage = _usage(turn, reply)
     return {
         "id": _id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
+        "model": turn.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if reply.call else "stop"}],
         "usage": {
             "prompt_tokens": usage["input_tokens"],
             "completion_tokens": usage["output_tokens"],
@@ -102,7 +101,7 @@ def chat_completion(model: str, conversation: list[Entry], reply: Reply) -> Json
     }
 
 
-def chat_chunks(completion: Json) -> Iterator[Json]:
+def chat_chunks(completion: Json, *, with_usage: bool) -> Iterator[Json]:
     """The same completion as the chunks of a stream."""
     message = completion["choices"][0]["message"]
     base = {**{name: completion[name] for name in ("id", "created", "model")}, "object": "chat.completion.chunk"}
@@ -113,13 +112,17 @@ def chat_chunks(completion: Json) -> Iterator[Json]:
     yield chunk({"role": "assistant", "content": ""})
     for piece in pieces(message["content"] or ""):
         yield chunk({"content": piece})
-    if message.get("tool_calls"):
-        yield chunk({"tool_calls": [{"index": 0, **message["tool_calls"][0]}]})
+    for call in message.get("tool_calls", ()):
+        start = {**call["function"], "arguments": ""}
+        yield chunk({"tool_calls": [{**call, "index": 0, "function": start}]})
+        for piece in pieces(call["function"]["arguments"]):
+            yield chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
     yield chunk({}, completion["choices"][0]["finish_reason"])
-    yield {**base, "choices": [], "usage": completion["usage"]}
+    if with_usage:
+        yield {**base, "choices": [], "usage": completion["usage"]}
 
 
-def response(body: Json, conversation: list[Entry], reply: Reply) -> Json:
+def response(body: Json, turn: Turn, reply: Reply) -> Json:
     """A completed response."""
     output: list[Json] = []
     if reply.searched:
@@ -141,8 +144,9 @@ def response(body: Json, conversation: list[Entry], reply: Reply) -> Json:
         "error": None,
         "incomplete_details": None,
         "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata") or {},
-        "model": body.get("model"),
+        "model": turn.model,
         "output": output,
         "parallel_tool_calls": True,
         "previous_response_id": body.get("previous_response_id"),
@@ -155,7 +159,7 @@ def response(body: Json, conversation: list[Entry], reply: Reply) -> Json:
         "top_p": 1.0,
         "truncation": "disabled",
         "usage": {
-            **_usage(conversation, reply),
+            **_usage(turn, reply),
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
         },
@@ -173,39 +177,88 @@ def response_events(whole: Json) -> Iterator[Json]:
     yield {"type": "response.in_progress", "response": unfinished(whole, "in_progress")}
     for index, item in enumerate(whole["output"]):
         place = {"output_index": index, "item_id": item["id"]}
-        yield {"type": "response.output_item.added", "output_index": index, "item": _empty(item)}
+        yield {"type": "response.output_item.added", "output_index": index, "item": _begun(item)}
         if item["type"] == "message":
             yield from _text_events(item["content"][0], {**place, "content_index": 0})
         elif item["type"] == "function_call":
-            yield {"type": "response.function_call_arguments.delta", **place, "delta": item["arguments"]}
-            yield {"type": "response.function_call_arguments.done", **place, "arguments": item["arguments"]}
+            for piece in pieces(item["arguments"]):
+                yield {"type": "response.function_call_arguments.delta", **place, "delta": piece}
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            yield {"type": "response.function_call_arguments.done", **place, **done}
+        else:
+            for step in ("in_progress", "searching", "completed"):
+                yield {"type": f"response.web_search_call.{step}", **place}
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
     yield {"type": "response.completed", "response": whole}
 
 
-def conversation_after(conversation: list[Entry], whole: Json) -> list[Entry]:
-    """The conversation with a response's own output added, for the next turn."""
-    added = []
+def conversation_after(turn: Turn, whole: Json) -> list[Entry]:
+    """The conversation with a response's own output added, for the next turn; instructions hold for one turn only."""
+    entries = [entry for entry in turn.conversation if entry != Entry("system", str(whole["instructions"]))]
     for item in whole["output"]:
         if item["type"] == "message":
-            added.append(Entry("assistant", item["content"][0]["text"]))
+            entries.append(Entry("assistant", item["content"][0]["text"]))
         elif item["type"] == "function_call":
-            added.append(Entry("call", item["arguments"], item["call_id"], item["name"]))
-    return [*conversation, *added]
+            entries.append(Entry("call", item["arguments"], item["call_id"], item["name"]))
+    return entries
+
+
+def _turn(body: Json, conversation: list[Entry], shape: Json) -> Turn:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise BadRequest("you must provide a model parameter")
+    tools = _objects(body.get("tools"), "tools")
+    kinds = {str(tool.get("type")) for tool in tools}
+    described = [_object(tool.get("function")) or tool for tool in tools if tool.get("type") == "function"]
+    functions = {str(one.get("name")): _object(one.get("parameters")) for one in described}
+    if is_research_model(model):
+        if functions:
+            raise BadRequest("Deep research models do not support function tools.")
+        if not kinds.intersection(_DATA_SOURCES):
+            raise BadRequest("Deep research models require at least one of 'web_search_preview', 'mcp', 'file_search'.")
+    searches = any(kind.startswith("web_search") for kind in kinds) or bool(body.get("web_search_options"))
+    choice = body.get("tool_choice")
+    if choice == "none":
+        functions, searches = {}, False
+    return Turn(model, conversation, functions, _forced(choice, functions), searches, _shape(shape))
+
+
+def _forced(choice: object, functions: dict[str, Json]) -> str:
+    if choice == "required" and functions:
+        return next(iter(functions))
+    name = (_object(_object(choice).get("function")) or _object(choice)).get("name")
+    if isinstance(name, str) and name not in functions:
+        raise BadRequest(f"Tool choice '{name}' not found in 'tools' parameter.")
+    return name if isinstance(name, str) else ""
+
+
+def _shape(wanted: Json) -> Json | None:
+    if wanted.get("type") == "json_schema":
+        return _object((_object(wanted.get("json_schema")) or wanted).get("schema"))
+    return _ANY_JSON if wanted.get("type") == "json_object" else None
+
+
+def _check_calls(entries: list[Entry]) -> None:
+    called = {entry.call_id for entry in entries if entry.kind == "call"}
+    for entry in entries:
+        if entry.kind == "output" and entry.call_id not in called:
+            raise BadRequest(f"No tool call found for function call output with call_id {entry.call_id}.")
 
 
 def _text_events(part: Json, place: Json) -> Iterator[Json]:
     yield {"type": "response.content_part.added", **place, "part": {**part, "text": "", "annotations": []}}
     for piece in pieces(part["text"]):
         yield {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
+    for index, annotation in enumerate(part["annotations"]):
+        found = {"annotation_index": index, "annotation": annotation}
+        yield {"type": "response.output_text.annotation.added", **place, **found}
     yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []}
     yield {"type": "response.content_part.done", **place, "part": part}
 
 
-def _empty(item: Json) -> Json:
-    if item["type"] == "message":
-        return {**item, "status": "in_progress", "content": []}
-    return {**item, "arguments": ""} if item["type"] == "function_call" else item
+def _begun(item: Json) -> Json:
+    nothing_yet: dict[str, Json] = {"message": {"content": []}, "function_call": {"arguments": ""}}
+    return {**item, "status": "in_progress", **nothing_yet.get(item["type"], {})}
 
 
 def _annotations(reply: Reply) -> list[Json]:
@@ -216,10 +269,25 @@ def _annotations(reply: Reply) -> list[Json]:
     return [{"type": "url_citation", "url": SOURCE, "title": "Offline demo", **place}]
 
 
-def _usage(conversation: list[Entry], reply: Reply) -> dict[str, int]:
-    used = sum(tokens(entry.text) for entry in conversation)
+def _usage(turn: Turn, reply: Reply) -> dict[str, int]:
+    used = sum(tokens(entry.text) for entry in turn.conversation)
     made = tokens(reply.text + reply.arguments)
     return {"input_tokens": used, "output_tokens": made, "total_tokens": used + made}
+
+
+def _objects(value: object, name: str, *, empty: bool = True) -> list[Json]:
+    """A list of JSON objects; null is an empty one."""
+    if value is None:
+        value = []
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadRequest(f"{name} must be a list of objects")
+    if not value and not empty:
+        raise BadRequest(f"{name} must not be empty")
+    return value
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(content: object) -> str:
