@@ -42,7 +42,7 @@ def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
     return GatewaySettings(
         base_url=resolve_base_url(None, env),
         api_key=resolve_api_key(None, env),
-        model=_setting(env, "LITELLM_MODEL") or DEFAULT_MODEL,
+        model=setting("LITELLM_MODEL", env) or DEFAULT_MODEL,
     )
 
 
@@ -53,7 +53,7 @@ def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) 
         ConfigurationError: there is none, or it breaks a rule of `normalize_base_url`.
     """
     name = "LITELLM_BASE_URL" if argument is None else "base_url"
-    url = _setting(env, "LITELLM_BASE_URL") if argument is None else argument
+    url = setting("LITELLM_BASE_URL", env) if argument is None else argument
     if not url:
         raise ConfigurationError(
             "no gateway address: set LITELLM_BASE_URL (for example http://127.0.0.1:4000) or pass base_url"
@@ -68,7 +68,7 @@ def resolve_api_key(argument: str | None, env: Mapping[str, str] = os.environ) -
         ConfigurationError: there is none, or it could not travel in an HTTP header.
     """
     name = "LITELLM_API_KEY" if argument is None else "api_key"
-    key = _setting(env, "LITELLM_API_KEY") if argument is None else argument
+    key = setting("LITELLM_API_KEY", env) if argument is None else argument
     if not key or not key.strip():
         raise ConfigurationError("no gateway key: set LITELLM_API_KEY or pass api_key")
     return header_value(key, name)
@@ -90,7 +90,7 @@ def header_value(secret: str, name: str) -> str:
 
 def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
     """Whether `LITELLM_ALLOW_HTTP` lets a key travel unencrypted to another machine."""
-    return _setting(env, "LITELLM_ALLOW_HTTP").lower() in _TRUE
+    return setting("LITELLM_ALLOW_HTTP", env).lower() in _TRUE
 
 
 def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
@@ -170,5 +170,6 @@ def _plausible_host(host: str) -> bool:
     return all(0 < len(label) <= 63 and re.fullmatch(r"[\w-]+", label) for label in labels)
 
 
-def _setting(env: Mapping[str, str], name: str) -> str:
+def setting(name: str, env: Mapping[str, str] = os.environ) -> str:
+    """The value of an environment variable without surrounding white space; empty if it is not set."""
     return env.get(name, "").strip()

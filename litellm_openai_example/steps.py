@@ -1,7 +1,7 @@
 """Work without I/O: an operation is a generator that yields the steps it needs done.
 
-It is given each step's result, or the exception, and returns its own result. `run` drives it with the blocking SDK
-client, `run_async` with the asynchronous one, so that what an operation decides is written once.
+It is given each step's result, or the exception, and returns its own result. `run` drives it with a blocking client,
+`run_async` with an asynchronous one, so that what an operation decides is written once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from openai import AsyncOpenAI, OpenAI, OpenAIError
+from httpx2 import RequestError
+from openai import OpenAIError
 
 from .errors import GatewayError, redact
 
 T = TypeVar("T")
 
 # What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
-EXPECTED = (OpenAIError, ValueError, RecursionError, OSError)
+EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
 
 
 @dataclass(frozen=True)
 class Send:
-    """Call the SDK: `call(client)` gives its result, or an awaitable of it."""
+    """Call the client: `call(client)` gives its result, or an awaitable of it."""
 
     call: Callable[[Any], Any]
 
@@ -51,10 +52,10 @@ Operation = Generator[Any, Any, T]
 class _Driver(Generic[T]):
     """An operation on its way: the step that it wants done now (None at its end), and its result."""
 
-    def __init__(self, sdk: OpenAI | AsyncOpenAI, operation: Operation[T]) -> None:
+    def __init__(self, client: Any, operation: Operation[T]) -> None:
         self.step: Any = None
         self.result: T
-        self._sdk = sdk
+        self._client = client
         self._operation = operation
         self.give(None)
 
@@ -70,15 +71,15 @@ class _Driver(Generic[T]):
         except StopIteration as stop:
             self.step, self.result = None, stop.value
         except GatewayError as error:
-            raise redact(error, self._sdk.api_key) from error.__cause__
+            raise redact(error, getattr(self._client, "api_key", None)) from error.__cause__
 
 
-def run(sdk: OpenAI, operation: Operation[T]) -> T:
+def run(client: Any, operation: Operation[T]) -> T:
     """Drive an operation to its end with a blocking client."""
-    driver = _Driver(sdk, operation)
+    driver = _Driver(client, operation)
     while driver.step is not None:
         try:
-            value = _do(sdk, driver.step)
+            value = _do(client, driver.step)
         except EXPECTED as error:
             driver.throw(error)
         else:
@@ -86,12 +87,12 @@ def run(sdk: OpenAI, operation: Operation[T]) -> T:
     return driver.result
 
 
-async def run_async(sdk: AsyncOpenAI, operation: Operation[T]) -> T:
+async def run_async(client: Any, operation: Operation[T]) -> T:
     """Drive an operation to its end with an asynchronous client."""
-    driver = _Driver(sdk, operation)
+    driver = _Driver(client, operation)
     while driver.step is not None:
         try:
-            value = await _do_async(sdk, driver.step)
+            value = await _do_async(client, driver.step)
         except EXPECTED as error:
             driver.throw(error)
         else:
@@ -99,29 +100,29 @@ async def run_async(sdk: AsyncOpenAI, operation: Operation[T]) -> T:
     return driver.result
 
 
-def _do(sdk: OpenAI, step: Any) -> Any:
+def _do(client: Any, step: Any) -> Any:
     if isinstance(step, Send):
-        return step.call(sdk)
+        return step.call(client)
     if isinstance(step, Together):
-        return _side_by_side(sdk, step.operations)
+        return _side_by_side(client, step.operations)
     return time.sleep(step.seconds)
 
 
-async def _do_async(sdk: AsyncOpenAI, step: Any) -> Any:
+async def _do_async(client: Any, step: Any) -> Any:
     if isinstance(step, Send):
-        return await step.call(sdk)
+        return await step.call(client)
     if isinstance(step, Together):
-        runs = [run_async(sdk, operation) for operation in step.operations]
+        runs = [run_async(client, operation) for operation in step.operations]
         return _outcomes(await asyncio.gather(*runs, return_exceptions=True))
     return await asyncio.sleep(step.seconds)
 
 
-def _side_by_side(sdk: OpenAI, operations: Sequence[Operation[Any]]) -> list[Any]:
+def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
     outcomes: list[Any] = [None] * len(operations)
 
     def one(index: int, operation: Operation[Any]) -> None:
         try:
-            outcomes[index] = run(sdk, operation)
+            outcomes[index] = run(client, operation)
         except BaseException as error:
             outcomes[index] = error
 

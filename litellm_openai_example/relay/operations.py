@@ -1,0 +1,288 @@
+"""The relay's calls, written once without I/O for the blocking and the asynchronous helper.
+
+A relay that restarts in the middle is waited for: reads cost nothing, and a repeated start carries the same
+idempotency key, so that the relay answers it with the same invocation. The gateway's key is not known here and never
+goes to the relay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx2
+
+from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
+from ..deadline import Deadline, current_deadline
+from ..errors import GatewayError, StillRunningError, one_line
+from ..steps import EXPECTED, Operation, Pause, Send
+from . import contract
+from .contract import AcceptedInvocation, Invocation
+
+T = TypeVar("T")
+Arguments = Mapping[str, Any]
+
+_WAIT_SECONDS = 20.0  # of one wait request; then it is asked anew, so that a status is never old
+_CHECK_SECONDS = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class RelayError(GatewayError):
+    """The relay cannot be reached, or refused a request; `code` is from the closed list of the contract."""
+
+
+class ResearchRunningError(StillRunningError):
+    """The deadline passed while the research runs on at the relay; id and token pick it up later."""
+
+    def __init__(self, cause: str, *, invocation_id: str, invocation_token: str) -> None:
+        super().__init__(cause)
+        self.invocation_id = invocation_id
+        self.invocation_token = invocation_token
+
+
+class RelayEvent(NamedTuple):
+    """One server-sent event: its name, its id, and its data (see `contract`)."""
+
+    name: str
+    id: str
+    data: dict[str, Any]
+
+
+class Requests:
+    """The relay's calls as operations; what both helpers share."""
+
+    _http: Any
+
+    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None) -> None:
+        url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
+        name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
+        self.base_url = check_url(url, allow_http=http_allowed(), name=name).rstrip("/")
+        key = api_key if api_key is not None else setting("RELAY_API_KEY")
+        self._key = header_value(key, "RELAY_API_KEY") if key else ""
+        self.timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
+
+    def check_operation(self) -> Operation[None]:
+        """Find out that the relay is ready, before anything is paid for."""
+        try:
+            response = yield self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
+        except EXPECTED as error:
+            raise self._unreachable(error) from error
+        if response.status_code != 200:
+            raise self.refused(response)
+
+    def invoke_operation(
+        self, arguments: Arguments, idempotency_key: str | None = None
+    ) -> Operation[AcceptedInvocation]:
+        """Start a research; repeated with the same key until the relay has answered."""
+        headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        body = {"tool_name": "deep_research", "arguments": dict(arguments)}
+        response = yield from self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
+        return _read(AcceptedInvocation, response)
+
+    def get_operation(self, invocation_id: str, token: str) -> Operation[Invocation]:
+        """Look at an invocation."""
+        return _read(Invocation, (yield from self._until_answered("GET", _path(invocation_id), _token(token))))
+
+    def cancel_operation(self, invocation_id: str, token: str) -> Operation[Invocation]:
+        """Cancel an invocation."""
+        path = f"{_path(invocation_id)}/cancel"
+        return _read(Invocation, (yield from self._until_answered("POST", path, _token(token))))
+
+    def wait_operation(
+        self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
+    ) -> Operation[Invocation]:
+        """Wait until an invocation has ended.
+
+        Raises:
+            ResearchRunningError: the deadline passed first.
+        """
+        while True:
+            left = _left()
+            seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
+            path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            try:
+                response = yield from self._until_answered("GET", path, _token(token), timeout=seconds + 10)
+            except RelayError as error:
+                if error.status is None and _left() <= 0.5:
+                    raise _running(invocation_id, token, str(error)) from error
+                raise
+            view = _read(Invocation, response)
+            if on_view is not None:
+                on_view(view)
+            if view.finished:
+                return view
+            if _left() <= 0.2:
+                raise _running(invocation_id, token)
+            # A relay that answers too early (it is about to stop) must not be asked in a tight loop.
+            yield Pause(min(_FIRST_PAUSE, _left()))
+
+    def _until_answered(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: object = None,
+        timeout: float | None = None,
+    ) -> Operation[httpx2.Response]:
+        """Send until the relay has answered for good, or the deadline is near."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                response = yield self._send(method, path, headers=headers, body=body, timeout=timeout)
+            except EXPECTED as error:
+                failure, wish = self._unreachable(error), None
+                origin: Exception | None = error
+            else:
+                if response.status_code < 400:
+                    return response  # type: ignore[no-any-return]
+                failure, wish, origin = self.refused(response), _retry_after(response), None
+                if response.status_code not in _PASSING:
+                    raise failure
+            delay = pause if wish is None else wish
+            if delay >= _left():
+                raise failure from origin
+            yield Pause(delay)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+        timeout: float | None = None,
+    ) -> Send:
+        options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx2.Timeout(timeout, connect=5.0)}
+        if body is not None:
+            options["content"] = json.dumps(body, ensure_ascii=False).encode()
+            options["headers"]["Content-Type"] = "application/json"
+        return Send(lambda _: self._http.request(method, self.base_url + path, **options))
+
+    def _unreachable(self, error: Exception) -> RelayError:
+        reason = one_line(str(error)) or type(error).__name__
+        hint = "is it running, and is RELAY_BASE_URL right? `litellm-relay` starts one here"
+        return RelayError(f"the relay at {self.base_url} does not answer: {reason}", hint=hint)
+
+    def refused(self, response: httpx2.Response) -> RelayError:
+        """What an answer with a status of 400 or more means."""
+        code, message = None, ""
+        try:
+            error = json.loads(response.content)["error"]
+            code, message = one_line(str(error["code"])), one_line(str(error["message"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        hint = "check RELAY_API_KEY" if response.status_code == 401 else ""
+        hint = "check the invocation id and RELAY_INVOCATION_TOKEN" if response.status_code == 403 else hint
+        return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
+
+
+class EventReading:
+    """One invocation's events over as many connections as it takes, without I/O."""
+
+    def __init__(self, relay: Requests, invocation_id: str, token: str, last_event_id: str, until: Deadline) -> None:
+        self.until = until
+        self._ended = False
+        self._relay = relay
+        self._id, self._token = invocation_id, token
+        self._last = last_event_id
+        self._pause = _FIRST_PAUSE
+
+    def request(self) -> tuple[str, dict[str, str]]:
+        headers = {**_token(self._token), "Accept": "text/event-stream"}
+        if self._last:
+            headers[contract.LAST_EVENT_HEADER] = self._last
+        return f"{self._relay.base_url}{_path(self._id)}/events", headers
+
+    def answered(self, response: httpx2.Response) -> None:
+        """Take the head of an answer. Raises RelayError when it is a refusal for good."""
+        if response.status_code == 204:  # the last event was had before
+            self._ended = True
+        elif response.status_code >= 400 and response.status_code not in _PASSING:
+            raise self._relay.refused(response)
+
+    def event(self, sse: httpx2.ServerSentEvent) -> RelayEvent | None:
+        """Take one event; None for what is not one of the contract's."""
+        try:
+            data = json.loads(sse.data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(data, dict):
+            return None
+        self._last = sse.id or self._last
+        self._pause = _FIRST_PAUSE
+        self._ended = sse.event in ("completed", "error")
+        return RelayEvent(sse.event, sse.id, data)
+
+    def ended(self) -> bool:
+        """Whether the last event was had."""
+        return self._ended
+
+    def pause(self) -> float:
+        """Seconds until the next connection. Raises ResearchRunningError when that would be too late."""
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+        if pause >= self.until.remaining():
+            raise _running(self._id, self._token)
+        return pause
+
+
+# The relay sends a comment every 15 s: a longer silence means that the connection is dead.
+EVENT_TIMEOUT = httpx2.Timeout(45.0, connect=5.0)
+
+
+def pausing(seconds: float) -> Operation[None]:
+    """Wait, as an operation."""
+    yield Pause(seconds)
+
+
+def until_of(relay: Requests, timeout: float | Deadline | None) -> Deadline:
+    """The deadline of one call: its own, the helper's, or one around it that is nearer."""
+    if isinstance(timeout, Deadline):
+        return timeout
+    mine = Deadline(relay.timeout if timeout is None else timeout)
+    outer = current_deadline()
+    return outer if outer is not None and outer.at <= mine.at else mine
+
+
+def _left() -> float:
+    until = current_deadline()
+    return math.inf if until is None else until.remaining()
+
+
+def _running(invocation_id: str, token: str, trouble: str = "") -> ResearchRunningError:
+    cause = "the deadline passed while the research runs on" + (f" ({trouble})" if trouble else "")
+    return ResearchRunningError(cause, invocation_id=invocation_id, invocation_token=token)
+
+
+def _path(invocation_id: str) -> str:
+    return f"{contract.INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
+
+
+def _token(token: str) -> dict[str, str]:
+    return {contract.TOKEN_HEADER: header_value(token, "the invocation token")}
+
+
+def _read(model: type[T], response: httpx2.Response) -> T:
+    try:
+        view: T = model.model_validate_json(response.content)  # type: ignore[attr-defined]
+    except ValueError:
+        raise RelayError("the relay's answer cannot be read", status=response.status_code) from None
+    return view
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return min(max(seconds, 0.1), 60.0) if math.isfinite(seconds) else None
