@@ -1,0 +1,137 @@
+"""A gateway whose LiteLLM is a small stand-in: the launcher, its signals and its files are real, and start at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+
+import psutil
+import pytest
+
+from litellm_openai_example.gateway import environment
+
+# It serves /v1/models to those who know the key, or fails as STANDIN says; the rest of the options is ignored.
+STANDIN = """
+import http.server, json, os, signal, sys, threading, time
+
+def run_server():
+    arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    mode = os.environ.get("OPENAI_STANDIN", "")
+    print("stand-in output", os.environ["LITELLM_MASTER_KEY"], os.environ.get("OPENAI_API_KEY"), flush=True)
+    with open(os.path.join(os.environ["HOME"], "proxy-environment.json"), "w") as file:
+        json.dump({"env": dict(os.environ), "config": json.load(open(arguments["--config"])), "path": sys.path}, file)
+    if mode == "dies":
+        sys.exit("it has died for https://user:hunter22@example.com")
+    if mode == "hangs":
+        time.sleep(60)
+    if mode == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers["authorization"] == "Bearer " + os.environ["LITELLM_MASTER_KEY"]
+            self.send_response(200 if known else 401)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer((arguments["--host"], int(arguments["--port"])), Handler)
+    if mode == "ends":
+        threading.Timer(1.5, server.shutdown).start()
+    server.serve_forever()
+"""
+
+
+class Launcher:
+    """Starts `python -m litellm_openai_example.gateway` and ends what it started."""
+
+    def __init__(self, env: Mapping[str, str], home: Path) -> None:
+        self.env = dict(env)
+        self.home = home
+        self.state = home / ".local/state/litellm-openai-example"
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "litellm_openai_example.gateway", *arguments],
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def serve(self, *arguments: str, **env: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
+        """A gateway that serves, and the exports that it printed."""
+        process = self.start(*arguments, **env)
+        assert process.stdout is not None
+        exports: dict[str, str] = {}
+        while "LITELLM_API_KEY" not in exports:
+            line = process.stdout.readline()
+            assert line.startswith("export "), process.communicate(timeout=30)
+            name, _, value = line.removeprefix("export ").rstrip("\n").partition("=")
+            exports[name] = value
+        return process, exports
+
+    def end_all(self) -> None:
+        for process in self._started:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def proxy_of(launcher: subprocess.Popen[str]) -> psutil.Process:
+    """The proxy that a launcher has started."""
+    children = [child for child in psutil.Process(launcher.pid).children() if "boot.py" in " ".join(child.cmdline())]
+    assert len(children) == 1
+    return children[0]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache directory with an environment that holds the stand-in."""
+    cache = tmp_path_factory.mktemp("cache")
+    content = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        root = environment.location(content)
+    venv.create(root, symlinks=True)
+    (next(root.glob("lib/python*/site-packages")) / "litellm.py").write_text(STANDIN)
+    (root / ".complete").touch()
+    return cache
+
+
+@pytest.fixture
+def launcher(standin: Path, tmp_path: Path) -> Iterator[Launcher]:
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    env = {**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(standin), "PYTHONPATH": "/not-for-litellm"}
+    launcher = Launcher(env, tmp_path)
+    yield launcher
+    launcher.end_all()

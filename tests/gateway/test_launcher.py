@@ -1,0 +1,395 @@
+"""The launcher's life, with a stand-in for LiteLLM: real processes, signals and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from .conftest import Launcher, proxy_of, wait_until
+
+PRINT_ENV = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'], os.environ['NO_PROXY'])"
+
+
+def python(code: str) -> list[str]:
+    return ["--", sys.executable, "-c", code]
+
+
+def proxy_environment(launcher: Launcher) -> Any:
+    return json.loads((launcher.home / "proxy-environment.json").read_text())
+
+
+def key(launcher: Launcher) -> str:
+    return (launcher.state / "master-key").read_text()
+
+
+# One command
+
+
+def test_a_command_gets_address_and_key_and_alone_writes_to_stdout(launcher: Launcher) -> None:
+    done = launcher.run(*python(PRINT_ENV))
+    base_url, api_key, no_proxy = done.stdout.split()
+    assert base_url.startswith("http://127.0.0.1:")
+    assert api_key == key(launcher)
+    assert no_proxy == "127.0.0.1,localhost,::1"
+    assert done.returncode == 0
+    assert "no LLM is involved" in done.stderr
+    assert f"starting LiteLLM at {base_url}" in done.stderr
+    assert api_key not in done.stderr
+
+
+def test_without_dashes_the_options_behind_the_command_are_its_own(launcher: Launcher) -> None:
+    done = launcher.run(sys.executable, "-c", "import sys; print(sys.argv[1:])", "--port", "-h", "--")
+    assert done.stdout == "['--port', '-h', '--']\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 4, 130, 255])
+def test_the_exit_code_is_the_commands(launcher: Launcher, code: int) -> None:
+    assert launcher.run(*python(f"raise SystemExit({code})")).returncode == code
+
+
+def test_a_command_killed_by_a_signal_is_told_as_a_shell_does(launcher: Launcher) -> None:
+    assert launcher.run(*python("import os; os.kill(os.getpid(), 9)")).returncode == 137
+
+
+def test_nothing_is_left_after_a_command(launcher: Launcher) -> None:
+    launcher.run(*python("pass"))
+    assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
+
+
+def test_a_missing_command_is_found_out_at_once(launcher: Launcher) -> None:
+    done = launcher.run("--", "no-such-command-anywhere")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "command not found: no-such-command-anywhere" in done.stderr
+    assert "starting" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_command_and_its_exit_code_is_returned(launcher: Launcher, number: signal.Signals) -> None:
+    process = launcher.start(
+        *python(
+            f"import signal, sys, time; signal.signal({int(number)}, lambda *_: sys.exit(42));"
+            "print('waiting', flush=True); time.sleep(60)"
+        )
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    proxy = proxy_of(process)
+    process.send_signal(number)
+    assert process.wait(20) == 42
+    assert not proxy.is_running()
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command_once(launcher: Launcher) -> None:
+    code = (
+        "import signal, sys, time; n = []; signal.signal(2, lambda *_: n.append(1));"
+        "print('waiting', flush=True)\nwhile not n: time.sleep(0.05)\ntime.sleep(0.5); sys.exit(40 + len(n))"
+    )
+    terminal, other = pty.openpty()
+    process = subprocess.Popen(
+        # A shell at the terminal, as `setsid` would start it, with the launcher in its foreground.
+        [sys.executable, "-c", "import fcntl, os, sys, termios; os.setsid();"
+         "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])",
+         sys.executable, "-m", "litellm_openai_example.gateway", *python(code)],
+        env=launcher.env, stdin=other, stdout=other, stderr=other,
+    )  # fmt: skip
+    os.close(other)
+    try:
+        shown = b""
+        while b"waiting" not in shown:
+            shown += os.read(terminal, 4096)
+        assert b"starting LiteLLM at" in shown
+        assert b"\r\x1b[K" in shown
+        os.write(terminal, b"\x03")
+        assert process.wait(20) == 41
+    finally:
+        os.close(terminal)
+        process.kill()
+        process.wait()
+
+
+def test_a_stubborn_proxy_is_killed(launcher: Launcher) -> None:
+    process = launcher.start(
+        *python("import sys; print('running', flush=True); sys.stdin.read(0)"), OPENAI_STANDIN="stubborn"
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.wait(30) == 0
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+# Serving
+
+
+def test_the_exports_are_all_of_stdout(launcher: Launcher) -> None:
+    process, exports = launcher.serve()
+    assert set(exports) == {"LITELLM_BASE_URL", "LITELLM_API_KEY"}
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert out == ""
+    assert exports["LITELLM_API_KEY"] not in err
+    assert process.returncode == 0
+
+
+def test_with_an_http_proxy_loopback_is_exported_too(launcher: Launcher) -> None:
+    process, _ = launcher.serve(HTTPS_PROXY="http://proxy.example:3128", NO_PROXY="intranet;x")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == "export NO_PROXY='intranet;x,127.0.0.1,localhost,::1'\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_stops_cleanly(launcher: Launcher, number: signal.Signals) -> None:
+    process, _ = launcher.serve()
+    proxy = proxy_of(process)
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert not proxy.is_running()
+    assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
+
+
+def test_a_signal_while_it_starts_ends_it_with_130(launcher: Launcher) -> None:
+    process = launcher.start(OPENAI_STANDIN="hangs")
+    wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
+    proxy = proxy_of(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    assert not proxy.is_running()
+
+
+@pytest.mark.parametrize("arguments", [[], python("import time; time.sleep(60)")])
+def test_killed_it_takes_the_proxy_with_it(launcher: Launcher, arguments: list[str]) -> None:
+    process = launcher.start(*arguments)
+    wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
+    proxy = proxy_of(process)
+    others = [child for child in psutil.Process(process.pid).children() if child != proxy]
+    process.kill()
+    proxy.wait(20)
+    process.communicate() if not others else process.wait()
+    for other in others:
+        other.kill()
+
+
+def test_what_a_killed_one_left_is_cleaned_up(launcher: Launcher) -> None:
+    process, _ = launcher.serve()
+    process.kill()
+    process.communicate()
+    assert (launcher.state / "gateway.json").exists()
+    assert len(list(launcher.state.glob("proxy-*"))) == 2
+    done = launcher.run("--reuse", *python(PRINT_ENV))
+    assert "starting LiteLLM" in done.stderr
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+def test_when_the_proxy_ends_by_itself_so_does_the_gateway(launcher: Launcher) -> None:
+    process, _ = launcher.serve(OPENAI_STANDIN="ends")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the proxy ended by itself:\nstand-in output [secret]" in err
+    assert not (launcher.state / "gateway.json").exists()
+
+
+def test_all_files_are_for_the_user_alone(launcher: Launcher) -> None:
+    launcher.state.mkdir(parents=True, mode=0o755)
+    launcher.serve()
+    assert stat.S_IMODE(launcher.state.stat().st_mode) == 0o700
+    files = list(launcher.state.iterdir())
+    assert len(files) == 5
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+# Failures
+
+
+def test_a_taken_port_is_refused_at_once(launcher: Launcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = launcher.run("--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} cannot be used: Address already in use" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_chosen_port_is_used(launcher: Launcher) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert f":{port} " in launcher.run("--port", str(port), *python(PRINT_ENV)).stdout
+
+
+def test_a_proxy_that_dies_shows_the_end_of_its_log_without_secrets(launcher: Launcher) -> None:
+    done = launcher.run(OPENAI_STANDIN="dies", OPENAI_API_KEY="sk-very-private")
+    assert done.returncode == 1
+    assert "the proxy ended with code 1:\nstand-in output [secret] [secret]" in done.stderr
+    assert "it has died for https://[secret]@example.com" in done.stderr
+    for secret in (key(launcher), "sk-very-private", "hunter22"):
+        assert secret not in done.stdout + done.stderr
+
+
+def test_a_proxy_that_is_never_ready_is_given_up(launcher: Launcher) -> None:
+    done = launcher.run("--timeout", "1", OPENAI_STANDIN="hangs")
+    assert done.returncode == 1
+    assert "the proxy was not ready after 1 s:" in done.stderr
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--reuse"], ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--timeout", "0"], ["--timeout", "nan"],
+     ["--unknown"]],
+)  # fmt: skip
+def test_bad_usage(launcher: Launcher, arguments: list[str]) -> None:
+    done = launcher.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: " in done.stderr
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(launcher: Launcher) -> None:
+    (launcher.home / "file").touch()
+    done = launcher.run(XDG_STATE_HOME=str(launcher.home / "file"))
+    assert done.returncode == 1
+    assert f"Not a directory: {launcher.home}/file" in done.stderr
+
+
+# What the proxy is given
+
+
+def test_foreign_settings_do_not_reach_the_proxy(launcher: Launcher) -> None:
+    foreign = {"DATABASE_URL": "postgresql://elsewhere/db", "REDIS_HOST": "elsewhere", "PORT": "9", "HOST": "0.0.0.0",
+               "SSL_KEYFILE_PATH": "/k", "LITELLM_MASTER_KEY": "sk-theirs", "VIRTUAL_ENV": "/v"}  # fmt: skip
+    launcher.run(*python("pass"), **foreign)
+    seen = proxy_environment(launcher)
+    assert "/not-for-litellm" not in seen["path"]
+    assert not any(place.endswith("gateway") for place in seen["path"])
+    for name, value in foreign.items():
+        assert seen["env"].get(name) != value
+    assert seen["env"]["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+
+
+def test_provider_keys_are_passed_on_and_never_written_down(launcher: Launcher) -> None:
+    keys = {"OPENAI_API_KEY": "sk-private-1", "ANTHROPIC_API_KEY": "sk-private-2", "GOOGLE_API_KEY": "sk-private-3"}
+    done = launcher.run(*python("pass"), **keys, HTTPS_PROXY="http://proxy.example:3128")
+    assert "routing to openai, anthropic, gemini" in done.stderr
+    assert "no LLM" not in done.stderr
+    seen = proxy_environment(launcher)
+    assert keys.items() <= seen["env"].items()
+    assert seen["env"]["HTTPS_PROXY"] == "http://proxy.example:3128"
+    assert seen["env"]["NO_PROXY"] == "127.0.0.1,localhost,::1"
+    assert "sk-private" not in json.dumps(seen["config"])
+    routes = {one["model_name"]: one["litellm_params"] for one in seen["config"]["model_list"]}
+    assert routes["*"] == {"model": "openai/*", "api_key": "os.environ/OPENAI_API_KEY"}
+    assert routes["gemini/*"] == {"model": "gemini/*", "api_key": "os.environ/GOOGLE_API_KEY"}
+
+
+def test_the_demo_model_needs_no_http_proxy(launcher: Launcher) -> None:
+    launcher.run(*python("pass"), ALL_PROXY="socks5://proxy.example:1080", https_proxy="http://proxy.example:3128")
+    assert not [name for name in proxy_environment(launcher)["env"] if name.upper() in ("ALL_PROXY", "HTTPS_PROXY")]
+
+
+def test_key_and_salt_stay_the_same(launcher: Launcher) -> None:
+    launcher.run(*python("pass"))
+    first = proxy_environment(launcher)["env"]
+    launcher.run(*python("pass"))
+    second = proxy_environment(launcher)["env"]
+    for name in ("LITELLM_MASTER_KEY", "LITELLM_SALT_KEY"):
+        assert first[name] == second[name]
+        assert first[name].startswith("sk-")
+        assert len(first[name]) > 40
+    assert first["LITELLM_MASTER_KEY"] != first["LITELLM_SALT_KEY"]
+
+
+# Reuse
+
+
+def test_a_given_address_is_used_as_it_is(launcher: Launcher) -> None:
+    code = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY']); raise SystemExit(3)"
+    given = {
+        "LITELLM_BASE_URL": "https://user:hunter22@gw.example/litellm?token=hunter22",
+        "LITELLM_API_KEY": "sk-mine",
+    }
+    done = launcher.run("--reuse", *python(code), **given)
+    assert done.stdout == f"{given['LITELLM_BASE_URL']} sk-mine\n"
+    assert done.stderr == "[gateway] using the gateway at https://gw.example/litellm\n"
+    assert done.returncode == 3
+    assert not launcher.state.exists()
+
+
+def test_a_gateway_of_ours_that_runs_is_used(launcher: Launcher) -> None:
+    serving, exports = launcher.serve()
+    done = launcher.run("--reuse", *python(PRINT_ENV))
+    assert done.stdout.split()[:2] == [exports["LITELLM_BASE_URL"], exports["LITELLM_API_KEY"]]
+    assert f"using the gateway that runs at {exports['LITELLM_BASE_URL']}" in done.stderr
+    assert "no LLM is involved" in done.stderr
+    assert "starting" not in done.stderr
+    assert serving.poll() is None
+
+
+def test_without_reuse_a_gateway_of_its_own_is_started(launcher: Launcher) -> None:
+    _, exports = launcher.serve()
+    assert exports["LITELLM_BASE_URL"] not in launcher.run(*python(PRINT_ENV)).stdout
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(
+    "note",
+    ['{"pid": %(living)d, "base_url": "http://127.0.0.1:%(stranger)d", "offline": true}',
+     '{"pid": %(living)d, "base_url": "http://127.0.0.1:1", "offline": true}',
+     '{"pid": 0, "base_url": "http://127.0.0.1:%(stranger)d", "offline": true}',
+     '{"pid": %(living)d, "base_url": 7, "offline": true}',
+     '{"pid": 99999999999999999999, "base_url": "", "offline": true}',
+     '{"pid": %(living)d}', "[1]", "null", "{", ""],
+)  # fmt: skip
+def test_a_stale_note_is_ignored(launcher: Launcher, note: str) -> None:
+    launcher.state.mkdir(parents=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, args=(0.05,), daemon=True).start()
+        places = {"living": os.getpid(), "stranger": stranger.server_port}
+        (launcher.state / "gateway.json").write_text(note % places if "%" in note else note)
+        done = launcher.run("--reuse", *python(PRINT_ENV))
+        stranger.shutdown()
+    assert done.returncode == 0
+    assert f":{places['stranger']} " not in done.stdout
+    assert "starting LiteLLM" in done.stderr
+
+
+def test_two_starts_at_once(launcher: Launcher) -> None:
+    both = [launcher.start(*python(PRINT_ENV)) for _ in range(2)]
+    seen = [process.communicate(timeout=60)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] == seen[1][1]
+
+
+def test_the_last_one_recorded_is_not_forgotten_by_another(launcher: Launcher) -> None:
+    first, _ = launcher.serve()
+    _, exports = launcher.serve()
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    assert json.loads((launcher.state / "gateway.json").read_text())["base_url"] == exports["LITELLM_BASE_URL"]
+
+
+def test_help_names_every_option(launcher: Launcher) -> None:
+    shown = launcher.run("--help").stdout
+    for text in ("--port", "--reuse", "--timeout SECONDS", "[-- COMMAND...]", "OPENAI_API_KEY"):
+        assert text in shown
+    assert Path(launcher.home / ".local").exists() is False
