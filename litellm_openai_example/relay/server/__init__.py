@@ -1,0 +1,1 @@
+"""The relay server: research that is started once, runs to its end, and can be read again."""

@@ -1,0 +1,79 @@
+"""The event stream of an invocation, made from what the ledger holds of it.
+
+Ids are positions: 1 is `queued`, 2 `running`, then one for each stored piece of text, one for text that was not
+streamed, and one for the end. They are the same on every process and after every restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..contract import OutputTextEvent, StatusEvent
+from .records import Piece, Record, when
+
+RETRY_MILLISECONDS = 1000
+_QUEUED, _RUNNING = 1, 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event; `data` is JSON."""
+
+    id: int
+    name: str
+    data: str
+
+    def encode(self) -> bytes:
+        # JSON has no line breaks of its own, so one data line is enough.
+        return f"id: {self.id}\nevent: {self.name}\ndata: {self.data}\n\n".encode()
+
+
+def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
+    """What has happened after the event with the id `last` (0 for all)."""
+    events = []
+    if last < _QUEUED:
+        events.append(_status(record, _QUEUED, "queued", None, record.created_at))
+    if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
+        events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
+    for piece in pieces:
+        if piece.seq + _RUNNING > last:
+            events.append(_text(record, piece.seq + _RUNNING, piece.start, piece.text))
+    if record.finished:
+        rest = _rest(record, pieces)
+        end = last_id(record, pieces)
+        if rest is not None and last < end - 1:
+            events.append(_text(record, end - 1, rest.start, rest.text))
+        if last < end:
+            name = "completed" if record.status == "completed" else "error"
+            events.append(Event(end, name, record.view.model_dump_json()))
+    return events
+
+
+def last_id(record: Record, pieces: Sequence[Piece]) -> int:
+    """The highest id that has been given out so far."""
+    streamed = len(pieces) + _RUNNING
+    if record.finished:
+        return streamed + 2
+    return streamed if pieces or record.status == "running" else _QUEUED
+
+
+def _rest(record: Record, pieces: Sequence[Piece]) -> Piece | None:
+    """The text that was not streamed; nothing if the final text is another than what was streamed."""
+    text, start = record.output_text or "", pieces[-1].end if pieces else 0
+    if len(text) <= start or not text.startswith("".join(piece.text for piece in pieces)):
+        return None
+    return Piece(len(pieces) + 1, start, text[start:])
+
+
+def _status(record: Record, id: int, status: str, upstream_id: str | None, at: float) -> Event:
+    event = StatusEvent.model_construct(
+        invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
+    )
+    return Event(id, "status", event.model_dump_json())
+
+
+def _text(record: Record, id: int, start: int, text: str) -> Event:
+    return Event(
+        id, "output_text", OutputTextEvent(invocation_id=record.id, offset=start, delta=text).model_dump_json()
+    )

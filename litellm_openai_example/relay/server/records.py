@@ -1,0 +1,113 @@
+"""What the ledger holds, as values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from ..contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation
+
+# What a reader sees of each state of the ledger that is not a status itself.
+_STATUS = {"submitting": "queued", "awaiting": "running"}
+
+
+@dataclass(frozen=True)
+class NewInvocation:
+    """An invocation that is to be accepted."""
+
+    id: str
+    idempotency_hash: str | None
+    fingerprint: str
+    mode: str
+    deliverable_format: str
+    arguments: str
+
+    @classmethod
+    def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None) -> NewInvocation:
+        text = json.dumps(arguments.model_dump(exclude_none=True), sort_keys=True)
+        return cls(
+            id=f"inv_{secrets.token_hex(16)}",
+            idempotency_hash=None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+            mode=arguments.mode,
+            deliverable_format=arguments.deliverable_format,
+            arguments=text,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an invocation ended: its last state and what is kept of the answer."""
+
+    state: str
+    error_code: str | None = None
+    output_text: str | None = None
+    response: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Streamed text: the `seq`-th piece (from 1) begins at character `start`."""
+
+    seq: int
+    start: int
+    text: str
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True)
+class Record:
+    """An invocation as the ledger has it. `age` is in seconds since its first submission, by the ledger's clock."""
+
+    id: str
+    mode: str
+    deliverable_format: str
+    arguments: str
+    state: str
+    owner: str | None
+    cancel_requested: bool
+    attempts: int
+    upstream_id: str | None
+    output_text: str | None
+    response: str | None
+    error_code: str | None
+    created_at: float
+    started_at: float | None
+    updated_at: float
+    age: float | None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def status(self) -> Any:
+        return _STATUS.get(self.state, self.state)
+
+    @cached_property
+    def view(self) -> Invocation:
+        return Invocation.model_construct(
+            invocation_id=self.id,
+            mode=self.mode,
+            status=self.status,
+            deliverable_format=self.deliverable_format,
+            upstream_response_id=self.upstream_id,
+            output_text=self.output_text,
+            response=json.loads(self.response) if self.response else None,
+            error_code=self.error_code,
+            error_message=INVOCATION_ERRORS.get(self.error_code) if self.error_code else None,
+            created_at=when(self.created_at),
+            updated_at=when(self.updated_at),
+        )
+
+
+def when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
