@@ -1,0 +1,117 @@
+"""What the demo model says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.gateway.offline.brain import DEMO, SOURCE, Entry, Turn, decide
+
+RESEARCH: Mapping[str, Mapping[str, Any]] = {"deep_research": {}}
+
+
+def ask(*texts: str, model: str = "gpt-4o", **how: Any) -> Turn:
+    return Turn(model, [Entry("user", text) for text in texts], **how)
+
+
+@pytest.mark.parametrize(
+    "wanted", ["OK", "안녕하세요 🎉", "two\nlines\n\n  indented", '"quoted" $HOME \\n', "a: b", "e\u0301👩‍👩‍👧"]
+)
+def test_it_replies_exactly(wanted: str) -> None:
+    assert decide(ask(f"Reply with exactly: {wanted}")).text == wanted
+    assert decide(ask(f"\nreply with exactly:{wanted}  \n")).text == wanted
+
+
+def test_otherwise_it_says_what_it_is() -> None:
+    text = decide(ask("How are you?")).text
+    assert text == f"{DEMO} You said: How are you?"
+
+
+def test_it_knows_the_conversation_and_the_instructions() -> None:
+    turn = Turn("m", [Entry("system", "Be brief"), Entry("user", "one"), Entry("assistant", "x"), Entry("user", "two")])
+    text = decide(turn).text
+    assert "You said: two\nBefore that you said: one\nInstructions: Be brief" in text
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["Research the history of jajangmyeon", "Investigate tides", "compare A and B", "Analyse this", "a survey of maps",
+     "짜장면의 역사를 조사해줘", "시장 분석", "연구해 주세요"],
+)  # fmt: skip
+def test_it_calls_for_research_when_asked_to(prompt: str) -> None:
+    reply = decide(ask(prompt, functions=RESEARCH))
+    assert (reply.text, reply.call) == ("", "deep_research")
+    assert json.loads(reply.arguments) == {"research_question": prompt, "deliverable_format": "markdown_brief"}
+
+
+@pytest.mark.parametrize("prompt", ["What is 2 + 2?", "Reply with exactly: research", "안녕하세요"])
+def test_a_simple_question_needs_no_research(prompt: str) -> None:
+    assert decide(ask(prompt, functions=RESEARCH)).call == ""
+
+
+def test_without_the_function_it_only_talks() -> None:
+    assert decide(ask("Research tides", functions={"other": {}})).call == ""
+
+
+def test_it_answers_from_the_research_and_restates_the_question() -> None:
+    turn = Turn(
+        "gpt-4o",
+        [Entry("user", "Research tides"), Entry("call", "{}", "c", "deep_research"), Entry("output", "MOON", "c")],
+        functions=RESEARCH,
+    )
+    reply = decide(turn)
+    assert reply.call == ""
+    assert "You asked: Research tides" in reply.text
+    assert "MOON" in reply.text
+    assert DEMO in reply.text
+
+
+def test_a_new_question_after_research_may_be_researched_again() -> None:
+    entries = [
+        Entry("user", "Research a"),
+        Entry("call", "{}", "c"),
+        Entry("output", "A", "c"),
+        Entry("assistant", "A"),
+    ]
+    assert decide(Turn("m", [*entries, Entry("user", "Research b")], functions=RESEARCH)).call == "deep_research"
+
+
+def test_a_research_model_reports() -> None:
+    reply = decide(ask("Why tides?", model="o3-deep-research", searches=True))
+    for part in ("# Offline demo research", "Why tides?", DEMO, SOURCE):
+        assert part in reply.text
+    assert reply.searched
+
+
+def test_a_forced_function_is_called_with_arguments_that_fit() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+    reply = decide(ask("Busan", functions={"weather": schema}, forced="weather"))
+    assert (reply.call, json.loads(reply.arguments)) == ("weather", {"city": "Busan", "days": 0})
+
+
+def test_a_wanted_shape_is_kept() -> None:
+    shape = {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string"},
+            "kind": {"enum": ["a", "b"]},
+            "version": {"const": 2},
+            "part": {"$ref": "#/$defs/Part"},
+            "maybe": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "nullable": {"type": ["boolean", "null"]},
+        },
+        "$defs": {"Part": {"type": "object", "properties": {"name": {"type": "string"}}}},
+    }
+    made = json.loads(decide(ask("hello", shape=shape)).text)
+    assert made.pop("title").endswith("You said: hello")
+    assert made.pop("part")["name"].endswith("You said: hello")
+    assert made == {"kind": "a", "version": 2, "maybe": 0, "tags": [], "nullable": False}
+
+
+def test_a_shape_without_end_comes_to_one() -> None:
+    shape = {"type": "object", "properties": {"next": {"$ref": "#"}}}
+    assert json.loads(decide(ask("hello", shape=shape)).text)["next"]

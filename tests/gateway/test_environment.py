@@ -1,0 +1,122 @@
+"""Making LiteLLM's environment, with a script in the place of uv."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from litellm_openai_example.gateway import environment
+from litellm_openai_example.gateway.environment import GatewayUnavailable, ensure, find_uv
+
+# `uv venv ... ROOT` makes ROOT/bin/python; `uv pip install` notes what it was given, slowly enough to be met.
+FAKE_UV = """#!/bin/sh
+for last; do :; done
+echo "$@" >> "$FAKE_UV_CALLS"
+case "$1" in
+  venv) mkdir -p "$last/bin" && ln -s /bin/true "$last/bin/python" ;;
+  pip) sleep 0.3; exit ${FAKE_UV_EXIT:-0} ;;
+esac
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    uv = tmp_path / "uv"
+    uv.write_text(FAKE_UV)
+    uv.chmod(0o755)
+    monkeypatch.setenv("UV", str(uv))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FAKE_UV_CALLS", str(tmp_path / "calls"))
+    return tmp_path / "calls"
+
+
+def test_it_is_made_once(calls: Path) -> None:
+    told: list[str] = []
+    python = ensure(told.append)
+    assert python.exists()
+    assert ensure(told.append) == python
+    made, installed = calls.read_text().splitlines()
+    assert made.startswith(f"venv --quiet --python {sys.executable} ")
+    for option in ("--require-hashes", "--compile-bytecode", f"--python {python}"):
+        assert option in installed
+    assert len(told) == 1
+
+
+def test_a_half_made_one_is_never_used(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_UV_EXIT", "1")
+    with pytest.raises(GatewayUnavailable, match="LiteLLM could not be installed: uv pip install ended with 1"):
+        ensure(lambda _: None)
+    monkeypatch.delenv("FAKE_UV_EXIT")
+    ensure(lambda _: None)
+    assert len(calls.read_text().splitlines()) == 4
+
+
+def test_a_python_that_has_gone_is_made_again(calls: Path) -> None:
+    ensure(lambda _: None).unlink()
+    assert ensure(lambda _: None).exists()
+
+
+def test_starts_at_once_make_it_once(calls: Path) -> None:
+    code = "from litellm_openai_example.gateway.environment import ensure; print(ensure(lambda _: None))"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate(timeout=30)[0] for process in both}
+    assert len(found) == 1
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_who_waits_is_told(calls: Path) -> None:
+    told: list[str] = []
+    first = threading.Thread(target=ensure, args=(lambda _: None,))
+    first.start()
+    while not calls.exists():
+        pass
+    ensure(told.append)
+    first.join()
+    assert told == ["waiting for another process that installs LiteLLM"]
+
+
+def test_other_requirements_make_another_one(calls: Path) -> None:
+    assert environment.location(b"a") != environment.location(b"b")
+
+
+def test_uv_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "uv").write_text(FAKE_UV)
+    (tmp_path / "uv").chmod(0o755)
+    assert find_uv() == str(tmp_path / "uv")
+
+
+def test_uv_is_found_as_a_python_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "uv.py").write_text("def find_uv_bin():\n    return '/somewhere/uv'\n")
+    monkeypatch.setenv("UV", "/gone/uv")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "uv", raising=False)
+    assert find_uv() == "/somewhere/uv"
+    monkeypatch.delitem(sys.modules, "uv")
+
+
+def test_without_uv_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "uv", None)
+    with pytest.raises(GatewayUnavailable, match="pip install uv"):
+        ensure(lambda _: None)
+
+
+def test_the_requirements_are_pinned_with_hashes_and_name_no_index() -> None:
+    text = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_text()
+    entries = re.split(r"\n(?=\S)", text.strip())
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,-]+\])?==\S+ ", entry), entry[:60]
+        assert "--hash=sha256:" in entry
+    assert "://" not in text
+    assert any(entry.startswith(("litellm==1.106.2 ", "litellm[proxy]==1.106.2 ")) for entry in entries)
