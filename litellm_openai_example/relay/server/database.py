@@ -57,12 +57,13 @@ class Database:
     Args:
         url: of SQLAlchemy, with an asynchronous driver.
         name: of this process among those that share the database.
-        on_change: told the invocations that this process has changed, after each commit.
+
+    `on_change` is called with the invocations that this process has changed, after each commit.
     """
 
-    def __init__(self, url: URL, name: str, on_change: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, url: URL, name: str) -> None:
         self.postgresql = url.get_backend_name() == "postgresql"
-        self.on_change = on_change
+        self.on_change: Callable[[Iterable[str]], None] = _nobody
         self._name = name
         if not self.postgresql:
             _create_private(Path(str(url.database)))
@@ -181,6 +182,10 @@ class Database:
         for start in range(0, len(ids), _IDS_PER_NOTIFICATION):
             payload = " ".join([self._name, *ids[start : start + _IDS_PER_NOTIFICATION]])
             await connection.execute(select(func.pg_notify(CHANNEL, payload)))
+
+
+def _nobody(_: Iterable[str]) -> None:
+    """Listens to changes until somebody else does."""
 
 
 async def _twice(work: Callable[[], Awaitable[T]]) -> T:

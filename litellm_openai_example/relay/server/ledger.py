@@ -266,9 +266,14 @@ class Ledger:
 
         return await self.database.write(work)
 
-    async def settle(self, invocation_id: str, outcome: Outcome) -> bool:
-        """End an invocation. False if it has ended already or is no longer this process's."""
-        return await self._change_mine(invocation_id, ACTIVE, _settled(outcome))
+    async def settle(self, invocation_id: str, outcome: Outcome, upstream_id: str | None = None) -> bool:
+        """End an invocation, and keep the gateway's id if it came with the outcome.
+
+        Returns:
+            False if it has ended already or is no longer this process's.
+        """
+        upstream = {} if upstream_id is None else {"upstream_id": upstream_id}
+        return await self._change_mine(invocation_id, ACTIVE, _settled(outcome) | upstream)
 
     async def request_cancel(self, invocation_id: str) -> None:
         """Cancel an invocation that is queued; ask the owner of one that runs to do it."""

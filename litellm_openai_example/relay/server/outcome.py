@@ -7,7 +7,7 @@ completed, with text                    completed    -
 completed, a refusal                    failed       model_refused
 completed, without text                 failed       empty_output
 completed, with an error                failed       upstream_failed
-failed, or an error and no status       failed       upstream_failed
+failed                                  failed       upstream_failed
 incomplete                              incomplete   by its reason
 cancelled                               cancelled    upstream_cancelled
 anything else                           (not ended)
@@ -63,10 +63,10 @@ def _verdict(answer: Answer) -> tuple[str | None, str | None]:
     if answer.status == "incomplete":
         reason = (answer.cut_short or "").lower()
         return "incomplete", next((code for words, code in _REASONS if words.search(reason)), "upstream_incomplete")
-    if answer.status == "failed" or (answer.error_message is not None and answer.status in ("completed", "")):
-        return "failed", "upstream_failed"
-    if answer.status != "completed":
+    if answer.status not in ("completed", "failed"):
         return None, None
+    if answer.failed:
+        return "failed", "upstream_failed"
     if answer.text.strip():
         return "completed", None
     return "failed", "model_refused" if answer.refusal else "empty_output"

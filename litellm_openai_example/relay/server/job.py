@@ -1,0 +1,322 @@
+"""One invocation from the intent to its end: submit it once, follow it, write down what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..contract import DeepResearchArguments
+from .database import LedgerUnavailable
+from .inbox import Inbox
+from .ledger import INDETERMINATE, Ledger
+from .records import Outcome, Piece, Record
+from .research import research_request
+from .settings import Settings
+from .upstream import NotSent, OutcomeUnknown, PollFailed, Refused, Reply, Upstream
+
+T = TypeVar("T")
+
+log = logging.getLogger("litellm_relay")
+
+_CANCELLED = Outcome("cancelled", "cancelled_by_client")
+_TOO_LATE = Outcome("failed", "research_timeout")
+_LOST = Outcome("failed", "result_unavailable")
+_GROWTH = 0.1  # a research of n seconds is looked at every n/10 seconds
+_LONGEST_WISH = 60.0
+_LEDGER_RETRY = 0.5
+_PIECE = 4096
+
+
+class NotOurs(Exception):
+    """The invocation has ended otherwise, or belongs to another process by now."""
+
+
+@dataclass
+class Desk:
+    """What all jobs of a process share.
+
+    Attributes:
+        may_send: whether this process's lease still holds.
+        active: how many jobs there are.
+        not_sent: told of each submission that was not sent, with the pause until the next try.
+        sent: told of each that was answered, and whether with the outcome itself.
+        left_gate: told when a job needs its place in the submit gate no more.
+    """
+
+    ledger: Ledger
+    upstream: Upstream
+    settings: Settings
+    polls: asyncio.Semaphore
+    may_send: Callable[[], bool]
+    active: Callable[[], int]
+    not_sent: Callable[[float], None]
+    sent: Callable[[bool], None]
+    left_gate: Callable[[], None]
+
+
+class Job:
+    """Runs one invocation that this process owns.
+
+    Args:
+        record: claimed (submitting or awaiting) or taken over (running).
+    """
+
+    def __init__(self, record: Record, desk: Desk) -> None:
+        self.id = record.id
+        self.in_flight = record.upstream_id is None
+        self._in_gate = record.state == "submitting"
+        self._record = record
+        self._desk = desk
+        self._pace = desk.settings.pace
+        self._upstream_id = record.upstream_id
+        self._begun = time.monotonic() - (record.age or 0.0)
+        self._cancel = asyncio.Event()
+        self._pieces: list[Piece] = []
+        self._fallback = _LOST
+        if record.cancel_requested:
+            self._cancel.set()
+
+    def cancel(self) -> None:
+        """Somebody wants it cancelled."""
+        self._cancel.set()
+
+    async def run(self) -> None:
+        """Run it to its end, or until it turns out to be no longer this process's."""
+        while True:
+            try:
+                await (self._submit() if self.in_flight else self._follow())
+                return
+            except NotOurs:
+                return
+            except Exception as error:
+                log.error("%s: unexpected %s", self.id, type(error).__name__)
+                if self.in_flight:
+                    await self._settle(INDETERMINATE)
+                    return
+                await asyncio.sleep(self._pace.longest_poll)
+            finally:
+                self._leave_gate()
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._begun
+
+    @property
+    def _left(self) -> float:
+        return self._desk.settings.research_timeout - self._age
+
+    # Submitting
+
+    async def _submit(self) -> None:
+        if self._cancel.is_set():
+            return await self._settle(_CANCELLED)
+        if not self._desk.may_send():  # another process may believe us dead by now
+            await self._keep(lambda: self._desk.ledger.put_back(self.id, 0.0))
+            return None
+        if self._left <= 0:
+            return await self._settle(Outcome("failed", "gateway_unavailable"))
+        arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
+        settings = self._desk.settings
+        request = research_request(arguments, settings.model, settings.tools)
+        replies = self._desk.upstream.submit(request, stream=arguments.stream, call_id=self.id, timeout=self._left)
+        async with Inbox(replies) as inbox:
+            try:
+                reply = await self._first_reply(inbox)
+            except Refused as error:
+                return await self._settle(Outcome("failed", error.code))
+            except NotSent as error:
+                return await self._try_later(error.delay)
+            except OutcomeUnknown:
+                return await self._settle(INDETERMINATE)
+            if reply is None:
+                return await self._settle(_CANCELLED)
+            self._desk.sent(reply.outcome is not None)
+            return await self._answered(reply, inbox)
+
+    async def _first_reply(self, inbox: Inbox) -> Reply | None:
+        """The answer to the submission; None if it was cancelled while the gateway kept it open."""
+        reply = await inbox.next(self._pace.gate)
+        if isinstance(reply, Reply):
+            return reply
+        await self._keep(lambda: self._desk.ledger.leave_gate(self.id))
+        self._leave_gate()
+        while not isinstance(reply, Reply):
+            if self._cancel.is_set():
+                return None
+            reply = await inbox.next(self._pace.tick, self._cancel)
+        return reply
+
+    async def _try_later(self, delay: float | None) -> None:
+        longest = self._pace.retry
+        pause = min(longest, 0.5 * 2.0 ** min(self._record.attempts - 1, 10)) * random.uniform(0.75, 1)  # noqa: S311
+        pause = max(pause, min(delay or 0.0, 4 * longest))
+        if pause >= self._left:
+            return await self._settle(Outcome("failed", "gateway_unavailable"))
+        self._desk.not_sent(pause)
+        await self._keep(lambda: self._desk.ledger.put_back(self.id, pause))
+        return None
+
+    async def _answered(self, reply: Reply, inbox: Inbox) -> None:
+        """The gateway has it: keep its id before anything else happens."""
+        if reply.outcome is not None and self._record.mode != "stream":
+            return await self._settle(reply.outcome, reply.response_id)
+        if reply.response_id is not None:
+            await self._submitted(reply.response_id)
+        self._leave_gate()
+        if self._record.mode == "stream":
+            outcome = await self._relay_text(reply, inbox)
+            if outcome is not None:
+                return await self._settle(outcome)
+            if self._upstream_id is None:
+                return await self._settle(self._fallback)
+        return await self._follow(reply.poll_after)
+
+    async def _submitted(self, upstream_id: str) -> None:
+        if not await self._keep(lambda: self._desk.ledger.submitted(self.id, upstream_id)):
+            # Reported as indeterminate meanwhile: nobody will ever read what it costs to go on.
+            log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
+            await self._look(self._desk.upstream.cancel, upstream_id)
+            raise NotOurs
+        self._upstream_id = upstream_id
+        self.in_flight = False
+
+    def _leave_gate(self) -> None:
+        if self._in_gate:
+            self._in_gate = False
+            self._desk.left_gate()
+
+    # Streaming
+
+    async def _relay_text(self, reply: Reply | None, inbox: Inbox) -> Outcome | None:
+        """Write the text down as it comes; the outcome, or None if the stream broke or is not to be believed."""
+        text, since, heard = "", 0.0, time.monotonic()
+        while True:
+            now = time.monotonic()
+            if reply is not None:
+                heard, since = now, since if text else now
+                text += reply.text
+                if reply.response_id is not None and self._upstream_id is None:
+                    await self._submitted(reply.response_id)
+            stop = inbox.ended or self._cancel.is_set() or self._left <= 0
+            ended = reply is not None and reply.outcome is not None
+            if text and (stop or ended or len(text) >= _PIECE or now - since >= self._pace.flush):
+                await self._append(text)
+                text = ""
+            if reply is not None and reply.outcome is not None:
+                return await self._confirmed(reply.outcome)
+            if stop:
+                return None
+            if now - heard >= self._pace.stall:
+                looked = (
+                    await self._look(self._desk.upstream.retrieve, self._upstream_id) if self._upstream_id else None
+                )
+                if isinstance(looked, Reply) and looked.outcome is not None:
+                    return looked.outcome
+                heard = time.monotonic()
+            reply = await inbox.next(self._pace.flush if text else self._pace.stall, self._cancel)
+
+    async def _append(self, text: str) -> None:
+        start = self._pieces[-1].end if self._pieces else 0
+        text = text[: max(0, self._desk.settings.max_output - start)]
+        if not text:
+            return
+        piece = Piece(len(self._pieces) + 1, start, text)
+        if not await self._keep(lambda: self._desk.ledger.append(self.id, piece)):
+            raise NotOurs
+        self._pieces.append(piece)
+
+    async def _confirmed(self, outcome: Outcome) -> Outcome | None:
+        """What the response itself says: a gateway may invent a failure, and a stream does not tell the cost."""
+        if self._upstream_id is None:
+            return outcome
+        reply = await self._look(self._desk.upstream.retrieve, self._upstream_id)
+        if isinstance(reply, Reply) and reply.outcome is not None:
+            return reply.outcome
+        if outcome.state != "failed" or (isinstance(reply, PollFailed) and reply.hopeless):
+            return outcome
+        self._fallback = outcome
+        return None
+
+    # Following
+
+    async def _follow(self, wish: float | None = None) -> None:
+        """Look at the response, ever less often, until it has ended."""
+        if self._record.mode == "stream" and not self._pieces:
+            self._pieces = await self._keep(lambda: self._desk.ledger.pieces(self.id))
+        missing_since: float | None = None
+        pause = self._pause(wish) if self._age < self._pace.first_poll else random.uniform(0, self._pace.first_poll)  # noqa: S311
+        while True:
+            await self._rest(min(pause, max(0.0, self._left)))
+            if self._cancel.is_set():
+                return await self._stop(_CANCELLED)
+            if self._left <= 0:
+                return await self._stop(_TOO_LATE)
+            reply = await self._look(self._desk.upstream.retrieve, self._upstream_id or "")
+            if isinstance(reply, Reply):
+                missing_since = None
+                if reply.outcome is not None:
+                    return await self._settle(reply.outcome)
+            elif reply.hopeless:
+                return await self._settle(self._fallback)
+            elif reply.missing:
+                missing_since = missing_since or time.monotonic()
+                if time.monotonic() - missing_since >= self._pace.missing:
+                    return await self._settle(self._fallback)
+            pause = self._pause(reply.poll_after if isinstance(reply, Reply) else None)
+
+    def _pause(self, wish: float | None) -> float:
+        pace = self._pace
+        pause = min(wish, _LONGEST_WISH) if wish is not None else min(self._age * _GROWTH, pace.longest_poll)
+        return max(pause, pace.first_poll, self._desk.active() / pace.polls_per_second)
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._cancel.wait()
+        except TimeoutError:
+            pass
+
+    async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
+        async with self._desk.polls:
+            try:
+                return await look(upstream_id, timeout=self._pace.poll_timeout)
+            except PollFailed as error:
+                return error
+
+    async def _stop(self, otherwise: Outcome) -> None:
+        """Ask the gateway to stop it. If it had ended before, what became of it counts."""
+        for look in (self._desk.upstream.cancel, self._desk.upstream.retrieve):
+            reply = await self._look(look, self._upstream_id or "")
+            if isinstance(reply, Reply) and reply.outcome is not None:
+                stopped = reply.outcome.state == "cancelled"
+                return await self._settle(otherwise if stopped else reply.outcome)
+            if isinstance(reply, Reply):
+                break
+        return await self._settle(otherwise)
+
+    # Writing down
+
+    async def _settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
+        if outcome.error_code is not None:
+            log.warning("%s: %s (%s)", self.id, outcome.state, outcome.error_code)
+        await self._keep(lambda: self._desk.ledger.settle(self.id, self._with_text(outcome), upstream_id))
+
+    def _with_text(self, outcome: Outcome) -> Outcome:
+        """What was streamed is kept even if the rest never came."""
+        streamed = "".join(piece.text for piece in self._pieces)
+        if outcome.output_text is not None or not streamed:
+            return outcome
+        return Outcome(outcome.state, outcome.error_code, streamed, outcome.response)
+
+    async def _keep(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write to the ledger, however long it is away: what the gateway told us must not be lost."""
+        while True:
+            try:
+                return await write()
+            except LedgerUnavailable:
+                await asyncio.sleep(_LEDGER_RETRY)

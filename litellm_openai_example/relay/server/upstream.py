@@ -1,0 +1,263 @@
+"""The gateway as the relay needs it: submit, look, cancel, and what each failure of these means.
+
+A failed submission is one of three things, and the difference is money: certainly not executed and hopeless
+(`Refused`), certainly not executed but worth another try (`NotSent`), or possibly executed (`OutcomeUnknown`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import openai
+from openai import AsyncStream
+
+from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
+from ...config import GatewaySettings
+from ...deadline import deadline
+from ...errors import DeadlineExceededError, GatewayError, LostAnswerError, explain
+from ...sdk import AsyncLiteLLM
+from .outcome import judge, storable
+from .records import Outcome
+
+_CONNECT_TIMEOUT = 10.0
+_LONGEST_ID = 8192
+
+
+class Refused(Exception):
+    """The gateway will not do it; `code` is one of the contract's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NotSent(Exception):
+    """It was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
+
+    def __init__(self, delay: float | None = None) -> None:
+        super().__init__("not sent")
+        self.delay = delay
+
+
+class OutcomeUnknown(Exception):
+    """It may have been executed, and there is no way to tell."""
+
+
+class PollFailed(Exception):
+    """A look at a response that says nothing about it.
+
+    Attributes:
+        missing: the gateway says that it does not know the response.
+        hopeless: it can never be looked at.
+    """
+
+    def __init__(self, *, missing: bool = False, hopeless: bool = False) -> None:
+        super().__init__("poll failed")
+        self.missing = missing
+        self.hopeless = hopeless
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the gateway said of a response.
+
+    Attributes:
+        response_id: as in this reply; only that of the first reply can be retrieved.
+        outcome: how it ended, None while it runs.
+        poll_after: seconds that the gateway wishes until the next look.
+        text: streamed text that this reply adds.
+        known: whether the reply says anything of the response at all.
+    """
+
+    response_id: str | None = None
+    outcome: Outcome | None = None
+    poll_after: float | None = None
+    text: str = ""
+    known: bool = True
+
+
+class Upstream:
+    """One gateway.
+
+    Args:
+        settings: where it is and how to sign in.
+        longest: characters of text that are kept of one answer.
+    """
+
+    def __init__(self, settings: GatewaySettings, *, longest: int) -> None:
+        # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
+        self._sdk = AsyncLiteLLM(base_url=settings.base_url, api_key=settings.api_key, max_retries=0)
+        self._longest = longest
+
+    async def close(self) -> None:
+        await self._sdk.close()
+
+    async def submit(
+        self, request: Mapping[str, Any], *, stream: bool, call_id: str, timeout: float
+    ) -> AsyncIterator[Reply]:
+        """Create the response, in the background where the model can.
+
+        Args:
+            stream: read it as it comes. The replies end after the one with the outcome, or when the stream breaks;
+                without `stream` there is one reply.
+            call_id: under which the gateway logs the call.
+            timeout: seconds; a model that cannot run in the background answers only at the end.
+
+        Raises:
+            Refused, NotSent, OutcomeUnknown: before the first reply.
+        """
+        raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
+        try:
+            if "text/event-stream" in raw.headers.get("content-type", ""):
+                async for reply in self._read_events(raw):
+                    yield reply
+            else:  # also of a gateway that ignores `stream`
+                yield await self._read_one(raw)
+        finally:
+            await raw.http_response.aclose()
+
+    async def retrieve(self, response_id: str, *, timeout: float) -> Reply:
+        """Look at a response. Raises PollFailed."""
+        try:
+            with deadline(timeout):
+                raw = await self._sdk.responses.with_raw_response.retrieve(response_id, timeout=timeout)
+            return self._reply(raw)
+        except Exception as error:
+            raise _poll_failed(error) from None
+
+    async def cancel(self, response_id: str, *, timeout: float) -> Reply:
+        """Ask for a response to be stopped. Raises PollFailed."""
+        try:
+            with deadline(timeout):
+                raw = await self._sdk.responses.with_raw_response.cancel(response_id, timeout=timeout)
+            return self._reply(raw)
+        except Exception as error:
+            raise _poll_failed(error) from None
+
+    async def _create(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
+        limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
+        headers = {"x-litellm-call-id": call_id}
+        try:
+            with deadline(timeout):
+                return await self._sdk.responses.with_raw_response.create(
+                    **request, background=True, extra_headers=headers, timeout=limits
+                )
+        except Exception as error:
+            if request.get("stream") and _is_stream_refused(error):
+                return await self._create({**request, "stream": False}, call_id, timeout)
+            raise _submit_failed(error) from None
+
+    async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
+        reader, begun = ResponseStream(), False
+        events = await raw.parse(to=AsyncStream[object])
+        while True:
+            try:
+                event = await anext(events)
+            except Exception:
+                if not begun:
+                    raise OutcomeUnknown from None
+                return  # over or broken: the response itself tells what became of it
+            text = reader.feed(event)
+            answer, body = reader.answer(), event.get("response") if isinstance(event, dict) else None
+            begun = begun or bool(answer.id or text)
+            if not begun:
+                continue
+            outcome = judge(answer, body, raw.headers, longest=self._longest) if answer.status in TERMINAL else None
+            yield Reply(_usable(answer.id), outcome, None, storable(text))
+            if outcome is not None:
+                return
+
+    async def _read_one(self, raw: Any) -> Reply:
+        try:
+            body = read_json(await raw.http_response.aread())
+        except Exception:
+            raise OutcomeUnknown from None
+        reply = self._read(read_response(body), body, raw.headers)
+        if reply.response_id is None and reply.outcome is None:
+            raise OutcomeUnknown  # it runs, but nobody can ever find it
+        return reply
+
+    def _reply(self, raw: Any) -> Reply:
+        body = read_json(raw.http_response.content)
+        reply = self._read(read_response(body), body, raw.headers)
+        if not reply.known:
+            raise PollFailed
+        return reply
+
+    def _read(self, answer: Answer, body: object, headers: Mapping[str, str]) -> Reply:
+        outcome = judge(answer, body, headers, longest=self._longest)
+        known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
+        return Reply(_usable(answer.id), outcome, _poll_after(headers), known=known)
+
+
+def _usable(response_id: str | None) -> str | None:
+    """An id that can be stored and sent in a path again."""
+    usable = response_id and len(response_id) <= _LONGEST_ID and all("!" <= c <= "~" for c in response_id)
+    return response_id if usable else None
+
+
+def _poll_after(headers: Mapping[str, str]) -> float | None:
+    try:
+        seconds = float(headers.get("openai-poll-after-ms", "")) / 1000
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 3600 else None
+
+
+def _submit_failed(error: Exception) -> Exception:
+    explained = explain(error)
+    if explained.outcome_unknown:
+        return OutcomeUnknown()
+    if explained.status is None:
+        unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
+        return NotSent() if unsent else OutcomeUnknown()
+    if explained.status == 429 and "budget" not in explained.cause:
+        return NotSent(_retry_after(error))
+    if 300 <= explained.status < 500:
+        return Refused(_refusal_code(explained))
+    return OutcomeUnknown()
+
+
+def _is_unsent(error: openai.APIConnectionError) -> bool:
+    if isinstance(error, LostAnswerError | DeadlineExceededError):
+        return not error.outcome_unknown
+    unsent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
+    return isinstance(error.__cause__, unsent)
+
+
+def _is_stream_refused(error: Exception) -> bool:
+    """Whether the gateway refused because of `stream`: then nothing was executed, and it goes without."""
+    return isinstance(error, openai.BadRequestError) and "stream" in explain(error).message.lower()
+
+
+def _refusal_code(explained: GatewayError) -> str:
+    if "budget" in explained.cause or explained.status == 402:
+        return "gateway_budget_exceeded"
+    if "no such model" in explained.cause:
+        return "model_unavailable"
+    if explained.status in (401, 403) or "this key" in explained.cause:
+        return "gateway_key_rejected"
+    return "gateway_rejected_request"
+
+
+def _poll_failed(error: Exception) -> PollFailed:
+    if isinstance(error, PollFailed):
+        return error
+    explained = explain(error)
+    return PollFailed(
+        missing=explained.status in (404, 410) or "that response id" in explained.cause,
+        hopeless="does not support that" in explained.cause,
+    )
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds to wait, which the sending policy has read out of the answer's various headers."""
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    try:
+        return float(error.response.headers.get("retry-after-ms", "")) / 1000
+    except ValueError:
+        return None
