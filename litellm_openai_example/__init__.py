@@ -13,33 +13,46 @@ if TYPE_CHECKING:
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
     from .errors import CutShortError, GatewayError, StillRunningError
+    from .relay.client import AsyncRelayClient, RelayClient
+    from .relay.operations import RelayError, ResearchRunningError
     from .sdk import AsyncLiteLLM, LiteLLM
     from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+    from .tool_calling import ToolCallingResult
 
 _HOMES = {
     "AsyncLiteLLM": "sdk",
     "AsyncLiteLLMClient": "client",
     "AsyncLiteLLMHttpxClient": "sending",
+    "AsyncRelayClient": "relay.client",
     "ConfigurationError": "config",
     "CutShortError": "errors",
     "GatewayError": "errors",
     "LiteLLM": "sdk",
     "LiteLLMClient": "client",
     "LiteLLMHttpxClient": "sending",
+    "RelayClient": "relay.client",
+    "RelayError": "relay.operations",
+    "ResearchRunningError": "relay.operations",
     "StillRunningError": "errors",
+    "ToolCallingResult": "tool_calling",
 }
 
 __all__ = [
     "AsyncLiteLLM",
     "AsyncLiteLLMClient",
     "AsyncLiteLLMHttpxClient",
+    "AsyncRelayClient",
     "ConfigurationError",
     "CutShortError",
     "GatewayError",
     "LiteLLM",
     "LiteLLMClient",
     "LiteLLMHttpxClient",
+    "RelayClient",
+    "RelayError",
+    "ResearchRunningError",
     "StillRunningError",
+    "ToolCallingResult",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from openai import Timeout
 
@@ -17,6 +17,10 @@ from .operations import check_prompt, check_response_id
 from .sdk import AsyncLiteLLM, LiteLLM
 from .steps import Operation, run, run_async
 from .streams import AsyncTextStream, Reader, Reading, TextStream
+
+if TYPE_CHECKING:
+    from .relay.operations import Requests
+    from .tool_calling import Conversation, ToolCallingResult
 
 T = TypeVar("T")
 Tools = list[dict[str, Any]]
@@ -46,6 +50,16 @@ class _Client:
 
     def _chat(self, prompt: str, instructions: str | None) -> dict[str, Any]:
         return operations.chat_request(self.model, check_prompt(prompt), instructions)
+
+    def _conversation(
+        self, prompt: str, instructions: str | None, previous_response_id: str | None, web_search: bool
+    ) -> Conversation:
+        # Here and below: what only this call needs would cost every other one a good part of its start.
+        from .tool_calling import Conversation
+
+        if previous_response_id is not None:
+            check_response_id(previous_response_id)
+        return Conversation(self.model, check_prompt(prompt), instructions, web_search, previous_response_id)
 
     def _response(self, prompt: str, **options: Any) -> dict[str, Any]:
         if options.get("previous_response_id") is not None:
@@ -165,6 +179,37 @@ class LiteLLMClient(_Client):
     def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """Stop a background response; the gateway's JSON."""
         return self.run(operations.cancel(check_response_id(response_id)), timeout).raw
+
+    def create_response_with_tool_calling(
+        self,
+        prompt: str,
+        relay_base_url: str | None = None,
+        instructions: str | None = None,
+        previous_response_id: str | None = None,
+        web_search: bool = False,
+        *,
+        relay_api_key: str | None = None,
+        timeout: float | None = None,
+    ) -> ToolCallingResult:
+        """The answer to a prompt, for which the model may have deep_research run by a relay.
+
+        Args:
+            prompt: the question.
+            relay_base_url: the relay's root; else `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
+            web_search: offer web search as well.
+            relay_api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
+            timeout: seconds; a research takes minutes.
+
+        Raises:
+            StillRunningError: the deadline passed while a research runs on; its `ResearchRunningError` has the
+                invocation's id and token.
+            GatewayError: `research` on it is the text of what was paid for before it failed.
+        """
+        from .relay.client import RelayClient
+
+        conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
+        with RelayClient(relay_base_url, relay_api_key) as relay:
+            return self.run(_with_tools(conversation, relay), timeout)
 
     def _stream(
         self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
@@ -286,6 +331,24 @@ class AsyncLiteLLMClient(_Client):
         operation = operations.cancel(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
+    async def create_response_with_tool_calling(
+        self,
+        prompt: str,
+        relay_base_url: str | None = None,
+        instructions: str | None = None,
+        previous_response_id: str | None = None,
+        web_search: bool = False,
+        *,
+        relay_api_key: str | None = None,
+        timeout: float | None = None,
+    ) -> ToolCallingResult:
+        """See `LiteLLMClient.create_response_with_tool_calling`."""
+        from .relay.client import AsyncRelayClient
+
+        conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
+        async with AsyncRelayClient(relay_base_url, relay_api_key) as relay:
+            return await self.run(_with_tools(conversation, relay), timeout)
+
     def _stream(
         self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
     ) -> AsyncTextStream:
@@ -311,6 +374,13 @@ class AsyncLiteLLMClient(_Client):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def _with_tools(conversation: Conversation, relay: Requests) -> Operation[ToolCallingResult]:
+    from .tool_calling import converse, research_through
+
+    yield from relay.check_operation()  # before anything is paid for
+    return (yield from converse(conversation, research_through(relay)))
 
 
 def check_timeout(seconds: float | None) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .cli import PROGRAM, Options
-from .config import ConfigurationError, GatewaySettings, gateway_settings
+from .config import ConfigurationError, gateway_settings, setting
 from .deadline import Deadline
 from .output import Output, abandon_stdout, notice, progress, readable_json
 from .quick_import import import_client
@@ -22,16 +22,39 @@ if TYPE_CHECKING:
 WEB_SEARCH = {"type": "web_search_preview"}
 
 
-@dataclass
 class Session:
-    """One run of the command."""
+    """One run of the command.
 
-    options: Options
-    until: Deadline
-    out: Output
-    client: LiteLLMClient
-    response_id: str | None = None
-    sent: bool = False
+    Attributes:
+        response_id: of a background response that can be picked up.
+        invocation: id and token of a research that can be picked up.
+        sent: whether something that costs may be on its way.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.started = time.monotonic()
+        self.until = Deadline(options.timeout)
+        self.secrets = [value for name in ("LITELLM_API_KEY", "RELAY_API_KEY") if (value := setting(name))]
+        self.out = Output(sys.stdout, self.secrets)
+        self.response_id: str | None = None
+        self.invocation: tuple[str, str] | None = None
+        self.sent = False
+
+    @cached_property
+    def client(self) -> LiteLLMClient:
+        """The client of the gateway. Raises ConfigurationError when its settings are unusable."""
+        settings = gateway_settings()
+        module = import_client()
+        client: LiteLLMClient = module.LiteLLMClient(
+            settings.base_url, settings.api_key, self.options.model or settings.model
+        )
+        return client
+
+    def without_secrets(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
     @property
     def streams(self) -> bool:
@@ -41,44 +64,43 @@ class Session:
 
 def execute(options: Options, prompt: str) -> int:
     """Carry out a valid command line; the exit code."""
-    started = time.monotonic()
-    until = Deadline(options.timeout)
-    settings = gateway_settings()
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
-    module = import_client()
-    client = module.LiteLLMClient(settings.base_url, settings.api_key, options.model or settings.model)
-    session = Session(options, until, Output(sys.stdout, settings.api_key), client)
+    session = Session(options)
     try:
         reply = _dispatch(session, prompt)
     except BaseException as error:  # every way to end is told apart in one place
-        return _ending(session, error, settings)
-    if options.verbose:
-        _tell(session, reply, started)
+        return _ending(session, error)
+    if options.verbose and reply is not None:
+        _tell(session, reply)
     return 0
 
 
-def _dispatch(session: Session, prompt: str) -> Reply:
+def _dispatch(session: Session, prompt: str) -> Reply | None:
     options = session.options
+    if options.auto_tool_call or options.target == "relay" or options.invocation:
+        from . import research_commands
+
+        research_commands.run(session, prompt)
+        return None
     if options.retrieve:
         session.response_id = options.retrieve
         return _wait(session) if options.wait else _retrieve(session)
     if options.cancel:
         return _cancel(session)
-    if options.auto_tool_call or options.target == "relay" or options.invocation:
-        raise ConfigurationError("the relay is not part of this version yet")
     if options.background:
         return _submit(session, prompt)
     return _stream(session, prompt) if session.streams else _ask(session, prompt)
 
 
 def _ask(session: Session, prompt: str) -> Reply:
+    client = session.client
     from . import operations
 
     create = operations.chat if session.options.api == "chat" else operations.respond
     session.sent = True
     with progress("waiting for the answer"):
-        reply = session.client.run(create(_request(session, prompt)), session.until)
+        reply = client.run(create(_request(session, prompt)), session.until)
     _print(session, reply)
     return reply
 
@@ -105,11 +127,12 @@ def _stream(session: Session, prompt: str) -> Reply:
 
 
 def _submit(session: Session, prompt: str) -> Reply:
+    client = session.client
     from . import operations
 
     session.sent = True
     with progress("submitting"):
-        reply = session.client.run(operations.respond(_request(session, prompt)), session.until)
+        reply = client.run(operations.respond(_request(session, prompt)), session.until)
     session.response_id = reply.answer.id
     if not session.options.wait:
         _print_raw(session, reply)
@@ -123,19 +146,21 @@ def _submit(session: Session, prompt: str) -> Reply:
 
 
 def _wait(session: Session) -> Reply:
+    client = session.client
     from . import operations
 
     with progress("waiting for the response") as shown:
         operation = operations.wait(session.response_id or "", shown.status)
-        reply = session.client.run(operation, session.until)
+        reply = client.run(operation, session.until)
     _print(session, reply)
     return reply
 
 
 def _retrieve(session: Session) -> Reply:
+    client = session.client
     from . import operations
 
-    reply = session.client.run(operations.retrieve(session.response_id or ""), session.until)
+    reply = client.run(operations.retrieve(session.response_id or ""), session.until)
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return operations.whole(reply)  # which raises what is to be said of it
     _print_raw(session, reply)
@@ -143,9 +168,10 @@ def _retrieve(session: Session) -> Reply:
 
 
 def _cancel(session: Session) -> Reply:
+    client = session.client
     from . import operations
 
-    reply = session.client.run(operations.cancel(session.options.cancel or ""), session.until)
+    reply = client.run(operations.cancel(session.options.cancel or ""), session.until)
     if reply.answer.failed and reply.answer.status != "cancelled":
         return operations.whole(reply)
     _print_raw(session, reply)
@@ -185,25 +211,23 @@ def _print_raw(session: Session, reply: Reply) -> None:
     session.out.end()
 
 
-def _ending(session: Session, error: BaseException, settings: GatewaySettings) -> int:
+def _ending(session: Session, error: BaseException) -> int:
     """The exit code for an error, once it is told; what was paid for is printed or can be picked up."""
-    from .errors import GatewayError
-
     if session.options.verbose:
-        notice(traceback.format_exc().replace(settings.api_key, "[key]").rstrip())
+        notice(session.without_secrets(traceback.format_exc()).rstrip())
     if isinstance(error, BrokenPipeError):
         abandon_stdout()
         _tell_how_to_pick_up(session)
         return 130
     if isinstance(error, KeyboardInterrupt):
-        lost = session.sent and not session.response_id
+        lost = session.sent and not (session.response_id or session.invocation)
         notice("interrupted" + ("; the request was on its way and may have been executed" if lost else ""))
         _tell_how_to_pick_up(session)
         return 130
     if isinstance(error, ConfigurationError):
         notice(f"Error: {error}")
         return 2
-    if isinstance(error, GatewayError):
+    if isinstance(error, _gateway_error()):
         return _failed(session, error)
     if isinstance(error, OSError):  # what goes wrong with the network is a GatewayError
         notice(f"Error: cannot write the answer to stdout: {error.strerror or error}")
@@ -215,24 +239,38 @@ def _ending(session: Session, error: BaseException, settings: GatewaySettings) -
     raise error
 
 
+def _gateway_error() -> type[GatewayError]:
+    from .errors import GatewayError
+
+    return GatewayError
+
+
 def _failed(session: Session, failure: GatewayError) -> int:
     from .errors import CutShortError, StillRunningError
 
-    if isinstance(failure, CutShortError) and not session.out.wrote:
+    if isinstance(failure, CutShortError) and failure.text and not session.out.wrote:
         session.out.write(readable_json(failure.raw) if session.options.json and failure.raw else failure.text)
+    elif failure.research and not session.out.wrote:
+        session.out.write(failure.research)  # it was paid for, whatever came after it
     session.out.end()
-    notice(f"Error: {failure}")
+    notice(session.without_secrets(f"Error: {failure}"))
     if isinstance(failure, StillRunningError):
+        session.invocation = getattr(failure, "invocation", session.invocation)
         _tell_how_to_pick_up(session)
+    elif failure.research:
+        _tell_how_to_pick_up(session, "The research is kept by the relay. Try to finish the answer")
     return failure.exit_code
 
 
-def _tell_how_to_pick_up(session: Session) -> None:
-    if session.response_id and (session.options.background or session.options.retrieve):
+def _tell_how_to_pick_up(session: Session, words: str = "The research goes on at the relay. Pick it up") -> None:
+    if session.invocation:
+        invocation_id, token = session.invocation
+        notice(f"{words}: RELAY_INVOCATION_TOKEN={token} {PROGRAM} --invocation {invocation_id} --timeout 3600")
+    elif session.response_id and (session.options.background or session.options.retrieve):
         notice(f"The response is kept by the gateway. Pick it up: {PROGRAM} --retrieve {session.response_id} --wait")
 
 
-def _tell(session: Session, reply: Reply, started: float) -> None:
+def _tell(session: Session, reply: Reply) -> None:
     """The facts that --verbose shows."""
     answer, headers, usage = reply.answer, reply.headers, reply.answer.usage
     first = session.out.first_at
@@ -244,8 +282,8 @@ def _tell(session: Session, reply: Reply, started: float) -> None:
         "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
         "tokens": f"{_number(usage.input_tokens)} in, {_number(usage.output_tokens)} out",
         "cost": None if reply.cost is None else f"{reply.cost:.6f} USD",
-        "first text": None if first is None else f"{first - started:.3f} s",
-        "total": f"{time.monotonic() - started:.3f} s",
+        "first text": None if first is None else f"{first - session.started:.3f} s",
+        "total": f"{time.monotonic() - session.started:.3f} s",
     }
     notice("\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None))
 

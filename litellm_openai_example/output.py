@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -23,12 +23,12 @@ class Output:
 
     Args:
         stream: stdout, or None where it is closed.
-        secret: the key, which must not leave even if a gateway sends it back.
+        secrets: the keys, which must not leave even if a gateway sends them back.
     """
 
-    def __init__(self, stream: TextIO | Any, secret: str = "") -> None:
+    def __init__(self, stream: TextIO | Any, secrets: Sequence[str] = ()) -> None:
         self._stream = stream
-        self._secret = secret
+        self._secrets = secrets
         self._last = "\n"
         self.terminal = _is_terminal(stream)
         self.first_at: float | None = None
@@ -40,8 +40,8 @@ class Output:
         """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
         if not text:
             return
-        if self._secret:
-            text = text.replace(self._secret, "[key]")
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
         if self.terminal:
             text = harmless(text)
         self._stream.write(text)

@@ -16,8 +16,10 @@ from typing import Any
 
 from . import deep_research
 from .answer import FunctionCall
-from .errors import GatewayError, StillRunningError
+from .errors import GatewayError, StillRunningError, one_line
 from .operations import Reply, respond, response_request, retrieve, whole
+from .relay.contract import Invocation
+from .relay.operations import Requests
 from .steps import Operation, Together
 
 MAX_ROUNDS = 4
@@ -150,6 +152,51 @@ def converse(conversation: Conversation, research: Research) -> Operation[ToolCa
         error.research = conversation.research
         error.response_id = error.response_id or conversation.response_id
         raise
+
+
+def research_through(
+    relay: Requests,
+    on_accepted: Callable[[ToolCall], None] | None = None,
+    on_view: Callable[[Invocation], None] | None = None,
+) -> Research:
+    """Research by a relay.
+
+    Args:
+        relay: the helper of the client's kind, blocking or asynchronous.
+        on_accepted: told when the relay has accepted a call, before it is waited for.
+        on_view: told how it stands, every now and then.
+    """
+
+    def research(call: ToolCall, arguments: dict[str, Any]) -> Operation[None]:
+        view: Invocation | None = None
+        if call.invocation_id is None or call.invocation_token is None:
+            # In the background, because then the id is known, and can be picked up, from the start.
+            accepted = yield from relay.invoke_operation({**arguments, "background": True}, call.key)
+            call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
+            view = accepted
+            if on_accepted is not None:
+                on_accepted(call)
+        if view is None or not view.finished:
+            view = yield from relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
+        _take(call, view)
+
+    return research
+
+
+def _take(call: ToolCall, view: Invocation) -> None:
+    """What became of a research, for the model and for the caller. A failed one is never told as an empty answer."""
+    call.status, call.upstream_response_id = view.status, view.upstream_response_id
+    text = view.output_text or ""
+    if view.status == "completed" and text:
+        call.summary = call.output = text
+        return
+    why = f"{view.error_code or 'no reason given'}: {view.error_message or 'the relay gives no reason'}"
+    call.error = one_line(why)
+    if view.status == "incomplete" and text:
+        call.summary = text
+        call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{text}"
+    else:
+        call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
 
 
 def _answer_calls(conversation: Conversation, research: Research) -> Operation[None]:

@@ -44,6 +44,11 @@ class ResearchRunningError(StillRunningError):
         self.invocation_id = invocation_id
         self.invocation_token = invocation_token
 
+    @property
+    def invocation(self) -> tuple[str, str]:
+        """Id and token."""
+        return self.invocation_id, self.invocation_token
+
 
 class RelayEvent(NamedTuple):
     """One server-sent event: its name, its id, and its data (see `contract`)."""
