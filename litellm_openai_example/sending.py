@@ -204,7 +204,9 @@ class _Attempt:
         status = response.status_code
         if status < 400:
             return
-        again = self._may_repeat(status) and response.headers.get("x-should-retry") != "false"
+        again = (
+            self._may_repeat(status) and response.headers.get("x-should-retry") != "false" and not _stays_so(response)
+        )
         if again:
             delay = _retry_after(response.headers)
             delay = _backoff(self.retries) if delay is None else delay
@@ -313,6 +315,11 @@ def _carries_file(request: httpx2.Request) -> bool:
         request.headers.get("accept", "").startswith(("application/json", "text/", "*/*"))
         and not request.headers.get("content-type", "").startswith("multipart/")
     )
+
+
+def _stays_so(response: httpx2.Response) -> bool:
+    """Whether a 500 is LiteLLM's way to say that a bridged model cannot do this at all."""
+    return response.status_code == 500 and response.is_closed and b"is not supported for" in response.content
 
 
 def _backoff(retries: int) -> float:
