@@ -27,6 +27,7 @@ class Stored:
         whole: the finished response.
         items: the input items it was asked with.
         conversation: what a next turn follows on.
+        seconds: how long it takes until it is finished.
     """
 
     def __init__(self, whole: Json, items: Sequence[Json], conversation: Sequence[Entry], seconds: float) -> None:
@@ -34,13 +35,13 @@ class Stored:
         self.items = [{"id": f"in_{number}_{whole['id']}", **item} for number, item in enumerate(items)]
         self.conversation = conversation
         self.cancelled = False
+        self.seconds = seconds
         self._created = time.monotonic()
-        self._seconds = seconds
 
     @property
     def left(self) -> float:
         """Seconds until it is finished."""
-        return max(0.0, self._created + self._seconds - time.monotonic())
+        return max(0.0, self._created + self.seconds - time.monotonic())
 
     def now(self) -> Json:
         """The response as it stands."""
@@ -118,7 +119,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.send_events(wire.chat_chunks(completion, with_usage=with_usage))
 
     def respond(self, body: Json) -> None:
-        stored = self.provider.create_response(body)
+        self.send_stored(body, self.provider.create_response(body))
+
+    def send_stored(self, body: Json, stored: Stored) -> None:
         if body.get("stream"):
             events = ({**event, "sequence_number": n} for n, event in enumerate(wire.response_events(stored.whole)))
             return self.send_events(events, wait=stored.left)
@@ -174,24 +177,25 @@ class Handler(BaseHTTPRequestHandler):
         """Send a stream; a background response or a research begins, and then takes `wait` seconds."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
-        self.send_header("connection", "close")
+        # Chunks tell the end of the stream from a broken connection.
+        self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
         for number, event in enumerate(events):
             if number == 2:
                 time.sleep(wait)
             name = f"event: {event['type']}\n" if "type" in event else ""
-            self._write(f"{name}data: {json.dumps(event)}\n\n")
-        self._write("data: [DONE]\n\n")
+            self.write_chunk(f"{name}data: {json.dumps(event)}\n\n")
+        self.write_chunk("data: [DONE]\n\n")
+        self.write_chunk("")
+
+    def write_chunk(self, text: str) -> None:
+        content = text.encode()
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def not_found(self, parts: list[str]) -> None:
         if parts[:1] == ["responses"] and len(parts) > 1:
             return self.send_error_json(404, f"Response with id '{parts[1]}' not found.")
         return self.send_error_json(404, f"Unknown request URL: {self.command} /{'/'.join(parts)}.", "unknown_url")
-
-    def _write(self, text: str) -> None:
-        self.wfile.write(text.encode())
-        self.wfile.flush()
 
 
 class OfflineProvider:

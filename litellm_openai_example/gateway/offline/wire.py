@@ -189,7 +189,7 @@ def response_events(whole: Json) -> Iterator[Json]:
             for step in ("in_progress", "searching", "completed"):
                 yield {"type": f"response.web_search_call.{step}", **place}
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
-    yield {"type": "response.completed", "response": whole}
+    yield {"type": f"response.{whole['status']}", "response": whole}
 
 
 def conversation_after(turn: Turn, whole: Json) -> list[Entry]:
