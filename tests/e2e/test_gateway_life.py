@@ -19,7 +19,7 @@ import openai
 import psutil
 import pytest
 
-from litellm_openai_example.gateway.environment import cache_dir
+from litellm_openai_example.gateway.state import cache_dir
 
 from .upstream import Upstream
 
@@ -170,7 +170,7 @@ def test_the_recorder_would_see_a_fetch(env: dict[str, str], recorder: Recorder,
 
 
 def test_one_command_without_any_provider(env: dict[str, str]) -> None:
-    process = launch({**env, "ALL_PROXY": "socks5://127.0.0.1:9"}, "--", sys.executable, "-c", ASK)
+    process = launch({**env, "ALL_PROXY": "http://127.0.0.1:9"}, "--", sys.executable, "-c", ASK)
     out, err = process.communicate(timeout=120)
     assert (out, process.returncode) == ("OK\n", 7), err
     assert "no LLM is involved" in err

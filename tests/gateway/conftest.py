@@ -47,6 +47,12 @@ def run_server():
         threading.Timer(1.5, server.shutdown).start()
     server.serve_forever()
 """
+STANDINS = {
+    "litellm/__init__.py": STANDIN,
+    "litellm/llms/custom_httpx/aiohttp_transport.py": "AIOHTTP_EXC_MAP = {}",
+    "aiohttp.py": "ClientOSError = OSError",
+    "httpx.py": "ReadError = OSError",
+}
 
 
 class Launcher:
@@ -118,12 +124,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache directory with an environment that holds the stand-in."""
     cache = tmp_path_factory.mktemp("cache")
-    content = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_bytes()
+    requirements = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        root = environment.location(content)
+        root = environment.location(requirements)
     venv.create(root, symlinks=True)
-    (next(root.glob("lib/python*/site-packages")) / "litellm.py").write_text(STANDIN)
+    packages = next(root.glob("lib/python*/site-packages"))
+    for name, content in STANDINS.items():
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text(content)
     (root / ".complete").touch()
     return cache
 
