@@ -27,6 +27,7 @@ class FunctionCall:
     call_id: str
     name: str
     arguments: str
+    item_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,8 @@ def _citations(parts: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _function_call(item: dict[str, Any]) -> FunctionCall:
-    return FunctionCall(_str(item.get("call_id")), _str(item.get("name")), _str(item.get("arguments")))
+    call_id, name, arguments, item_id = (_str(item.get(key)) for key in ("call_id", "name", "arguments", "id"))
+    return FunctionCall(call_id, name, arguments, item_id)
 
 
 def _chat_call(call: dict[str, Any]) -> FunctionCall:

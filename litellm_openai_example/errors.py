@@ -162,7 +162,13 @@ _ROWS: Sequence[tuple[Callable[[_Report], bool], str, str]] = (
         "wait some seconds and try again; if it stays so, look for the first error (often a provider key)",
     ),
     (
-        lambda r: r.says("invalid model name", "model_not_found", "key_model_access_denied", "can only access models"),
+        lambda r: r.says(
+            "invalid model name",
+            "you passed in model=",
+            "model_not_found",
+            "key_model_access_denied",
+            "can only access models",
+        ),
         "the gateway has no such model for this key",
         "check --model or LITELLM_MODEL",
     ),
@@ -174,6 +180,7 @@ _ROWS: Sequence[tuple[Callable[[_Report], bool], str, str]] = (
     (
         lambda r: (
             r.says("model=none", "previous_response_not_found")
+            or (r.says("response with id") and r.says("not found"))
             or (r.status == 403 and r.says("permission_error", "response id"))
         ),
         "the gateway does not know that response id",
@@ -275,6 +282,11 @@ def one_line(text: str) -> str:
     """`text` without line breaks and control characters, shortened to a readable length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: _LONGEST * 4]).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [...]"
+
+
+def is_unknown_response(error: GatewayError) -> bool:
+    """Whether the gateway refused because it does not know a response id."""
+    return error.cause == "the gateway does not know that response id"
 
 
 def is_unknown_model(error: GatewayError) -> bool:

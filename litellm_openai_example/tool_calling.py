@@ -3,8 +3,10 @@
 1. create with the tools; 2. every function call in the output is answered, side by side, through the relay; 3. create
 with `previous_response_id` and the outputs; 4. again while the model calls functions, for four rounds at most.
 
-A model that LiteLLM bridges to another API forgets the conversation behind a `previous_response_id` without a word.
-Retrieving a response tells: it is not supported there. For such a model the items themselves are sent.
+A model that LiteLLM bridges to another API forgets the conversation behind a `previous_response_id` without a word. Two
+things tell (measured with LiteLLM 1.106): the bridge makes the id of a function call's item from its call id, and
+retrieving a response is not supported. For such a model, and where the id turns out not to be known, the items
+themselves are sent.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from . import deep_research
 from .answer import FunctionCall
-from .errors import GatewayError, StillRunningError, one_line
+from .errors import GatewayError, StillRunningError, is_unknown_response, one_line
 from .operations import Reply, respond, response_request, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests
@@ -141,12 +143,13 @@ def converse(conversation: Conversation, research: Research) -> Operation[ToolCa
         while True:
             if conversation.pending:
                 yield from _answer_calls(conversation, research)
-            reply = yield from respond(conversation.request(), may_call=True)
+            reply = yield from _turn(conversation)
             previous, conversation.response_id = conversation.response_id, reply.answer.id
             called = reply.answer.calls
             if not called or conversation.rounds >= MAX_ROUNDS:
                 return _result(conversation, whole(reply), previous)
             conversation.rounds += 1
+            conversation.bridged = conversation.bridged or any(_made_by_the_bridge(call) for call in called) or None
             conversation.calls += [_new_call(call, reply) for call in called]
     except GatewayError as error:
         error.research = conversation.research
@@ -197,6 +200,21 @@ def _take(call: ToolCall, view: Invocation) -> None:
         call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{text}"
     else:
         call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
+
+
+def _turn(conversation: Conversation) -> Operation[Reply]:
+    try:
+        return (yield from respond(conversation.request(), may_call=True))
+    except GatewayError as error:
+        # Refused because of the id, and so not executed: it can be asked again with all items.
+        if not (is_unknown_response(error) and conversation.calls and not conversation.bridged):
+            raise
+    conversation.bridged = True
+    return (yield from respond(conversation.request(), may_call=True))
+
+
+def _made_by_the_bridge(call: FunctionCall) -> bool:
+    return bool(call.call_id) and call.item_id == f"fc_{call.call_id}"
 
 
 def _answer_calls(conversation: Conversation, research: Research) -> Operation[None]:

@@ -27,10 +27,10 @@ AUTO = ["--api", "responses", "--auto-tool-call"]
 INVOCATIONS = "/api/v1/tool-invocations"
 
 
-def calling(*arguments: str, response_id: str = "resp_1", name: str = "deep_research") -> Answer:
-    """A response in which the model calls functions."""
+def calling(*arguments: str, response_id: str = "resp_1", name: str = "deep_research", mark: str = "fc_") -> Answer:
+    """A response in which the model calls functions; `fc_call_` is how LiteLLM's bridge marks their items."""
     calls = [
-        {"type": "function_call", "id": f"fc_{n}", "call_id": f"call_{n}", "name": name, "arguments": text}
+        {"type": "function_call", "id": f"{mark}{n}", "call_id": f"call_{n}", "name": name, "arguments": text}
         for n, text in enumerate(arguments, 1)
     ]
     return reply(response_body(None, id=response_id, output=calls))
@@ -147,6 +147,27 @@ def test_a_bridged_model_is_sent_the_items(ask: Ask, gateway: ScriptedServer, re
     assert "previous_response_id" not in second
     assert [item["type"] for item in second["input"]] == ["message", "function_call", "function_call_output"]
     assert second["input"][0]["content"] == "Research noodles"
+
+
+@both
+def test_a_call_made_by_the_bridge_tells_too(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    Turns(gateway, calling(ARGUMENTS, mark="fc_call_"), FINAL)
+    ask(gateway)
+    assert [item["type"] for item in gateway.posts[1].json["input"]] == [
+        "message",
+        "function_call",
+        "function_call_output",
+    ]
+    assert len(gateway.seen) == 2
+
+
+@both
+def test_an_id_that_is_not_known_any_more(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    unknown = {"error": {"message": "Previous response with id 'x' not found.", "code": "previous_response_not_found"}}
+    Turns(gateway, calling(ARGUMENTS), reply(unknown, 400), FINAL)
+    assert ask(gateway).final_text == "The answer"
+    assert gateway.posts[1].json["previous_response_id"] == "resp_1"
+    assert len(gateway.posts[2].json["input"]) == 3
 
 
 @both
