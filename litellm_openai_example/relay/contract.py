@@ -17,6 +17,7 @@ that has had the last event already is answered 204. A stream that ends without 
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -128,6 +129,17 @@ class TextFormat(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     type: Literal["text", "json_object", "json_schema"]
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> TextFormat:
+        given = self.model_extra or {}
+        if self.type == "json_schema" and not (
+            isinstance(given.get("name"), str) and isinstance(given.get("schema"), dict)
+        ):
+            raise ValueError("json_schema needs a name and a schema")
+        if len(json.dumps(given)) > MAX_TEXT_FORMAT_BYTES:
+            raise ValueError(f"must have at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON")
+        return self
 
 
 class DeepResearchArguments(_Strict):

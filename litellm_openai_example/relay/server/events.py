@@ -36,9 +36,8 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
         events.append(_status(record, _QUEUED, "queued", None, record.created_at))
     if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
         events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
-    for piece in pieces:
-        if piece.seq + _RUNNING > last:
-            events.append(_text(record, piece.seq + _RUNNING, piece.start, piece.text))
+    for piece in pieces[max(0, last - _RUNNING) :]:
+        events.append(_text(record, piece.seq + _RUNNING, piece.start, piece.text))
     if record.finished:
         rest = _rest(record, pieces)
         end = last_id(record, pieces)
@@ -46,7 +45,7 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
             events.append(_text(record, end - 1, rest.start, rest.text))
         if last < end:
             name = "completed" if record.status == "completed" else "error"
-            events.append(Event(end, name, record.view.model_dump_json()))
+            events.append(Event(end, name, record.view_json))
     return events
 
 

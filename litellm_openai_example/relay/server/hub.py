@@ -39,11 +39,13 @@ class Topic:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def change(self, timeout: float) -> None:
-        """Return after the next change, or after `timeout` seconds."""
-        with suppress(TimeoutError):
+    async def change(self, timeout: float) -> bool:
+        """Wait for the next change, `timeout` seconds at most; whether there was one."""
+        try:
             async with asyncio.timeout(timeout):
-                await self._changed.wait()
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
 
 
 class Hub:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -14,14 +13,13 @@ from ..contract import DeepResearchArguments
 from .database import LedgerUnavailable
 from .inbox import Inbox
 from .ledger import INDETERMINATE, Ledger
+from .log import kind_and_place, log
 from .records import Outcome, Piece, Record
 from .research import research_request
 from .settings import Settings
 from .upstream import NotSent, OutcomeUnknown, PollFailed, Refused, Reply, Upstream
 
 T = TypeVar("T")
-
-log = logging.getLogger("litellm_relay")
 
 _CANCELLED = Outcome("cancelled", "cancelled_by_client")
 _TOO_LATE = Outcome("failed", "research_timeout")
@@ -64,11 +62,13 @@ class Job:
 
     Args:
         record: claimed (submitting or awaiting) or taken over (running).
+
+    `landed` is set once no submission is in flight.
     """
 
     def __init__(self, record: Record, desk: Desk) -> None:
         self.id = record.id
-        self.in_flight = record.upstream_id is None
+        self.landed = asyncio.Event()
         self._in_gate = record.state == "submitting"
         self._record = record
         self._desk = desk
@@ -78,6 +78,8 @@ class Job:
         self._cancel = asyncio.Event()
         self._pieces: list[Piece] = []
         self._fallback = _LOST
+        if record.upstream_id is not None:
+            self.landed.set()
         if record.cancel_requested:
             self._cancel.set()
 
@@ -87,20 +89,25 @@ class Job:
 
     async def run(self) -> None:
         """Run it to its end, or until it turns out to be no longer this process's."""
+        try:
+            await self._run()
+        finally:
+            self._leave_gate()
+            self.landed.set()
+
+    async def _run(self) -> None:
         while True:
             try:
-                await (self._submit() if self.in_flight else self._follow())
+                await (self._follow() if self.landed.is_set() else self._submit())
                 return
             except NotOurs:
                 return
             except Exception as error:
-                log.error("%s: unexpected %s", self.id, type(error).__name__)
-                if self.in_flight:
+                log.error("%s: unexpected %s", self.id, kind_and_place(error))
+                if not self.landed.is_set():
                     await self._settle(INDETERMINATE)
                     return
                 await asyncio.sleep(self._pace.longest_poll)
-            finally:
-                self._leave_gate()
 
     @property
     def _age(self) -> float:
@@ -183,7 +190,7 @@ class Job:
             await self._look(self._desk.upstream.cancel, upstream_id)
             raise NotOurs
         self._upstream_id = upstream_id
-        self.in_flight = False
+        self.landed.set()
 
     def _leave_gate(self) -> None:
         if self._in_gate:

@@ -108,6 +108,10 @@ class Record:
             updated_at=when(self.updated_at),
         )
 
+    @cached_property
+    def view_json(self) -> str:
+        return self.view.model_dump_json()
+
 
 def when(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)

@@ -8,18 +8,16 @@ is done, and would hold up all others.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 
 from .database import LedgerUnavailable
 from .job import Desk, Job
 from .ledger import Ledger
+from .log import kind_and_place, log
 from .records import Record
 from .settings import Settings
 from .upstream import Upstream
-
-log = logging.getLogger("litellm_relay")
 
 _POLLS_AT_ONCE = 64
 _PURGE_EVERY = 600.0
@@ -82,11 +80,11 @@ class Runner:
         for loop in self._loops[1:]:
             loop.cancel()
         for invocation_id, job in self.jobs.items():
-            if not job.in_flight:
+            if job.landed.is_set():
                 self._tasks[invocation_id].cancel()
-        in_flight = [self._tasks[invocation_id] for invocation_id, job in self.jobs.items() if job.in_flight]
-        if in_flight:
-            await self._drain(drain)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain):
+                await asyncio.gather(*(job.landed.wait() for job in self.jobs.values()))
         tasks = [*self._loops, *self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -95,11 +93,6 @@ class Runner:
             await self._ledger.leave()
         except LedgerUnavailable:
             log.warning("the ledger is away: others will take over when the lease is over")
-
-    async def _drain(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and any(job.in_flight for job in self.jobs.values()):
-            await asyncio.sleep(0.02)
 
     # The lease
 
@@ -121,7 +114,7 @@ class Runner:
 
     @property
     def _may_judge(self) -> bool:
-        """Whether other processes had as long as this one to renew their leases: the ledger itself may have been away."""
+        """Whether all had the time to renew their leases: the ledger itself may have been away."""
         return self._may_send() and time.monotonic() - self._beating_since >= self._pace.lease
 
     # Claiming
@@ -131,22 +124,21 @@ class Runner:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TROUBLE_PAUSE if self._trouble else self._pace.tick):
                     await self._wanted.wait()
-            woken = self._wanted.is_set() and not self._trouble
             self._wanted.clear()
             try:
-                await self._claim(woken)
+                await self._claim()
             except LedgerUnavailable:
                 self._unsure = True
                 await asyncio.sleep(self._pace.tick)
             if self._trouble:
                 await asyncio.sleep(_TROUBLE_PAUSE)
 
-    async def _claim(self, woken: bool) -> None:
+    async def _claim(self) -> None:
         if self._unsure:
             await self._ledger.put_back_unknown(self.jobs.keys())
             self._unsure = False
         while (free := self._free()) > 0 and self._may_send():
-            if not woken and not await self._ledger.has_queued():
+            if not await self._ledger.has_queued():
                 return
             claimed = await self._ledger.claim(free, blocks=self._blocks)
             for record in claimed:
@@ -173,7 +165,7 @@ class Runner:
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: ended by %s", invocation_id, type(error).__name__)
+            log.error("%s: ended by %s", invocation_id, kind_and_place(error))
         self.wake()
 
     def _left_gate(self) -> None:
@@ -211,9 +203,11 @@ class Runner:
         for record in await self._ledger.bury(judge=judge):
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         for record in await self._ledger.take_over(judge=judge):
-            self._run(record)
+            if record.id not in self.jobs:
+                self._run(record)
 
     async def _purge(self) -> None:
-        while await self._ledger.purge(self._settings.retention):
-            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = await self._ledger.purge(self._settings.retention) > 0
         self._next_purge = time.monotonic() + _PURGE_EVERY

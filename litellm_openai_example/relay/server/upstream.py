@@ -152,7 +152,7 @@ class Upstream:
 
     async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
         reader, begun = ResponseStream(), False
-        events = await raw.parse(to=AsyncStream[object])
+        events = aiter(raw.parse(to=AsyncStream[object]))
         while True:
             try:
                 event = await anext(events)

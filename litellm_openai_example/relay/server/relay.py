@@ -1,0 +1,111 @@
+"""The relay as a whole: its parts, put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from .acceptance import IdempotencyConflict, QueueFull
+from .body import Problem
+from .database import Database, LedgerUnavailable
+from .hub import Hub
+from .ledger import Ledger
+from .records import NewInvocation, Piece, Record
+from .runner import Runner
+from .settings import Settings
+from .upstream import Upstream
+
+T = TypeVar("T")
+
+_RETRY_FULL = 10
+
+
+class Relay:
+    """One relay process.
+
+    Args:
+        settings: checked.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        pace = settings.pace
+        worker = secrets.token_hex(8)
+        self._database = Database(settings.database_url, worker)
+        self._upstream = Upstream(settings.gateway, longest=settings.max_output)
+        self.ledger = Ledger(self._database, worker, lease=pace.lease, max_queued=settings.max_queued)
+        self._runner = Runner(self.ledger, self._upstream, settings)
+        self.hub = Hub(self.ledger, tick=pace.tick, local=lambda: self._runner.jobs.keys())
+        self._database.on_change = self.hub.changed
+        self._closed_at = 0.0
+
+    async def open(self) -> None:
+        """Open the ledger. Raises ConfigurationError in words for a person."""
+        await self.ledger.open()
+
+    async def start(self) -> None:
+        """Begin to work. Raises LedgerUnavailable."""
+        self.hub.start()
+        await self._runner.start()
+
+    def close(self) -> None:
+        """The process is about to end: let all who wait go. May be called twice."""
+        self._closed_at = self._closed_at or time.monotonic()
+        self.hub.close()
+
+    async def stop(self) -> None:
+        """Stop working; submissions in flight get the rest of their time."""
+        self.close()
+        drained = time.monotonic() - self._closed_at
+        await self._runner.stop(max(0.0, self.settings.pace.drain - drained))
+        await self.hub.stop()
+        await self._upstream.close()
+        await self._database.close()
+
+    # What the routes ask for, bounded in time
+
+    async def accept(self, new: NewInvocation) -> Record:
+        """Accept an invocation, or find the one of its idempotency key.
+
+        Raises:
+            Problem: there is no room, the key belongs to other arguments, or the relay stops.
+            LedgerUnavailable
+        """
+        if self.hub.closing:
+            raise Problem("shutting_down", retry_after=1)
+        try:
+            record = await self._in_time(self.ledger.accept(new))
+        except QueueFull:
+            raise Problem("queue_full", retry_after=_RETRY_FULL) from None
+        except IdempotencyConflict:
+            raise Problem("idempotency_conflict") from None
+        self._runner.wake()
+        return record
+
+    async def get(self, invocation_id: str) -> Record | None:
+        return await self._in_time(self.ledger.get(invocation_id))
+
+    async def pieces(self, record: Record) -> list[Piece]:
+        """The streamed text of an invocation."""
+        return await self._in_time(self.ledger.pieces(record.id)) if record.mode == "stream" else []
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Cancel an invocation, or ask the process that runs it to do so."""
+        await self._in_time(self.ledger.request_cancel(invocation_id))
+        self._runner.cancel(invocation_id)
+
+    async def check_ready(self) -> None:
+        """Raises Problem or LedgerUnavailable while no work can be taken."""
+        if self.hub.closing:
+            raise Problem("shutting_down", retry_after=1)
+        await self._in_time(self.ledger.has_queued())
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.settings.pace.ledger):
+                return await work
+        except TimeoutError:
+            raise LedgerUnavailable from None

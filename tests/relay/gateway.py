@@ -1,0 +1,268 @@
+"""A gateway for the relay's tests: counts what it is paid for, and breaks in every way that it is told to.
+
+It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+KEY = "sk-gateway-key-that-must-not-leak"
+SECRET_WORDS = "upstream-words-that-must-not-leak http://internal.example:9999"
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Fault:
+    """What to do instead of answering well.
+
+    Attributes:
+        kind: status (answer with `status` and `body`), drop, hang, cut (half of a good answer), garbage, empty.
+    """
+
+    kind: str
+    status: int = 500
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    paid: bool = False
+
+
+@dataclass
+class Work:
+    """One response at the gateway."""
+
+    id: str
+    request: Json
+    seconds: float
+    final: Json
+    pieces: list[str]
+    created: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+    gets: int = 0
+
+    @property
+    def prompt(self) -> str:
+        return str(self.request.get("input"))
+
+    def now(self) -> Json:
+        base: Json = {"id": self.id, "object": "response", "model": self.request.get("model"), "output": []}
+        if self.cancelled:
+            return base | {"status": "cancelled"}
+        if time.monotonic() - self.created < self.seconds:
+            return base | {"status": "in_progress"}
+        return base | self.final
+
+
+def message(text: str, **extra: Any) -> Json:
+    """A completed response with one text."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"status": "completed", "output": [{"type": "message", "role": "assistant", "content": [part]}], **extra}
+
+
+class Gateway:
+    """Answers `/v1/responses`. Settings may be changed at any time.
+
+    Attributes:
+        accept: seconds until a submission is answered.
+        seconds: that a response takes.
+        bridged: ignores background, blocks until done, and cannot be asked afterwards.
+        final: the response at its end, from the request.
+        pieces: how streamed text comes.
+        on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
+        during_stream: may return a Fault; gets the number of pieces sent.
+        paid: how often each prompt was executed.
+    """
+
+    def __init__(self) -> None:
+        self.accept = 0.0
+        self.seconds = 0.2
+        self.bridged = False
+        self.final: Callable[[Json], Json] = lambda request: message("The answer.")
+        self.pieces = ["The ", "answer", "."]
+        self.on_post: Callable[[Json, int], Fault | None] = lambda request, n: None
+        self.on_get: Callable[[Work, int], Fault | None] = lambda work, n: None
+        self.on_cancel: Callable[[Work], Fault | None] = lambda work: None
+        self.during_stream: Callable[[int], Fault | None] = lambda sent: None
+        self.poll_after_ms: int | None = None
+        self.cost = "0.25"
+        self.posts: list[Json] = []
+        self.post_headers: list[dict[str, str]] = []
+        self.paid: Counter[str] = Counter()
+        self.gets = 0
+        self.cancels = 0
+        self.works: dict[str, Work] = {}
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._main, daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, port: int = 0) -> Gateway:
+        self.port = port
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def stop(self) -> None:
+        async def end() -> None:
+            for task in asyncio.all_tasks():
+                if task is not asyncio.current_task():
+                    task.cancel()
+            await asyncio.sleep(0)
+            self._loop.stop()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop)
+        self._thread.join(10)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def serve() -> None:
+            server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048)
+            self.port = server.sockets[0].getsockname()[1]
+            self._ready.set()
+
+        self._loop.run_until_complete(serve())
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                line = await reader.readline()
+                if not line:
+                    return
+                method, path, _ = line.decode().split(" ", 2)
+                headers = {}
+                while (line := await reader.readline()).strip():
+                    name, _, value = line.decode().partition(":")
+                    headers[name.strip().lower()] = value.strip()
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                if headers.get("authorization") != f"Bearer {KEY}":
+                    await self._send(writer, 401, {"error": {"message": f"wrong key {SECRET_WORDS}"}})
+                    continue
+                await self._route(writer, method, path, json.loads(body) if body else {}, headers)
+        except (ConnectionError, asyncio.IncompleteReadError, _Dropped):
+            pass
+        finally:
+            writer.close()
+
+    async def _route(
+        self, writer: asyncio.StreamWriter, method: str, path: str, body: Json, headers: dict[str, str]
+    ) -> None:
+        parts = path.removeprefix("/v1/").split("/")
+        if method == "POST" and parts == ["responses"]:
+            return await self._create(writer, body, headers)
+        work = self.works.get(parts[1]) if len(parts) > 1 else None
+        if work is None:
+            return await self._send(writer, 404, {"error": {"message": f"not found {SECRET_WORDS}"}})
+        if self.bridged:
+            return await self._send(
+                writer, 500, {"error": {"message": "GET responses is not supported for custom", "code": "500"}}
+            )
+        if method == "POST":
+            self.cancels += 1
+            fault = self.on_cancel(work)
+            if fault is None and time.monotonic() - work.created >= work.seconds and not work.cancelled:
+                fault = Fault("status", 400, {"error": {"message": "Cannot cancel a completed response."}})
+            if fault is not None:
+                return await self._break(writer, fault, work)
+            work.cancelled = True
+            return await self._send(writer, 200, work.now())
+        self.gets += 1
+        work.gets += 1
+        fault = self.on_get(work, work.gets)
+        if fault is not None:
+            return await self._break(writer, fault, work)
+        extra = {} if self.poll_after_ms is None else {"openai-poll-after-ms": str(self.poll_after_ms)}
+        if work.now()["status"] == "completed":
+            extra["x-litellm-response-cost"] = self.cost
+        # As LiteLLM does it: another id on each reply.
+        return await self._send(writer, 200, work.now() | {"id": f"{work.id}-{work.gets}"}, extra)
+
+    async def _create(self, writer: asyncio.StreamWriter, body: Json, headers: dict[str, str]) -> None:
+        self.posts.append(body)
+        self.post_headers.append(headers)
+        fault = self.on_post(body, len(self.posts))
+        if fault is not None and not fault.paid:
+            return await self._break(writer, fault, None)
+        self.paid[str(body.get("input"))] += 1
+        work = Work(f"resp_{len(self.works)}", body, self.seconds, self.final(body), list(self.pieces))
+        self.works[work.id] = work
+        if fault is not None:
+            return await self._break(writer, fault, work)
+        await asyncio.sleep(self.accept)
+        if body.get("stream"):
+            return await self._stream(writer, work)
+        if self.bridged:
+            await asyncio.sleep(work.seconds)
+            return await self._send(writer, 200, work.now(), {"x-litellm-response-cost": self.cost})
+        return await self._send(writer, 200, {"id": work.id, "status": "queued", "output": []})
+
+    async def _stream(self, writer: asyncio.StreamWriter, work: Work) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        created = {"id": work.id, "status": "in_progress", "output": []}
+        await self._event(writer, "response.created", {"response": created})
+        for sent, piece in enumerate(work.pieces):
+            fault = self.during_stream(sent)
+            if fault is not None:
+                if fault.kind == "hang":
+                    await asyncio.sleep(3600)
+                if fault.kind == "status":  # as LiteLLM invents it when its own stream breaks
+                    error = {"code": "server_error", "message": SECRET_WORDS}
+                    failed = {"id": work.id, "status": "failed", "error": error, "output": []}
+                    await self._event(writer, "response.failed", {"response": failed})
+                raise _Dropped
+            await self._event(writer, "response.output_text.delta", {"delta": piece})
+            await asyncio.sleep(work.seconds / max(1, len(work.pieces)))
+        work.seconds = 0
+        final = work.now()
+        await self._event(writer, f"response.{final['status']}", {"response": final})
+        writer.write(b"data: [DONE]\n\n")
+        raise _Dropped
+
+    async def _event(self, writer: asyncio.StreamWriter, kind: str, data: Json) -> None:
+        writer.write(f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode())
+        await writer.drain()
+
+    async def _break(self, writer: asyncio.StreamWriter, fault: Fault, work: Work | None) -> None:
+        if fault.kind == "status":
+            body = {"error": {"message": SECRET_WORDS}} if fault.body is None else fault.body
+            return await self._send(writer, fault.status, body, fault.headers)
+        if fault.kind == "hang":
+            await asyncio.sleep(3600)
+        if fault.kind == "cut":
+            whole = json.dumps({} if work is None else work.now()).encode() + b" " * 100
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+            writer.write(f"content-length: {len(whole)}\r\n\r\n".encode() + whole[:20])
+            await writer.drain()
+        if fault.kind in ("garbage", "empty"):
+            text = b"<html>" + SECRET_WORDS.encode() if fault.kind == "garbage" else b""
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(text)}\r\n\r\n"
+            writer.write(head.encode() + text)
+            return await writer.drain()
+        raise _Dropped
+
+    async def _send(
+        self, writer: asyncio.StreamWriter, status: int, body: Any, headers: dict[str, str] | None = None
+    ) -> None:
+        content = json.dumps(body).encode()
+        lines = [f"HTTP/1.1 {status} X", "content-type: application/json", f"content-length: {len(content)}"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+        await writer.drain()
+
+
+class _Dropped(Exception):
+    """The connection is to be closed without another word."""
