@@ -162,6 +162,15 @@ _ROWS: Sequence[tuple[Callable[[_Report], bool], str, str]] = (
         "wait some seconds and try again; if it stays so, look for the first error (often a provider key)",
     ),
     (
+        lambda r: (
+            r.says("model=none", "previous_response_not_found")
+            or (r.says("response with id") and r.says("not found"))
+            or (r.status == 403 and r.says("permission_error", "response id"))
+        ),
+        "the gateway does not know that response id",
+        "use the id as create printed it, with the same gateway and key (results are kept for some minutes only)",
+    ),
+    (
         lambda r: r.says(
             "invalid model name",
             "you passed in model=",
@@ -176,15 +185,6 @@ _ROWS: Sequence[tuple[Callable[[_Report], bool], str, str]] = (
         lambda r: r.says("is not supported for"),
         "this model does not support that here",
         "the gateway bridges it to another API: background, retrieve and cancel need a native Responses model",
-    ),
-    (
-        lambda r: (
-            r.says("model=none", "previous_response_not_found")
-            or (r.says("response with id") and r.says("not found"))
-            or (r.status == 403 and r.says("permission_error", "response id"))
-        ),
-        "the gateway does not know that response id",
-        "use the id as create printed it, with the same gateway and key (results are kept for some minutes only)",
     ),
     (
         lambda r: r.says("context_length_exceeded", "contextwindowexceeded"),
