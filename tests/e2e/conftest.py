@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from .upstream import READY, USERS, UpstreamControl
 _HERE = Path(__file__).parent
 # The first run on a machine installs LiteLLM.
 _SECONDS = 900
+_started: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -38,42 +38,51 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def litellm_python() -> Path:
     """The Python that has LiteLLM."""
     return ensure(print)
 
 
-@pytest.fixture(scope="session")
-def _running(tmp_path_factory: pytest.TempPathFactory, litellm_python: Path) -> Iterator[dict[str, str]]:
-    """Where the shared proxy and its provider are; the first worker that asks starts them."""
+@pytest.fixture(scope="session", autouse=True)
+def _shared(tmp_path_factory: pytest.TempPathFactory, litellm_python: Path) -> Iterator[Path]:
+    """The directory of the shared proxy, which runs while a worker with tests here does."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    with (folder / USERS).open("w") as users, (folder / "starting").open("w") as starting:
+    with (folder / USERS).open("w") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
+        yield folder
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for pid in _started:
+            os.waitpid(pid, 0)
+
+
+@pytest.fixture(scope="session")
+def _running(_shared: Path) -> dict[str, str]:
+    """Where the shared proxy and its provider are; the first worker that asks starts them."""
+    with (_shared / "starting").open("w") as starting:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        process = None if (folder / READY).exists() else _start(folder)
-        fcntl.flock(starting, fcntl.LOCK_UN)
-        yield json.loads((folder / READY).read_text())
-    if process is not None and "PYTEST_XDIST_WORKER" not in os.environ:
-        process.wait(30)  # otherwise it goes on for the other workers, and ends with the last of them
+        if not (_shared / READY).exists():
+            _started.append(_start(_shared))
+    place: dict[str, str] = json.loads((_shared / READY).read_text())
+    return place
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def _start(folder: Path) -> int:
+    """Run provider and proxy in a process that may outlive this worker, for the others; its pid."""
     log = folder / "gateway.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.upstream", str(folder)],
-            cwd=_HERE.parent.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    command = [sys.executable, str(_HERE / "upstream.py"), str(folder)]
+    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=files)
     while not (folder / READY).exists():
-        assert process.poll() is None, log.read_text()
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), log.read_text()
         time.sleep(0.1)
-    return process
+    return pid
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ A model of `UpstreamControl.model` carries a program in its name: steps joined b
 the last one repeats (`429-then-ok`). Steps for the polls of a background response follow a `+`
 (`ok+500-then-404-then-ok`). Other models are the offline provider's. All that a model is asked is counted.
 
-`python -m tests.e2e.upstream DIRECTORY` runs both as long as a process holds a shared lock on DIRECTORY/users: pytest's
+`python tests/e2e/upstream.py DIRECTORY` runs both as long as a process holds a shared lock on DIRECTORY/users: pytest's
 workers use one proxy, and nobody has to be the last to tidy up.
 """
 
