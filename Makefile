@@ -18,7 +18,7 @@ PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run gateway test lint format bench
+.PHONY: help run run-auto gateway relay test lint format bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -26,8 +26,15 @@ help: ## Show this list
 run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
 	@$(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
 
+run-auto: .venv/relay-ready ## Ask a model that may have deep_research run by a relay: make run-auto PROMPT="..."
+	@$(GATEWAY) --reuse -- python -m litellm_openai_example.relay.alongside -- \
+		litellm-example --api responses --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
+
 gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
 	@$(GATEWAY) $(ARGS)
+
+relay: .venv/relay-ready ## Run the relay server, against LITELLM_BASE_URL or a gateway on this machine
+	@$(GATEWAY) --reuse -- litellm-relay $(ARGS)
 
 test: lint ## Run all checks and tests
 	@$(PROJECT_RUN) pytest -n 2 $(ARGS)
@@ -52,6 +59,10 @@ bench: .venv/test-ready ## Measure speed and size, as ratios in one run
 	@$(UV) sync --quiet --locked --inexact --no-default-groups >&2
 	@touch $@
 
+.venv/relay-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra relay >&2
+	@touch $@ .venv/run-ready
+
 .venv/test-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --locked --all-extras >&2
-	@touch $@ .venv/run-ready
+	@touch $@ .venv/run-ready .venv/relay-ready

@@ -6,10 +6,9 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +18,7 @@ import click
 if sys.platform == "win32":
     sys.exit("The embedded gateway needs Linux or macOS; on Windows run it in WSL.")
 
+from .command import become, handle, run
 from .environment import GatewayUnavailable
 from .offline.server import OfflineProvider
 from .proxy import READY_SECONDS, Proxy, answers, with_loopback_direct
@@ -58,16 +58,16 @@ def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> i
         return _NOT_FOUND
     if reuse and os.environ.get("LITELLM_BASE_URL", "").strip():
         _tell(f"using the gateway at {_without_credentials(os.environ['LITELLM_BASE_URL'].strip())}")
-        _become(command, os.environ)
+        become(command, os.environ)
     state = State()
     if reuse and (running := _another(state)) is not None:
         _tell(f"using the gateway that runs at {running.base_url}")
         if running.offline:
             _tell(_NO_LLM)
-        _become(command, _client_env(running.base_url, state.master_key))
+        become(command, _client_env(running.base_url, state.master_key))
     with _started(state, port, timeout) as (proxy, offline):
         if command:
-            return _run(command, _client_env(proxy.base_url, proxy.api_key))
+            return run(command, _client_env(proxy.base_url, proxy.api_key))
         return _serve(state, proxy, offline)
 
 
@@ -138,45 +138,6 @@ def _serve(state: State, proxy: Proxy, offline: bool) -> int:
         state.forget(running)
 
 
-def _run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """Run a command to its end, and pass on to it what we are told."""
-    process: subprocess.Popen[bytes] | None = None
-
-    def pass_on(number: int, _: object) -> None:
-        # The terminal sends Ctrl-C to the command as well, and a second one would mean more than the user said.
-        if process is not None and not (number == signal.SIGINT and _in_foreground()):
-            process.send_signal(number)
-
-    _handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on)
-    try:
-        process = subprocess.Popen(command, env=dict(env))
-    except OSError as error:
-        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
-    code = process.wait()
-    return code if code >= 0 else 128 - code
-
-
-def _in_foreground() -> bool:
-    """Whether we are what the user of a terminal sees, so that its Ctrl-C goes to all of us."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
-
-
-def _become(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
-    try:
-        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
-    except OSError as error:
-        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
-
-
 def _client_env(base_url: str, api_key: str) -> dict[str, str]:
     return {**with_loopback_direct(os.environ), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
 
@@ -194,19 +155,13 @@ def _tell(text: str) -> None:
     click.echo(f"[gateway] {text}", err=True)
 
 
-def _handle(signals: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> None:
-    for number in signals:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, handler)
-
-
 def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
     """Run the command line; exit code 1 when the gateway cannot be had, 130 when interrupted before it is ready."""
-    _handle((signal.SIGTERM, signal.SIGHUP), _stop)
+    handle((signal.SIGTERM, signal.SIGHUP), _stop)
     try:
         code = gateway.main(standalone_mode=False)
     except click.ClickException as error:

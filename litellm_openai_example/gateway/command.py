@@ -1,0 +1,58 @@
+"""A command that is run with a server of ours beside it, and is not to notice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
+
+from .environment import GatewayUnavailable
+
+
+def run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
+    """Run a command to its end, and pass on to it what we are told."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, _: object) -> None:
+        # The terminal sends Ctrl-C to the command as well, and a second one would mean more than the user said.
+        if process is not None and not (number == signal.SIGINT and _in_foreground()):
+            process.send_signal(number)
+
+    handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on)
+    try:
+        process = subprocess.Popen(command, env=dict(env))
+    except OSError as error:
+        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _in_foreground() -> bool:
+    """Whether we are what the user of a terminal sees, so that its Ctrl-C goes to all of us."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def become(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    """Become the command: nothing of ours is needed any more."""
+    try:
+        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
+    except OSError as error:
+        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
+
+
+def handle(signals: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> None:
+    """Handle signals, but for those that whoever started us wants ignored."""
+    for number in signals:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, handler)
