@@ -6,7 +6,6 @@ It is given each step's result, or the exception, and returns its own result. `r
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -14,6 +13,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import anyio
 from httpx2 import RequestError
 from openai import OpenAIError
 
@@ -112,9 +112,8 @@ async def _do_async(client: Any, step: Any) -> Any:
     if isinstance(step, Send):
         return await step.call(client)
     if isinstance(step, Together):
-        runs = [run_async(client, operation) for operation in step.operations]
-        return _outcomes(await asyncio.gather(*runs, return_exceptions=True))
-    return await asyncio.sleep(step.seconds)
+        return await _side_by_side_async(client, step.operations)
+    return await anyio.sleep(step.seconds)
 
 
 def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
@@ -136,6 +135,21 @@ def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any
     for thread in threads:
         thread.join()
     return _outcomes(outcomes)
+
+
+async def _side_by_side_async(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
+    outcomes: list[Any] = [None] * len(operations)
+
+    async def one(index: int, operation: Operation[Any]) -> None:
+        try:
+            outcomes[index] = await run_async(client, operation)
+        except EXPECTED as error:
+            outcomes[index] = error
+
+    async with anyio.create_task_group() as tasks:
+        for index, operation in enumerate(operations):
+            tasks.start_soon(one, index, operation)
+    return outcomes
 
 
 def _outcomes(outcomes: list[Any]) -> list[Any]:

@@ -116,6 +116,7 @@ class Gateway:
 
     def stop(self) -> None:
         async def end() -> None:
+            self._server.close()
             for task in asyncio.all_tasks():
                 if task is not asyncio.current_task():
                     task.cancel()
@@ -129,8 +130,8 @@ class Gateway:
         asyncio.set_event_loop(self._loop)
 
         async def serve() -> None:
-            server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048)
-            self.port = server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048)
+            self.port = self._server.sockets[0].getsockname()[1]
             self._ready.set()
 
         self._loop.run_until_complete(serve())

@@ -1,0 +1,245 @@
+"""The two clients: what each call returns and raises, blocking and asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import openai
+import pytest
+
+from litellm_openai_example import (
+    AsyncLiteLLMClient,
+    CutShortError,
+    GatewayError,
+    LiteLLMClient,
+    StillRunningError,
+)
+
+from .scripted import (
+    COMPLETED,
+    KEY,
+    Answer,
+    ScriptedServer,
+    Seen,
+    chat_body,
+    chat_events,
+    reply,
+    response_body,
+    response_events,
+    sse,
+)
+
+TOOLS = [{"type": "web_search_preview"}]
+
+
+class Client:
+    """Calls the client of one kind by the names of its methods."""
+
+    def __init__(self, kind: str, server: ScriptedServer, **options: Any) -> None:
+        self.kind = kind
+        self._make: Callable[[], Any] = lambda: (AsyncLiteLLMClient if kind == "async" else LiteLLMClient)(
+            server.url, KEY, **options
+        )
+
+    def __call__(self, method: str, *arguments: Any, **named: Any) -> Any:
+        if self.kind == "sync":
+            with self._make() as client:
+                result = getattr(client, method)(*arguments, **named)
+                return list(result) if method.startswith("stream") else result
+        return asyncio.run(self._call(method, *arguments, **named))
+
+    async def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        async with self._make() as client:
+            result = getattr(client, method)(*arguments, **named)
+            if method.startswith("stream"):
+                return [piece async for piece in result]
+            return await result
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request: pytest.FixtureRequest, gateway: ScriptedServer) -> Client:
+    return Client(request.param, gateway)
+
+
+def test_texts(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("안녕")))
+    assert call("create_chat_completion", "hi", instructions="be brief") == "안녕"
+    assert [message["role"] for message in gateway.posts[0].json["messages"]] == ["system", "user"]
+    gateway.answers(reply(response_body("안녕")))
+    assert call("create_response", "hi", False, TOOLS, "resp_0", "be brief") == "안녕"
+    assert gateway.posts[1].json == {
+        "model": "gpt-4o",
+        "input": "hi",
+        "tools": TOOLS,
+        "previous_response_id": "resp_0",
+        "instructions": "be brief",
+    }
+
+
+def test_streams(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*chat_events("안", "녕")))
+    assert call("stream_chat_completion", "hi") == ["안", "녕"]
+    gateway.answers(sse(*response_events("안", "녕", end=COMPLETED)))
+    assert call("stream_response", "hi", TOOLS) == ["안", "녕"]
+    assert gateway.posts[1].json["stream"] is True
+
+
+def test_an_async_stream_can_be_awaited_first(gateway: ScriptedServer) -> None:
+    async def use() -> None:
+        async with AsyncLiteLLMClient(gateway.url, KEY) as client:
+            gateway.answers(sse(*response_events("a", "b", end=COMPLETED)))
+            async with await client.stream_response("hi") as stream:
+                assert [piece async for piece in stream] == ["a", "b"]
+            assert stream.reply.answer.id == "resp_1"
+            gateway.answers(reply({}, 401))
+            with pytest.raises(GatewayError):
+                await client.stream_response("hi")
+
+    asyncio.run(use())
+
+
+def test_a_stream_can_be_left(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*response_events(*["x"] * 1000), pause=0.01))
+    with LiteLLMClient(gateway.url, KEY) as client, client.stream_response("hi") as stream:
+        assert next(stream) == "x"
+    assert stream.reply.text == "x"
+
+
+def test_a_server_that_keeps_a_whole_stream_open_is_not_waited_for(call: Client, gateway: ScriptedServer) -> None:
+    events = [json.dumps(event) for event in response_events("OK", end=COMPLETED)]
+    parts = [(0.0, f"data: {event}\n\n".encode()) for event in events]
+    gateway.answers(Answer(headers={"content-type": "text/event-stream"}, events=[*parts, (20.0, b": still here\n\n")]))
+    assert call("stream_response", "hi", timeout=10) == ["OK"]
+
+
+def test_background(call: Client, gateway: ScriptedServer) -> None:
+    queued = response_body(None, "queued")
+    left = ["in_progress", "completed"]
+
+    def script(seen: Seen) -> Answer:
+        if seen.path.endswith("/cancel"):
+            return reply(response_body(None, "cancelled"))
+        if seen.method == "POST":
+            return reply(queued)
+        status = left.pop(0)
+        return reply(response_body("done" if status == "completed" else None, status))
+
+    gateway.script = script
+    assert json.loads(call("create_response", "hi", background=True)) == queued
+    assert call("wait_for_response", "resp_1", 10) == "done"
+    left.append("in_progress")
+    assert json.loads(call("retrieve_response", "resp_1"))["status"] == "in_progress"
+    assert json.loads(call("cancel_response", "resp_1"))["status"] == "cancelled"
+
+
+def test_statuses_are_told(gateway: ScriptedServer) -> None:
+    left = ["queued", "in_progress", "completed"]
+    gateway.script = lambda _: reply(response_body("done", left.pop(0)), **{"openai-poll-after-ms": "10"})
+    told: list[str] = []
+    with LiteLLMClient(gateway.url, KEY) as client:
+        client.wait_for_response("resp_1", on_status=told.append)
+    assert told == ["queued", "in_progress", "completed"]
+
+
+def test_a_wait_that_outlasts_its_deadline(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body(None, "in_progress")))
+    with pytest.raises(StillRunningError) as caught:
+        call("wait_for_response", "resp_1", 0.7)
+    assert caught.value.response_id == "resp_1"
+
+
+def test_a_poll_that_hangs_is_given_up(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litellm_openai_example.operations.POLL_TIMEOUT", 0.3)
+    gateway.answers(Answer(pause=30), reply(response_body("done")))
+    assert call("wait_for_response", "resp_1", 20) == "done"
+
+
+def test_errors_are_of_one_family(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({"error": {"message": f"no {KEY}", "code": "401"}}, 401, **{"x-litellm-call-id": "call-1"}))
+    with pytest.raises(GatewayError) as caught:
+        call("create_response", "hi")
+    error = caught.value
+    assert isinstance(error, openai.OpenAIError)
+    assert isinstance(error.__cause__, openai.AuthenticationError)
+    assert (error.status, error.support_ids) == (401, {"x-litellm-call-id": "call-1"})
+    assert KEY not in f"{error} {error!r} {error.__dict__}"
+
+
+def test_a_part_of_an_answer_is_on_the_exception(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("Half", "length")))
+    with pytest.raises(CutShortError) as caught:
+        call("create_chat_completion", "hi")
+    assert caught.value.text == "Half"
+    gateway.answers(sse(*response_events("Ha", "lf"), done=False))
+    with pytest.raises(CutShortError) as caught:
+        call("stream_response", "hi")
+    assert caught.value.text == "Half"
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", "half \ud83d", None, 7])
+def test_a_prompt_that_cannot_be_sent(prompt: Any, call: Client, gateway: ScriptedServer) -> None:
+    for method in ("create_chat_completion", "create_response", "stream_response", "create_response_with_tool_calling"):
+        with pytest.raises(ValueError, match="prompt"):
+            call(method, prompt)
+    assert gateway.seen == []
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
+def test_a_timeout_that_is_none(timeout: Any, call: Client, gateway: ScriptedServer) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        call("create_response", "hi", timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        LiteLLMClient(gateway.url, KEY, timeout=timeout)
+    assert gateway.seen == []
+
+
+@pytest.mark.parametrize("response_id", ["", " ", "a b", "한", None])
+def test_an_id_that_cannot_be_one(response_id: Any, call: Client, gateway: ScriptedServer) -> None:
+    for method in ("retrieve_response", "cancel_response", "wait_for_response"):
+        with pytest.raises(ValueError, match="response id"):
+            call(method, response_id)
+    assert gateway.seen == []
+
+
+def test_an_id_cannot_leave_its_place_in_the_path(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body("OK")))
+    call("retrieve_response", "../models?x=1")
+    assert gateway.seen[0].path == "/v1/responses/..%2Fmodels%3Fx=1"
+
+
+def test_from_env(configured: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_MODEL", "from-env")
+    configured.answers(reply(response_body("OK")))
+    for client in (LiteLLMClient.from_env(), LiteLLMClient.from_env(model="given")):
+        with client:
+            assert client.create_response("hi") == "OK"
+            assert KEY not in repr(client)
+    assert [seen.json["model"] for seen in configured.posts] == ["from-env", "given"]
+
+
+def test_threads_share_a_client(gateway: ScriptedServer) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    gateway.script = lambda seen: reply(response_body(seen.json["input"]))
+    with LiteLLMClient(gateway.url, KEY) as client, ThreadPoolExecutor(8) as pool:
+        prompts = [f"prompt {number}" for number in range(40)]
+        assert list(pool.map(client.create_response, prompts)) == prompts
+
+
+def test_tasks_have_deadlines_of_their_own(gateway: ScriptedServer) -> None:
+    gateway.script = lambda seen: Answer(pause=30) if seen.json["input"] == "slow" else reply(response_body("OK"))
+
+    async def use() -> list[Any]:
+        async with AsyncLiteLLMClient(gateway.url, KEY) as client:
+            calls: list[Coroutine[Any, Any, str]] = [
+                client.create_response("slow", timeout=0.5),
+                client.create_response("fast", timeout=20),
+            ]
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    slow, fast = asyncio.run(use())
+    assert isinstance(slow, GatewayError)
+    assert fast == "OK"

@@ -1,0 +1,212 @@
+"""The adapter is the SDK's client: everything works on it as on its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from pydantic import BaseModel
+
+from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
+
+from .scripted import (
+    COMPLETED,
+    KEY,
+    Answer,
+    ScriptedServer,
+    chat_body,
+    chat_events,
+    reply,
+    response_body,
+    response_events,
+    sse,
+)
+
+CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+CHAT_BODY = {**chat_body("OK"), "created": 1}
+RESPONSE = {**response_body("OK"), "created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+
+
+class Colour(BaseModel):
+    name: str
+
+
+@pytest.fixture
+def sdk(gateway: ScriptedServer) -> Iterator[LiteLLM]:
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as client:
+        yield client
+
+
+def test_it_is_the_sdks_client(sdk: LiteLLM) -> None:
+    assert isinstance(sdk, openai.OpenAI)
+    assert isinstance(AsyncLiteLLM(base_url="https://gateway", api_key=KEY), openai.AsyncOpenAI)
+    assert type(sdk.responses) is openai.resources.responses.Responses
+    assert type(sdk.chat.completions) is openai.resources.chat.Completions
+    assert KEY not in repr(sdk) + str(sdk) + str(sdk.__class__)
+
+
+def test_typed_answers(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(RESPONSE))
+    assert type(sdk.responses.create(**CREATE)) is openai.types.responses.Response
+    gateway.answers(reply(CHAT_BODY))
+    completion = sdk.chat.completions.create(**CHAT)
+    assert type(completion) is openai.types.chat.ChatCompletion
+    assert completion.choices[0].message.content == "OK"
+    assert gateway.posts[1].path == "/v1/chat/completions"
+    assert gateway.posts[1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_streams(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*response_events("O", "K", end=COMPLETED)))
+    with sdk.responses.create(**CREATE, stream=True) as events:
+        assert [event.type for event in events][-1] == "response.completed"
+    gateway.answers(sse(*chat_events("O", "K")))
+    chunks = list(sdk.chat.completions.create(**CHAT, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "OK"
+
+
+def test_the_streaming_helpers(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(
+        sse(*[{**event, "created": 1, "object": "chat.completion.chunk"} for event in chat_events("O", "K")])
+    )
+    with sdk.chat.completions.stream(**CHAT) as stream:
+        assert stream.get_final_completion().choices[0].message.content == "OK"
+
+
+def test_raw_and_streaming_responses(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(RESPONSE, **{"x-litellm-call-id": "call-1"}))
+    raw = sdk.responses.with_raw_response.create(**CREATE)
+    assert (raw.headers["x-litellm-call-id"], raw.parse().output_text) == ("call-1", "OK")
+    with sdk.responses.with_streaming_response.create(**CREATE) as response:
+        assert json.loads(b"".join(response.iter_bytes()))["id"] == "resp_1"
+
+
+def test_parsing(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({**RESPONSE, "output": response_body('{"name": "blue"}')["output"]}))
+    parsed = sdk.responses.parse(**CREATE, text_format=Colour)
+    assert parsed.output_parsed == Colour(name="blue")
+    gateway.answers(reply({**chat_body('{"name": "red"}'), "created": 1}))
+    assert sdk.chat.completions.parse(**CHAT, response_format=Colour).choices[0].message.parsed == Colour(name="red")
+
+
+def test_options_and_copies(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429), reply(RESPONSE))
+    with pytest.raises(openai.RateLimitError):
+        sdk.with_options(max_retries=0).responses.create(**CREATE)
+    other = sdk.copy(api_key="sk-other", default_headers={"x-team": "blue"}, timeout=7)
+    assert type(other) is LiteLLM
+    assert other.base_url == sdk.base_url
+    other.responses.create(**CREATE)
+    assert gateway.posts[1].headers["authorization"] == "Bearer sk-other"
+    assert gateway.posts[1].headers["x-team"] == "blue"
+    assert sdk.with_options(base_url=f"{gateway.url}/prefix").base_url.path == "/prefix/v1/"
+    with pytest.raises(ConfigurationError):
+        sdk.with_options(base_url="ftp://gateway")
+
+
+def test_files_embeddings_models_and_deletes(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    file = {"id": "file-1", "object": "file", "bytes": 3, "created_at": 1, "filename": "a", "purpose": "batch"}
+    gateway.answers(reply(file))
+    assert sdk.files.create(file=("a.jsonl", b"{}\n"), purpose="batch").id == "file-1"
+    assert b'name="purpose"' in gateway.posts[0].content
+    gateway.answers(Answer(body=b"\x00\x01", headers={"content-type": "application/octet-stream"}))
+    assert sdk.files.content("file-1").read() == b"\x00\x01"
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    gateway.answers(reply({"object": "list", "data": [vector], "model": "e", "usage": {}}))
+    assert sdk.embeddings.create(model="e", input="hi", encoding_format="float").data[0].embedding == [0.5]
+    gateway.answers(reply({"object": "list", "data": [{"id": "m1", "object": "model"}]}))
+    assert [model.id for model in sdk.models.list()] == ["m1"]
+    gateway.answers(reply({"id": "resp_1", "object": "response", "deleted": True}))
+    sdk.responses.delete("resp_1")
+    assert gateway.seen[-1].method == "DELETE"
+
+
+def test_a_large_download_may_take_longer_than_the_timeout(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(body=b"x" * 12, drip=0.1, headers={"content-type": "application/octet-stream"}))
+    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.6) as sdk:
+        assert len(sdk.files.content("file-1").read()) == 12
+
+
+def test_a_key_may_be_a_function(gateway: ScriptedServer) -> None:
+    keys = iter(["sk-1", "sk-2"])
+    gateway.answers(reply(RESPONSE))
+    with LiteLLM(base_url=gateway.url, api_key=lambda: next(keys)) as sdk:
+        sdk.responses.create(**CREATE)
+        sdk.responses.create(**CREATE)
+    assert [seen.headers["authorization"] for seen in gateway.posts] == ["Bearer sk-1", "Bearer sk-2"]
+
+
+def test_the_environment(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_BASE_URL", f"{gateway.url}/litellm/")
+    monkeypatch.setenv("LITELLM_API_KEY", f" {KEY}\n")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-house")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-of-another-house")
+    gateway.answers(reply(RESPONSE))
+    with LiteLLM() as sdk:
+        sdk.responses.create(**CREATE)
+        sdk.with_options(timeout=5).responses.create(**CREATE)
+    assert gateway.posts[0].path == "/litellm/v1/responses"
+    assert "another-house" not in str([seen.headers for seen in gateway.seen])
+    with LiteLLM(base_url=gateway.url, api_key="sk-given") as sdk:
+        sdk.responses.create(**CREATE)
+    assert (gateway.posts[2].path, gateway.posts[2].headers["authorization"]) == ("/v1/responses", "Bearer sk-given")
+
+
+def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429), reply(RESPONSE), reply({}, 502), reply(RESPONSE))
+    with (
+        LiteLLMHttpxClient(headers={"x-mine": "1"}) as http,
+        LiteLLM(base_url=gateway.url, api_key=KEY, http_client=http) as sdk,
+    ):
+        sdk.responses.create(**CREATE)
+    assert gateway.posts[1].headers["x-mine"] == "1"
+    with (
+        httpx2.Client() as foreign,
+        LiteLLM(base_url=gateway.url, api_key=KEY, http_client=foreign, max_retries=5) as sdk,
+        pytest.raises(openai.InternalServerError),
+    ):
+        sdk.responses.create(**CREATE)
+    assert len(gateway.posts) == 3
+
+
+@pytest.mark.parametrize(
+    "missing", [{"base_url": "https://gateway"}, {"api_key": KEY}, {"base_url": "", "api_key": KEY}, {"api_key": " "}]
+)
+def test_what_is_missing_is_said(missing: dict[str, str]) -> None:
+    for client in (LiteLLM, AsyncLiteLLM):
+        with pytest.raises(ConfigurationError, match="LITELLM_"):
+            client(**missing)
+
+
+def test_asynchronously(gateway: ScriptedServer) -> None:
+    async def use() -> None:
+        async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
+            gateway.answers(reply({}, 503), reply(RESPONSE))
+            assert (await sdk.responses.create(**CREATE)).output_text == "OK"
+            gateway.answers(sse(*response_events("O", "K", end=COMPLETED)))
+            events = [event async for event in await sdk.responses.create(**CREATE, stream=True)]
+            assert events[-1].type == "response.completed"
+            gateway.answers(reply(RESPONSE))
+            raw = await sdk.with_options(timeout=9).responses.with_raw_response.create(**CREATE)
+            assert raw.parse().output_text == "OK"
+            many = await asyncio.gather(*(sdk.responses.create(**CREATE) for _ in range(20)))
+            assert [one.output_text for one in many] == ["OK"] * 20
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_under_trio(gateway: ScriptedServer, anyio_backend: str) -> None:
+    gateway.answers(Answer(pause=30))
+    async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
+        with pytest.raises(openai.APITimeoutError):
+            await sdk.responses.create(**CREATE)
+        gateway.answers(reply(RESPONSE))
+        assert (await sdk.responses.create(**CREATE)).output_text == "OK"
