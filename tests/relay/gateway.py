@@ -100,7 +100,6 @@ class Gateway:
         self.cancels = 0
         self.works: dict[str, Work] = {}
         self.port = 0
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
 
@@ -117,17 +116,18 @@ class Gateway:
     def stop(self) -> None:
         async def end() -> None:
             self._server.close()
-            for task in asyncio.all_tasks():
-                if task is not asyncio.current_task():
-                    task.cancel()
-            await asyncio.sleep(0)
+            connections = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in connections:
+                task.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+            await asyncio.sleep(0.01)  # the transports close in steps of their own
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop)
         self._thread.join(10)
 
     def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        self._loop = asyncio.new_event_loop()
 
         async def serve() -> None:
             self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, backlog=2048)

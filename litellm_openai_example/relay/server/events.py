@@ -53,7 +53,7 @@ def last_id(record: Record, pieces: Sequence[Piece]) -> int:
     """The highest id that has been given out so far."""
     streamed = len(pieces) + _RUNNING
     if record.finished:
-        return streamed + 2
+        return streamed + 1 + (_rest(record, pieces) is not None)
     return streamed if pieces or record.status == "running" else _QUEUED
 
 

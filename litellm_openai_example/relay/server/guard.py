@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -72,12 +73,8 @@ class Guard:
 
 
 def _names_loopback(host: str) -> bool:
-    if host.startswith("["):
-        name, _, port = host[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        name, _, port = host.partition(":")
-    return is_loopback(name) and (not port or port.isdigit())
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
+    return match is not None and is_loopback(match[1] or match[2])
 
 
 class _Lingering(Response):

@@ -309,7 +309,7 @@ class Job:
     # Writing down
 
     async def _settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
-        if outcome.error_code is not None:
+        if outcome.state == "failed":
             log.warning("%s: %s (%s)", self.id, outcome.state, outcome.error_code)
         await self._keep(lambda: self._desk.ledger.settle(self.id, self._with_text(outcome), upstream_id))
 

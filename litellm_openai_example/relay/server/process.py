@@ -43,16 +43,18 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     """
     logging.basicConfig(format="[relay] %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     _allow_many_connections()
-    return asyncio.run(_serve(settings, tell))
+    gc.freeze()  # what has been imported stays for good: the collector need not walk it
+    return asyncio.run(serve(settings, tell))
 
 
-async def _serve(settings: Settings, tell: Callable[[str], None]) -> int:
+async def serve(settings: Settings, tell: Callable[[str], None]) -> int:
+    """See `run`."""
     relay = Relay(settings)
     await relay.open()
-    with _bind(settings.host, settings.port) as listener:
+    with bind(settings.host, settings.port) as listener:
         try:
             await relay.start()
-            server = _Server(settings, relay, listener, tell)
+            server = RelayServer(settings, relay, listener, tell)
             await server.serve(sockets=[listener])
             return server.ended_by
         except LedgerUnavailable:
@@ -61,7 +63,7 @@ async def _serve(settings: Settings, tell: Callable[[str], None]) -> int:
             await relay.stop()
 
 
-class _Server(uvicorn.Server):
+class RelayServer(uvicorn.Server):
     """Uvicorn, which lets go of those who wait at the first signal, and leaves the exit code to us."""
 
     def __init__(self, settings: Settings, relay: Relay, listener: socket.socket, tell: Callable[[str], None]) -> None:
@@ -86,9 +88,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
-        # What exists now stays for good: the collector need not walk it.
-        gc.collect()
-        gc.freeze()
         host, port = self._listener.getsockname()[:2]
         self._tell(f"ledger: {self._ledger_name}")
         self._tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -111,7 +110,8 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._relay.close)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address, not listening yet. Raises CannotStart."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

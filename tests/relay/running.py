@@ -1,0 +1,254 @@
+"""Relays for tests: one in a thread of this process, and one in a process of its own that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx2
+from sqlalchemy.engine import make_url
+
+from litellm_openai_example.config import GatewaySettings
+from litellm_openai_example.relay.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
+from litellm_openai_example.relay.server.process import RelayServer, bind
+from litellm_openai_example.relay.server.relay import Relay
+from litellm_openai_example.relay.server.settings import Pace, Settings
+
+from .gateway import KEY, Gateway
+
+Json = dict[str, Any]
+
+FAST = Pace(
+    first_poll=0.05, longest_poll=0.2, poll_timeout=0.6, missing=1.5, gate=0.4, lease=1.5, tick=0.1, flush=0.02,
+    stall=0.3, retry=0.3, keep_alive=0.3, body=0.6, cancel=3.0, drain=1.5,
+)  # fmt: skip
+
+
+def body(question: str = "Why?", /, **arguments: Any) -> Json:
+    return {"tool_name": "deep_research", "arguments": {"research_question": question, **arguments}}
+
+
+def token(view: Json) -> dict[str, str]:
+    return {TOKEN_HEADER: view["invocation_token"]}
+
+
+def settings(database_url: str, gateway: Gateway, /, **changes: Any) -> Settings:
+    return Settings(
+        **{
+            "gateway": GatewaySettings(f"{gateway.base_url}/v1", KEY),
+            "database_url": make_url(database_url),
+            "port": 0,
+            "pace": FAST,
+            "wait": 10.0,
+            **changes,
+        }
+    )
+
+
+@dataclass
+class Event:
+    id: int
+    name: str
+    data: Json
+
+
+class Api:
+    """The relay's API over HTTP, blocking; each answer is checked to hold nothing of the gateway's."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        self.http = httpx2.Client(base_url=base_url, timeout=30, trust_env=False)
+
+    def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        return self.http.request(method, path, **options)
+
+    def post(self, data: Json, **headers: str) -> httpx2.Response:
+        return self.call(
+            "POST", INVOCATIONS_PATH, json=data, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+
+    def start(self, question: str = "Why?", /, **arguments: Any) -> Json:
+        """Start in the background, whatever else."""
+        if not arguments.get("stream"):
+            arguments.setdefault("background", True)
+        answer = self.post(body(question, **arguments))
+        assert answer.status_code in (200, 202), answer.text
+        return dict(answer.json())
+
+    def view(self, started: Json) -> Json:
+        answer = self.call("GET", f"{INVOCATIONS_PATH}/{started['invocation_id']}", headers=token(started))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def wait(self, started: Json, timeout: float = 20) -> Json:
+        """The view once it has ended."""
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait"
+        answer = self.call("GET", path, headers=token(started), params={"timeout": timeout})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def cancel(self, started: Json) -> Json:
+        answer = self.call("POST", f"{INVOCATIONS_PATH}/{started['invocation_id']}/cancel", headers=token(started))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def until(self, started: Json, *statuses: str, timeout: float = 20) -> Json:
+        until = time.monotonic() + timeout
+        while (view := self.view(started))["status"] not in statuses:
+            assert time.monotonic() < until, view
+            time.sleep(0.02)
+        return view
+
+    def events(self, started: Json, last: int | None = None) -> list[Event]:
+        """All events until the stream ends."""
+        return list(self.stream(started, last))
+
+    def stream(self, started: Json, last: int | None = None) -> Iterator[Event]:
+        headers = token(started) | ({} if last is None else {"Last-Event-ID": str(last)})
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/events"
+        with self.http.stream("GET", path, headers=headers) as answer:
+            assert answer.status_code == 200, answer.read()
+            fields: dict[str, str] = {}
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if name:
+                    fields[name] = value
+                elif "data" in fields:
+                    yield Event(int(fields["id"]), fields["event"], json.loads(fields["data"]))
+                    fields = {}
+
+
+class ThreadedRelay:
+    """A relay in a thread, with whatever settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(20)
+        if self._failure is not None:
+            raise self._failure
+        self.api = Api(self.lines[-1].split()[-1])
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.server.handle_exit, signal.SIGTERM, None)
+            self._thread.join(20)
+            assert not self._thread.is_alive()
+            self.api.http.close()
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.relay = Relay(self.settings)
+        await self.relay.open()
+        with bind(self.settings.host, 0) as listener:
+            try:
+                await self.relay.start()
+                self.server = RelayServer(self.settings, self.relay, listener, self._tell)
+                await self.server.serve(sockets=[listener])
+            finally:
+                await self.relay.stop()
+
+    def _tell(self, line: str) -> None:
+        self.lines.append(line)
+        if "listening" in line:
+            self._ready.set()
+
+
+class RelayProcess:
+    """`python -m litellm_openai_example.relay` with the given environment."""
+
+    def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
+        base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
+        command = [sys.executable, "-m", "litellm_openai_example.relay", *(arguments or ("--port", "0"))]
+        self.process = subprocess.Popen(command, env=base | dict(env), stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def ready(self) -> Self:
+        assert self._listening.wait(30), self.log
+        assert "listening" in self.log
+        self.api = Api(self.lines[-1].split()[-1])
+        return self
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.end()
+
+    def terminate(self) -> int:
+        self.process.terminate()
+        return self.end()
+
+    def end(self) -> int:
+        code = self.process.wait(15)
+        self._reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        if hasattr(self, "api"):
+            self.api.http.close()
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+            if "listening" in line:
+                self._listening.set()
+        self._listening.set()
+
+
+@contextmanager
+def relay_process(env: Mapping[str, str], *arguments: str) -> Iterator[RelayProcess]:
+    """A relay process that has ended when the block has."""
+    process = RelayProcess(env, *arguments)
+    try:
+        yield process.ready()
+    finally:
+        if process.process.poll() is None:
+            process.kill()
+
+
+def environment(database_url: str, gateway: Gateway, **more: str) -> dict[str, str]:
+    return {
+        "LITELLM_BASE_URL": gateway.base_url,
+        "LITELLM_API_KEY": KEY,
+        "RELAY_DATABASE_URL": database_url,
+        **more,
+    }
+
+
+def finished(view: Json) -> bool:
+    return view["status"] in TERMINAL

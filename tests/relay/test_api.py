@@ -1,0 +1,468 @@
+"""Each row of the API's table, and each of its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
+
+import httpx2
+import pytest
+
+from litellm_openai_example.relay.contract import (
+    API_ERRORS,
+    INVOCATION_ERRORS,
+    INVOCATIONS_PATH,
+    ApiErrorCode,
+    ErrorBody,
+    Invocation,
+    InvocationErrorCode,
+)
+
+from .conftest import StartRelay, assert_clean
+from .gateway import SECRET_WORDS, Fault, Gateway, message
+from .running import ThreadedRelay, body, finished, token
+
+
+def error_code(answer: httpx2.Response) -> str:
+    return ErrorBody.model_validate(answer.json()).error.code
+
+
+def test_the_lists_of_codes_are_whole() -> None:
+    assert set(get_args(InvocationErrorCode)) == set(INVOCATION_ERRORS)
+    assert set(get_args(ApiErrorCode)) == set(API_ERRORS)
+
+
+class TestStart:
+    def test_foreground_is_answered_when_it_has_ended(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.final = lambda request: message("짜장면 🍜", usage={"total_tokens": 7})
+        answer = relay.api.post(body("짜장면?"))
+        view = Invocation.model_validate(answer.json())
+        assert answer.status_code == 200
+        assert (view.status, view.mode, view.output_text) == ("completed", "foreground", "짜장면 🍜")
+        assert view.deliverable_format == "markdown_brief"
+        assert view.upstream_response_id == "resp_0"
+        assert view.response is not None
+        assert view.response["usage"] == {"total_tokens": 7}
+        assert view.response["cost_usd"] == 0.25
+        assert (view.error_code, view.error_message) == (None, None)
+        assert view.updated_at >= view.created_at
+        assert "짜장면?" in upstream.posts[0]["input"]
+        assert upstream.posts[0]["background"] is True
+
+    def test_foreground_is_answered_202_after_the_wait_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 1.0
+        relay = start_relay(wait=0.2)
+        answer = relay.api.post(body())
+        assert answer.status_code == 202
+        assert answer.json()["status"] in ("queued", "running")
+        assert answer.headers["location"].endswith(answer.json()["invocation_id"])
+        relay.api.until(answer.json(), "completed")
+
+    @pytest.mark.parametrize("mode", ["background", "stream"])
+    def test_background_and_stream_are_answered_202_at_once(
+        self, relay: ThreadedRelay, upstream: Gateway, mode: str
+    ) -> None:
+        upstream.accept = 0.3
+        answer = relay.api.post(body(**{mode: True}))
+        assert answer.status_code == 202
+        assert answer.json()["mode"] == mode
+        assert answer.json()["status"] == "queued"
+        assert relay.api.wait(answer.json())["status"] == "completed"
+
+    def test_a_failed_foreground_research_is_a_view(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.final = lambda request: {"status": "failed", "error": {"message": "x"}}
+        answer = relay.api.post(body())
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "failed"
+        assert answer.json()["error_code"] == "upstream_failed"
+
+    def test_the_token_is_in_no_other_answer(self, relay: ThreadedRelay) -> None:
+        started = relay.api.start()
+        assert started["invocation_token"] not in str(relay.api.wait(started)) + str(relay.api.cancel(started))
+        assert started["invocation_token"] not in str(relay.api.events(started))
+
+    def test_a_client_that_goes_away_changes_nothing(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 0.5
+        with pytest.raises(httpx2.ReadTimeout):
+            relay.api.call("POST", INVOCATIONS_PATH, json=body(), timeout=0.2, headers={"Idempotency-Key": "k"})
+        answer = relay.api.post(body(), Idempotency_Key="k")
+        assert answer.json()["status"] == "completed"
+        assert sum(upstream.paid.values()) == 1
+
+    def test_the_key_of_the_relay_is_needed_to_start_and_only_there(self, start_relay: StartRelay) -> None:
+        relay = start_relay(api_key="relay-key")
+        for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "relay-key"}):
+            answer = relay.api.post(body(), **headers)
+            assert (answer.status_code, error_code(answer)) == (401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=[(b"Authorization", b"Bearer \xff")])
+        assert answer.status_code == 401
+        answer = relay.api.post(body(), Authorization="Bearer relay-key")
+        assert answer.status_code == 200
+        assert relay.api.view(answer.json())["status"] == "completed"
+
+
+class TestIdempotency:
+    def test_fifty_at_once_are_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(lambda _: relay.api.post(body(), Idempotency_Key="same"), range(50)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["invocation_id"] for answer in answers}) == 1
+        assert len(upstream.posts) == 1
+        for answer in answers:
+            assert relay.api.view(answer.json())["status"] == "completed"
+
+    def test_a_repeat_in_the_background_is_the_same_invocation(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        first = relay.api.post(body(background=True), Idempotency_Key="k").json()
+        relay.api.wait(first)
+        second = relay.api.post(body(background=True), Idempotency_Key="k")
+        assert second.status_code == 202
+        assert second.json()["invocation_id"] == first["invocation_id"]
+        assert second.json()["invocation_token"] == first["invocation_token"]
+        assert second.json()["status"] == "completed"
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("change", [{"research_question": "Other?"}, {"context": ["x"]}, {"background": False}])
+    def test_the_same_key_with_other_arguments(self, relay: ThreadedRelay, change: dict[str, object]) -> None:
+        relay.api.post(body(background=True), Idempotency_Key="k")
+        other = body(background=True)
+        other["arguments"] |= change
+        answer = relay.api.post(other, Idempotency_Key="k")
+        assert (answer.status_code, error_code(answer)) == (409, "idempotency_conflict")
+
+    def test_arguments_that_mean_the_same_are_the_same(self, relay: ThreadedRelay) -> None:
+        first = relay.api.post(body(background=True), Idempotency_Key="k").json()
+        spelt_out = body(background=True, stream=False, context=[], system_prompt=None, require_citations=True)
+        assert relay.api.post(spelt_out, Idempotency_Key="k").json()["invocation_id"] == first["invocation_id"]
+
+    def test_no_key_means_another_invocation(self, relay: ThreadedRelay) -> None:
+        assert relay.api.start()["invocation_id"] != relay.api.start()["invocation_id"]
+
+    @pytest.mark.parametrize("key", [b"", b"a" * 256, b"with space", b"\xc3\xa9", b"\x01"])
+    def test_keys_that_are_none(self, relay: ThreadedRelay, upstream: Gateway, key: bytes) -> None:
+        headers = {b"Idempotency-Key": key}
+        try:
+            answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=headers)
+        except httpx2.LocalProtocolError:
+            return  # no client would send it
+        assert answer.status_code in (400, 422)
+        assert not upstream.posts
+
+
+class TestRead:
+    def test_wait(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 0.5
+        started = relay.api.start()
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait"
+        for timeout in ("0", "0.1"):
+            answer = relay.api.call("GET", path, headers=token(started), params={"timeout": timeout})
+            assert answer.status_code == 202
+            assert answer.json()["status"] in ("queued", "running")
+        answer = relay.api.call("GET", path, headers=token(started))
+        assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+
+    @pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "-inf", "soon", ""])
+    def test_timeouts_that_are_none(self, relay: ThreadedRelay, timeout: str) -> None:
+        started = relay.api.start()
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait?timeout={timeout}"
+        answer = relay.api.call("GET", path, headers=token(started))
+        assert (answer.status_code, error_code(answer)) == (422, "invalid_request")
+
+    def test_no_wait_is_longer_than_the_operator_allows(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        relay = start_relay(wait=0.2)
+        started = relay.api.start()
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait"
+        answer = relay.api.call("GET", path, headers=token(started), params={"timeout": 9999}, timeout=5)
+        assert answer.status_code == 202
+
+    @pytest.mark.parametrize("suffix", ["", "/wait", "/events", "/cancel"])
+    def test_the_token(self, relay: ThreadedRelay, suffix: str) -> None:
+        mine, other = relay.api.start(), relay.api.start()
+        method = "POST" if suffix == "/cancel" else "GET"
+        path = f"{INVOCATIONS_PATH}/{mine['invocation_id']}{suffix}"
+        wrong: list[bytes] = [
+            b"", b"x", other["invocation_token"].encode(), mine["invocation_token"].lower().encode(),
+            "짜장면".encode(), b"\xff\xfe", mine["invocation_token"].encode() + b"x",
+        ]  # fmt: skip
+        answers = [relay.api.call(method, path)]
+        answers += [relay.api.call(method, path, headers={b"X-Invocation-Token": value}) for value in wrong]
+        unknown = path.replace(mine["invocation_id"], "inv_" + "0" * 32)
+        answers += [relay.api.call(method, unknown, headers=token(mine))]
+        assert {(answer.status_code, error_code(answer)) for answer in answers} == {(403, "forbidden")}
+        assert len({answer.text for answer in answers}) == 1
+
+    def test_what_was_deleted_is_404_for_who_has_the_token(self, start_relay: StartRelay) -> None:
+        relay = start_relay(retention=0.0)
+        started = relay.api.start()
+        relay.api.wait(started)
+        asyncio.run_coroutine_threadsafe(relay.relay.ledger.purge(0.0), relay.loop).result(5)
+        answer = relay.api.call("GET", f"{INVOCATIONS_PATH}/{started['invocation_id']}", headers=token(started))
+        assert (answer.status_code, error_code(answer)) == (404, "not_found")
+
+
+class TestCancel:
+    def test_a_running_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        view = relay.api.cancel(started)
+        assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
+        assert upstream.cancels == 1
+        assert relay.api.cancel(started) == view
+        assert upstream.cancels == 1
+
+    def test_a_queued_one_is_never_sent(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        relay = start_relay(max_running=1)
+        relay.api.until(relay.api.start("first"), "running")
+        second = relay.api.start("second")
+        assert relay.api.cancel(second)["status"] == "cancelled"
+        assert len(upstream.posts) == 1
+
+    def test_one_that_has_ended_stays_as_it_is(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        started = relay.api.start()
+        ended = relay.api.wait(started)
+        assert relay.api.cancel(started) == ended
+        assert upstream.cancels == 0
+
+    def test_one_that_ended_before_anybody_looked_is_completed(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        upstream.poll_after_ms = 30_000
+        relay = start_relay()
+        upstream.seconds = 0.4
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        time.sleep(0.6)
+        view = relay.api.cancel(started)
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+
+    def test_while_it_is_submitted(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.accept, upstream.seconds = 0.2, 30
+        started = relay.api.start()
+        time.sleep(0.1)
+        assert relay.api.cancel(started)["status"] == "cancelled"
+        assert upstream.cancels == 1
+
+    def test_a_bridged_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.bridged, upstream.seconds = True, 30
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        assert relay.api.cancel(started)["status"] == "cancelled"
+
+    def test_when_the_gateway_cannot(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        upstream.on_cancel = lambda work: Fault("status", 500)
+        assert relay.api.cancel(started)["status"] == "cancelled"
+
+
+class TestEvents:
+    def test_of_a_streamed_research(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 0.4
+        events = relay.api.events(relay.api.start(stream=True))
+        assert [event.name for event in events] == ["status", "status", *["output_text"] * 3, "completed"]
+        assert [event.data["status"] for event in events[:2]] == ["queued", "running"]
+        assert "".join(event.data["delta"] for event in events[2:5]) == "The answer."
+        assert [event.data["offset"] for event in events[2:5]] == [0, 4, 10]
+        assert events[-1].data["output_text"] == "The answer."
+        assert events[-1].data["response"]["cost_usd"] == 0.25
+        ids = [event.id for event in events]
+        assert ids == sorted(set(ids))
+
+    @pytest.mark.parametrize("mode", ["stream", "background"])
+    def test_taken_up_again_at_each_place(self, relay: ThreadedRelay, mode: str) -> None:
+        started = relay.api.start(**{mode: True})
+        relay.api.wait(started)
+        events = relay.api.events(started)
+        assert "".join(event.data["delta"] for event in events if event.name == "output_text") == "The answer."
+        for place, event in enumerate(events[:-1]):
+            assert relay.api.events(started, event.id) == events[place + 1 :]
+        answer = relay.api.call(
+            "GET",
+            f"{INVOCATIONS_PATH}/{started['invocation_id']}/events",
+            headers=token(started) | {"Last-Event-ID": str(events[-1].id)},
+        )
+        assert answer.status_code == 204
+
+    def test_live_and_stored_are_the_same(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds, upstream.pieces = 0.5, [f"{n} " for n in range(10)]
+        upstream.final = lambda request: message("".join(f"{n} " for n in range(10)))
+        started = relay.api.start(stream=True)
+        live = relay.api.events(started)
+        stored = relay.api.events(started)
+        assert [(e.id, e.name) for e in live] == [(e.id, e.name) for e in stored]
+        assert live[2:] == stored[2:]
+
+    @pytest.mark.parametrize("last", ["x", "-1", "99", "1.5", "٣", "9" * 400])
+    def test_ids_that_were_never_given_out(self, relay: ThreadedRelay, last: str) -> None:
+        started = relay.api.start()
+        relay.api.wait(started)
+        headers = token(started) | {"Last-Event-ID": last.encode()}
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/events"
+        answer = relay.api.call("GET", path, headers=headers)
+        assert (answer.status_code, error_code(answer)) == (422, "invalid_request")
+
+    def test_a_failed_one_ends_with_error(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.final = lambda request: {"status": "failed", "error": {"message": "x"}}
+        events = relay.api.events(relay.api.start())
+        assert events[-1].name == "error"
+        assert events[-1].data["error_code"] == "upstream_failed"
+
+    def test_comments_keep_it_alive(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 1.2
+        started = relay.api.start()
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/events"
+        with relay.api.http.stream("GET", path, headers=token(started)) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            text = "".join(answer.iter_text())
+        assert text.startswith("retry: ")
+        assert "\n: " in text
+
+    def test_many_watchers_cost_the_gateway_no_more_than_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 1.0
+        started = relay.api.start()
+        with ThreadPoolExecutor(30) as pool:
+            views = list(pool.map(lambda _: relay.api.wait(started), range(30)))
+        assert {view["status"] for view in views} == {"completed"}
+        assert upstream.gets <= 1.0 / 0.05 + 2
+
+
+class TestLimits:
+    def test_a_full_queue(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        relay = start_relay(max_running=1, max_queued=2)
+        relay.api.until(relay.api.start("running"), "running")
+        relay.api.start("1")
+        relay.api.post(body("2", background=True), Idempotency_Key="two")
+        answer = relay.api.post(body("3", background=True))
+        assert (answer.status_code, error_code(answer)) == (503, "queue_full")
+        assert int(answer.headers["retry-after"]) > 0
+        # One that is in already is found, however full it is.
+        assert relay.api.post(body("2", background=True), Idempotency_Key="two").status_code == 202
+
+    def test_no_more_run_than_may(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 0.4
+        relay = start_relay(max_running=2)
+        started = [relay.api.start(str(n)) for n in range(6)]
+        most, views = 0, [relay.api.view(one) for one in started]
+        while not all(finished(view) for view in views):
+            most = max(most, sum(view["status"] == "running" for view in views))
+            views = [relay.api.view(one) for one in started]
+        assert most == 2
+        assert {view["status"] for view in views} == {"completed"}
+
+    def test_few_are_submitted_at_a_time(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.accept, most, lock = 0.15, 0, threading.Lock()
+        now = 0
+
+        def on_post(request: object, n: int) -> Fault | None:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            threading.Timer(0.14, leave).start()
+            return None
+
+        def leave() -> None:
+            nonlocal now
+            with lock:
+                now -= 1
+
+        upstream.on_post = on_post
+        for one in [relay.api.start(str(n)) for n in range(24)]:
+            relay.api.wait(one)
+        assert 4 <= most <= 8
+
+    def test_a_text_that_is_too_large(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.final = lambda request: message("x" * 5000)
+        relay = start_relay(max_output=1000)
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("incomplete", "output_too_large")
+        assert view["output_text"] == "x" * 1000
+
+    def test_a_research_that_takes_too_long(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        relay = start_relay(research_timeout=0.6)
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("failed", "research_timeout")
+        assert upstream.cancels == 1
+
+
+class TestAround:
+    def test_health(self, relay: ThreadedRelay) -> None:
+        for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
+            answer = relay.api.call("GET", path)
+            assert (answer.status_code, answer.json()) == (200, {"status": status})
+
+    def test_docs(self, relay: ThreadedRelay) -> None:
+        assert relay.api.call("GET", "/docs").status_code == 200
+        schema = relay.api.call("GET", "/openapi.json").json()
+        assert schema["openapi"].startswith("3.")
+        post = schema["paths"][INVOCATIONS_PATH]["post"]
+        assert post["requestBody"]["content"]["application/json"]["examples"]
+        assert {"200", "202", "401", "409", "413", "422", "503"} <= set(post["responses"])
+        shown = {example for response in post["responses"].values() for example in _examples(response)}
+        assert {"idempotency_conflict", "queue_full"} <= shown
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "/", 404),
+            ("GET", "/api/v1/nothing", 404),
+            ("GET", INVOCATIONS_PATH, 405),
+            ("DELETE", INVOCATIONS_PATH, 405),
+            ("GET", INVOCATIONS_PATH + "/", 404),
+            ("PUT", "/healthz", 405),
+        ],
+    )
+    def test_what_is_not_there(self, relay: ThreadedRelay, method: str, path: str, status: int) -> None:
+        answer = relay.api.call(method, path)
+        assert answer.status_code == status
+        assert error_code(answer) == {404: "not_found", 405: "method_not_allowed"}[status]
+        assert ("allow" in answer.headers) == (status == 405)
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::1"]
+    )
+    def test_other_names_than_this_machine(self, relay: ThreadedRelay, upstream: Gateway, host: str) -> None:
+        answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers={"Host": host})
+        assert answer.status_code == 400
+        assert not upstream.posts
+
+    @pytest.mark.parametrize("host", ["localhost", "localhost:1234", "127.0.0.1", "127.1.2.3:80", "[::1]:8080"])
+    def test_names_of_this_machine(self, relay: ThreadedRelay, host: str) -> None:
+        assert relay.api.call("GET", "/healthz", headers={"Host": host}).status_code == 200
+
+    def test_every_answer_says_that_it_is_not_to_be_kept(self, relay: ThreadedRelay) -> None:
+        for answer in (relay.api.post(body()), relay.api.call("GET", "/nothing"), relay.api.call("GET", "/healthz")):
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "server" not in answer.headers
+
+    def test_what_the_gateway_is_told(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        started = relay.api.start()
+        relay.api.wait(started)
+        headers = upstream.post_headers[0]
+        assert headers["x-litellm-num-retries"] == "0"
+        assert headers["x-litellm-call-id"] == started["invocation_id"]
+        assert upstream.posts[0]["tools"] == [{"type": "web_search_preview"}]
+
+    def test_no_answer_holds_anything_of_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("status", 400, {"error": {"message": SECRET_WORDS}})
+        assert_clean(relay.api.post(body()).text, upstream)
+        upstream.on_post = lambda request, n: None
+        upstream.final = lambda request: {"status": "failed", "error": {"message": SECRET_WORDS, "code": SECRET_WORDS}}
+        answer = relay.api.post(body())
+        assert_clean(answer.text + str(relay.api.events(answer.json())), upstream)
+
+
+def _examples(response: dict[str, object]) -> list[str]:
+    content = response.get("content", {})
+    assert isinstance(content, dict)
+    return list(content.get("application/json", {}).get("examples", {}))

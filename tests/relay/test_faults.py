@@ -1,0 +1,349 @@
+"""What becomes of an invocation when the gateway fails, at each step and in each way; and what it costs."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from litellm_openai_example.config import GatewaySettings
+
+from .conftest import StartRelay, assert_clean
+from .gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
+from .running import ThreadedRelay
+
+
+def litellm_error(status: int, text: str, code: str = "") -> Fault:
+    return Fault("status", status, {"error": {"message": text, "type": None, "code": code or str(status)}})
+
+
+class TestSubmission:
+    @pytest.mark.parametrize(
+        ("fault", "code"),
+        [
+            (Fault("status", 400), "gateway_rejected_request"),
+            (litellm_error(400, "Invalid model name passed in model=x"), "model_unavailable"),
+            (litellm_error(400, "Budget has been exceeded! Current cost: 1"), "gateway_budget_exceeded"),
+            (litellm_error(429, "Budget has been exceeded! Current cost: 1"), "gateway_budget_exceeded"),
+            (
+                Fault("status", 400, {"error": {"message": "No connected db.", "type": "no_db_connection"}}),
+                "gateway_key_rejected",
+            ),
+            (Fault("status", 401), "gateway_key_rejected"),
+            (Fault("status", 402), "gateway_budget_exceeded"),
+            (Fault("status", 403), "gateway_key_rejected"),
+            (Fault("status", 404), "gateway_rejected_request"),
+            (Fault("status", 422), "gateway_rejected_request"),
+            (Fault("status", 307, headers={"location": "http://elsewhere.example/"}), "gateway_rejected_request"),
+        ],
+    )
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_refused(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, code: str, stream: bool) -> None:
+        upstream.on_post = lambda request, n: fault
+        view = relay.api.wait(relay.api.start(stream=stream))
+        assert (view["status"], view["error_code"]) == ("failed", code)
+        assert "Nothing was paid" in view["error_message"]
+        assert len(upstream.posts) == 1
+        assert_clean(str(view), upstream)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault("status", 500),
+            Fault("status", 502),
+            Fault("status", 503),
+            Fault("status", 504),
+            Fault("status", 408),
+            Fault("status", 599),
+            Fault("drop", paid=True),
+            Fault("cut", paid=True),
+            Fault("garbage", paid=True),
+            Fault("empty", paid=True),
+            Fault("status", 200, {"status": "queued"}, paid=True),
+            Fault("status", 200, {"id": None, "status": "queued"}, paid=True),
+            Fault("status", 200, {"id": 7, "status": None}, paid=True),
+            Fault("status", 200, {"id": "resp_\n", "status": "queued"}, paid=True),
+            Fault("status", 200, ["queued"], paid=True),
+            Fault("status", 200, {"error": {"message": SECRET_WORDS}}, paid=True),
+        ],
+        ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:20]}",
+    )
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_perhaps_executed_is_never_sent_again(
+        self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, stream: bool
+    ) -> None:
+        upstream.on_post = lambda request, n: fault
+        view = relay.api.wait(relay.api.start(stream=stream))
+        assert (view["status"], view["error_code"]) == ("failed", "submission_indeterminate")
+        assert len(upstream.posts) == 1
+        assert_clean(str(view), upstream)
+
+    def test_no_answer_until_the_time_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("hang", paid=True)
+        relay = start_relay(research_timeout=1.0)
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        assert relay.api.wait(started)["error_code"] == "submission_indeterminate"
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_too_many_requests_is_tried_again(self, relay: ThreadedRelay, upstream: Gateway, stream: bool) -> None:
+        fault = Fault("status", 429, headers={"retry-after": "0"})
+        upstream.on_post = lambda request, n: fault if n <= 3 else None
+        view = relay.api.wait(relay.api.start(stream=stream))
+        assert view["status"] == "completed"
+        assert len(upstream.posts) == 4
+        assert sum(upstream.paid.values()) == 1
+
+    def test_too_many_requests_until_the_time_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("status", 429)
+        view = start_relay(research_timeout=1.5).api
+        assert view.wait(view.start())["error_code"] == "gateway_unavailable"
+
+    def test_a_gateway_that_comes_later(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            port = reserved.getsockname()[1]
+        late = Gateway()
+        late.port = port
+        relay = start_relay(gateway=_at(port))
+        started = [relay.api.start(str(n)) for n in range(5)]
+        assert {relay.api.view(one)["status"] for one in started} == {"queued"}
+        late.start(port)
+        try:
+            assert {relay.api.wait(one)["status"] for one in started} == {"completed"}
+            assert set(late.paid.values()) == {1}
+        finally:
+            late.stop()
+
+    def test_a_gateway_that_never_comes(self, start_relay: StartRelay) -> None:
+        relay = start_relay(gateway=_at(9), research_timeout=1.0)
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("failed", "gateway_unavailable")
+
+    def test_one_that_blocks_does_not_hold_up_the_others(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("hang") if "slow" in request["input"] else None
+        for n in range(8):
+            relay.api.start(f"slow {n}")
+        assert relay.api.wait(relay.api.start("quick"))["status"] == "completed"
+
+
+class TestPolling:
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault("status", 500),
+            Fault("status", 502),
+            Fault("status", 429),
+            Fault("status", 404),
+            Fault("status", 403),
+            Fault("status", 401),
+            Fault("status", 400),
+            Fault("cut"),
+            Fault("drop"),
+            Fault("hang"),
+            Fault("garbage"),
+            Fault("empty"),
+            Fault("status", 200, {"status": None}),
+            Fault("status", 200, {"status": 7, "output": "?"}),
+            Fault("status", 200, {"status": "thinking"}),
+            Fault("status", 200, []),
+            Fault("status", 200, {"error": {"message": SECRET_WORDS}}),
+        ],
+        ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:20]}",
+    )
+    def test_errors_are_not_those_of_the_research(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault) -> None:
+        upstream.on_get = lambda work, n: fault if n <= 3 else None
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+        assert view["upstream_response_id"] == "resp_0"
+        assert len(upstream.posts) == 1
+
+    def test_a_response_that_is_gone_for_good(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_get = lambda work, n: Fault("status", 404)
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("failed", "result_unavailable")
+
+    def test_a_model_that_cannot_be_asked(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_get = lambda work, n: litellm_error(500, "GET responses is not supported for custom")
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("failed", "result_unavailable")
+        assert upstream.gets == 1
+
+    def test_the_wish_of_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.poll_after_ms, upstream.seconds = 500, 1.0
+        relay.api.wait(relay.api.start())
+        assert upstream.gets <= 5
+
+
+REFUSAL = {"type": "message", "content": [{"type": "refusal", "refusal": "I will not."}]}
+
+
+class TestEnding:
+    @pytest.mark.parametrize(
+        ("final", "status", "code"),
+        [
+            (
+                {"status": "failed", "error": {"code": "server_error", "message": SECRET_WORDS}},
+                "failed",
+                "upstream_failed",
+            ),
+            ({"status": "failed"}, "failed", "upstream_failed"),
+            ({"status": "cancelled"}, "cancelled", "upstream_cancelled"),
+            ({"status": "completed", "output": []}, "failed", "empty_output"),
+            ({"status": "completed", "output": None}, "failed", "empty_output"),
+            (message(" \n"), "failed", "empty_output"),
+            ({"status": "completed", "output": [REFUSAL]}, "failed", "model_refused"),
+            (message("text", error={"message": SECRET_WORDS}), "failed", "upstream_failed"),
+            (
+                message("Half") | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+                "incomplete",
+                "output_limit_reached",
+            ),
+            (
+                message("Half") | {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
+                "incomplete",
+                "content_filtered",
+            ),
+            (message("Half") | {"status": "incomplete"}, "incomplete", "upstream_incomplete"),
+        ],
+    )
+    @pytest.mark.parametrize("how", ["background", "bridged", "stream"])
+    def test_reported_as_what_it_is(
+        self, relay: ThreadedRelay, upstream: Gateway, final: Json, status: str, code: str, how: str
+    ) -> None:
+        upstream.bridged = how == "bridged"
+        upstream.final = lambda request: final
+        upstream.pieces = []
+        started = relay.api.start(stream=how == "stream")
+        view = relay.api.wait(started)
+        assert (view["status"], view["error_code"]) == (status, code)
+        if status == "incomplete":
+            assert view["output_text"] == "Half"
+        last = relay.api.events(started)[-1]
+        assert (last.name, last.data["error_code"]) == ("error", code)
+        assert_clean(str(view), upstream)
+
+    @pytest.mark.parametrize(
+        ("text", "kept"),
+        [
+            ("a\x00b", "a�b"),
+            ("half \ud83d", "half �"),
+            ("🍜 짜장면 \x1b[31m", "🍜 짜장면 \x1b[31m"),
+            ("x" * 300_000,) * 2,
+        ],
+    )
+    def test_any_text_can_be_kept(
+        self, start_relay: StartRelay, upstream: Gateway, database_url: str, text: str, kept: str
+    ) -> None:
+        upstream.final = lambda request: message(text)
+        upstream.pieces = [text[:7], text[7:]]
+        relay = start_relay(database_url=database_url)
+        for stream in (False, True):
+            view = relay.api.wait(relay.api.start(stream=stream))
+            assert view["output_text"] == kept
+            assert view["response"]["output"][0]["content"][0]["text"] == kept
+
+    @pytest.mark.parametrize("cost", ["", "NaN", "-1", "much"])
+    def test_a_cost_that_is_none(self, relay: ThreadedRelay, upstream: Gateway, cost: str) -> None:
+        upstream.cost = cost
+        assert "cost_usd" not in relay.api.wait(relay.api.start())["response"]
+
+    def test_what_was_asked_is_not_shown(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        tools = [{"type": "mcp", "server_url": "https://mcp.example", "headers": {"Authorization": "secret-of-a-tool"}}]
+        upstream.final = lambda request: message("text", tools=request["tools"], instructions="secret-of-a-tool")
+        relay = start_relay(tools=tools)
+        started = relay.api.start()
+        assert "secret-of-a-tool" not in str(relay.api.wait(started)) + str(relay.api.events(started))
+        assert upstream.posts[0]["tools"] == tools
+
+
+class TestBridged:
+    def test_completes(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.bridged, upstream.seconds = True, 0.8
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        view = relay.api.wait(started)
+        assert (view["status"], view["output_text"], view["response"]["cost_usd"]) == ("completed", "The answer.", 0.25)
+        assert upstream.gets == 0
+
+    def test_more_than_the_gate_run_at_once_once_it_is_known(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.bridged, upstream.seconds = True, 0.05
+        relay.api.wait(relay.api.start("first"))
+        upstream.seconds = 1.0
+        started = [relay.api.start(str(n)) for n in range(20)]
+        relay.api.until(started[-1], "running", timeout=0.9)
+        assert {relay.api.wait(one)["status"] for one in started} == {"completed"}
+
+
+class TestStream:
+    @pytest.mark.parametrize("kind", ["drop", "status"])
+    @pytest.mark.parametrize("after", [0, 1, 2])
+    def test_one_that_breaks_is_settled_by_the_response(
+        self, relay: ThreadedRelay, upstream: Gateway, kind: str, after: int
+    ) -> None:
+        upstream.during_stream = lambda sent: Fault(kind) if sent == after else None
+        upstream.seconds = 0.5
+        started = relay.api.start(stream=True)
+        events = relay.api.events(started)
+        assert (events[-1].name, events[-1].data["output_text"]) == ("completed", "The answer.")
+        assert "".join(event.data["delta"] for event in events if event.name == "output_text") == "The answer."
+        assert len(upstream.posts) == 1
+
+    def test_one_that_breaks_and_whose_response_failed(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.during_stream = lambda sent: Fault("status") if sent == 2 else None
+        upstream.final = lambda request: {"status": "failed", "error": {"message": SECRET_WORDS}}
+        started = relay.api.start(stream=True)
+        view = relay.api.wait(started)
+        assert (view["status"], view["error_code"]) == ("failed", "upstream_failed")
+        assert view["output_text"] == "The answer"
+
+    def test_one_that_falls_silent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.during_stream = lambda sent: Fault("hang") if sent == 1 else None
+        view = relay.api.wait(relay.api.start(stream=True))
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+
+    @pytest.mark.parametrize("kind", ["drop", "status"])
+    def test_of_a_bridged_model_that_breaks(self, relay: ThreadedRelay, upstream: Gateway, kind: str) -> None:
+        upstream.bridged = True
+        upstream.during_stream = lambda sent: Fault(kind) if sent == 2 else None
+        view = relay.api.wait(relay.api.start(stream=True))
+        code = {"drop": "result_unavailable", "status": "upstream_failed"}[kind]
+        assert (view["status"], view["error_code"], view["output_text"]) == ("failed", code, "The answer")
+
+    def test_of_a_bridged_model(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.bridged = True
+        assert relay.api.wait(relay.api.start(stream=True))["status"] == "completed"
+
+    def test_that_the_gateway_refuses(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        fault = litellm_error(400, "stream is not available together with background")
+        upstream.on_post = lambda request, n: fault if request.get("stream") else None
+        assert relay.api.wait(relay.api.start(stream=True))["status"] == "completed"
+        assert sum(upstream.paid.values()) == 1
+
+    def test_whose_text_differs_from_the_response(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.final = lambda request: message("Another text.")
+        started = relay.api.start(stream=True)
+        events = relay.api.events(started)
+        assert events[-1].data["output_text"] == "Another text."
+
+    def test_text_comes_while_it_runs(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 1.5
+        stream = relay.api.stream(relay.api.start(stream=True))
+        for event in stream:
+            if event.name == "output_text":
+                break
+        assert next(iter(upstream.works.values())).now()["status"] == "in_progress"
+        assert "completed" in [event.name for event in stream]
+
+    def test_cancelled_in_the_middle(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 30
+        started = relay.api.start(stream=True)
+        next(event for event in relay.api.stream(started) if event.name == "output_text")
+        view = relay.api.cancel(started)
+        assert (view["status"], view["output_text"]) == ("cancelled", "The ")
+        assert upstream.cancels == 1
+
+
+def _at(port: int) -> GatewaySettings:
+    return GatewaySettings(f"http://127.0.0.1:{port}/v1", KEY)
