@@ -53,7 +53,7 @@ bench: .venv/test-ready ## Measure speed and size, as ratios in one run
 
 .uv/bin/uv:
 	@echo "installing uv into .uv" >&2
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv >&2
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv >&2
 
 .venv/run-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	@$(UV) sync --quiet --locked --inexact --no-default-groups >&2

@@ -1,0 +1,142 @@
+"""The whole flow: the command, a real relay and the real LiteLLM proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from litellm_openai_example import LiteLLMClient, RelayClient
+
+from ..conftest import RunCommand
+from .conftest import Gateway
+
+AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
+QUESTION = "Research the history of jajangmyeon (짜장면)"
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+class Relay:
+    """A relay in a process of its own."""
+
+    def __init__(self, gateway: Gateway, folder: Path, model: str = "o3-deep-research") -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._env = {
+            **os.environ,
+            "LITELLM_BASE_URL": gateway.base_url,
+            "LITELLM_API_KEY": gateway.api_key,
+            "RELAY_DATABASE_URL": f"sqlite:///{folder}/relay.sqlite3",
+            "RELAY_MODEL": model,
+        }
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "litellm_openai_example.relay", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=self._env, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
+                    return
+            except OSError:
+                assert self.process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(10) == 0
+
+
+@pytest.fixture
+def relay(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
+    monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)
+    running = Relay(gateway, tmp_path)
+    monkeypatch.setenv("RELAY_BASE_URL", running.url)
+    yield running
+    running.stop()
+
+
+def test_a_question_that_needs_research(relay: Relay, command: RunCommand) -> None:
+    run = command(*AUTO, QUESTION)
+    assert run.code == 0, run.err
+    assert QUESTION in run.out
+    assert "Offline demo research" in run.out
+    lines = run.err.splitlines()
+    assert lines[-2] == "[deep_research was called automatically]"
+    assert all(json.loads(lines[-1]).values())
+
+
+def test_a_simple_question(relay: Relay, command: RunCommand) -> None:
+    run = command(*AUTO, "--web-search", "Reply with exactly: 네")
+    assert (run.code, run.out, run.err) == (0, "네\n", "")
+
+
+def test_a_bridged_model_still_knows_the_question(relay: Relay, command: RunCommand) -> None:
+    run = command(*AUTO, "--model", "bridged", "--instructions", "Answer kindly", QUESTION)
+    assert run.code == 0, run.err
+    assert f"You asked: {QUESTION}" in run.out
+    assert "Offline demo research" in run.out
+
+
+def test_the_library(relay: Relay) -> None:
+    with LiteLLMClient.from_env(timeout=60) as client:
+        result = client.create_response_with_tool_calling(QUESTION, relay.url)
+    assert result.tool_called
+    assert "Offline demo research" in result.final_text
+    assert result.research_summary is not None
+
+
+def test_a_relay_that_is_killed_in_the_middle(relay: Relay) -> None:
+    with RelayClient(relay.url, timeout=60) as client:
+        accepted = client.invoke({"research_question": QUESTION, "background": True})
+        events = client.events(accepted.invocation_id, accepted.invocation_token)
+        # From here on its id is in the ledger; killed before, it would rightly be indeterminate.
+        assert any(event.data.get("upstream_response_id") for event in events)
+        relay.kill()
+        relay.start()
+        assert [event.name for event in events][-1] == "completed"
+        assert client.wait(accepted.invocation_id, accepted.invocation_token).status == "completed"
+
+
+@pytest.mark.parametrize("streaming", [[], ["--stream"]], ids=str)
+def test_a_research_as_the_target(streaming: list[str], relay: Relay, command: RunCommand) -> None:
+    run = command("--target", "relay", "--timeout", "60", *streaming, QUESTION)
+    assert run.code == 0, run.err
+    assert run.out.startswith("# Offline demo research")
+
+
+def test_a_research_is_picked_up_later(relay: Relay, command: RunCommand) -> None:
+    run = command(*AUTO[:3], "--timeout", "1.6", QUESTION)
+    assert (run.code, run.out) == (4, ""), run.err
+    found = re.search(r"RELAY_INVOCATION_TOKEN=(\S+) litellm-example --invocation (\S+)", run.err)
+    assert found is not None
+    run = command("--invocation", found[2], "--timeout", "60")
+    assert run.code == 0, run.err
+    assert f"You asked: {QUESTION}" in run.out
+
+
+def test_the_curl_lines_of_the_readme(relay: Relay) -> None:
+    (script,) = re.findall(r"<!-- curl -->\n```sh\n(.*?)```", README, re.DOTALL)
+    run = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert "Offline demo research" in run.stdout
+    assert "event: completed" in run.stdout
