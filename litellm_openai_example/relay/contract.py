@@ -126,7 +126,17 @@ class _Strict(BaseModel):
 class TextFormat(BaseModel):
     """`text.format` of the Responses API: the form that the model's text must have."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={
+            "if": {"properties": {"type": {"const": "json_schema"}}},
+            "then": {
+                "required": ["name", "schema"],
+                "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+            },
+        },
+    )
 
     type: Literal["text", "json_object", "json_schema"]
 
@@ -144,6 +154,15 @@ class TextFormat(BaseModel):
 
 class DeepResearchArguments(_Strict):
     """What to research, and how to deliver it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "properties": {"background": {"const": True}, "stream": {"const": True}},
+                "required": ["background", "stream"],
+            }
+        }
+    )
 
     research_question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S")] = Field(
         description="The question, complete in itself. Not blank.",

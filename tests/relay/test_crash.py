@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -40,7 +40,7 @@ class Relays:
     def start(self, port: int = 0) -> RelayProcess:
         process = RelayProcess(self._env, "--port", str(port))
         self.all.append(process)
-        self._stack.callback(lambda: process.process.poll() is None and process.kill())
+        self._stack.callback(process.ensure_ended)
         return process.ready()
 
     def close(self) -> None:
@@ -73,9 +73,8 @@ def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
         return list(pool.map(lambda one: api.wait(one, timeout), started))
 
 
-def until(condition: object, timeout: float = 60) -> None:
+def until(condition: Callable[[], object], timeout: float = 60) -> None:
     """Wait for a condition."""
-    assert callable(condition)
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end
@@ -104,7 +103,12 @@ class TestKilled:
     def test_in_a_burst(self, relays: Relays, upstream: Gateway) -> None:
         upstream.accept = 0.3
         relay = relays.start()
-        threading.Thread(target=lambda: (until(lambda: len(upstream.posts) >= 60), relay.process.kill())).start()
+
+        def kill() -> None:
+            until(lambda: len(upstream.posts) >= 60)
+            relay.process.kill()
+
+        threading.Thread(target=kill).start()
 
         def start(number: int) -> Json | None:
             try:

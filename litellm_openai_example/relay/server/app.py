@@ -41,6 +41,10 @@ _bearer = HTTPBearer(auto_error=False, description="`RELAY_API_KEY`, if the rela
 _token = APIKeyHeader(name=TOKEN_HEADER, auto_error=False, description="As `POST` returned it.")
 
 
+_KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[!-~]+$"}
+IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, json_schema_extra=_KEY_FORM)]
+
+
 def create_app(relay: Relay) -> ASGIApp:
     """The ASGI application of one relay."""
     app = FastAPI(
@@ -54,7 +58,7 @@ def create_app(relay: Relay) -> ASGIApp:
     app.include_router(routes)
     for problem in (HTTPException, RequestValidationError, Problem, LedgerUnavailable, Exception):
         app.add_exception_handler(problem, _on_error)
-    describe(app)
+    describe(app, needs_key=relay.settings.api_key is not None)
     return Guard(app, loopback=relay.settings.loopback)
 
 
@@ -70,7 +74,8 @@ TheRelay = Annotated[Relay, Depends(the_relay)]
 async def may_pay(request: Request, relay: TheRelay, _: Annotated[Any, Depends(_bearer)]) -> None:
     """Raises Problem unless the client has the relay's key, where there is one."""
     key = relay.settings.api_key
-    if key is not None and not _same(request.headers.get("authorization", ""), f"Bearer {key}"):
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if key is not None and not (_same(given.strip(), key) and scheme.lower() == "bearer"):
         raise Problem("unauthorized")
 
 
@@ -88,9 +93,7 @@ Readable = Annotated[str, Depends(may_read)]
 
 
 @routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research")
-async def start(
-    request: Request, relay: TheRelay, idempotency_key: Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER)] = None
-) -> Response:
+async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyKey = None) -> Response:
     """Starts a research, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
     arguments = parse(await read_body(request, relay.settings.pace.body))

@@ -131,24 +131,28 @@ HEALTH: Responses = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Make `app` tell what it reads itself, past the framework: the body of `POST`."""
+def describe(app: FastAPI, *, needs_key: bool) -> None:
+    """Make `app` tell what it does itself, past the framework: the body of `POST`, and whether that needs a key."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _schema(app)
+            app.openapi_schema = _schema(app, needs_key)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _schema(app: FastAPI) -> dict[str, Any]:
+def _schema(app: FastAPI, needs_key: bool) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
         [(InvocationRequest, "validation")], ref_template="#/components/schemas/{model}"
     )
     schema["components"]["schemas"] |= definitions["$defs"]
-    schema["paths"][INVOCATIONS_PATH]["post"]["requestBody"] = {
+    start = schema["paths"][INVOCATIONS_PATH]["post"]
+    if not needs_key:
+        start["security"] = []
+        del start["responses"]["401"]
+    start["requestBody"] = {
         "required": True,
         "content": {
             "application/json": {

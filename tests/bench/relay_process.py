@@ -1,0 +1,143 @@
+"""A relay as it is run: a process of its own on a fresh SQLite file, and what it costs the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from litellm_openai_example.relay.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH, TOKEN_HEADER
+
+from .load import Connection
+
+_USUAL = ("ledger: ", "listening on ")
+
+
+@dataclass(frozen=True)
+class RelayProcess:
+    """A relay that answers.
+
+    Attributes:
+        ready: seconds from the start of the process until `/readyz` answered 200.
+    """
+
+    pid: int
+    port: int
+    ready: float
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time until now, of all its threads, in more than ticks where the system tells."""
+        if sys.platform == "linux":
+            return time.clock_gettime(~self.pid << 3 | 2)  # clock_getcpuclockid(3), which Python has no name for
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    @property
+    def kilobytes(self) -> float:
+        """Resident memory."""
+        return float(psutil.Process(self.pid).memory_info().rss) / 1024
+
+
+@contextmanager
+def relay(upstream: int, model: str, **settings: int) -> Iterator[RelayProcess]:
+    """A relay in front of the stub at a port. Raises RuntimeError when it fails or has something to complain about."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, open(Path(folder) / "log", "w+") as log:
+        port = _free_port()
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "litellm-relay"), "--port", str(port)],
+            env=_environment(upstream, model, folder, settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_until_ready(process, port)
+            yield RelayProcess(process.pid, port, time.perf_counter() - started)
+            process.terminate()
+            process.wait(timeout=10)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise RuntimeError(f"the relay failed: {_complaints(log.name)}") from error
+        finally:
+            process.kill()
+            process.wait()
+        if complaints := _complaints(log.name):
+            raise RuntimeError(f"the relay complained: {complaints}")
+
+
+def _environment(upstream: int, model: str, folder: str, settings: dict[str, int]) -> dict[str, str]:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith(("RELAY_", "LITELLM_", "OPENAI_"))
+    }
+    return {
+        **inherited,
+        "LITELLM_BASE_URL": f"http://127.0.0.1:{upstream}",
+        "LITELLM_API_KEY": "sk-bench",
+        "RELAY_DATABASE_URL": f"sqlite:///{folder}/relay.sqlite3",
+        "RELAY_MODEL": model,
+        "NO_PROXY": "127.0.0.1",
+        **{f"RELAY_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    request = f"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode()
+    until = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(request)
+                if b" 200 " in connection.recv(64):
+                    return
+        except ConnectionError:
+            pass
+        time.sleep(0.005)
+    raise OSError("not ready")
+
+
+def _complaints(log: str) -> str:
+    text = Path(log).read_text(errors="replace")
+    return "\n".join(line for line in text.splitlines() if not line.removeprefix("[relay] ").startswith(_USUAL))[-1000:]
+
+
+# What its clients send
+
+
+def invocation(number: int, mode: str = "background") -> tuple[str, bytes, dict[str, str]]:
+    """Path, body and headers of the request that starts the n-th research."""
+    arguments: dict[str, Any] = {"research_question": f"What happened in the year {number}?"}
+    if mode != "foreground":
+        arguments[mode] = True
+    body = json.dumps({"tool_name": "deep_research", "arguments": arguments}).encode()
+    return INVOCATIONS_PATH, body, {IDEMPOTENCY_HEADER: f"bench-{number}"}
+
+
+async def start_jobs(process: RelayProcess, numbers: range) -> list[tuple[str, dict[str, str]]]:
+    """Start one research each; path and token header to read it."""
+    started = []
+    async with Connection(process.port) as connection:
+        for number in numbers:
+            path, body, headers = invocation(number)
+            view = (await connection.post(path, body, headers)).expect(202).json
+            started.append((f"{path}/{view['invocation_id']}", {TOKEN_HEADER: view["invocation_token"]}))
+    return started
