@@ -151,7 +151,6 @@ def _schema(app: FastAPI, needs_key: bool) -> dict[str, Any]:
     start = schema["paths"][INVOCATIONS_PATH]["post"]
     if not needs_key:
         start["security"] = []
-        del start["responses"]["401"]
     start["requestBody"] = {
         "required": True,
         "content": {
