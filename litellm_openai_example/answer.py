@@ -229,8 +229,9 @@ class ResponseStream:
         if answer.status != kind:  # the event's name is the surer of the two: a status may be null
             answer = _with(answer, status=kind)
         self._final = answer
-        # A bridge may send the text in the last event alone.
-        return "" if any(self._pieces) else answer.text
+        # A bridge may send the text, or the end of it, in the last event alone.
+        sent = "".join(self._pieces)
+        return answer.text[len(sent) :] if answer.text.startswith(sent) else ""
 
     def answer(self) -> Answer:
         """What has arrived so far; its status is empty while the stream has not reached its end."""

@@ -180,7 +180,7 @@ _ASKING = ("prompt", "background", "web_search", "auto_tool_call", "target", "de
 _NOT_WITH = {
     "retrieve": (*_ASKING, "previous_response_id", "instructions"),
     "cancel": (*_ASKING, "wait", "previous_response_id", "instructions"),
-    "invocation": (*_ASKING, "wait"),
+    "invocation": (*_ASKING, "wait", "previous_response_id", "instructions", "model"),
 }
 
 
@@ -255,3 +255,6 @@ def _main(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         notice("interrupted")
         return 130
+    except OSError as error:  # of --help and the like
+        notice(f"Error: cannot write to stdout: {error.strerror or error}")
+        return 1

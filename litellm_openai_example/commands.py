@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .cli import PROGRAM, Options
-from .config import ConfigurationError, gateway_settings, setting
+from .config import ConfigurationError, gateway_settings, is_secret, setting
 from .deadline import Deadline
 from .output import Output, abandon_stdout, notice, progress, readable_json
 from .quick_import import import_client
@@ -35,7 +35,7 @@ class Session:
         self.options = options
         self.started = time.monotonic()
         self.until = Deadline(options.timeout)
-        self.secrets = [value for name in ("LITELLM_API_KEY", "RELAY_API_KEY") if (value := setting(name))]
+        self.secrets = [value for name in ("LITELLM_API_KEY", "RELAY_API_KEY") if is_secret(value := setting(name))]
         self.out = Output(sys.stdout, self.secrets)
         self.response_id: str | None = None
         self.invocation: tuple[str, str] | None = None
@@ -70,7 +70,10 @@ def execute(options: Options, prompt: str) -> int:
     try:
         reply = _dispatch(session, prompt)
     except BaseException as error:  # every way to end is told apart in one place
-        return _ending(session, error)
+        try:
+            return _ending(session, error)
+        except OSError as broken:  # stdout does not even take what arrived of the answer
+            return _ending(session, broken)
     if options.verbose and reply is not None:
         _tell(session, reply)
     return 0
@@ -285,7 +288,8 @@ def _tell(session: Session, reply: Reply) -> None:
         "first text": None if first is None else f"{first - session.started:.3f} s",
         "total": f"{time.monotonic() - session.started:.3f} s",
     }
-    notice("\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None))
+    lines = "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+    notice(session.without_secrets(lines))
 
 
 def _number(tokens: int | None) -> str:

@@ -42,7 +42,7 @@ def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
     return GatewaySettings(
         base_url=resolve_base_url(None, env),
         api_key=resolve_api_key(None, env),
-        model=setting("LITELLM_MODEL", env) or DEFAULT_MODEL,
+        model=_model(env),
     )
 
 
@@ -88,6 +88,11 @@ def header_value(secret: str, name: str) -> str:
     return secret
 
 
+def is_secret(key: str) -> bool:
+    """Whether a key is one to hide. A stand-in ("x", "none", "dummy") is not: it would be found in any text."""
+    return len(key) >= (8 if key.isalpha() else 6)
+
+
 def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
     """Whether `LITELLM_ALLOW_HTTP` lets a key travel unencrypted to another machine."""
     return setting("LITELLM_ALLOW_HTTP", env).lower() in _TRUE
@@ -104,9 +109,7 @@ def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_
     from urllib.parse import urlsplit, urlunsplit
 
     checked = check_url(url, allow_http=allow_http, name=name)
-    scheme, host, path, query, fragment = urlsplit(checked)
-    if query or fragment:
-        raise ConfigurationError(f"{name} must not have a query or a fragment")
+    scheme, host, path, _, _ = urlsplit(checked)
     path = re.sub(r"/{2,}", "/", path).rstrip("/")
     for endpoint in _ENDPOINTS:
         if path.endswith(endpoint):
@@ -134,6 +137,8 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
         raise ConfigurationError(f"{name} must start with http:// or https://")
     if not host or not _plausible_host(host):
         raise ConfigurationError(f"{name} has no usable host")
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"{name} must not have a query or a fragment")
     if port == 0:
         raise ConfigurationError(f"{name} has no usable port")
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
@@ -155,6 +160,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _model(env: Mapping[str, str]) -> str:
+    model = setting("LITELLM_MODEL", env) or DEFAULT_MODEL
+    if not model.isprintable():
+        raise ConfigurationError("LITELLM_MODEL holds control characters or no valid UTF-8")
+    return model
 
 
 def _plausible_host(host: str) -> bool:

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+_NEVER = 1e9  # seconds; the clocks of the operating system overflow not much later
+
 
 class Deadline:
     """A moment on the monotonic clock.
@@ -28,7 +30,7 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = math.inf if seconds is None else seconds
-        self.at = time.monotonic() + self.seconds
+        self.at = time.monotonic() + self.seconds if self.seconds < _NEVER else math.inf
 
     def remaining(self) -> float:
         """Seconds left, 0 when it has passed, infinite when there is no limit."""
@@ -86,9 +88,9 @@ class Guard:
         _watchdog.remove(self)
 
     def connection(self, stream: Any) -> None:
-        """Take the network stream (httpcore's interface) that the call goes over from now on."""
+        """Take the network stream (httpcore's interface) that the call goes over from now on, if there is one."""
         with self._lock:
-            self._socket = stream.get_extra_info("socket")
+            self._socket = stream.get_extra_info("socket") if stream is not None else self._socket
             if self.fired:
                 self._cut()
 
@@ -108,8 +110,8 @@ class Connections:
     """Finds out which connection of a client's pool each blocking call goes over, for its guard.
 
     The HTTP library's trace events tell of a connection that is opened. One that is used again is not named, but
-    while a single one is idle it can only be that. With several idle ones a guard stays without: a body is still
-    bounded read by read.
+    while a single one is idle it can only be that. With several idle ones a guard learns it with the head of the
+    answer, and until then each read is bounded.
     """
 
     def __init__(self) -> None:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import httpx2
 import openai
 
+from .config import is_secret
+
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
 _LONGEST = 600
@@ -256,6 +258,10 @@ def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
         explained = _explain_connection(error)
     elif isinstance(error, openai.APIError):
         explained = explain_body({"error": error.body or str(error)})
+    elif isinstance(error, httpx2.TimeoutException):  # while a stream is read
+        explained = GatewayError(f"the gateway stopped answering: {one_line(str(error)) or 'no data in time'}")
+    elif isinstance(error, httpx2.RequestError):
+        explained = GatewayError(f"the connection broke: {one_line(str(error)) or type(error).__name__}")
     else:
         explained = GatewayError(f"the gateway's answer cannot be read: {one_line(str(error))}")
         explained.hint = "check that LITELLM_BASE_URL is a LiteLLM gateway"
@@ -269,7 +275,7 @@ def explain_body(body: object, *, status: int | None = None) -> GatewayError:
 
 def redact(error: GatewayError, secret: str | None) -> GatewayError:
     """Take the key out of everything that an error says: a gateway may well quote it."""
-    if secret:
+    if secret and is_secret(secret):
         for name in ("cause", "message", "hint", "code"):
             value = getattr(error, name)
             setattr(error, name, value.replace(secret, "[key]") if value else value)

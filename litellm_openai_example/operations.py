@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 POLL_TIMEOUT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 10.0, 1.5
+_LAST_LOOK = 0.4  # seconds before the deadline: what ended during a long pause is not missed
 _PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes this often in a row
 _MODELS_TIMEOUT = 3.0
 
@@ -108,9 +109,9 @@ def respond(request: dict[str, Any], *, may_call: bool = False) -> Operation[Rep
     return submitted(reply) if request.get("background") else whole(reply)
 
 
-def retrieve(response_id: str) -> Operation[Reply]:
-    """Look at a response once, whatever its status."""
-    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id))
+def retrieve(response_id: str, **options: Any) -> Operation[Reply]:
+    """Look at a response once, whatever its status; options are those of the SDK."""
+    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
     reply = yield from _explained(_fetch(send, read_response))
     return _as_created(reply, response_id)
 
@@ -148,15 +149,18 @@ def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Op
             wish = _poll_after(reply)
             if on_status is not None:
                 on_status(reply.answer.status)
-            if reply.answer.status not in answers.RUNNING:
+            if reply.answer.status in answers.TERMINAL or (reply.text and not reply.answer.status):
                 return whole(_as_created(reply, response_id))
+            if reply.answer.status not in answers.RUNNING:  # it says nothing about the response either
+                trouble = f"; the last look at it showed: {one_line(reply.raw)}"
         until = current_deadline()
         left = math.inf if until is None else until.remaining()
-        if left <= 0:
+        if left <= _LAST_LOOK:
+            yield Pause(left)
             raise StillRunningError(
                 f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
             )
-        yield Pause(min(left, wish if wish is not None else pause))
+        yield Pause(min(wish if wish is not None else pause, left - _LAST_LOOK / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 _KEPT = "\n\t"
+_TELLING = 5  # characters of a key that are not shown any more; fewer are those that all keys begin with
 _ESCAPES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|.)")
 
 
@@ -29,6 +30,7 @@ class Output:
     def __init__(self, stream: TextIO | Any, secrets: Sequence[str] = ()) -> None:
         self._stream = stream
         self._secrets = secrets
+        self._held = ""
         self._last = "\n"
         self.terminal = _is_terminal(stream)
         self.first_at: float | None = None
@@ -38,10 +40,16 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
-        if not text:
-            return
+        text = self._held + text
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
+        begun = max((_begun(secret, text) for secret in self._secrets), default=0)
+        self._put(text[: len(text) - begun])
+        self._held = text[len(text) - begun :]
+
+    def _put(self, text: str) -> None:
+        if not text:
+            return
         if self.terminal:
             text = harmless(text)
         self._stream.write(text)
@@ -56,8 +64,10 @@ class Output:
 
     def end(self) -> None:
         """End the last line, unless the answer did."""
+        held, self._held = self._held, ""
+        self._put(held)
         if self._last != "\n":
-            self.write("\n")
+            self._put("\n")
 
 
 def notice(text: str) -> None:
@@ -146,6 +156,11 @@ def progress(status: str) -> Iterator[Progress]:
         if terminal:
             thread.join()
             shown.stop()  # it may have written once more
+
+
+def _begun(secret: str, text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of a secret that comes in pieces."""
+    return max((n for n in range(_TELLING, len(secret)) if text.endswith(secret[:n])), default=0)
 
 
 def _is_terminal(stream: Any) -> bool:

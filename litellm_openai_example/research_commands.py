@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .config import ConfigurationError, setting
@@ -187,8 +188,9 @@ def _text(value: object) -> str:
 
 def _remember(conversation: Conversation) -> None:
     text = json.dumps(conversation.save())
-    for name in _files(conversation):
-        State().write(name, text)
+    with _state_is_not_needed():
+        for name in _files(conversation):
+            State().write(name, text)
 
 
 def _recall(invocation_id: str) -> Conversation | None:
@@ -196,13 +198,19 @@ def _recall(invocation_id: str) -> Conversation | None:
 
     try:
         return Conversation.load(json.loads((State().folder / _file(invocation_id)).read_text()))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError):
         return None
 
 
 def _forget(conversation: Conversation) -> None:
-    for name in _files(conversation):
-        (State().folder / name).unlink(missing_ok=True)
+    with _state_is_not_needed():
+        for name in _files(conversation):
+            (State().folder / name).unlink(missing_ok=True)
+
+
+def _state_is_not_needed() -> suppress:
+    # A home that cannot be written to, or none at all, must not cost an answer: it is kept for a later process only.
+    return suppress(OSError, RuntimeError)
 
 
 def _files(conversation: Conversation) -> list[str]:

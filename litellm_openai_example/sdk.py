@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, NotGiven, OpenAI
 
 from .config import resolve_api_key, resolve_base_url
 from .errors import UNKNOWN
-from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
+from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, reachable, sdk_call
 
 
 class LiteLLM(OpenAI):
@@ -81,7 +81,7 @@ def _options(
     options["admin_api_key"] = options.get("admin_api_key") or ""
     return {
         **options,
-        "base_url": resolve_base_url(given),
+        "base_url": reachable(resolve_base_url(given)),
         "api_key": api_key if callable(api_key) else resolve_api_key(api_key),  # type: ignore[arg-type]
     }
 

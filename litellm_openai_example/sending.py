@@ -27,7 +27,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -83,7 +83,8 @@ class LiteLLMHttpxClient(DefaultHttpxClient):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        super().__init__(**kwargs)
+        with _usable_settings():
+            super().__init__(**kwargs)
         self._connections = Connections()
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
@@ -102,7 +103,11 @@ class LiteLLMHttpxClient(DefaultHttpxClient):
         request.extensions["trace"] = on_event
         guard.start()
         try:
-            response = super().send(request, stream=stream, **{**kwargs, "follow_redirects": False})
+            response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
+            guard.connection(response.extensions.get("network_stream"))
+            if not stream:
+                with closing(response):
+                    response.read()
         except Exception as error:
             done()
             raise attempt.failure(error, cut=guard.fired) from error
@@ -132,7 +137,8 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        super().__init__(**kwargs)
+        with _usable_settings():
+            super().__init__(**kwargs)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
@@ -290,6 +296,33 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+@contextmanager
+def _usable_settings() -> Iterator[None]:
+    """Say what of the environment the HTTP library cannot use, without repeating it: a proxy may have a password."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"the certificates cannot be read ({error.strerror or error}): check SSL_CERT_FILE and SSL_CERT_DIR"
+        raise ConfigurationError(reason) from error
+    except ImportError as error:
+        raise ConfigurationError(str(error)) from error
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
+
+
+def reachable(url: str) -> str:
+    """`url`, if its host is one that the HTTP library can look up.
+
+    Raises:
+        ConfigurationError: the host is no name and no address.
+    """
+    try:
+        httpx2.URL(url)
+    except httpx2.InvalidURL:
+        raise ConfigurationError("the address has no usable host") from None
+    return url
 
 
 def _refuse_plain_http(url: httpx2.URL) -> None:

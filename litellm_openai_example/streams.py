@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any, Self
 
-from openai import AsyncStream, Stream
+from httpx2 import EventSource, ServerSentEvent
 
 from .answer import TERMINAL, Answer, ChatStream, ResponseStream, read_chat, read_response
-from .errors import CutShortError, GatewayError, explain, redact
+from .errors import CutShortError, GatewayError, explain, explain_body, redact
 from .operations import Reply, headers_of, read_reply, whole
 from .steps import EXPECTED
 
@@ -23,8 +24,10 @@ class Reading:
         self._reader = reader
         self._secret = secret
         self._body: Reply | None = None
+        self._done = False
         # A gateway that ignores `stream` answers with plain JSON, of which an event reader would see nothing.
-        self.has_events = "text/event-stream" in raw.headers.get("content-type", "")
+        content_type = raw.headers.get("content-type", "").lower()
+        self.has_events = "json" not in content_type and "html" not in content_type
 
     @property
     def reply(self) -> Reply:
@@ -34,11 +37,27 @@ class Reading:
     @property
     def finished(self) -> bool:
         """Whether nothing more can come, so that a server that keeps the connection open is not waited for."""
-        return isinstance(self._reader, ResponseStream) and self._reader.answer().status in TERMINAL
+        return self._done or (isinstance(self._reader, ResponseStream) and self._reader.answer().status in TERMINAL)
 
-    def event(self, event: object) -> str:
-        """The text that an event adds."""
-        return self._reader.feed(event)
+    def events(self) -> EventSource:
+        """The events of the body; the SDK's own reader takes an event without data for a broken one."""
+        response = self._raw.http_response
+        # Whatever the gateway calls it: text/plain, another charset, or nothing at all.
+        response.headers["content-type"] = "text/event-stream"
+        response.encoding = "utf-8-sig"
+        return EventSource(response, max_event_size=None)
+
+    def event(self, event: ServerSentEvent) -> str:
+        """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
+        self._done = event.data.startswith("[DONE]")
+        if self._done or not event.data.strip():
+            return ""
+        data = json.loads(event.data)
+        if isinstance(data, dict):
+            if data.get("error") or event.event == "error":
+                raise explain_body({"error": data.get("error") or data})
+            data.setdefault("type", event.event)
+        return self._reader.feed(data)
 
     def body(self, content: bytes) -> str:
         """The text of an answer that came in one piece."""
@@ -94,7 +113,7 @@ class TextStream(Iterator[str]):
             if not self._reading.has_events:
                 yield from _if_any(self._reading.body(self._raw.http_response.read()))
             else:
-                for event in self._raw.parse(to=Stream[object]):
+                for event in self._reading.events():
                     yield from _if_any(self._reading.event(event))
                     if self._reading.finished:
                         break
@@ -153,7 +172,7 @@ class AsyncTextStream(AsyncIterator[str]):
                 for piece in _if_any(reading.body(await raw.http_response.aread())):
                     yield piece
             else:
-                async for event in raw.parse(to=AsyncStream[object]):
+                async for event in reading.events():
                     for piece in _if_any(reading.event(event)):
                         yield piece
                     if reading.finished:

@@ -12,6 +12,7 @@ themselves are sent.
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from . import deep_research
 from .answer import FunctionCall
 from .errors import GatewayError, StillRunningError, is_unknown_response, one_line
-from .operations import Reply, respond, response_request, retrieve, whole
+from .operations import POLL_TIMEOUT, Reply, respond, response_request, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests
 from .steps import Operation, Together
@@ -108,14 +109,14 @@ class Conversation:
     def request(self) -> dict[str, Any]:
         """The arguments of the next `responses.create`."""
         previous, given = self.previous_response_id, [_message(self.prompt)]
-        if self.response_id is not None and not self.bridged:
+        if self.calls and self.response_id is not None and not self.bridged:
             answered = [call for call in self.calls if call.response_id == self.response_id]
             previous, given = self.response_id, [_output(call) for call in answered]
-        elif self.response_id is not None:
+        elif self.calls:
             given += [_call(call) for call in self.calls] + [_output(call) for call in self.calls]
         request = response_request(
             self.model,
-            self.prompt if self.response_id is None else given,
+            given if self.calls else self.prompt,
             tools=[deep_research.TOOL, *([WEB_SEARCH] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
@@ -149,7 +150,7 @@ def converse(conversation: Conversation, research: Research) -> Operation[ToolCa
             if not called or conversation.rounds >= MAX_ROUNDS:
                 return _result(conversation, whole(reply), previous)
             conversation.rounds += 1
-            conversation.bridged = conversation.bridged or any(_made_by_the_bridge(call) for call in called) or None
+            conversation.bridged = conversation.bridged or any(_needs_the_items(call) for call in called) or None
             conversation.calls += [_new_call(call, reply) for call in called]
     except GatewayError as error:
         error.research = conversation.research
@@ -213,8 +214,9 @@ def _turn(conversation: Conversation) -> Operation[Reply]:
     return (yield from respond(conversation.request(), may_call=True))
 
 
-def _made_by_the_bridge(call: FunctionCall) -> bool:
-    return bool(call.call_id) and call.item_id == f"fc_{call.call_id}"
+def _needs_the_items(call: FunctionCall) -> bool:
+    """Whether the bridge made this call, or it has no id by which a response that is stored would know it."""
+    return not call.call_id or call.item_id == f"fc_{call.call_id}"
 
 
 def _answer_calls(conversation: Conversation, research: Research) -> Operation[None]:
@@ -248,7 +250,7 @@ def _answer_call(call: ToolCall, research: Research) -> Operation[None]:
 
 def _find_out(conversation: Conversation) -> Operation[None]:
     try:
-        yield from retrieve(conversation.response_id or "")
+        yield from retrieve(conversation.response_id or "", timeout=POLL_TIMEOUT)
         conversation.bridged = False
     except GatewayError as error:
         # Any other failure says nothing about the model: the usual way is tried.
@@ -256,7 +258,9 @@ def _find_out(conversation: Conversation) -> Operation[None]:
 
 
 def _new_call(call: FunctionCall, reply: Reply) -> ToolCall:
-    return ToolCall(reply.answer.id or "", call.call_id, call.name, call.arguments)
+    # Where a gateway leaves an id out, one of our own keeps this call's research apart from all others.
+    response_id, call_id = (given or f"unnamed_{uuid.uuid4().hex}" for given in (reply.answer.id, call.call_id))
+    return ToolCall(response_id, call_id, call.name, call.arguments)
 
 
 def _result(conversation: Conversation, reply: Reply, previous: str | None) -> ToolCallingResult:

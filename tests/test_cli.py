@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import RunCommand
+from .conftest import Run, RunCommand
 from .scripted import (
     KEY,
     Answer,
@@ -68,6 +68,8 @@ NONSENSE = [
     ["--target", "relay", "--deliverable-format", "pdf", "hi"],
     ["--invocation", "inv_1", "hi"],
     ["--invocation", "inv_1", "--retrieve", "resp_1"],
+    ["--invocation", "inv_1", "--instructions", "x"],
+    ["--invocation", "inv_1", "--model", "x"],
     ["--api", "completions", "hi"],
     ["--no-such-option", "hi"],
     ["two", "prompts"],
@@ -113,6 +115,8 @@ def test_a_bad_prompt_on_stdin_is_refused(
         ("LITELLM_API_KEY", "  "),
         ("LITELLM_API_KEY", "two words"),
         ("LITELLM_API_KEY", "키"),
+        ("LITELLM_MODEL", "a\nb"),
+        ("LITELLM_MODEL", "\udcff"),
         *(
             ("LITELLM_BASE_URL", url)
             for url in (
@@ -124,6 +128,7 @@ def test_a_bad_prompt_on_stdin_is_refused(
                 "https://gateway:99999",
                 "https://gateway/?key=1",
                 "https://gate way",
+                "https://256.1.1.1",
                 "http://192.0.2.1:4000",
                 "https://gateway/v1/chat/completions",
             )
@@ -140,9 +145,60 @@ def test_bad_settings_are_refused(
     run = command("hi")
     assert run.code == 2
     assert run.err.startswith("Error: ")
-    assert variable.lower()[8:] in run.err.lower()
+    assert variable.lower()[8:] in run.err.lower() or "address" in run.err
     assert "pass@" not in run.err
     assert configured.seen == []
+
+
+DIRECT, RELAY = ["hi"], ["--target", "relay", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value", "said"),
+    [
+        *(
+            (arguments, variable, value, said)
+            for arguments in (DIRECT, RELAY)
+            for variable, value, said in [
+                ("SSL_CERT_FILE", "/no/such/file", "certificates"),
+                ("HTTPS_PROXY", "foo://me:s3cret@proxy:1", "proxy"),
+                ("ALL_PROXY", "socks5://me:s3cret@proxy:1", "SOCKS"),
+                ("HTTP_PROXY", "http://[::1", "proxy"),
+            ]
+        ),
+        (RELAY, "RELAY_BASE_URL", "http://127.0.0.1:1/?x=1", "query"),
+    ],
+)
+def test_settings_of_the_network_that_cannot_be_used(
+    arguments: list[str],
+    variable: str,
+    value: str,
+    said: str,
+    configured: ScriptedServer,
+    command: RunCommand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    run = command(*arguments)
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert said in run.err
+    assert "s3cret" not in run.err
+    assert configured.seen == []
+
+
+@pytest.mark.parametrize("seconds", ["1e10", "1e300"])
+def test_a_deadline_beyond_what_clocks_can_hold(seconds: str, configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(chat_body("OK")))
+    assert command("--timeout", seconds, "hi") == Run(0, "OK\n", "")
+
+
+@pytest.mark.parametrize("key", ["a", "dummy", "EMPTY", "none", "1"])
+def test_a_stand_in_for_a_key_is_not_taken_out_of_an_answer(
+    key: str, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_API_KEY", key)
+    configured.answers(reply(chat_body("a dummy EMPTY none 1")))
+    assert command("hi").out == "a dummy EMPTY none 1\n"
 
 
 @pytest.mark.parametrize("prompt", ["hi", "안녕 👩‍🚀", '"quoted" $HOME `x`', "two\nlines", "-- not an option"])
@@ -216,7 +272,16 @@ def polling(*statuses: Any) -> Any:
 
 
 def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunCommand) -> None:
-    trouble = [reply({}, 500), Answer(drop=True), reply(b"{"), reply({}, 404), reply({}, 429), reply(b"", 502)]
+    trouble = [
+        reply({}),
+        reply({"error": "busy"}),
+        reply({}, 500),
+        Answer(drop=True),
+        reply(b"{"),
+        reply({}, 404),
+        reply({}, 429),
+        reply(b"", 502),
+    ]
     configured.script = polling("queued", *trouble, "in_progress", "completed")
     run = command(*R, "--background", "--wait", "hi")
     assert (run.code, run.out) == (0, "done\n")
@@ -235,11 +300,14 @@ def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunComm
         (reply({"error": {"message": "model=None"}}, 400), 1, "does not know that response id"),
         (reply({"error": {"message": "GET is not supported for anthropic"}}, 500), 1, "bridges"),
         (reply({"detail": "Not Found"}, 404), 1, "HTTP 404"),
+        (reply(response_body(None, None)), 4, "the last look at it showed"),
+        (reply({"error": {"message": "busy"}}), 4, "busy"),
+        (reply(response_body(None, "pondering")), 4, "pondering"),
     ],
 )
 def test_wait_ends(end: Any, code: int, said: str, configured: ScriptedServer, command: RunCommand) -> None:
     configured.script = polling("queued", end)
-    run = command("--retrieve", "resp_1", "--wait")
+    run = command("--retrieve", "resp_1", "--wait", "--timeout", "3" if code == 4 else "30")
     assert (run.code, run.out) == (code, "")
     assert said in run.err
 
@@ -312,12 +380,24 @@ def test_a_closed_pipe_ends_quietly(gateway: ScriptedServer) -> None:
     assert (result.stdout, result.stderr) == (b"line\n", b"")
 
 
-def test_a_full_disk_is_told(gateway: ScriptedServer) -> None:
-    gateway.answers(reply(chat_body("OK")))
-    with open("/dev/full", "wb") as full, start(gateway, "hi", stdout=full) as process:
+@pytest.mark.parametrize("arguments", [["hi"], ["--stream", "hi"], ["--help"]])
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_full_disk_is_told(arguments: list[str], reason: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("OK", reason)))
+    with open("/dev/full", "wb") as full, start(gateway, *arguments, stdout=full) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert b"cannot write the answer to stdout" in err
+    assert err.startswith(b"Error: cannot write ")
+    assert err.count(b"\n") == 1
+
+
+def test_a_closed_pipe_ends_a_part_of_an_answer_quietly_too(gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("Half", "length")))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe, start(gateway, "hi", stdout=pipe) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"")
 
 
 def test_a_piece_is_on_stdout_before_the_next_is_sent(gateway: ScriptedServer) -> None:

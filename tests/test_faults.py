@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -54,6 +54,10 @@ def provider(status: int, name: str, inner: Json, **headers: str) -> Answer:
     """A provider's error as LiteLLM wraps it up."""
     message = f"litellm.{name}: {name}: OpenAIException - {json.dumps({'error': inner})}. Received Model Group=gpt-4o"
     return error(status, message, "x", str(status), **headers)
+
+
+def streamed_as(content_type: str) -> Callable[[], Answer]:
+    return lambda: replace(sse(*chat_events("Hi")), headers={"content-type": content_type})
 
 
 CHAT, RESPONSES = ("chat",), ("responses", "web search")
@@ -209,6 +213,17 @@ STREAMED = [
           modes=("chat stream",)),
     Fault("odd events", sse(None, [], 7, {"choices": [None]}, *chat_events("Hi")), 0, "", "Hi\n", modes=("chat stream",)),
     Fault("plain JSON", reply(chat_body("Hi")), 0, "", "Hi\n", modes=("chat stream",)),
+    Fault("events without data", sse(b"retry: 9\n\n", b"event: ping\n\n", b"id: 7\n\n", b"data:\n\n", *chat_events("Hi")),
+          0, "", "Hi\n", modes=("chat stream",)),
+    Fault("byte order mark", sse(b"\xef\xbb\xbf", *chat_events("Hi")), 0, "", "Hi\n", modes=("chat stream",)),
+    Fault("error by its name alone", sse(*chat_events("Hel", reason=None), b'event: error\ndata: {"message": "mid"}\n\n'), 3,
+          "mid", "Hel\n", modes=("chat stream",)),
+    Fault("key in pieces", sse(*chat_events("a", KEY[:9], KEY[9:], "b", KEY[:9])), 0, "", f"a[key]b{KEY[:9]}\n",
+          modes=("chat stream",)),
+    *(
+        Fault(f"content type {content_type}", streamed_as(content_type), 0, "", "Hi\n", modes=("chat stream",))
+        for content_type in ("", "text/plain", "Text/Event-Stream;charset=latin-1", "application/octet-stream")
+    ),
     Fault("nothing", sse(), 1, "before the answer was complete", modes=("chat stream", "responses stream")),
     Fault("HTML", Answer(200, b"<html>", {"content-type": "text/html"}), 1, NOT_JSON,
           modes=("chat stream", "responses stream")),
@@ -218,6 +233,11 @@ STREAMED = [
     Fault("text in the last event alone",
           sse(*response_events(end={"type": "response.completed", "response": response_body("Hi")})), 0, "", "Hi\n",
           modes=("responses stream",)),
+    Fault("the end of the text in the last event alone",
+          sse(*response_events("Hel", end={"type": "response.completed", "response": response_body("Hello")})), 0, "",
+          "Hello\n", modes=("responses stream",)),
+    Fault("types in the names of events alone", sse(b'event: response.output_text.delta\ndata: {"delta": "Hi"}\n\n',
+          b'event: response.completed\ndata: {"response": {"id": "resp_1"}}\n\n'), 0, "", "Hi\n", modes=("responses stream",)),
     Fault("cut", sse(*response_events("Hel"), done=False), 3, "before the answer was complete", "Hel\n",
           modes=("responses stream",)),
     Fault("failed at once", sse(*response_events(end=FAILED)), 1, "x1", modes=("responses stream",)),

@@ -72,7 +72,7 @@ class RelayClient(Requests):
                         response.read()
                     reading.answered(response)
                     if response.status_code == 200:
-                        for sse in httpx2.EventSource(response):
+                        for sse in httpx2.EventSource(response, max_event_size=None):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event
@@ -149,7 +149,7 @@ class AsyncRelayClient(Requests):
                         await response.aread()
                     reading.answered(response)
                     if response.status_code == 200:
-                        async for sse in httpx2.EventSource(response):
+                        async for sse in httpx2.EventSource(response, max_event_size=None):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event

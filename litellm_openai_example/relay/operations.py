@@ -19,6 +19,7 @@ import httpx2
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
+from ..sending import reachable
 from ..steps import EXPECTED, Operation, Pause, Send
 from . import contract
 from .contract import AcceptedInvocation, Invocation
@@ -66,7 +67,7 @@ class Requests:
     def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None) -> None:
         url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
         name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
-        self.base_url = check_url(url, allow_http=http_allowed(), name=name).rstrip("/")
+        self.base_url = reachable(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
         key = api_key if api_key is not None else setting("RELAY_API_KEY")
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
