@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from .llm import install_llm
 from .measure import Figures, interleaved, run_process
 
 PROMPT = "Say something about foxes."
@@ -44,11 +45,13 @@ body = json.dumps({"model": "gpt-4o", "input": PROMPT}).encode()
 headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
 request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/responses", body, headers)
 print(json.load(urllib.request.urlopen(request))["output"][0]["content"][0]["text"])"""
+_OURS = str(Path(sys.executable).parent / "litellm-example")
 HELLO = "import click\n@click.command()\ndef hello(): click.echo('hello')\nhello()"
 
 
-def environment(url: str) -> dict[str, str]:
+def environment(port: int) -> dict[str, str]:
     """The environment of every process that is measured: the same gateway for all, bytecode allowed."""
+    url = f"http://127.0.0.1:{port}"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
         **env,
@@ -60,28 +63,55 @@ def environment(url: str) -> dict[str, str]:
     }
 
 
-def one_shot(url: str, runs: int) -> dict[str, Figures]:
+def one_shot(port: int, runs: int) -> dict[str, Figures]:
     """Whole processes, from start to exit."""
-    env = environment(url)
-    ours = str(Path(sys.executable).parent / "litellm-example")
+    env = environment(port)
     commands: dict[str, list[str]] = {}
     for name, script in BARE.items():
-        commands[f"{name}: litellm-example"] = [ours, *OURS[name], PROMPT]
+        commands[f"{name}: litellm-example"] = [_OURS, *OURS[name], PROMPT]
         commands[f"{name}: bare SDK"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{script}"]
     commands["responses: urllib"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{URLLIB}"]
     if curl := shutil.which("curl"):
         data = f'{{"model": "gpt-4o", "input": "{PROMPT}"}}'
         headers = ["-H", "authorization: Bearer sk-bench", "-H", "content-type: application/json"]
-        commands["responses: curl"] = [curl, "-sS", *headers, "-d", data, f"{url}/v1/responses"]
-    commands["help: litellm-example"] = [ours, "--help"]
+        commands["responses: curl"] = [curl, "-sS", *headers, "-d", data, f"{env['OPENAI_BASE_URL']}/responses"]
+    else:
+        print("curl: left out, there is none", file=sys.stderr)
+    commands["help: litellm-example"] = [_OURS, "--help"]
     commands["help: hello-world Click"] = [sys.executable, "-c", HELLO]
-    if llm := _llm(env, url):
-        commands["responses: llm"] = llm
+    if llm := install_llm(env["OPENAI_BASE_URL"]):
+        env["LLM_USER_PATH"] = str(llm.parent.parent / "home")
+        for api in ("chat", "responses"):
+            options = ["--no-log", "--no-stream", "--key", "sk-bench"]
+            commands[f"{api}: llm"] = [str(llm), "-m", f"bench-{api}", *options, PROMPT]
     return interleaved({name: partial(run_process, command, env) for name, command in commands.items()}, runs)
 
 
-def library(url: str) -> dict[str, Figures]:
+def first_piece(port: int, runs: int) -> dict[str, Figures]:
+    """Seconds from the moment a stream's first text piece is sent until it can be read from our command's stdout.
+
+    The piece is the sender's monotonic clock, which all processes of a machine share; the next one follows later.
+    """
+    env = environment(port)
+    figures = {name: Figures(name) for name in ("first piece: chat", "first piece: responses")}
+    for round_ in range(runs + 1):
+        for name, found in figures.items():
+            command = [_OURS, "--api", name.partition(": ")[2], "--stream", "--model", "stamped", PROMPT]
+            with subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                first = os.read(process.stdout.fileno(), 4096)
+                arrived = time.monotonic_ns()
+                rest = process.stdout.read()
+            if process.returncode or not first.strip().isdigit() or not rest:
+                raise RuntimeError(f"{command} failed or held the first piece back: {first!r}")
+            if round_:
+                found.seconds.append((arrived - int(first)) / 1e9)
+    return figures
+
+
+def library(port: int) -> dict[str, Figures]:
     """500 calls in one process, ours and the typed SDK's in turn by blocks; the time of one call."""
+    url = f"http://127.0.0.1:{port}"
     return {**_library_sync(url), **asyncio.run(_library_async(url))}
 
 
@@ -124,35 +154,3 @@ async def _library_async(url: str) -> dict[str, Figures]:
                 figures["async: create_response"].seconds.append((middle - started) / _BLOCK)
                 figures["async: typed SDK"].seconds.append((time.perf_counter() - middle) / _BLOCK)
     return figures
-
-
-def _llm(env: dict[str, str], url: str) -> list[str] | None:
-    """The `llm` command from PyPI in an environment of its own, or None where it cannot be had."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if not uv:
-        print("llm: left out, there is no uv to install it with", file=sys.stderr)
-        return None
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litellm-openai-example" / "bench-llm"
-    try:
-        if not (root / "bin" / "llm").exists():
-            subprocess.run([uv, "venv", "--quiet", "--clear", str(root)], check=True)
-            install = [
-                uv,
-                "pip",
-                "install",
-                "--quiet",
-                "--compile-bytecode",
-                "--python",
-                str(root / "bin/python"),
-                "llm",
-            ]
-            subprocess.run(install, check=True)
-        home = root / "home"
-        home.mkdir(exist_ok=True)
-        model = f"- model_id: bench\n  model_name: gpt-4o\n  api_base: {url}/v1\n"
-        (home / "extra-openai-models.yaml").write_text(model)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"llm: left out, it cannot be installed ({error})", file=sys.stderr)
-        return None
-    env.update(LLM_USER_PATH=str(home))
-    return [str(root / "bin" / "llm"), "-m", "bench", "--no-log", "--no-stream", "--key", "sk-bench", PROMPT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -39,10 +40,10 @@ class RelayProcess:
     @property
     def cpu(self) -> float:
         """Seconds of processor time until now, of all its threads, in more than ticks where the system tells."""
-        if sys.platform == "linux":
+        if platform.system() == "Linux":
             return time.clock_gettime(~self.pid << 3 | 2)  # clock_getcpuclockid(3), which Python has no name for
         times = psutil.Process(self.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     @property
     def kilobytes(self) -> float:
@@ -67,7 +68,8 @@ def relay(upstream: int, model: str, **settings: int) -> Iterator[RelayProcess]:
             _wait_until_ready(process, port)
             yield RelayProcess(process.pid, port, time.perf_counter() - started)
             process.terminate()
-            process.wait(timeout=10)
+            if process.wait(timeout=10):
+                raise OSError(f"exit code {process.returncode}")
         except (OSError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(f"the relay failed: {_complaints(log.name)}") from error
         finally:

@@ -1,0 +1,126 @@
+"""The relay against the stub itself: how soon it is ready, what it costs idle, how fast it accepts and finishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from .load import Connection, post_rate
+from .measure import Figures, stub
+from .relay_process import RelayProcess, invocation, relay
+
+ROUNDS = 3
+STARTS = 5
+CLIENTS = 32
+_POSTING = 2.0  # seconds
+_IDLE = 5.0
+AT_ONCE = 200
+RESEARCH = 5  # seconds
+_LOOK_EVERY = 1.0  # seconds between the relay's looks at a research that is as short
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the relay is before anybody uses it.
+
+    Attributes:
+        ready: seconds until it is ready, start by start.
+        megabytes: resident memory, start by start.
+        cpu: per cent of one processor, second by second of the last one.
+    """
+
+    ready: list[float]
+    megabytes: list[float]
+    cpu: list[float]
+
+
+def start() -> Start:
+    """Start it some times on a fresh ledger, and leave the last one alone for a while."""
+    found = Start([], [], [])
+    with stub() as upstream:
+        for number in range(STARTS + 1):
+            with relay(upstream, "research-3600") as process:
+                if number == 0:
+                    continue  # it compiles what is not compiled yet
+                time.sleep(1)
+                found.ready.append(process.ready)
+                found.megabytes.append(process.kilobytes / 1024)
+                if number == STARTS:
+                    found.cpu.extend(_idle_cpu(process))
+    return found
+
+
+def _idle_cpu(process: RelayProcess) -> list[float]:
+    shares = []
+    for _ in range(int(_IDLE)):
+        before, began = process.cpu, time.perf_counter()
+        time.sleep(1)
+        shares.append(100 * (process.cpu - before) / (time.perf_counter() - began))
+    return shares
+
+
+def accept() -> tuple[Figures, Figures]:
+    """Seconds for one durable POST with 32 clients at once, the relay's and the stub's in turn."""
+    return asyncio.run(_accept())
+
+
+async def _accept() -> tuple[Figures, Figures]:
+    ours, direct = Figures("accept: relay"), Figures("accept: stub")
+    with stub() as upstream, relay(upstream, "research-3600", max_queued=1_000_000) as process:
+        numbers = count()
+        for round_ in range(ROUNDS + 1):
+            seconds = _POSTING if round_ else 0.5  # the first round is not counted
+            rate = await post_rate(process.port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)
+            base = await post_rate(upstream, CLIENTS, seconds, _submission, 200)
+            if round_:
+                ours.seconds.append(1 / rate)
+                direct.seconds.append(1 / base)
+    return ours, direct
+
+
+def burst() -> tuple[Figures, Figures]:
+    """Seconds until 200 researches of 5 s, started at once, have all been answered: by the relay, and by the stub to
+    clients that look as often as the relay does."""
+    return asyncio.run(_burst())
+
+
+async def _burst() -> tuple[Figures, Figures]:
+    ours, direct = Figures("burst: relay"), Figures("burst: stub")
+    model = f"research-{RESEARCH}"
+    with stub() as upstream, relay(upstream, model, max_running=AT_ONCE) as process:
+        for round_ in range(ROUNDS):
+            numbers = range(round_ * AT_ONCE, (round_ + 1) * AT_ONCE)
+            ours.seconds.append(await _timed(_through_relay(process.port, number) for number in numbers))
+            direct.seconds.append(await _timed(_directly(upstream, model) for _ in numbers))
+    return ours, direct
+
+
+async def _timed(calls: Iterable[Awaitable[None]]) -> float:
+    started = time.perf_counter()
+    await asyncio.gather(*calls)
+    return time.perf_counter() - started
+
+
+async def _through_relay(port: int, number: int) -> None:
+    async with Connection(port) as connection:
+        view = (await connection.post(*invocation(number, "foreground"))).expect(200).json
+        if view["status"] != "completed":
+            raise RuntimeError(f"a research ended {view['status']}: {view['error_code']}")
+
+
+async def _directly(port: int, model: str) -> None:
+    async with Connection(port) as connection:
+        path, body, headers = _submission(model)
+        response = (await connection.post(path, body, headers)).expect(200).json
+        while response["status"] != "completed":
+            await asyncio.sleep(_LOOK_EVERY)
+            response = (await connection.get(f"{path}/{response['id']}")).expect(200).json
+
+
+def _submission(model: str = "research-3600") -> tuple[str, bytes, dict[str, str]]:
+    body = {"model": model, "input": "What happened?", "background": True}
+    return "/v1/responses", json.dumps(body).encode(), {}
