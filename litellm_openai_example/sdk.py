@@ -15,7 +15,8 @@ from openai import AsyncOpenAI, NotGiven, OpenAI
 
 from .config import resolve_api_key, resolve_base_url
 from .errors import UNKNOWN
-from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, reachable, sdk_call
+from .network import reachable, trusting
+from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
 
 
 class LiteLLM(OpenAI):
@@ -72,16 +73,18 @@ def _options(
     client_type: type[LiteLLMHttpxClient] | type[AsyncLiteLLMHttpxClient],
 ) -> dict[str, Any]:
     given = None if base_url is None or isinstance(base_url, NotGiven) else str(base_url)
+    resolved = reachable(resolve_base_url(given))
     http_client = options.get("http_client")
     if http_client is None:
-        options["http_client"] = client_type(timeout=options.get("timeout", openai.DEFAULT_TIMEOUT))
+        own = trusting(resolved, {"timeout": options.get("timeout", openai.DEFAULT_TIMEOUT)})
+        options["http_client"] = client_type(**own)
     elif not isinstance(http_client, client_type):
         options["max_retries"] = 0
     # The SDK would read OPENAI_ADMIN_KEY and send it along: a key of another house than the gateway's.
     options["admin_api_key"] = options.get("admin_api_key") or ""
     return {
         **options,
-        "base_url": reachable(resolve_base_url(given)),
+        "base_url": resolved,
         "api_key": api_key if callable(api_key) else resolve_api_key(api_key),  # type: ignore[arg-type]
     }
 

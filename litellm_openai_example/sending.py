@@ -39,6 +39,7 @@ from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClie
 from .config import ConfigurationError, http_allowed, is_loopback
 from .deadline import Connections, Deadline, Guard, current_deadline
 from .errors import DeadlineExceededError, LostAnswerError
+from .network import usable_settings
 
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
@@ -83,7 +84,7 @@ class LiteLLMHttpxClient(DefaultHttpxClient):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        with _usable_settings():
+        with usable_settings():
             super().__init__(**kwargs)
         self._connections = Connections()
 
@@ -137,7 +138,7 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        with _usable_settings():
+        with usable_settings():
             super().__init__(**kwargs)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
@@ -296,33 +297,6 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-@contextmanager
-def _usable_settings() -> Iterator[None]:
-    """Say what of the environment the HTTP library cannot use, without repeating it: a proxy may have a password."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"the certificates cannot be read ({error.strerror or error}): check SSL_CERT_FILE and SSL_CERT_DIR"
-        raise ConfigurationError(reason) from error
-    except ImportError as error:
-        raise ConfigurationError(str(error)) from error
-    except (ValueError, httpx2.InvalidURL) as error:
-        raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
-
-
-def reachable(url: str) -> str:
-    """`url`, if its host is one that the HTTP library can look up.
-
-    Raises:
-        ConfigurationError: the host is no name and no address.
-    """
-    try:
-        httpx2.URL(url)
-    except httpx2.InvalidURL:
-        raise ConfigurationError("the address has no usable host") from None
-    return url
 
 
 def _refuse_plain_http(url: httpx2.URL) -> None:

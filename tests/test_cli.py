@@ -160,13 +160,14 @@ DIRECT, RELAY = ["hi"], ["--target", "relay", "hi"]
             (arguments, variable, value, said)
             for arguments in (DIRECT, RELAY)
             for variable, value, said in [
-                ("SSL_CERT_FILE", "/no/such/file", "certificates"),
                 ("HTTPS_PROXY", "foo://me:s3cret@proxy:1", "proxy"),
                 ("ALL_PROXY", "socks5://me:s3cret@proxy:1", "SOCKS"),
                 ("HTTP_PROXY", "http://[::1", "proxy"),
             ]
         ),
         (RELAY, "RELAY_BASE_URL", "http://127.0.0.1:1/?x=1", "query"),
+        (DIRECT, "SSL_CERT_FILE", "/no/such/file", "certificates"),
+        (RELAY, "SSL_CERT_FILE", "/no/such/file", "certificates"),
     ],
 )
 def test_settings_of_the_network_that_cannot_be_used(
@@ -178,6 +179,8 @@ def test_settings_of_the_network_that_cannot_be_used(
     command: RunCommand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if variable == "SSL_CERT_FILE" else ():
+        monkeypatch.setenv(name, "https://127.0.0.1:1")
     monkeypatch.setenv(variable, value)
     run = command(*arguments)
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)

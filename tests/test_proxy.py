@@ -15,7 +15,7 @@ import openai
 import pytest
 import trustme
 
-from litellm_openai_example import AsyncLiteLLM, LiteLLM
+from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM
 
 from .conftest import RunCommand
 from .scripted import KEY, Answer, ScriptedServer, chat_body, reply, response_body
@@ -207,6 +207,56 @@ def test_a_certificate_that_is_not_trusted(kind: str, tls: TLSServer) -> None:
     with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
         create(kind, tls.url)
     assert tls.seen == []
+
+
+def elsewhere(kind: str, first: str, then: str) -> str:
+    """Ask through a client that was made for one address and points to another one now."""
+    if kind == "sync":
+        with LiteLLM(base_url=first, api_key=KEY) as sdk:
+            text: str = sdk.with_options(base_url=f"{then}/v1").responses.create(**CREATE).output_text
+            return text
+
+    async def ask() -> str:
+        async with AsyncLiteLLM(base_url=first, api_key=KEY) as sdk:
+            text: str = (await sdk.with_options(base_url=f"{then}/v1").responses.create(**CREATE)).output_text
+            return text
+
+    return asyncio.run(ask())
+
+
+@both
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+def test_trust_that_is_loaded_late_is_the_same(
+    proxied: bool,
+    kind: str,
+    gateway: ScriptedServer,
+    tls: TLSServer,
+    authority: trustme.CA,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if proxied:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
+        elsewhere(kind, gateway.url, tls.url)
+    assert tls.seen == []
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(ConfigurationError, match="certificates cannot be read"):
+        elsewhere(kind, gateway.url, tls.url)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls.answers(RESPONSE)
+    assert elsewhere(kind, gateway.url, tls.url) == "OK"
+
+
+@both
+def test_certificates_are_not_read_for_plain_http(
+    kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    gateway.answers(RESPONSE)
+    assert create(kind, gateway.url) == "OK"
 
 
 def test_the_command_says_what_to_do_about_a_certificate(

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from ..deadline import Deadline, deadline
+from ..network import trusting
 from ..sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..steps import EXPECTED, Operation, run, run_async
 from .contract import AcceptedInvocation, Invocation
@@ -32,7 +33,7 @@ class RelayClient(Requests):
         self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
     ) -> None:
         super().__init__(base_url, api_key, timeout)
-        self._http = LiteLLMHttpxClient(**options)
+        self._http = LiteLLMHttpxClient(**trusting(self.base_url, options))
 
     def check(self, *, timeout: float | None = None) -> None:
         """Return if the relay is ready."""
@@ -109,7 +110,7 @@ class AsyncRelayClient(Requests):
         self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
     ) -> None:
         super().__init__(base_url, api_key, timeout)
-        self._http = AsyncLiteLLMHttpxClient(**options)
+        self._http = AsyncLiteLLMHttpxClient(**trusting(self.base_url, options))
 
     async def check(self, *, timeout: float | None = None) -> None:
         """See `RelayClient.check`."""

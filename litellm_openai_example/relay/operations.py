@@ -19,7 +19,7 @@ import httpx2
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
-from ..sending import reachable
+from ..network import reachable
 from ..steps import EXPECTED, Operation, Pause, Send
 from . import contract
 from .contract import AcceptedInvocation, Invocation
