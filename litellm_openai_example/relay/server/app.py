@@ -142,7 +142,7 @@ async def events(
         if record.finished and last == newest:
             return Response(status_code=204)
     headers = {"X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(relay, invocation_id, last), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_stream(relay, record, last), media_type="text/event-stream", headers=headers)
 
 
 @routes.post(_ONE + "/cancel", responses=VIEW, summary="Stop the research")
@@ -171,8 +171,8 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
     until = time.monotonic() + seconds
     if record.finished or seconds == 0:
         return record
-    async with relay.hub.watch(record.id) as topic:
-        while topic is not None:
+    async with relay.hub.watch(record) as topic:
+        while True:
             record = topic.record
             left = until - time.monotonic()
             if record.finished or left <= 0 or relay.hub.closing or await request.is_disconnected():
@@ -181,20 +181,20 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
     return record
 
 
-async def _stream(relay: Relay, invocation_id: str, last: int) -> AsyncIterator[bytes]:
+async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes]:
     hint = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     yield hint
     # Without its ledger the stream ends too soon, which tells the client to come back.
     with suppress(LedgerUnavailable):
-        async with relay.hub.watch(invocation_id) as topic:
+        async with relay.hub.watch(record) as topic:
             async for part in _follow(relay, topic, last):
                 yield part
     if relay.hub.closing:
         yield hint
 
 
-async def _follow(relay: Relay, topic: Topic | None, last: int) -> AsyncIterator[bytes]:
-    while topic is not None and not relay.hub.closing:
+async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes]:
+    while not relay.hub.closing:
         events = events_after(topic.record, topic.pieces, last)
         for event in events:
             yield event.encode()

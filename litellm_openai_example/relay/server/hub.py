@@ -84,24 +84,20 @@ class Hub:
             topic.wake()
 
     @asynccontextmanager
-    async def watch(self, invocation_id: str) -> AsyncIterator[Topic | None]:
-        """The topic of an invocation, None if there is no such invocation."""
-        topic = self._topics.get(invocation_id)
+    async def watch(self, record: Record) -> AsyncIterator[Topic]:
+        """The topic of an invocation, of which `record` was just read."""
+        topic = self._topics.get(record.id)
         if topic is None:
-            record = await self._ledger.get(invocation_id)
-            if record is None:
-                yield None
-                return
-            pieces = await self._ledger.pieces(invocation_id) if record.mode == "stream" else []
-            topic = self._topics.setdefault(invocation_id, Topic(record, pieces))
-            self.changed([invocation_id])  # it may have changed while it was read
+            pieces = await self._ledger.pieces(record.id) if record.mode == "stream" else []
+            topic = self._topics.setdefault(record.id, Topic(record, pieces))
+            self.changed([record.id])  # it may have changed since
         topic.watchers += 1
         try:
             yield topic
         finally:
             topic.watchers -= 1
             if topic.watchers == 0:
-                self._topics.pop(invocation_id, None)
+                self._topics.pop(record.id, None)
 
     def changed(self, ids: Iterable[str]) -> None:
         """Take notice that these invocations are not what they were."""

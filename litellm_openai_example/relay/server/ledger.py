@@ -30,7 +30,6 @@ submitting as queued and awaiting as running. Ended rows never change again, and
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -38,22 +37,13 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    Update,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ...config import ConfigurationError
 from ..contract import TERMINAL
 from .acceptance import RECORD, insert_new
+from .batch import Batch
 from .database import Database, LedgerUnavailable, Transaction
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import db_now, invocations, pieces, prepare, workers
@@ -63,6 +53,7 @@ ACTIVE = ("submitting", "awaiting", "running")
 INDETERMINATE = Outcome("failed", "submission_indeterminate")
 _PURGED_AT_ONCE = 500
 _ACCEPTED_AT_ONCE = 200
+_READ_AT_ONCE = 500
 
 _row = invocations.c
 
@@ -75,6 +66,11 @@ class Ledger:
         worker: the name of this process, never used before.
         lease: seconds that this process may be silent before others take its work.
         max_queued: invocations that may wait to be submitted.
+
+    Attributes:
+        accept: write an invocation down, or find the one that was accepted under its idempotency key; raises
+            QueueFull, IdempotencyConflict or LedgerUnavailable.
+        get: the record of an id, None if there is none; raises LedgerUnavailable.
     """
 
     def __init__(self, database: Database, worker: str, *, lease: float, max_queued: int) -> None:
@@ -83,8 +79,8 @@ class Ledger:
         self._lease = lease
         self._max_queued = max_queued
         self._secret = b""
-        self._accepting: list[tuple[NewInvocation, asyncio.Future[Record]]] = []
-        self._flush: asyncio.Task[None] | None = None
+        self.accept = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
+        self.get = Batch(self._get, largest=_READ_AT_ONCE)
 
     async def open(self) -> None:
         """Create or check the tables. Raises ConfigurationError in words for a person."""
@@ -101,52 +97,20 @@ class Ledger:
         digest = hmac.digest(self._secret, invocation_id.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    # Accepting
-
-    async def accept(self, new: NewInvocation) -> Record:
-        """Write an invocation down, or find the one that was accepted under its idempotency key.
-
-        Raises:
-            QueueFull, IdempotencyConflict, LedgerUnavailable
-        """
-        done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        self._accepting.append((new, done))
-        if len(self._accepting) == 1:
-            self._flush = asyncio.create_task(self._accept_together())
-        return await done
-
-    async def _accept_together(self) -> None:
-        """Insert all that gathers until the writer's turn comes, in one statement."""
-        group: list[tuple[NewInvocation, asyncio.Future[Record]]] = []
-
+    async def _accept(self, wanted: Sequence[NewInvocation]) -> list[Record | Exception]:
         async def work(transaction: Transaction) -> list[Record | Exception]:
-            if not group:
-                group.extend(self._accepting[:_ACCEPTED_AT_ONCE])
-                del self._accepting[:_ACCEPTED_AT_ONCE]
-            return await insert_new(transaction, [new for new, _ in group], self._max_queued)
+            return await insert_new(transaction, wanted, self._max_queued)
 
         try:
-            try:
-                answers = await self.database.write(work)
-            except IntegrityError:  # another process was faster with one of the keys: now it can be seen
-                answers = await self.database.write(work)
-        except Exception as error:
-            group = group or [self._accepting.pop(0) for _ in list(self._accepting)]
-            answers = [error] * len(group)
-        if self._accepting:
-            self._flush = asyncio.create_task(self._accept_together())
-        for (_, done), answer in zip(group, answers, strict=True):
-            if done.done():
-                continue
-            if isinstance(answer, Exception):
-                done.set_exception(answer)
-            else:
-                done.set_result(answer)
+            return await self.database.write(work)
+        except IntegrityError:  # another process was faster with one of the keys: now it can be seen
+            return await self.database.write(work)
 
     # Reading
 
-    async def get(self, invocation_id: str) -> Record | None:
-        return (await self.get_many([invocation_id])).get(invocation_id)
+    async def _get(self, ids: Sequence[str]) -> list[Record | None]:
+        records = await self.get_many(ids)
+        return [records.get(one) for one in ids]
 
     async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
         query = select(*RECORD).where(_row.id.in_(ids))
@@ -162,15 +126,15 @@ class Ledger:
         rows = await self.database.read(lambda connection: connection.execute(query))
         return [Piece(*row) for row in rows]
 
-    async def has_queued(self) -> bool:
-        """Whether there is something to claim."""
-        query = select(_row.id).where(_row.state == "queued", _row.not_before <= db_now()).limit(1)
-        return (await self.database.read(lambda connection: connection.execute(query))).first() is not None
+    async def pending(self, *, judge: bool) -> tuple[bool, bool]:
+        """Whether there is something to claim, and whether there is work that nobody does.
 
-    async def has_orphans(self, *, judge: bool) -> bool:
-        """Whether there is work that nobody does; with `judge`, a process whose lease is over counts as dead."""
-        query = select(_row.id).where(_row.state.in_(ACTIVE), _is_orphan(_row, judge)).limit(1)
-        return (await self.database.read(lambda connection: connection.execute(query))).first() is not None
+        With `judge`, a process whose lease is over counts as dead.
+        """
+        queued = select(_row.id).where(_row.state == "queued", _row.not_before <= db_now()).exists()
+        orphaned = select(_row.id).where(_row.state.in_(ACTIVE), _is_orphan(_row, judge)).exists()
+        row = (await self.database.read(lambda connection: connection.execute(select(queued, orphaned)))).one()
+        return bool(row[0]), bool(row[1])
 
     async def cancel_requests(self) -> list[str]:
         """Invocations of this process that somebody wants cancelled."""

@@ -19,7 +19,7 @@ from .records import Record
 from .settings import Settings
 from .upstream import Upstream
 
-_POLLS_AT_ONCE = 64
+_POLLS_AT_ONCE = 32
 _PURGE_EVERY = 600.0
 _TROUBLE_PAUSE = 0.5
 
@@ -52,6 +52,7 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._wanted = asyncio.Event()
+        self._queued = False  # whether there may be something to claim
         self._gate_free = settings.submit_gate
         self._blocks = False  # whether the model is known to answer only when it is done
         self._trouble = False  # whether the last submission could not be sent
@@ -67,6 +68,7 @@ class Runner:
 
     def wake(self) -> None:
         """There is something to claim."""
+        self._queued = True
         self._wanted.set()
 
     def cancel(self, invocation_id: str) -> None:
@@ -121,15 +123,14 @@ class Runner:
 
     async def _dispatch(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_TROUBLE_PAUSE if self._trouble else self._pace.tick):
-                    await self._wanted.wait()
+            await self._wanted.wait()
             self._wanted.clear()
             try:
                 await self._claim()
             except LedgerUnavailable:
                 self._unsure = True
                 await asyncio.sleep(self._pace.tick)
+                self.wake()
             if self._trouble:
                 await asyncio.sleep(_TROUBLE_PAUSE)
 
@@ -137,13 +138,13 @@ class Runner:
         if self._unsure:
             await self._ledger.put_back_unknown(self.jobs.keys())
             self._unsure = False
-        while (free := self._free()) > 0 and self._may_send():
-            if not await self._ledger.has_queued():
-                return
+        while self._queued and (free := self._free()) > 0 and self._may_send():
+            self._queued = False  # until somebody says so again, perhaps while we claim
             claimed = await self._ledger.claim(free, blocks=self._blocks)
+            self._queued = self._queued or len(claimed) == free
             for record in claimed:
                 self._run(record)
-            if len(claimed) < free or self._trouble:
+            if self._trouble:
                 return
 
     def _free(self) -> int:
@@ -166,11 +167,11 @@ class Runner:
         self._tasks.pop(invocation_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: ended by %s", invocation_id, kind_and_place(error))
-        self.wake()
+        self._wanted.set()
 
     def _left_gate(self) -> None:
         self._gate_free += 1
-        self.wake()
+        self._wanted.set()
 
     def _sent(self, finished: bool) -> None:
         self._trouble = False
@@ -181,7 +182,7 @@ class Runner:
             log.warning("the gateway takes no work at the moment; the next try is in %.1f s", pause)
         self._trouble = True
 
-    # What others left behind
+    # What is found in the ledger
 
     async def _look_after(self) -> None:
         while True:
@@ -198,7 +199,10 @@ class Runner:
 
     async def _carry_on(self) -> None:
         judge = self._may_judge
-        if not self._may_send() or not await self._ledger.has_orphans(judge=judge):
+        queued, orphaned = await self._ledger.pending(judge=judge)
+        if queued:
+            self.wake()
+        if not orphaned or not self._may_send():
             return
         for record in await self._ledger.bury(judge=judge):
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)

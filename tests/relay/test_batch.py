@@ -1,0 +1,71 @@
+"""Calls that are answered together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from litellm_openai_example.relay.server.batch import Batch
+
+
+def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
+    async def main() -> None:
+        groups: list[list[int]] = []
+        go = asyncio.Event()
+
+        async def answer(items: Sequence[int]) -> list[int | Exception]:
+            groups.append(list(items))
+            await go.wait()
+            return [ValueError(item) if item == 7 else item * 2 for item in items]
+
+        batch = Batch(answer, largest=3)
+        first = asyncio.create_task(batch(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(batch(item)) for item in (2, 3, 7, 5)]
+        gone = asyncio.create_task(batch(6))
+        await asyncio.sleep(0)
+        gone.cancel()
+        go.set()
+        assert await first == 2
+        two, three, seven, five = await asyncio.gather(*others, return_exceptions=True)
+        assert (two, three, five) == (4, 6, 10)
+        assert isinstance(seven, ValueError)
+        assert groups == [[1], [2, 3, 7], [5]]
+        assert await batch(8) == 16
+
+    asyncio.run(main())
+
+
+def test_a_call_that_fails_fails_for_its_own_group() -> None:
+    async def main() -> None:
+        calls = 0
+
+        async def answer(items: Sequence[int]) -> list[int]:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise OSError("away")
+            return list(items)
+
+        batch = Batch(answer, largest=10)
+        with pytest.raises(OSError, match="away"):
+            await batch(1)
+        assert await batch(2) == 2
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_ever_when_it_is_cancelled() -> None:
+    async def main() -> None:
+        async def answer(items: Sequence[int]) -> list[int]:
+            raise asyncio.CancelledError
+
+        batch = Batch(answer, largest=1)
+        waiting = [asyncio.create_task(batch(item)) for item in (1, 2)]
+        await asyncio.wait(waiting, timeout=5)
+        assert [task.cancelled() for task in waiting] == [True, True]
+
+    asyncio.run(main())
