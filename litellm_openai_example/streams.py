@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any, Self
 
 from httpx2 import EventSource, ServerSentEvent
 
 from .answer import TERMINAL, Answer, ChatStream, ResponseStream, read_chat, read_response
-from .errors import CutShortError, GatewayError, explain, explain_body, redact
+from .errors import CutShortError, GatewayError, explain, redact
+from .events import DONE, data_of, events_of, has_events
 from .operations import Reply, headers_of, read_reply, whole
 from .steps import EXPECTED
 
@@ -25,9 +25,7 @@ class Reading:
         self._secret = secret
         self._body: Reply | None = None
         self._done = False
-        # A gateway that ignores `stream` answers with plain JSON, of which an event reader would see nothing.
-        content_type = raw.headers.get("content-type", "").lower()
-        self.has_events = "json" not in content_type and "html" not in content_type
+        self.has_events = has_events(raw.headers)
 
     @property
     def reply(self) -> Reply:
@@ -40,24 +38,13 @@ class Reading:
         return self._done or (isinstance(self._reader, ResponseStream) and self._reader.answer().status in TERMINAL)
 
     def events(self) -> EventSource:
-        """The events of the body; the SDK's own reader takes an event without data for a broken one."""
-        response = self._raw.http_response
-        # Whatever the gateway calls it: text/plain, another charset, or nothing at all.
-        response.headers["content-type"] = "text/event-stream"
-        response.encoding = "utf-8-sig"
-        return EventSource(response, max_event_size=None)
+        """The events of the body."""
+        return events_of(self._raw.http_response)
 
     def event(self, event: ServerSentEvent) -> str:
         """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
-        self._done = event.data.startswith("[DONE]")
-        if self._done or not event.data.strip():
-            return ""
-        data = json.loads(event.data)
-        if isinstance(data, dict):
-            if data.get("error") or event.event == "error":
-                raise explain_body({"error": data.get("error") or data})
-            data.setdefault("type", event.event)
-        return self._reader.feed(data)
+        self._done = event.data.startswith(DONE)
+        return self._reader.feed(data_of(event))
 
     def body(self, content: bytes) -> str:
         """The text of an answer that came in one piece."""

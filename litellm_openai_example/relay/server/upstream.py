@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx2
 import openai
-from openai import AsyncStream
 
 from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
 from ...config import GatewaySettings
 from ...deadline import deadline
 from ...errors import DeadlineExceededError, GatewayError, LostAnswerError, explain
+from ...events import data_of, events_of, has_events
 from ...sdk import AsyncLiteLLM
 from .outcome import judge, storable
 from .records import Outcome
@@ -113,7 +113,7 @@ class Upstream:
         """
         raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
         try:
-            if "text/event-stream" in raw.headers.get("content-type", ""):
+            if stream and has_events(raw.headers):
                 async for reply in self._read_events(raw):
                     yield reply
             else:  # also of a gateway that ignores `stream`
@@ -154,10 +154,10 @@ class Upstream:
 
     async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
         reader, begun = ResponseStream(), False
-        events = aiter(raw.parse(to=AsyncStream[object]))
+        events = aiter(events_of(raw.http_response))
         while True:
             try:
-                event = await anext(events)
+                event = data_of(await anext(events))
             except Exception:
                 if not begun:
                     raise OutcomeUnknown from None
