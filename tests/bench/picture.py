@@ -1,0 +1,43 @@
+"""The comparisons as one picture."""
+
+from __future__ import annotations
+
+from html import escape
+
+from .report import Comparison
+
+_WIDTH, _LEFT, _ROW, _TOP = 860, 330, 30, 64
+_SCALE = 280.0  # pixels for a ratio of 1
+_LONGEST = 1.5  # ratio; what is longer is cut off
+
+
+def draw(comparisons: list[Comparison], caption: str) -> str:
+    """An SVG with one bar for each comparison that has a goal: ours as a share of theirs, and a mark for the goal."""
+    rows = [one for one in comparisons if one.goal is not None]
+    height = _TOP + _ROW * len(rows) + 44
+    bars = "\n".join(_bar(one, _TOP + _ROW * number) for number, one in enumerate(rows))
+    one = _LEFT + _SCALE
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"
+ width="{_WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="13"
+ role="img" aria-label="Time of litellm-openai-example against others">
+<rect width="100%" height="100%" fill="#ffffff"/>
+<text x="16" y="24" font-size="16" font-weight="600" fill="#1f2328">Time, as a share of what it is compared with</text>
+<text x="16" y="44" fill="#59636e">shorter is faster; the line is 1.0, the mark is the goal</text>
+{bars}
+<line x1="{one}" y1="{_TOP - 8}" x2="{one}" y2="{height - 40}" stroke="#1f2328" stroke-width="1"/>
+<text x="16" y="{height - 14}" font-size="11" fill="#59636e">{escape(caption)}</text>
+</svg>
+"""
+
+
+def _bar(one: Comparison, y: int) -> str:
+    length = min(one.ratio, _LONGEST) * _SCALE
+    goal = _LEFT + (one.goal or 0) * _SCALE
+    label = f"{one.what.replace('`', '')} / {one.with_}"
+    color = "#2da44e" if one.met else "#bf8700"
+    return (
+        f'<text x="{_LEFT - 10}" y="{y + 15}" text-anchor="end" fill="#1f2328">{escape(label)}</text>\n'
+        f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="20" rx="3" fill="{color}"/>\n'
+        f'<line x1="{goal:.1f}" y1="{y - 3}" x2="{goal:.1f}" y2="{y + 23}" stroke="#cf222e" stroke-width="2"/>\n'
+        f'<text x="{max(_LEFT + length, goal) + 8:.1f}" y="{y + 15}" fill="#1f2328">{one.ratio:.2f}</text>'
+    )
