@@ -81,9 +81,10 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
     commands["help: hello-world Click"] = [sys.executable, "-c", HELLO]
     if llm := install_llm(env["OPENAI_BASE_URL"]):
         env["LLM_USER_PATH"] = str(llm.parent.parent / "home")
-        for api in ("chat", "responses"):
-            options = ["--no-log", "--no-stream", "--key", "sk-bench"]
-            commands[f"{api}: llm"] = [str(llm), "-m", f"bench-{api}", *options, PROMPT]
+        options = ["--no-log", "--key", "sk-bench", PROMPT]
+        commands["chat: llm"] = [str(llm), "-m", "bench-chat", "--no-stream", *options]
+        commands["responses: llm"] = [str(llm), "-m", "bench-responses", "--no-stream", *options]
+        commands["responses stream: llm"] = [str(llm), "-m", "bench-responses", *options]
     return interleaved({name: partial(run_process, command, env) for name, command in commands.items()}, runs)
 
 
