@@ -39,5 +39,5 @@ def _bar(one: Comparison, y: int) -> str:
         f'<text x="{_LEFT - 10}" y="{y + 15}" text-anchor="end" fill="#1f2328">{escape(label)}</text>\n'
         f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="20" rx="3" fill="{color}"/>\n'
         f'<line x1="{goal:.1f}" y1="{y - 3}" x2="{goal:.1f}" y2="{y + 23}" stroke="#cf222e" stroke-width="2"/>\n'
-        f'<text x="{max(_LEFT + length, goal) + 8:.1f}" y="{y + 15}" fill="#1f2328">{one.ratio:.2f}</text>'
+        f'<text x="{_LEFT + _LONGEST * _SCALE + 16}" y="{y + 15}" fill="#1f2328">{one.ratio:.2f}</text>'
     )
