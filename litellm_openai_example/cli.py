@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _main(arguments: list[str] | None) -> int:
-    from .output import notice
+    from .output import abandon_stdout, notice
 
     try:
         result = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -255,6 +255,9 @@ def _main(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         notice("interrupted")
         return 130
-    except OSError as error:  # of --help and the like
+    except SystemExit:  # how Click ends when the reader of --help and the like has gone
+        return 130
+    except OSError as error:
+        abandon_stdout()
         notice(f"Error: cannot write to stdout: {error.strerror or error}")
         return 1

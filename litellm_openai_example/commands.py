@@ -233,6 +233,7 @@ def _ending(session: Session, error: BaseException) -> int:
     if isinstance(error, _gateway_error()):
         return _failed(session, error)
     if isinstance(error, OSError):  # what goes wrong with the network is a GatewayError
+        abandon_stdout()
         notice(f"Error: cannot write the answer to stdout: {error.strerror or error}")
         _tell_how_to_pick_up(session)
         return 1

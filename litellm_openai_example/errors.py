@@ -1,15 +1,12 @@
-"""What each gateway answer means to a person: cause, hint, exit code.
+"""The exceptions: what went wrong, in words for a person, with exit codes.
 
-The SDK's exceptions are left as they are for drop-in users. `explain` turns any of them, and the gateway's
-JSON behind it, into a `GatewayError`, whose text is one line. The wire facts were measured with LiteLLM 1.106.
+The SDK's exceptions are left as they are for drop-in users; the two here that are raised under the SDK are subclasses
+of them. The client and the command raise `GatewayError`, whose text is one line.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import httpx2
@@ -18,7 +15,6 @@ import openai
 from .config import is_secret
 
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
-_SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
 _LONGEST = 600
 
 
@@ -123,156 +119,6 @@ class StillRunningError(GatewayError):
     exit_code = 4
 
 
-@dataclass(frozen=True)
-class _Report:
-    """An error as it arrived: the gateway's own words, and the provider's that LiteLLM wrapped up in them."""
-
-    status: int | None
-    content_type: str
-    retry_after: str
-    type: str = ""
-    code: str = ""
-    message: str = ""
-    provider_code: str = ""
-    from_provider: bool = False
-    everything: str = ""
-
-    def says(self, *words: str) -> bool:
-        return any(word in self.everything for word in words)
-
-    @property
-    def html(self) -> bool:
-        start = self.message.lstrip()[:15].lower()
-        return "html" in self.content_type or start.startswith(("<!doctype", "<html"))
-
-
-# The first row that fits explains an error. Rows about a cause come before those about a bare status.
-_ROWS: Sequence[tuple[Callable[[_Report], bool], str, str]] = (
-    (
-        lambda r: r.says("budget has been exceeded", "budget_exceeded", "exceededbudget"),
-        "the budget of this key is spent",
-        "ask the people who run the gateway to raise it",
-    ),
-    (
-        lambda r: r.says("no_db_connection", "no connected db", "token_not_found_in_db"),
-        "the gateway does not know this key",
-        "check LITELLM_API_KEY",
-    ),
-    (
-        lambda r: r.says("all_deployments_in_cooldown", "no deployments available"),
-        "the gateway has paused this model after an earlier failure",
-        "wait some seconds and try again; if it stays so, look for the first error (often a provider key)",
-    ),
-    (
-        lambda r: (
-            r.says("model=none", "previous_response_not_found")
-            or (r.says("response with id") and r.says("not found"))
-            or (r.status == 403 and r.says("permission_error", "response id"))
-        ),
-        "the gateway does not know that response id",
-        "use the id as create printed it, with the same gateway and key (results are kept for some minutes only)",
-    ),
-    (
-        lambda r: r.says(
-            "invalid model name",
-            "you passed in model=",
-            "model_not_found",
-            "key_model_access_denied",
-            "can only access models",
-        ),
-        "the gateway has no such model for this key",
-        "check --model or LITELLM_MODEL",
-    ),
-    (
-        lambda r: r.says("is not supported for"),
-        "this model does not support that here",
-        "the gateway bridges it to another API: background, retrieve and cancel need a native Responses model",
-    ),
-    (
-        lambda r: r.says("context_length_exceeded", "contextwindowexceeded"),
-        "the prompt is too long for this model",
-        "shorten it or choose a model with a larger context",
-    ),
-    (
-        lambda r: r.says("content_policy_violation", "contentpolicyviolation", "content_filter"),
-        "the provider's content policy refused the request",
-        "rephrase the prompt",
-    ),
-    (
-        lambda r: r.status == 401 and r.from_provider,
-        "the provider does not accept the gateway's own key",
-        "the people who run the gateway must check the provider key of this model",
-    ),
-    (
-        lambda r: r.status == 401,
-        "the gateway does not accept this key",
-        "check LITELLM_API_KEY",
-    ),
-    (
-        lambda r: r.status == 500 and "text/plain" in r.content_type,
-        "the gateway failed",
-        "a LiteLLM without its database package answers any wrong key like this: check LITELLM_API_KEY",
-    ),
-    (
-        lambda r: r.status == 404 and r.message in ("Not Found", ""),
-        "the gateway has nothing at that path",
-        "check the path in LITELLM_BASE_URL (its root, or the prefix before /v1)",
-    ),
-    (lambda r: r.status == 404 and r.html, "no gateway at that address", "check LITELLM_BASE_URL"),
-    (lambda r: r.status == 403, "the gateway does not permit this", "check what this key may do"),
-    (lambda r: r.status == 404, "the gateway did not find it", "check the id and the model"),
-    (lambda r: r.status == 408, "the provider did not answer the gateway in time", ""),
-    (lambda r: r.status == 413, "the request is too large for the gateway", "shorten the prompt"),
-    (lambda r: r.status == 429, "too many requests", "wait and try again"),
-    (lambda r: r.status == 402, "the gateway asks for payment", "check the budget of this key"),
-    (lambda r: r.status == 503, "the gateway or the provider is overloaded", "wait and try again"),
-    (
-        lambda r: r.status in (502, 504),
-        "something between here and the provider failed",
-        "look into the gateway's log before sending it again",
-    ),
-    (lambda r: r.status is not None and 300 <= r.status < 400, "the gateway answers with a redirect", ""),
-    (lambda r: r.status is not None and r.status >= 500, "the gateway or the provider failed", ""),
-    (lambda r: r.status is not None and r.status >= 400, "the gateway refused the request", ""),
-    (lambda _: True, "the gateway reported an error", ""),
-)
-
-
-def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
-    """What an exception of the SDK, or one met while reading an answer, means to a person.
-
-    Args:
-        error: anything that a call through the SDK can raise.
-        secret: the key, taken out of whatever the gateway said.
-    """
-    if isinstance(error, GatewayError):
-        return error
-    if isinstance(error, openai.APIStatusError):
-        explained = _explain_status(error)
-    elif isinstance(error, LostAnswerError | DeadlineExceededError):
-        explained = GatewayError(error.what, hint=_unknown_hint(error.outcome_unknown))
-        explained.outcome_unknown = error.outcome_unknown
-    elif isinstance(error, openai.APITimeoutError):
-        explained = GatewayError("the gateway stopped answering")
-    elif isinstance(error, openai.APIConnectionError):
-        explained = _explain_connection(error)
-    elif isinstance(error, openai.APIError):
-        explained = explain_body({"error": error.body or str(error)})
-    elif isinstance(error, httpx2.TimeoutException):  # while a stream is read
-        explained = GatewayError(f"the gateway stopped answering: {one_line(str(error)) or 'no data in time'}")
-    elif isinstance(error, httpx2.RequestError):
-        explained = GatewayError(f"the connection broke: {one_line(str(error)) or type(error).__name__}")
-    else:
-        explained = GatewayError(f"the gateway's answer cannot be read: {one_line(str(error))}")
-        explained.hint = "check that LITELLM_BASE_URL is a LiteLLM gateway"
-    return redact(explained, secret)
-
-
-def explain_body(body: object, *, status: int | None = None) -> GatewayError:
-    """What an error in the JSON of an answer means (a 200 answer or a stream may hold one)."""
-    return _explain_report(_read_report(body, status, ""), {})
-
-
 def redact(error: GatewayError, secret: str | None) -> GatewayError:
     """Take the key out of everything that an error says: a gateway may well quote it."""
     if secret and is_secret(secret):
@@ -288,119 +134,3 @@ def one_line(text: str) -> str:
     """`text` without line breaks and control characters, shortened to a readable length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: _LONGEST * 4]).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [...]"
-
-
-def is_unknown_response(error: GatewayError) -> bool:
-    """Whether the gateway refused because it does not know a response id."""
-    return error.cause == "the gateway does not know that response id"
-
-
-def is_unknown_model(error: GatewayError) -> bool:
-    """Whether a list of the models that there are would help."""
-    return error.status in (400, 401, 403, 404) and error.cause == "the gateway has no such model for this key"
-
-
-def _explain_status(error: openai.APIStatusError) -> GatewayError:
-    headers = error.response.headers
-    retry_after = headers.get("retry-after") or headers.get("llm_provider-retry-after") or ""
-    content_type = headers.get("content-type", "")
-    report = _read_report(error.body, error.status_code, content_type, retry_after)
-    explained = _explain_report(report, _support_ids(headers))
-    explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
-    if 300 <= error.status_code < 400:
-        explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
-    return explained
-
-
-def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
-    reason = one_line(str(error.__cause__ or "")) or type(error.__cause__).__name__
-    url = error.request.url
-    port = "" if url.port is None else f":{url.port}"
-    if isinstance(error.__cause__, httpx2.ProxyError):
-        return GatewayError(f"the proxy refused: {reason}", hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        return GatewayError(
-            f"the certificate of {url.host}{port} is not trusted",
-            hint="set SSL_CERT_FILE to the certificate authority of that gateway",
-        )
-    if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return GatewayError(
-            f"cannot connect to {url.host}{port}: {reason}",
-            hint="is the gateway running, and is LITELLM_BASE_URL right? "
-            "`python -m litellm_openai_example.gateway` starts one here",
-        )
-    return GatewayError(f"the connection to {url.host}{port} broke: {reason}")
-
-
-def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayError:
-    cause, hint = next((cause, hint) for fits, cause, hint in _ROWS if fits(report))
-    if report.status == 429 and report.retry_after:
-        hint = f"{hint}; the gateway says to retry after {one_line(report.retry_after)} s"
-    code = report.provider_code or report.code
-    if code == str(report.status):  # LiteLLM repeats the status there
-        code = report.type
-    return GatewayError(
-        cause,
-        status=report.status,
-        code=one_line(code) or None,
-        message="(an HTML page)" if report.html else one_line(report.message),
-        hint=hint,
-        support_ids=support_ids,
-    )
-
-
-def _read_report(body: object, status: int | None, content_type: str, retry_after: str = "") -> _Report:
-    error = body
-    if isinstance(body, dict):
-        error = body.get("error") or body.get("detail") or body
-    if not isinstance(error, dict):
-        text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)
-        return _Report(status, content_type, retry_after, message=text, everything=text.lower())
-    message, type_, code = (_text(error.get(name)) for name in ("message", "type", "code"))
-    wrapped = _provider_error(message)
-    return _Report(
-        status,
-        content_type,
-        retry_after,
-        type=type_,
-        code=code,
-        message=_text(wrapped.get("message")) or message,
-        provider_code=_text(wrapped.get("code")) or _text(wrapped.get("type")),
-        from_provider=bool(wrapped) or "Exception - " in message or message.startswith("litellm."),
-        everything=f"{type_} {code} {message}".lower(),
-    )
-
-
-def _provider_error(message: str) -> dict[str, Any]:
-    """The provider's own error object, which LiteLLM puts as JSON into its message after `Exception - `."""
-    found = re.search(r"Exception - .*?(\{)", message, re.DOTALL)
-    if not found:
-        return {}
-    try:
-        inner, _ = json.JSONDecoder().raw_decode(message, found.start(1))
-    except (ValueError, RecursionError):
-        return {}
-    error = inner.get("error", inner) if isinstance(inner, dict) else {}
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def _support_ids(headers: httpx2.Headers) -> dict[str, str]:
-    return {name: one_line(headers[name])[:100] for name in _SUPPORT_IDS if headers.get(name)}
-
-
-def _target(response: httpx2.Response) -> str:
-    try:
-        host = httpx2.URL(response.headers.get("location", "")).host
-    except (httpx2.InvalidURL, ValueError):
-        return ""
-    return f" (it points to {one_line(host)})" if host else ""
-
-
-def _unknown_hint(outcome_unknown: bool) -> str:
-    return "look into the gateway's log before sending it again" if outcome_unknown else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else ""

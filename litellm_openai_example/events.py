@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from httpx2 import EventSource, Response, ServerSentEvent
 
-from .errors import explain_body
+from .explain import explain_body
 
 DONE = "[DONE]"
 

@@ -15,15 +15,8 @@ from . import answer as answers
 from .answer import Answer, read_chat, read_json, read_response
 from .config import header_value
 from .deadline import current_deadline
-from .errors import (
-    CutShortError,
-    GatewayError,
-    StillRunningError,
-    explain,
-    explain_body,
-    is_unknown_model,
-    one_line,
-)
+from .errors import CutShortError, GatewayError, StillRunningError, one_line
+from .explain import explain, explain_body, is_unknown_model
 from .steps import EXPECTED, Operation, Pause, Send
 
 T = TypeVar("T")

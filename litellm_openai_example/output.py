@@ -104,7 +104,7 @@ def readable_json(text: str) -> str:
 
 
 def abandon_stdout() -> None:
-    """After a reader has gone: let the interpreter's own flush at exit find nothing to complain about."""
+    """After stdout took no more: let the interpreter's own flush at exit find nothing to complain about."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -8,8 +8,9 @@ from typing import Any, Self
 from httpx2 import EventSource, ServerSentEvent
 
 from .answer import TERMINAL, Answer, ChatStream, ResponseStream, read_chat, read_response
-from .errors import CutShortError, GatewayError, explain, redact
+from .errors import CutShortError, GatewayError, redact
 from .events import DONE, data_of, events_of, has_events
+from .explain import explain
 from .operations import Reply, headers_of, read_reply, whole
 from .steps import EXPECTED
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from . import deep_research
 from .answer import FunctionCall
-from .errors import GatewayError, StillRunningError, is_unknown_response, one_line
+from .errors import GatewayError, StillRunningError, one_line
+from .explain import is_unknown_response
 from .operations import POLL_TIMEOUT, Reply, respond, response_request, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests

@@ -394,11 +394,12 @@ def test_a_full_disk_is_told(arguments: list[str], reason: str, gateway: Scripte
     assert err.count(b"\n") == 1
 
 
-def test_a_closed_pipe_ends_a_part_of_an_answer_quietly_too(gateway: ScriptedServer) -> None:
+@pytest.mark.parametrize("arguments", [["hi"], ["--help"]])
+def test_a_pipe_that_is_closed_from_the_start_ends_quietly(arguments: list[str], gateway: ScriptedServer) -> None:
     gateway.answers(reply(chat_body("Half", "length")))
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "wb") as pipe, start(gateway, "hi", stdout=pipe) as process:
+    with os.fdopen(writing, "wb") as pipe, start(gateway, *arguments, stdout=pipe) as process:
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"")
 

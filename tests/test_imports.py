@@ -100,7 +100,19 @@ def test_the_arrows_go_one_way() -> None:
     for name in ("config", "deadline", "answer"):
         assert not {module for module in known[name] if not module.startswith("/")}
         assert not known[name] & {"/openai", "/httpx2", "/pydantic"}
-    for name in ("sending", "sdk", "errors", "steps", "operations", "streams", "client", "tool_calling"):
+    for name in (
+        "sending",
+        "sdk",
+        "errors",
+        "explain",
+        "events",
+        "network",
+        "steps",
+        "operations",
+        "streams",
+        "client",
+        "tool_calling",
+    ):
         assert not known[name] & {"cli", "commands", "output"}
     for name, imported in known.items():
         if name.startswith("gateway"):

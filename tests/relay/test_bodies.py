@@ -223,6 +223,13 @@ def headers(relay: ThreadedRelay) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+# The relay draws random numbers too, in another thread of this process.
+not_ours = pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
+
+@not_ours
 @given(arguments=ARGUMENTS)
 @hypothesis_settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_arguments(served: ThreadedRelay, arguments: Any) -> None:
@@ -232,6 +239,7 @@ def test_any_arguments(served: ThreadedRelay, arguments: Any) -> None:
     assert answer.status_code in (200, 202, 400, 422), answer.text
 
 
+@not_ours
 def test_the_documented_api(served: ThreadedRelay) -> None:
     """Each answer is one that `/openapi.json` has, whether what was sent is allowed by it or not."""
     schema = schemathesis.openapi.from_url(f"{served.api.base_url}/openapi.json")

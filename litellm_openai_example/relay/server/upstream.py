@@ -17,8 +17,9 @@ import openai
 from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
 from ...config import GatewaySettings
 from ...deadline import deadline
-from ...errors import DeadlineExceededError, GatewayError, LostAnswerError, explain
+from ...errors import DeadlineExceededError, GatewayError, LostAnswerError
 from ...events import data_of, events_of, has_events
+from ...explain import explain
 from ...sdk import AsyncLiteLLM
 from .outcome import judge, storable
 from .records import Outcome
