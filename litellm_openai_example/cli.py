@@ -255,8 +255,8 @@ def _main(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         notice("interrupted")
         return 130
-    except SystemExit:  # how Click ends when the reader of --help and the like has gone
-        return 130
+    except SystemExit as end:  # shell completion ends so, and with 1 --help whose reader has gone
+        return 130 if end.code else 0
     except OSError as error:
         abandon_stdout()
         notice(f"Error: cannot write to stdout: {error.strerror or error}")
