@@ -151,6 +151,12 @@ class TestIdempotency:
         assert answer.status_code in (400, 422)
         assert not upstream.posts
 
+    def test_two_keys(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        headers = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
+        answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+        assert not upstream.posts
+
 
 class TestRead:
     def test_wait(self, relay: ThreadedRelay, upstream: Gateway) -> None:

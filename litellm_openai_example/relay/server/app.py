@@ -97,7 +97,7 @@ async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyK
     """Starts a research, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
     arguments = parse(await read_body(request, relay.settings.pace.body))
-    record = await relay.accept(NewInvocation.of(arguments, _checked_key(idempotency_key)))
+    record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key)))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))
@@ -212,9 +212,12 @@ async def _found(relay: Relay, invocation_id: str) -> Record:
     return record
 
 
-def _checked_key(key: str | None) -> str | None:
+def _checked_key(request: Request, key: str | None) -> str | None:
     if key is None:
         return None
+    if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
+        detail = ErrorDetail(where=IDEMPOTENCY_HEADER, problem="is there more than once")
+        raise Problem("invalid_request", details=[detail])
     if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and all("!" <= character <= "~" for character in key)):
         problem = f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
         raise Problem("invalid_request", details=[ErrorDetail(where=IDEMPOTENCY_HEADER, problem=problem)])
