@@ -96,7 +96,7 @@ def read_response(body: object) -> Answer:
     return Answer(
         text="".join(_str(part.get("text")) for part in parts if part.get("type") in ("output_text", "text")),
         status=status,
-        id=_str(data.get("id")) or None,
+        id=_id(data.get("id")) or None,
         model=_str(data.get("model")) or None,
         refusal="".join(_str(part.get("refusal")) for part in parts if part.get("type") == "refusal"),
         cut_short=reason_in_words(reason or "incomplete") if status == "incomplete" else None,
@@ -119,7 +119,7 @@ def read_chat(body: object) -> Answer:
     return Answer(
         text=_content(message.get("content")),
         status=_chat_status(reason, whole=True),
-        id=_str(data.get("id")) or None,
+        id=_id(data.get("id")) or None,
         model=_str(data.get("model")) or None,
         refusal=_str(message.get("refusal")),
         cut_short=cut_short(reason),
@@ -171,7 +171,7 @@ class ChatStream:
     def feed(self, event: object) -> str:
         """Take one chunk and return the text that it adds."""
         data = _dict(event)
-        self._id = self._id or _str(data.get("id")) or None
+        self._id = self._id or _id(data.get("id")) or None
         self._model = self._model or _str(data.get("model")) or None
         if isinstance(data.get("usage"), dict):
             self._usage = _usage(data["usage"])
@@ -270,13 +270,13 @@ def _citations(parts: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _function_call(item: dict[str, Any]) -> FunctionCall:
-    call_id, name, arguments, item_id = (_str(item.get(key)) for key in ("call_id", "name", "arguments", "id"))
-    return FunctionCall(call_id, name, arguments, item_id)
+    name, arguments = _sendable(item.get("name")), _sendable(item.get("arguments"))
+    return FunctionCall(_id(item.get("call_id")), name, arguments, _id(item.get("id")))
 
 
 def _chat_call(call: dict[str, Any]) -> FunctionCall:
     function = _dict(call.get("function"))
-    return FunctionCall(_str(call.get("id")), _str(function.get("name")), _str(function.get("arguments")))
+    return FunctionCall(_id(call.get("id")), _sendable(function.get("name")), _sendable(function.get("arguments")))
 
 
 def _usage(usage: object) -> Usage:
@@ -303,6 +303,17 @@ def _list(value: object) -> list[Any]:
 
 def _str(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _id(value: object) -> str:
+    """An id that can be sent again; a broken one is none."""
+    text = _str(value)
+    return text if text.isprintable() else ""
+
+
+def _sendable(value: object) -> str:
+    """A text that goes back to the gateway: half a surrogate pair cannot travel."""
+    return _str(value).encode("utf-8", "replace").decode()
 
 
 def _int(value: object) -> int | None:

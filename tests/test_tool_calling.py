@@ -244,6 +244,45 @@ def test_a_relay_that_refuses_is_told_to_the_model(
 
 
 @both
+@pytest.mark.parametrize("field", ["invocation_id", "invocation_token"])
+@pytest.mark.parametrize("value", ["", "\x1b[31m", "\ud800", "한", None])
+def test_a_relay_whose_ids_cannot_be_used(
+    value: str | None, field: str, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
+) -> None:
+    Turns(gateway, calling(ARGUMENTS), FINAL)
+    relay.accepts = reply({**view("running", None), field: value}, 202)
+    assert ask(gateway).calls[0].status == "failed"
+    assert "could not be run" in gateway.posts[1].json["input"][0]["output"]
+
+
+@both
+@pytest.mark.parametrize("call_id", [None, "", 7, "\ud800", "a\nb"])
+def test_a_call_without_a_usable_id(call_id: object, ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    call = {
+        "type": "function_call",
+        "id": "\udfff",
+        "call_id": call_id,
+        "name": "deep_research",
+        "arguments": ARGUMENTS,
+    }
+    Turns(gateway, reply(response_body(None, id="resp_1", output=[call])), FINAL)
+    result = ask(gateway)
+    assert (result.final_text, result.research_summary) == ("The answer", "RESEARCHED")
+    question, called, output = gateway.posts[1].json["input"]
+    assert (question["role"], output["output"]) == ("user", "RESEARCHED")
+    assert called["call_id"] == output["call_id"] != ""
+
+
+@both
+def test_arguments_that_cannot_travel(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    broken = json.dumps({"research_question": "Why \ud800 noodles?"}, ensure_ascii=False)
+    Turns(gateway, calling(broken, mark="fc_call_"), FINAL)
+    result = ask(gateway)
+    assert result.final_text == "The answer"
+    assert relay.starts[0].json["arguments"]["research_question"] == "Why ? noodles?"
+
+
+@both
 def test_several_rounds(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS), calling(ARGUMENTS, response_id="resp_a"), FINAL)
     result = ask(gateway)
