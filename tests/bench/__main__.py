@@ -26,7 +26,7 @@ _BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15, help="counted runs of each command")
+    parser.add_argument("--runs", type=int, default=12, help="counted runs of each command")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the raw numbers")
     parser.add_argument("--publish", action="store_true", help="put tables and picture into README.md and docs/")
     arguments = parser.parse_args()

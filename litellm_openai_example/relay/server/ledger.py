@@ -276,7 +276,15 @@ class Ledger:
 
     async def _change_mine(self, invocation_id: str, states: Iterable[str], values: dict[str, Any]) -> bool:
         mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(list(states)))
-        return bool(await self._change(update(invocations).where(*mine).values(values)))
+
+        async def work(transaction: Transaction) -> bool:
+            made = await transaction.connection.execute(update(invocations).where(*mine).values(values))
+            if made.rowcount == 0:
+                return False
+            transaction.changed.add(invocation_id)
+            return True
+
+        return await self.database.write(work)
 
     async def _change(self, statement: Update) -> list[Record]:
         async def work(transaction: Transaction) -> list[Record]:
