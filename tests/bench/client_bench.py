@@ -17,7 +17,7 @@ from .measure import Figures, interleaved, run_process
 
 PROMPT = "Say something about foxes."
 CALLS = 500
-_BLOCK = 50
+_BLOCK = 10
 
 # The same call in five lines with the bare SDK, typed, as everybody writes it.
 BARE = {
