@@ -35,8 +35,8 @@ class Session:
         self.options = options
         self.started = time.monotonic()
         self.until = Deadline(options.timeout)
-        self.secrets = [value for name in ("LITELLM_API_KEY", "RELAY_API_KEY") if is_secret(value := setting(name))]
-        self.out = Output(sys.stdout, self.secrets)
+        keys = [setting(name) for name in ("LITELLM_API_KEY", "RELAY_API_KEY")]
+        self.out = Output(sys.stdout, [key for key in keys if is_secret(key)])
         self.response_id: str | None = None
         self.invocation: tuple[str, str] | None = None
         self.sent = False
@@ -50,11 +50,6 @@ class Session:
             settings.base_url, settings.api_key, self.options.model or settings.model
         )
         return client
-
-    def without_secrets(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "[key]")
-        return text
 
     @property
     def streams(self) -> bool:
@@ -217,7 +212,7 @@ def _print_raw(session: Session, reply: Reply) -> None:
 def _ending(session: Session, error: BaseException) -> int:
     """The exit code for an error, once it is told; what was paid for is printed or can be picked up."""
     if session.options.verbose:
-        notice(session.without_secrets(traceback.format_exc()).rstrip())
+        notice(session.out.without_secrets(traceback.format_exc()).rstrip())
     if isinstance(error, BrokenPipeError):
         abandon_stdout()
         _tell_how_to_pick_up(session)
@@ -257,7 +252,7 @@ def _failed(session: Session, failure: GatewayError) -> int:
     elif failure.research and not session.out.wrote:
         session.out.write(failure.research)  # it was paid for, whatever came after it
     session.out.end()
-    notice(session.without_secrets(f"Error: {failure}"))
+    notice(session.out.without_secrets(f"Error: {failure}"))
     if isinstance(failure, StillRunningError):
         session.invocation = getattr(failure, "invocation", session.invocation)
         _tell_how_to_pick_up(session)
@@ -290,7 +285,7 @@ def _tell(session: Session, reply: Reply) -> None:
         "total": f"{time.monotonic() - session.started:.3f} s",
     }
     lines = "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
-    notice(session.without_secrets(lines))
+    notice(session.out.without_secrets(lines))
 
 
 def _number(tokens: int | None) -> str:

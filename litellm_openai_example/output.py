@@ -38,11 +38,15 @@ class Output:
             # What the encoding lacks (and half a surrogate pair) is written as an escape, not lost.
             stream.reconfigure(errors="backslashreplace")
 
-    def write(self, text: str) -> None:
-        """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
-        text = self._held + text
+    def without_secrets(self, text: str) -> str:
+        """`text` as it may be shown, here or elsewhere."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
+        return text
+
+    def write(self, text: str) -> None:
+        """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
+        text = self.without_secrets(self._held + text)
         begun = max((_begun(secret, text) for secret in self._secrets), default=0)
         self._put(text[: len(text) - begun])
         self._held = text[len(text) - begun :]

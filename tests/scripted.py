@@ -234,11 +234,18 @@ def response_events(*texts: str, end: Json | None = None) -> list[Json]:
 COMPLETED = {"type": "response.completed", "response": response_body("OK")}
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     """Whether a condition comes true within some seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if condition():
             return True
         time.sleep(0.02)
-    return condition()
+    return bool(condition())

@@ -107,6 +107,13 @@ def proxy() -> Iterator[Proxy]:
         yield running
 
 
+@pytest.fixture(params=["direct", "proxied"])
+def way(request: pytest.FixtureRequest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to a server with TLS, in turn."""
+    if request.param == "proxied":
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+
+
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -126,15 +133,19 @@ def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
 
 
-def create(kind: str, url: str, **options: Any) -> str:
+def create(kind: str, url: str, *, made_for: str = "", **options: Any) -> str:
+    """Ask for a response, through a client that was made for another address if there is one."""
+    options = {"base_url": made_for or url, "api_key": KEY, **options}
     if kind == "sync":
-        with LiteLLM(base_url=url, api_key=KEY, **options) as sdk:
-            text: str = sdk.responses.create(**CREATE).output_text
+        with LiteLLM(**options) as sdk:
+            client = sdk.with_options(base_url=f"{url}/v1") if made_for else sdk
+            text: str = client.responses.create(**CREATE).output_text
             return text
 
     async def ask() -> str:
-        async with AsyncLiteLLM(base_url=url, api_key=KEY, **options) as sdk:
-            text: str = (await sdk.responses.create(**CREATE)).output_text
+        async with AsyncLiteLLM(**options) as sdk:
+            client = sdk.with_options(base_url=f"{url}/v1") if made_for else sdk
+            text: str = (await client.responses.create(**CREATE)).output_text
             return text
 
     return asyncio.run(ask())
@@ -168,23 +179,13 @@ def test_https_goes_through_the_proxy(
 
 
 @both
-@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "answer",
     [Answer(pause=30), Answer(body=b" " * 500, drip=0.05), Answer(body=b" " * 500, drip_head=0.05), Answer(drop=True)],
     ids=["hangs", "drips", "drips from the first byte", "drops"],
 )
-def test_the_policy_holds_over_tls(
-    answer: Answer,
-    proxied: bool,
-    kind: str,
-    tls: TLSServer,
-    trusted: None,
-    proxy: Proxy,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if proxied:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+def test_the_policy_holds_over_tls(answer: Answer, kind: str, tls: TLSServer, trusted: None) -> None:
     tls.answers(answer)
     with pytest.raises(openai.APIConnectionError, match="the outcome is unknown"):
         create(kind, tls.url, timeout=0.8)
@@ -209,45 +210,26 @@ def test_a_certificate_that_is_not_trusted(kind: str, tls: TLSServer) -> None:
     assert tls.seen == []
 
 
-def elsewhere(kind: str, first: str, then: str) -> str:
-    """Ask through a client that was made for one address and points to another one now."""
-    if kind == "sync":
-        with LiteLLM(base_url=first, api_key=KEY) as sdk:
-            text: str = sdk.with_options(base_url=f"{then}/v1").responses.create(**CREATE).output_text
-            return text
-
-    async def ask() -> str:
-        async with AsyncLiteLLM(base_url=first, api_key=KEY) as sdk:
-            text: str = (await sdk.with_options(base_url=f"{then}/v1").responses.create(**CREATE)).output_text
-            return text
-
-    return asyncio.run(ask())
-
-
 @both
-@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxied"])
+@pytest.mark.usefixtures("way")
 def test_trust_that_is_loaded_late_is_the_same(
-    proxied: bool,
     kind: str,
     gateway: ScriptedServer,
     tls: TLSServer,
     authority: trustme.CA,
-    proxy: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if proxied:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
-        elsewhere(kind, gateway.url, tls.url)
+        create(kind, tls.url, made_for=gateway.url)
     assert tls.seen == []
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     with pytest.raises(ConfigurationError, match="certificates cannot be read"):
-        elsewhere(kind, gateway.url, tls.url)
+        create(kind, tls.url, made_for=gateway.url)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     tls.answers(RESPONSE)
-    assert elsewhere(kind, gateway.url, tls.url) == "OK"
+    assert create(kind, tls.url, made_for=gateway.url) == "OK"
 
 
 @both

@@ -33,7 +33,7 @@ MAX_TEXT: Final = 100_000
 MAX_ITEMS: Final = 100
 MAX_IDEMPOTENCY_KEY: Final = 255
 MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
-_VISIBLE: Final = "^[!-~]+$"  # what can travel in a path and in a header
+VISIBLE: Final = "^[!-~]+$"  # what can travel in a path and in a header
 
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
@@ -203,7 +203,7 @@ class InvocationRequest(_Strict):
 class Invocation(BaseModel):
     """The view of an invocation."""
 
-    invocation_id: str = Field(pattern=_VISIBLE, examples=["inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f"])
+    invocation_id: str = Field(pattern=VISIBLE, examples=["inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f"])
     tool_name: Literal["deep_research"] = "deep_research"
     mode: Mode
     status: Status
@@ -233,7 +233,7 @@ class Invocation(BaseModel):
 class AcceptedInvocation(Invocation):
     """The view as `POST` returns it: the one answer that holds the token which reads and cancels it."""
 
-    invocation_token: str = Field(repr=False, pattern=_VISIBLE)
+    invocation_token: str = Field(repr=False, pattern=VISIBLE)
 
 
 class StatusEvent(BaseModel):

@@ -20,6 +20,7 @@ import psutil
 
 from litellm_openai_example.relay.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH, TOKEN_HEADER
 
+from ..scripted import free_port
 from .load import Connection
 
 _USUAL = ("ledger: ", "listening on ")
@@ -55,7 +56,7 @@ class RelayProcess:
 def relay(upstream: int, model: str, **settings: int) -> Iterator[RelayProcess]:
     """A relay in front of the stub at a port. Raises RuntimeError when it fails or has something to complain about."""
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, open(Path(folder) / "log", "w+") as log:
-        port = _free_port()
+        port = free_port()
         started = time.perf_counter()
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "litellm-relay"), "--port", str(port)],
@@ -94,12 +95,6 @@ def _environment(upstream: int, model: str, folder: str, settings: dict[str, int
         "NO_PROXY": "127.0.0.1",
         **{f"RELAY_{name.upper()}": str(value) for name, value in settings.items()},
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:

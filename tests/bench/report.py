@@ -103,9 +103,9 @@ def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[F
     ]
 
 
-def gets_each(step: Step, jobs: int | None = None) -> float:
+def gets_each(step: Step) -> float:
     """Looks at the upstream for each job in one interval."""
-    return step.gets / (jobs or step.size) / PARTS
+    return step.gets / step.size / PARTS
 
 
 def comparison_table(comparisons: list[Comparison]) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from litellm_openai_example import LiteLLMClient, RelayClient
 
 from ..conftest import RunCommand
+from ..scripted import free_port
 from .conftest import Gateway
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
@@ -30,9 +30,7 @@ class Relay:
     """A relay in a process of its own."""
 
     def __init__(self, gateway: Gateway, folder: Path, model: str = "o3-deep-research") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
             **os.environ,

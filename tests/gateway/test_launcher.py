@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ..scripted import free_port
 from .conftest import Launcher, proxy_of, wait_until
 
 PRINT_ENV = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'], os.environ['NO_PROXY'])"
@@ -223,9 +224,7 @@ def test_a_taken_port_is_refused_at_once(launcher: Launcher) -> None:
 
 
 def test_a_chosen_port_is_used(launcher: Launcher) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     assert f":{port} " in launcher.run("--port", str(port), *python(PRINT_ENV)).stdout
 
 

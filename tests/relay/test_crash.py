@@ -6,11 +6,10 @@ The relay is a process of its own here, with the pace that users have.
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -20,6 +19,7 @@ import pytest
 from litellm_openai_example import AsyncRelayClient, RelayClient
 from litellm_openai_example.relay.contract import INVOCATIONS_PATH
 
+from ..scripted import eventually, free_port
 from .conftest import PostgreSQL, assert_clean
 from .gateway import Gateway, Json
 from .running import Api, RelayProcess, body, environment
@@ -55,12 +55,6 @@ def relays(database_url: str, upstream: Gateway) -> Iterator[Relays]:
     assert_clean("\n".join(process.log for process in running.all), upstream)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def accepted(api: Api, count: int, **arguments: object) -> list[Json]:
     """Start `count` invocations, 16 at a time."""
     with ThreadPoolExecutor(16) as pool:
@@ -71,14 +65,6 @@ def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
     """Their views once they have ended."""
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda one: api.wait(one, timeout), started))
-
-
-def until(condition: Callable[[], object], timeout: float = 60) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def assert_paid_once(upstream: Gateway) -> None:
@@ -105,7 +91,7 @@ class TestKilled:
         relay = relays.start()
 
         def kill() -> None:
-            until(lambda: len(upstream.posts) >= 60)
+            assert eventually(lambda: len(upstream.posts) >= 60, 60)
             relay.process.kill()
 
         threading.Thread(target=kill).start()
@@ -139,7 +125,7 @@ class TestKilled:
             wait = pool.submit(client.wait, waited.invocation_id, waited.invocation_token)
             events = pool.submit(lambda: list(client.events(watched.invocation_id, watched.invocation_token)))
             relay.api.until(waited.model_dump(mode="json"), "running")
-            until(lambda: relay.api.view(watched.model_dump(mode="json"))["output_text"])
+            assert eventually(lambda: relay.api.view(watched.model_dump(mode="json"))["output_text"], 60)
             relay.kill()
             time.sleep(1)
             relays.start(port)
@@ -174,7 +160,7 @@ class TestKilled:
         relay = relays.start(port := free_port())
         with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
             invoked = pool.submit(client.invoke, {"research_question": "Why?"})
-            until(lambda: upstream.posts)
+            assert eventually(lambda: upstream.posts, 60)
             time.sleep(0.3)
             relay.kill()
             relays.start(port)
@@ -209,7 +195,7 @@ def test_stopped_in_order(relays: Relays, upstream: Gateway) -> None:
         wait = pool.submit(relay.api.call, "GET", f"{path}/wait", headers=headers, params={"timeout": 60})
         watch = pool.submit(relay.api.call, "GET", f"{path}/events", headers=headers)
         foreground = pool.submit(relay.api.post, body("question in the foreground"))
-        until(lambda: len(upstream.posts) == 21)
+        assert eventually(lambda: len(upstream.posts) == 21, 60)
         began = time.monotonic()
         relay.process.terminate()
         answers = wait.result(20), foreground.result(20)
@@ -250,7 +236,7 @@ class TestPostgreSQL:
             assert relay.api.call("GET", "/healthz").status_code == 200
         finally:
             postgresql.start()
-        until(lambda: relay.api.call("GET", "/readyz").status_code == 200)
+        assert eventually(lambda: relay.api.call("GET", "/readyz").status_code == 200, 60)
         views = ended(relay.api, started)
         unknown = [view for view in views if view["error_code"] == "submission_indeterminate"]
         assert not unknown

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from litellm_openai_example.config import GatewaySettings
 
+from ..scripted import free_port
 from .conftest import StartRelay, assert_clean
 from .gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
 from .running import ThreadedRelay
@@ -101,9 +100,7 @@ class TestSubmission:
         assert view.wait(view.start())["error_code"] == "gateway_unavailable"
 
     def test_a_gateway_that_comes_later(self, start_relay: StartRelay, upstream: Gateway) -> None:
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            port = reserved.getsockname()[1]
+        port = free_port()
         late = Gateway()
         late.port = port
         relay = start_relay(gateway=_at(port))

@@ -21,6 +21,7 @@ from ..contract import (
     LAST_EVENT_HEADER,
     MAX_IDEMPOTENCY_KEY,
     TOKEN_HEADER,
+    VISIBLE,
     AcceptedInvocation,
     ErrorDetail,
 )
@@ -41,7 +42,7 @@ _bearer = HTTPBearer(auto_error=False, description="`RELAY_API_KEY`, if the rela
 _token = APIKeyHeader(name=TOKEN_HEADER, auto_error=False, description="As `POST` returned it.")
 
 
-_KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[!-~]+$"}
+_KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": VISIBLE}
 IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, json_schema_extra=_KEY_FORM)]
 
 
@@ -216,19 +217,20 @@ def _checked_key(request: Request, key: str | None) -> str | None:
     if key is None:
         return None
     if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
-        detail = ErrorDetail(where=IDEMPOTENCY_HEADER, problem="is there more than once")
-        raise Problem("invalid_request", details=[detail])
+        raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
     if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and all("!" <= character <= "~" for character in key)):
-        problem = f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"
-        raise Problem("invalid_request", details=[ErrorDetail(where=IDEMPOTENCY_HEADER, problem=problem)])
+        raise _bad_header(IDEMPOTENCY_HEADER, f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
     return key
 
 
 def _event_id(text: str, newest: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:12]) <= newest and len(text) <= 12):
-        detail = ErrorDetail(where=LAST_EVENT_HEADER, problem="is not the id of an event of this invocation")
-        raise Problem("invalid_request", details=[detail])
+        raise _bad_header(LAST_EVENT_HEADER, "is not the id of an event of this invocation")
     return int(text)
+
+
+def _bad_header(name: str, problem: str) -> Problem:
+    return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
 
 
 def _same(given: str, right: str) -> bool:
