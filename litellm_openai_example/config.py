@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-DEFAULT_MODEL = "gpt-4o"
+DEFAULT_MODEL = "gpt-6-luna"
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_RELAY_URL = "http://127.0.0.1:8080"
 

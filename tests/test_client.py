@@ -71,7 +71,7 @@ def test_texts(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body("안녕")))
     assert call("create_response", "hi", False, TOOLS, "resp_0", "be brief") == "안녕"
     assert gateway.posts[1].json == {
-        "model": "gpt-4o",
+        "model": "gpt-6-luna",
         "input": "hi",
         "tools": TOOLS,
         "previous_response_id": "resp_0",

@@ -87,8 +87,8 @@ def _start(folder: Path) -> int:
 
 @pytest.fixture(scope="session")
 def gateway(_running: dict[str, str]) -> Gateway:
-    """A real LiteLLM gateway: `gpt-4o`, `gpt-4o-mini`, `o3-deep-research`, `o4-mini-deep-research`, `bridged`, and the
-    models that `upstream` makes; every other name is unknown to it."""
+    """A real LiteLLM gateway: the models of `upstream.MODELS`, `bridged`, and those that `upstream` makes; every other
+    name is unknown to it."""
     return Gateway(_running["base_url"], _running["api_key"])
 
 

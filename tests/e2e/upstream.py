@@ -33,6 +33,7 @@ from litellm_openai_example.gateway.proxy import Proxy
 from litellm_openai_example.gateway.routes import route, with_settings
 from litellm_openai_example.gateway.state import State
 
+MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
 READY = "running.json"
 USERS = "users"
 # A name that the proxy's configuration does not have.
@@ -254,10 +255,7 @@ class UpstreamControl:
 def configuration(base_url: str) -> dict[str, Any]:
     """LiteLLM's: models by their names, so that others are unknown, and the two families of faulty ones."""
     to = {"api_base": base_url, "api_key": "sk-upstream"}
-    routes = [
-        route(name, {"model": f"openai/{name}", **to})
-        for name in ("gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
-    ]
+    routes = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
     bridge = {"use_chat_completions_api": True}
     routes += [
         route("bridged", {"model": "openai/bridged", **to, **bridge}),

@@ -14,7 +14,7 @@ from . import wire
 from .brain import Entry, decide, is_research_model
 from .wire import BadRequest, Json
 
-_MODELS = ("gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
+_MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
 _KEPT = 1000
 _LARGEST_BODY = 64 * 1024 * 1024
 _QUEUED_SECONDS = 0.2
