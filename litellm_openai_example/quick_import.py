@@ -9,12 +9,15 @@ from __future__ import annotations
 import gc
 from types import ModuleType
 
+from .late_types import late_types
+
 
 def import_client() -> ModuleType:
     """The module `client`, and with it the SDK, its objects out of the collector's sight."""
     gc.disable()
     try:
-        from . import client
+        with late_types():
+            from . import client
     finally:
         gc.freeze()
         gc.enable()

@@ -52,7 +52,9 @@ def test_a_call_stays_lean(api: str, stream: bool, gateway: ScriptedServer) -> N
     code, modules = modules_after("--api", api, "--stream" if stream else "--no-stream", "hi", **env)
     assert code == 0
     assert not [name for name in modules if name.startswith(("fastapi", "sqlalchemy", "uvicorn"))]
-    assert len(modules) < 1250
+    types = [name for name in modules if name.startswith("openai.types.")]
+    assert len(types) < (120 if api == "chat" else 360)
+    assert len(modules) < 1000
 
 
 def test_no_model_of_a_response_is_built(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,92 @@
+"""Importing the SDK without most of its types, for a process that is ours alone.
+
+Nearly half of the SDK's import is `openai.types`: some 470 modules of pydantic models and typed dictionaries. A call
+that reads raw answers touches few of them, so while a command of ours imports the SDK, the `__init__` of each package
+there waits for its first use. It is the same module that is run later, by the loader that would have run it: no
+proxies, no stand-ins. Should a release move its types, the finder finds nothing and the start is only slower.
+
+A library must not do this to its host; the program that imports us as a library gets the SDK as it comes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+_TYPES = "openai.types"
+
+
+@contextmanager
+def late_types() -> Iterator[None]:
+    """Leave the packages under `openai.types` that are imported inside for their first use."""
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Finder(MetaPathFinder):
+    """Finds the packages under `openai.types`, as Python would, and gives them a loader that waits."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _TYPES and not fullname.startswith(_TYPES + "."):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None or spec.submodule_search_locations is None:
+            return None
+        spec.loader = _LateLoader(spec.loader)
+        return spec
+
+
+class _LateLoader(Loader):
+    """Runs a package's `__init__` when a name is asked for that the package does not have yet."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        # One lock a package, as the import system has one a module: to load one package, others may be needed.
+        self._lock = RLock()
+        self._begun = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+
+        def missing(name: str) -> Any:
+            self._run(module)
+            try:
+                return vars(module)[name]
+            except KeyError:
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}") from None
+
+        def names() -> list[str]:
+            self._run(module)
+            return sorted(vars(module))
+
+        vars(module).update(__getattr__=missing, __dir__=names)
+
+    def _run(self, module: ModuleType) -> None:
+        with self._lock:
+            if self._begun:  # by another thread, or by this one: a circular import sees what there is so far
+                return
+            self._begun = True
+            try:
+                self._loader.exec_module(module)
+            except BaseException:
+                self._begun = False
+                raise
+            for hook in ("__getattr__", "__dir__"):
+                vars(module).pop(hook, None)
