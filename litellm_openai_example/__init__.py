@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
-    from .errors import CutShortError, GatewayError, StillRunningError
+    from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
     from .relay.client import AsyncRelayClient, RelayClient
     from .relay.operations import RelayError, ResearchRunningError
     from .sdk import AsyncLiteLLM, LiteLLM
@@ -26,6 +26,7 @@ _HOMES = {
     "AsyncRelayClient": "relay.client",
     "ConfigurationError": "config",
     "CutShortError": "errors",
+    "ErrorKind": "errors",
     "GatewayError": "errors",
     "LiteLLM": "sdk",
     "LiteLLMClient": "client",
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncRelayClient",
     "ConfigurationError",
     "CutShortError",
+    "ErrorKind",
     "GatewayError",
     "LiteLLM",
     "LiteLLMClient",

@@ -7,6 +7,7 @@ of them. The client and the command raise `GatewayError`, whose text is one line
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import httpx2
@@ -16,6 +17,40 @@ from .config import is_secret
 
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _LONGEST = 600
+
+
+class ErrorKind(StrEnum):
+    """What kind of failure it was: the thing to branch on. The words of an error may change, these do not."""
+
+    BUDGET = "budget"  # the money or quota of this gateway key is spent
+    BAD_KEY = "bad_key"  # the gateway does not accept or know this key
+    PROVIDER_KEY = "provider_key"  # the provider does not accept the gateway's own key
+    FORBIDDEN = "forbidden"  # this key may not do that
+    UNKNOWN_MODEL = "unknown_model"  # the gateway has no such model for this key
+    UNKNOWN_RESPONSE = "unknown_response"  # the gateway does not know that response id
+    NOT_FOUND = "not_found"  # it found nothing there, and does not say what
+    NOT_SUPPORTED = "not_supported"  # this model can never do that on this gateway
+    UNSUPPORTED_TOOL = "unsupported_tool"  # the model refuses a tool by its name
+    MISSING_TOOL = "missing_tool"  # the model does not work without a tool to search with
+    UNSUPPORTED_REASONING = "unsupported_reasoning"  # the model refuses `reasoning`
+    UNSUPPORTED_STREAM = "unsupported_stream"  # the request was refused because of `stream`
+    TOO_LARGE = "too_large"  # the request is longer than the model or the gateway takes
+    POLICY = "policy"  # a content policy refused the request
+    BAD_REQUEST = "bad_request"  # any other 4xx
+    RATE_LIMIT = "rate_limit"  # too many requests, or a model that is paused
+    UNAVAILABLE = "unavailable"  # 503: overloaded
+    SERVER = "server"  # any other 5xx
+    TIMEOUT = "timeout"  # no complete answer in time
+    UNREACHABLE = "unreachable"  # no connection could be made, so nothing was sent
+    LOST = "lost"  # the connection broke after the request was sent
+    WRONG_ADDRESS = "wrong_address"  # what answers there is no gateway
+    UNREADABLE = "unreadable"  # the answer is not what the API promises
+    REFUSED = "refused"  # the model refused to answer
+    CANCELLED = "cancelled"  # the response was cancelled
+    FAILED = "failed"  # the response failed for a reason that is not told
+    CUT_SHORT = "cut_short"  # the answer is only a part
+    STILL_RUNNING = "still_running"  # the deadline passed while the work runs on
+    OTHER = "other"
 
 
 class LostAnswerError(openai.APIConnectionError):
@@ -51,6 +86,7 @@ class GatewayError(openai.OpenAIError):
     """A call failed; `str()` is one line with everything a person needs, and never holds the key.
 
     Attributes:
+        kind: what kind of failure it is, for a program to branch on.
         cause: what happened, in plain words.
         status: the HTTP status, if there was an answer.
         code: the error code, the provider's own where LiteLLM passed it on.
@@ -63,11 +99,13 @@ class GatewayError(openai.OpenAIError):
     """
 
     exit_code: ClassVar[int] = 1
+    kind: ErrorKind = ErrorKind.OTHER
 
     def __init__(
         self,
         cause: str,
         *,
+        kind: ErrorKind | None = None,
         status: int | None = None,
         code: str | None = None,
         message: str = "",
@@ -77,6 +115,7 @@ class GatewayError(openai.OpenAIError):
         response_id: str | None = None,
     ) -> None:
         super().__init__(cause)
+        self.kind = kind or self.kind
         self.cause = cause
         self.status = status
         self.code = code
@@ -106,6 +145,7 @@ class CutShortError(GatewayError):
     """The answer is only a part of what was asked for; `text` holds what arrived, `raw` the JSON if there is any."""
 
     exit_code = 3
+    kind = ErrorKind.CUT_SHORT
 
     def __init__(self, cause: str, *, text: str, raw: str = "", **details: Any) -> None:
         super().__init__(cause, **details)
@@ -117,17 +157,25 @@ class StillRunningError(GatewayError):
     """The deadline passed while the response runs on at the gateway; `response_id` picks it up later."""
 
     exit_code = 4
+    kind = ErrorKind.STILL_RUNNING
 
 
-def redact(error: GatewayError, secret: str | None) -> GatewayError:
-    """Take the key out of everything that an error says: a gateway may well quote it."""
-    if secret and is_secret(secret):
-        for name in ("cause", "message", "hint", "code"):
-            value = getattr(error, name)
-            setattr(error, name, value.replace(secret, "[key]") if value else value)
-        error.support_ids = {k: v.replace(secret, "[key]") for k, v in error.support_ids.items()}
-        error.args = (error.cause,)
+def redact(error: GatewayError, *secrets: str | None) -> GatewayError:
+    """Take keys out of everything that an error says: a gateway may well quote one."""
+    for name in ("cause", "message", "hint", "code"):
+        value = getattr(error, name)
+        setattr(error, name, redact_text(value, *secrets) if value else value)
+    error.support_ids = {name: redact_text(value, *secrets) for name, value in error.support_ids.items()}
+    error.args = (error.cause,)
     return error
+
+
+def redact_text(text: str, *secrets: str | None) -> str:
+    """`text` without any of the keys; what is too short or plain to be one (`is_secret`) stays."""
+    for secret in secrets:
+        if secret and is_secret(secret):
+            text = text.replace(secret, "[key]")
+    return text
 
 
 def one_line(text: str) -> str:

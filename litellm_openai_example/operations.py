@@ -15,8 +15,8 @@ from . import answer as answers
 from .answer import Answer, read_chat, read_json, read_response
 from .config import header_value
 from .deadline import current_deadline
-from .errors import CutShortError, GatewayError, StillRunningError, one_line
-from .explain import explain, explain_body, is_unknown_model
+from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError, one_line
+from .explain import explain, explain_body
 from .steps import EXPECTED, Operation, Pause, Send
 
 T = TypeVar("T")
@@ -265,7 +265,7 @@ def _explained(operation: Operation[T], model: str | None = None) -> Operation[T
         return (yield from operation)
     except EXPECTED as error:
         failure, origin = explain(error), error
-    if model and is_unknown_model(failure):
+    if model and failure.kind is ErrorKind.UNKNOWN_MODEL and failure.status in (400, 401, 403, 404):
         names = yield from _model_names(model)
         if names:
             failure.hint = f"the gateway has: {', '.join(names)}"
@@ -290,6 +290,7 @@ def _failed(answer: Answer) -> GatewayError:
     cause = "the response failed" if answer.status == "failed" else "the gateway reported an error"
     return GatewayError(
         cause,
+        kind=ErrorKind.FAILED if explained.kind is ErrorKind.OTHER else explained.kind,
         code=explained.code,
         message=explained.message or "no reason is given",
         hint=explained.hint,
@@ -311,9 +312,7 @@ def _as_created(reply: Reply, response_id: str) -> Reply:
 
 def _stays(error: GatewayError) -> bool:
     """Whether another poll would meet the same error."""
-    if error.status in (400, 401, 403):
-        return True
-    return error.status == 500 and "is not supported for" in error.message
+    return error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED
 
 
 def _poll_after(reply: Reply) -> float | None:

@@ -19,8 +19,7 @@ from typing import Any
 
 from . import deep_research
 from .answer import FunctionCall
-from .errors import GatewayError, StillRunningError, one_line
-from .explain import is_unknown_response
+from .errors import ErrorKind, GatewayError, StillRunningError, one_line
 from .operations import POLL_TIMEOUT, Reply, respond, response_request, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests
@@ -209,7 +208,8 @@ def _turn(conversation: Conversation) -> Operation[Reply]:
         return (yield from respond(conversation.request(), may_call=True))
     except GatewayError as error:
         # Refused because of the id, and so not executed: it can be asked again with all items.
-        if not (is_unknown_response(error) and conversation.calls and not conversation.bridged):
+        unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
+        if not (unknown and conversation.calls and not conversation.bridged):
             raise
     conversation.bridged = True
     return (yield from respond(conversation.request(), may_call=True))
@@ -255,7 +255,7 @@ def _find_out(conversation: Conversation) -> Operation[None]:
         conversation.bridged = False
     except GatewayError as error:
         # Any other failure says nothing about the model: the usual way is tried.
-        conversation.bridged = "is not supported for" in error.message
+        conversation.bridged = error.kind is ErrorKind.NOT_SUPPORTED
 
 
 def _new_call(call: FunctionCall, reply: Reply) -> ToolCall:

@@ -6,7 +6,6 @@ A failed submission is one of three things, and the difference is money: certain
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import openai
 from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
 from ...config import GatewaySettings
 from ...deadline import deadline
-from ...errors import DeadlineExceededError, GatewayError, LostAnswerError
+from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError
 from ...events import data_of, events_of, has_events
 from ...explain import explain
 from ...sdk import AsyncLiteLLM
@@ -26,7 +25,6 @@ from .records import Outcome
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
-_STREAM = re.compile(r"\bstream(ing)?\b", re.IGNORECASE)
 
 
 class Refused(Exception):
@@ -217,7 +215,7 @@ def _submit_failed(error: Exception) -> Exception:
     if explained.status is None:
         unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
         return NotSent() if unsent else OutcomeUnknown()
-    if explained.status == 429 and "budget" not in explained.cause:
+    if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
         return NotSent(_retry_after(error))
     if 300 <= explained.status < 500:
         return Refused(_refusal_code(explained))
@@ -233,15 +231,15 @@ def _is_unsent(error: openai.APIConnectionError) -> bool:
 
 def _is_stream_refused(error: Exception) -> bool:
     """Whether the gateway refused because of `stream`: then nothing was executed, and it goes without."""
-    return isinstance(error, openai.BadRequestError) and bool(_STREAM.search(explain(error).message))
+    return isinstance(error, openai.BadRequestError) and explain(error).kind is ErrorKind.UNSUPPORTED_STREAM
 
 
 def _refusal_code(explained: GatewayError) -> str:
-    if "budget" in explained.cause or explained.status == 402:
+    if explained.kind is ErrorKind.BUDGET or explained.status == 402:
         return "gateway_budget_exceeded"
-    if "no such model" in explained.cause:
+    if explained.kind is ErrorKind.UNKNOWN_MODEL:
         return "model_unavailable"
-    if explained.status in (401, 403) or "this key" in explained.cause:
+    if explained.status in (401, 403) or explained.kind is ErrorKind.BAD_KEY:
         return "gateway_key_rejected"
     return "gateway_rejected_request"
 
@@ -251,8 +249,8 @@ def _poll_failed(error: Exception) -> PollFailed:
         return error
     explained = explain(error)
     return PollFailed(
-        missing=explained.status in (404, 410) or "that response id" in explained.cause,
-        hopeless="does not support that" in explained.cause,
+        missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
+        hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
     )
 
 
