@@ -18,7 +18,7 @@ PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test lint format bench
+.PHONY: help run run-auto gateway relay test test-lowest lint format bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,6 +38,13 @@ relay: .venv/relay-ready ## Run the relay server, against LITELLM_BASE_URL or a 
 
 test: lint ## Run all checks and tests
 	@$(PROJECT_RUN) pytest -n 2 $(ARGS)
+
+# The tools come from the newest versions; what users install from the oldest that pyproject.toml allows.
+test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest versions that are allowed
+	@$(UV) venv --quiet --clear .venv-lowest
+	@$(UV) pip compile --quiet --resolution lowest-direct --extra relay pyproject.toml --output-file .venv-lowest/constraints.txt
+	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
 
 lint: .venv/test-ready ## Check style and types
 	@$(PROJECT_RUN) ruff check --quiet
