@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -151,7 +150,7 @@ class ThreadedRelay:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.server.handle_exit, signal.SIGTERM, None)
+            self.loop.call_soon_threadsafe(self.server.stop)
             self._thread.join(20)
             assert not self._thread.is_alive()
             self.api.http.close()

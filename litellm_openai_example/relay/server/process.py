@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -22,6 +22,7 @@ from .settings import Settings
 
 _KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
 _CLOSING = 1  # seconds that answers in progress get at shutdown
+_AFTER_DRAIN = 1.2  # seconds from the end of the drain until the process ends, whatever still hangs
 
 
 class CannotStart(Exception):
@@ -44,27 +45,89 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     logging.basicConfig(format="[relay] %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     _allow_many_connections()
     gc.freeze()  # what has been imported stays for good: the collector need not walk it
-    return asyncio.run(serve(settings, tell))
+    stopping = Stopping(settings.pace.drain + _AFTER_DRAIN)
+    try:
+        asyncio.run(serve(settings, tell, stopping))
+    except asyncio.CancelledError:
+        if not stopping.by:
+            raise
+    return stopping.by
 
 
-async def serve(settings: Settings, tell: Callable[[str], None]) -> int:
+async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopping) -> None:
     """See `run`."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
     relay = Relay(settings)
     await relay.open()
     with bind(settings.host, settings.port) as listener:
         try:
             await relay.start()
             server = RelayServer(settings, relay, listener, tell)
+            stopping.handle(lambda: loop.call_soon_threadsafe(server.stop))
             await server.serve(sockets=[listener])
-            return server.ended_by
         except LedgerUnavailable:
             raise CannotStart("the ledger does not answer") from None
         finally:
             await relay.stop()
 
 
+class Stopping:
+    """Ends the process at the first SIGINT, SIGTERM or SIGHUP, once; further ones change nothing.
+
+    They come in numbers: a terminal sends Ctrl-C to the whole process group, and wrappers (uv, make, a supervisor) pass
+    on what reached the relay already. Only a bounded time makes an end sooner, not another signal: a submission in
+    flight is paid for, and is lost if its answer is not waited for.
+
+    Args:
+        seconds: from the first signal until the process ends, even if something hangs.
+
+    Attributes:
+        by: the first signal, 0 if there was none.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.by = 0
+        self._seconds = seconds
+        self._stop: Callable[[], object] = lambda: None
+
+    def handle(self, stop: Callable[[], object]) -> None:
+        """Call `stop` at the first signal, from a signal handler; at once if there was one already."""
+        self._stop = stop
+        for number in _signals():
+            signal.signal(number, self._on_signal)
+        if self.by:
+            stop()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.by:
+            return
+        self.by = number
+        if sys.platform != "win32":  # no thread: one cannot be started safely in a signal handler
+            signal.signal(signal.SIGALRM, self._end)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        self._stop()
+
+    def _end(self, *_: object) -> None:
+        os.write(2, b"[relay] WARNING something did not stop in time; the process ends without it\n")
+        os._exit(exit_code(self.by))
+
+
+def exit_code(ended_by: int) -> int:
+    """130 after Ctrl-C, as shells have it; 0 after any other end on request."""
+    return 130 if ended_by == signal.SIGINT else 0
+
+
+def _signals() -> list[signal.Signals]:
+    # A hangup is for those who belong to a terminal: whoever ignores it (nohup) wants the relay to stay.
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
 class RelayServer(uvicorn.Server):
-    """Uvicorn, which lets go of those who wait at the first signal, and leaves the exit code to us."""
+    """Uvicorn, which lets go of those who wait when it stops, and leaves signals and the exit code to us."""
 
     def __init__(self, settings: Settings, relay: Relay, listener: socket.socket, tell: Callable[[str], None]) -> None:
         config = uvicorn.Config(
@@ -79,7 +142,6 @@ class RelayServer(uvicorn.Server):
             timeout_graceful_shutdown=_CLOSING,
         )
         super().__init__(config)
-        self.ended_by = 0
         self._relay = relay
         self._listener = listener
         self._tell = tell
@@ -87,27 +149,18 @@ class RelayServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
         host, port = self._listener.getsockname()[:2]
         self._tell(f"ledger: {self._ledger_name}")
         self._tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        yield  # `Stopping` has them already, and keeps them when this server has ended
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.ended_by = self.ended_by or sig
-        super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._relay.close)
+    def stop(self) -> None:
+        """Serve no more: those who wait are let go at once."""
+        self.should_exit = True
+        self._relay.close()
 
 
 def bind(host: str, port: int) -> socket.socket:

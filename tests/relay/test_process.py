@@ -1,0 +1,168 @@
+"""The relay as a process: the signals that end it, as terminals, wrappers and supervisors send them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from litellm_openai_example.gateway.environment import GatewayUnavailable, find_uv
+
+from ..scripted import eventually
+from .gateway import Gateway
+from .running import Api, environment, relay_process
+
+ROOT = Path(__file__).parents[2]
+SUBMIT = 1.8  # seconds that the gateway takes to accept
+
+# The launcher of the embedded gateway without the gateway: it runs a command and passes on what it is told.
+WRAPPER = """
+import os, sys
+from litellm_openai_example.gateway.command import run
+sys.exit(run(tuple(sys.argv[sys.argv.index("--") + 1:]), os.environ))
+"""
+
+
+def _itself(_: Path) -> list[str]:
+    return [str(Path(sys.executable).parent / "litellm-relay"), "--port", "0"]
+
+
+def _uv_run(_: Path) -> list[str]:
+    return [_uv(), "run", "--no-sync", "--quiet", "litellm-relay", "--port", "0"]
+
+
+def _make_relay(directory: Path) -> list[str]:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (directory / "wrapper.py").write_text(WRAPPER)
+    wrapped = f"GATEWAY=$(PROJECT_RUN) python {directory}/wrapper.py"
+    return ["make", "-o", ".venv/relay-ready", f"UV={_uv()}", wrapped, "ARGS=--port 0", "relay"]
+
+
+def _uv() -> str:
+    try:
+        return find_uv()
+    except GatewayUnavailable:
+        pytest.skip("uv is not installed")
+
+
+class Terminal:
+    """A relay, started by some command in the foreground of a terminal of its own."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.master, slave = os.openpty()
+        base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
+        environ = base | env | {"VIRTUAL_ENV": sys.prefix, "UV_PROJECT_ENVIRONMENT": sys.prefix}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environ, start_new_session=True, close_fds=True,
+            preexec_fn=lambda: os.login_tty(os.dup(slave)),
+        )  # fmt: skip
+        os.close(slave)
+        self.printed = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def ready(self) -> Api:
+        assert eventually(lambda: "listening on" in self.printed and self.printed.endswith("\n"), 30), self.printed
+        return Api(self.printed.partition("listening on ")[2].split()[0])
+
+    def press_ctrl_c(self) -> None:
+        os.write(self.master, b"\x03")
+
+    def signal_all(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def close(self) -> None:
+        self.signal_all(signal.SIGKILL)
+        self.process.wait(10)
+        os.close(self.master)
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            while data := os.read(self.master, 65536):
+                self.printed += data.decode(errors="replace")
+
+
+def _ctrl_c_three_times(terminal: Terminal) -> None:
+    for _ in range(3):
+        terminal.press_ctrl_c()
+        time.sleep(0.3)
+
+
+def _terminate_all_three_times(terminal: Terminal) -> None:
+    for _ in range(3):
+        terminal.signal_all(signal.SIGTERM)
+        time.sleep(0.3)
+
+
+def _hang_up_and_interrupt(terminal: Terminal) -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        terminal.signal_all(number)
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def terminals() -> Iterator[Callable[[list[str], dict[str, str]], Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(command: list[str], env: dict[str, str]) -> Terminal:
+        opened.append(Terminal(command, env))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "signals"),
+    [
+        (_itself, _ctrl_c_three_times),
+        (_itself, _terminate_all_three_times),
+        (_itself, _hang_up_and_interrupt),
+        (_uv_run, _ctrl_c_three_times),
+        (_make_relay, _ctrl_c_three_times),
+    ],
+)
+def test_repeated_signals_do_not_cut_a_submission(
+    command: Callable[[Path], list[str]],
+    signals: Callable[[Terminal], None],
+    terminals: Callable[[list[str], dict[str, str]], Terminal],
+    sqlite_url: str,
+    upstream: Gateway,
+    tmp_path: Path,
+) -> None:
+    upstream.accept = SUBMIT
+    env = environment(sqlite_url, upstream)
+    terminal = terminals(command(tmp_path), env)
+    api = terminal.ready()
+    started = api.start()
+    api.http.close()
+    assert eventually(lambda: upstream.posts)
+    signals(terminal)
+    terminal.process.wait(10)
+    with relay_process(env) as relay:  # what the wrappers left may still drain: the ledger knows whose it is
+        assert relay.api.wait(started)["status"] == "completed"
+    assert len(upstream.posts) == 1
+
+
+def test_it_ends_in_time_while_the_database_says_nothing(tmp_path: Path, sqlite_url: str, upstream: Gateway) -> None:
+    with relay_process(environment(sqlite_url, upstream)) as relay:
+        relay.api.start()
+        with sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            assert relay.terminate() == 0
+            assert time.monotonic() - began < 5.0
+        other.close()
