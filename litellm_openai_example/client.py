@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from openai import Timeout
@@ -102,7 +103,7 @@ class LiteLLMClient(_Client):
 
     def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
         """Carry out an operation within a deadline (seconds, or one that already runs)."""
-        with deadline(self._deadline(timeout)):
+        with closing(operation), deadline(self._deadline(timeout)):
             return run(self.openai, operation)
 
     def create_chat_completion(
@@ -257,7 +258,7 @@ class AsyncLiteLLMClient(_Client):
 
     async def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
         """See `LiteLLMClient.run`."""
-        with deadline(self._deadline(timeout)):
+        with closing(operation), deadline(self._deadline(timeout)):
             return await run_async(self.openai, operation)
 
     async def create_chat_completion(
@@ -376,11 +377,11 @@ class AsyncLiteLLMClient(_Client):
         await self.close()
 
 
-def _with_tools(conversation: Conversation, relay: Requests) -> Operation[ToolCallingResult]:
+async def _with_tools(conversation: Conversation, relay: Requests) -> ToolCallingResult:
     from .tool_calling import converse, research_through
 
-    yield from relay.check_operation()  # before anything is paid for
-    return (yield from converse(conversation, research_through(relay)))
+    await relay.check_operation()  # before anything is paid for
+    return await converse(conversation, research_through(relay))
 
 
 def check_timeout(seconds: float | None) -> float | None:

@@ -1,13 +1,13 @@
 """What both clients do, written once without I/O.
 
-Each operation yields what it needs done and is given the result or the exception; see `steps`.
+Each operation is a coroutine that awaits what it needs done; see `steps`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from .config import header_value
 from .deadline import current_deadline
 from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError, one_line
 from .explain import explain, explain_body
-from .steps import EXPECTED, Operation, Pause, Send
+from .steps import EXPECTED, call, sleep
 
 T = TypeVar("T")
 
@@ -83,40 +83,40 @@ def response_request(
     return {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
 
 
-def chat(request: dict[str, Any]) -> Operation[Reply]:
+async def chat(request: dict[str, Any]) -> Reply:
     """Create a chat completion and return it if it is whole."""
-    send = Send(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
-    reply = yield from _explained(_fetch(send, read_chat), request["model"])
+    send = call(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
+    reply = await _explained(_fetch(send, read_chat), request["model"])
     return whole(reply)
 
 
-def respond(request: dict[str, Any], *, may_call: bool = False) -> Operation[Reply]:
+async def respond(request: dict[str, Any], *, may_call: bool = False) -> Reply:
     """Create a response and return it if it is whole.
 
     A background one is returned as it is submitted, and with `may_call` one that calls functions as well.
     """
-    send = Send(lambda sdk: sdk.responses.with_raw_response.create(**request))
-    reply = yield from _explained(_fetch(send, read_response), request["model"])
+    send = call(lambda sdk: sdk.responses.with_raw_response.create(**request))
+    reply = await _explained(_fetch(send, read_response), request["model"])
     if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
         return reply
     return submitted(reply) if request.get("background") else whole(reply)
 
 
-def retrieve(response_id: str, **options: Any) -> Operation[Reply]:
+async def retrieve(response_id: str, **options: Any) -> Reply:
     """Look at a response once, whatever its status; options are those of the SDK."""
-    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
-    reply = yield from _explained(_fetch(send, read_response))
+    send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
+    reply = await _explained(_fetch(send, read_response))
     return _as_created(reply, response_id)
 
 
-def cancel(response_id: str) -> Operation[Reply]:
+async def cancel(response_id: str) -> Reply:
     """Ask the gateway to stop a background response."""
-    send = Send(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
-    reply = yield from _explained(_fetch(send, read_response))
+    send = call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
+    reply = await _explained(_fetch(send, read_response))
     return _as_created(reply, response_id)
 
 
-def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Operation[Reply]:
+async def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Reply:
     """Poll a background response until it has ended, and return it if it is whole.
 
     A poll that fails says nothing about the response, so it is repeated, unless the error is of a kind that stays.
@@ -125,12 +125,12 @@ def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Op
         StillRunningError: the deadline passed first.
         GatewayError: the response failed, or cannot be retrieved.
     """
-    send = Send(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
+    send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
     pause, missing, trouble = _FIRST_PAUSE, 0, ""
     while True:
         wish = None
         try:
-            reply = yield from _explained(_fetch(send, read_response))
+            reply = await _explained(_fetch(send, read_response))
         except GatewayError as error:
             missing = missing + 1 if error.status == 404 else 0
             if _stays(error) or missing >= _PATIENCE:
@@ -149,17 +149,17 @@ def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Op
         until = current_deadline()
         left = math.inf if until is None else until.remaining()
         if left <= _LAST_LOOK:
-            yield Pause(left)
+            await sleep(left)
             raise StillRunningError(
                 f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
             )
-        yield Pause(min(wish if wish is not None else pause, left - _LAST_LOOK / 2))
+        await sleep(min(wish if wish is not None else pause, left - _LAST_LOOK / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-def open_stream(create: Callable[[Any], Any], model: str) -> Operation[Any]:
+async def open_stream(create: Callable[[Any], Any], model: str) -> Any:
     """Send a streaming create and return the SDK's raw response, its body not yet read."""
-    return (yield from _explained(_sent(Send(create)), model))
+    return await _explained(call(create), model)
 
 
 def whole(reply: Reply) -> Reply:
@@ -250,32 +250,28 @@ def check_response_id(response_id: object) -> str:
     return header_value(response_id, "the response id")
 
 
-def _sent(send: Send) -> Operation[Any]:
-    return (yield send)
-
-
-def _fetch(send: Send, read: Callable[[object], Answer]) -> Operation[Reply]:
-    raw = yield send
+async def _fetch(send: call, read: Callable[[object], Answer]) -> Reply:
+    raw = await send
     return read_reply(raw, raw.http_response.content, read)
 
 
-def _explained(operation: Operation[T], model: str | None = None) -> Operation[T]:
+async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
     """Turn whatever an operation raises into a `GatewayError`, with the gateway's models where that helps."""
     try:
-        return (yield from operation)
+        return await operation
     except EXPECTED as error:
         failure, origin = explain(error), error
     if model and failure.kind is ErrorKind.UNKNOWN_MODEL and failure.status in (400, 401, 403, 404):
-        names = yield from _model_names(model)
+        names = await _model_names(model)
         if names:
             failure.hint = f"the gateway has: {', '.join(names)}"
     raise failure from origin
 
 
-def _model_names(wanted: str) -> Operation[list[str]]:
+async def _model_names(wanted: str) -> list[str]:
     """Up to ten models that the gateway lists, the likeliest first; none if it does not tell."""
     try:
-        raw = yield Send(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
+        raw = await call(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
         listed = read_json(raw.http_response.content).get("data")
     except EXPECTED:
         return []
@@ -300,7 +296,7 @@ def _failed(answer: Answer) -> GatewayError:
 
 def _why_empty(answer: Answer) -> str:
     if answer.calls:
-        names = ", ".join(one_line(call.name) or "?" for call in answer.calls)
+        names = ", ".join(one_line(wanted.name) or "?" for wanted in answer.calls)
         return f"the model called a function instead of answering: {names}"
     return "the answer holds no text"
 

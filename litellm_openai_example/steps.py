@@ -1,17 +1,17 @@
-"""Work without I/O: an operation is a generator that yields the steps it needs done.
+"""Work without I/O: an operation is a coroutine that awaits the steps it needs done: `call`, `sleep`, `gather`.
 
-It is given each step's result, or the exception, and returns its own result. `run` drives it with a blocking client,
-`run_async` with an asynchronous one, so that what an operation decides is written once.
+A step gives itself to whoever drives the coroutine: `run` with a blocking client, `run_async` with an asynchronous one,
+so that what an operation decides is written once.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 from httpx2 import RequestError
@@ -24,29 +24,35 @@ T = TypeVar("T")
 # What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
 EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
 
+Operation = Coroutine[Any, Any, T]
+
+
+class _Step(Awaitable[Any]):
+    """Awaited, it is handed to the driver, which gives its result back or raises what went wrong."""
+
+    def __await__(self) -> Generator[Self, Any, Any]:
+        return (yield self)
+
 
 @dataclass(frozen=True)
-class Send:
-    """Call the client: `call(client)` gives its result, or an awaitable of it."""
+class call(_Step):
+    """Call the client: `function(client)` gives its result, or an awaitable of it."""
 
-    call: Callable[[Any], Any]
+    function: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Pause:
+class sleep(_Step):
     """Wait for that many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
-class Together:
+class gather(_Step):
     """Carry out operations side by side; gives a list of their results, an exception where one failed."""
 
     operations: Sequence[Operation[Any]]
-
-
-Operation = Generator[Any, Any, T]
 
 
 class _Driver(Generic[T]):
@@ -101,17 +107,17 @@ async def run_async(client: Any, operation: Operation[T]) -> T:
 
 
 def _do(client: Any, step: Any) -> Any:
-    if isinstance(step, Send):
-        return step.call(client)
-    if isinstance(step, Together):
+    if isinstance(step, call):
+        return step.function(client)
+    if isinstance(step, gather):
         return _side_by_side(client, step.operations)
     return time.sleep(step.seconds)
 
 
 async def _do_async(client: Any, step: Any) -> Any:
-    if isinstance(step, Send):
-        return await step.call(client)
-    if isinstance(step, Together):
+    if isinstance(step, call):
+        return await step.function(client)
+    if isinstance(step, gather):
         return await _side_by_side_async(client, step.operations)
     return await anyio.sleep(step.seconds)
 
@@ -146,9 +152,13 @@ async def _side_by_side_async(client: Any, operations: Sequence[Operation[Any]])
         except EXPECTED as error:
             outcomes[index] = error
 
-    async with anyio.create_task_group() as tasks:
-        for index, operation in enumerate(operations):
-            tasks.start_soon(one, index, operation)
+    try:
+        async with anyio.create_task_group() as tasks:
+            for index, operation in enumerate(operations):
+                tasks.start_soon(one, index, operation)
+    finally:
+        for operation in operations:
+            operation.close()  # one that was cancelled before it began
     return outcomes
 
 

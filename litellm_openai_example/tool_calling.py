@@ -23,7 +23,7 @@ from .errors import ErrorKind, GatewayError, StillRunningError, one_line
 from .operations import POLL_TIMEOUT, Reply, respond, response_request, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests
-from .steps import Operation, Together
+from .steps import Operation, gather
 
 MAX_ROUNDS = 4
 WEB_SEARCH = {"type": "web_search_preview"}
@@ -129,7 +129,7 @@ class Conversation:
 Research = Callable[[ToolCall, dict[str, Any]], Operation[None]]
 
 
-def converse(conversation: Conversation, research: Research) -> Operation[ToolCallingResult]:
+async def converse(conversation: Conversation, research: Research) -> ToolCallingResult:
     """Go on with a conversation until the model answers.
 
     Args:
@@ -143,8 +143,8 @@ def converse(conversation: Conversation, research: Research) -> Operation[ToolCa
     try:
         while True:
             if conversation.pending:
-                yield from _answer_calls(conversation, research)
-            reply = yield from _turn(conversation)
+                await _answer_calls(conversation, research)
+            reply = await _turn(conversation)
             previous, conversation.response_id = conversation.response_id, reply.answer.id
             called = reply.answer.calls
             if not called or conversation.rounds >= MAX_ROUNDS:
@@ -171,17 +171,17 @@ def research_through(
         on_view: told how it stands, every now and then.
     """
 
-    def research(call: ToolCall, arguments: dict[str, Any]) -> Operation[None]:
+    async def research(call: ToolCall, arguments: dict[str, Any]) -> None:
         view: Invocation | None = None
         if call.invocation_id is None or call.invocation_token is None:
             # In the background, because then the id is known, and can be picked up, from the start.
-            accepted = yield from relay.invoke_operation({**arguments, "background": True}, call.key)
+            accepted = await relay.invoke_operation({**arguments, "background": True}, call.key)
             call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
             view = accepted
             if on_accepted is not None:
                 on_accepted(call)
         if view is None or not view.finished:
-            view = yield from relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
+            view = await relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
         _take(call, view)
 
     return research
@@ -203,16 +203,16 @@ def _take(call: ToolCall, view: Invocation) -> None:
         call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
 
 
-def _turn(conversation: Conversation) -> Operation[Reply]:
+async def _turn(conversation: Conversation) -> Reply:
     try:
-        return (yield from respond(conversation.request(), may_call=True))
+        return await respond(conversation.request(), may_call=True)
     except GatewayError as error:
         # Refused because of the id, and so not executed: it can be asked again with all items.
         unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
         if not (unknown and conversation.calls and not conversation.bridged):
             raise
     conversation.bridged = True
-    return (yield from respond(conversation.request(), may_call=True))
+    return await respond(conversation.request(), may_call=True)
 
 
 def _needs_the_items(call: FunctionCall) -> bool:
@@ -220,18 +220,18 @@ def _needs_the_items(call: FunctionCall) -> bool:
     return not call.call_id or call.item_id == f"fc_{call.call_id}"
 
 
-def _answer_calls(conversation: Conversation, research: Research) -> Operation[None]:
+async def _answer_calls(conversation: Conversation, research: Research) -> None:
     """Answer what is pending, side by side, and find out meanwhile whether the model is bridged."""
     work: list[Operation[Any]] = [_answer_call(call, research) for call in conversation.pending]
     if conversation.bridged is None and conversation.response_id:
         work.append(_find_out(conversation))
-    outcomes = yield Together(work)
+    outcomes = await gather(work)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
 
 
-def _answer_call(call: ToolCall, research: Research) -> Operation[None]:
+async def _answer_call(call: ToolCall, research: Research) -> None:
     """Fill in the output of one call; what goes wrong is told to the model, unless the research runs on."""
     try:
         if call.name != deep_research.NAME:
@@ -241,7 +241,7 @@ def _answer_call(call: ToolCall, research: Research) -> Operation[None]:
         call.status, call.error, call.output = "refused", str(error), f"Error: {error}."
         return
     try:
-        yield from research(call, arguments)
+        await research(call, arguments)
     except StillRunningError:
         raise
     except GatewayError as error:
@@ -249,9 +249,9 @@ def _answer_call(call: ToolCall, research: Research) -> Operation[None]:
         call.output = f"Error: the research could not be run ({error.cause}). Say so in your answer."
 
 
-def _find_out(conversation: Conversation) -> Operation[None]:
+async def _find_out(conversation: Conversation) -> None:
     try:
-        yield from retrieve(conversation.response_id or "", timeout=POLL_TIMEOUT)
+        await retrieve(conversation.response_id or "", timeout=POLL_TIMEOUT)
         conversation.bridged = False
     except GatewayError as error:
         # Any other failure says nothing about the model: the usual way is tried.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any, Self, TypeVar
 
 import httpx2
@@ -89,7 +90,7 @@ class RelayClient(Requests):
                 run(self._http, pausing(reading.pause()))
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        with deadline(until_of(self, timeout)):
+        with closing(operation), deadline(until_of(self, timeout)):
             return run(self._http, operation)
 
     def close(self) -> None:
@@ -166,7 +167,7 @@ class AsyncRelayClient(Requests):
                 await run_async(self._http, pausing(reading.pause()))
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        with deadline(until_of(self, timeout)):
+        with closing(operation), deadline(until_of(self, timeout)):
             return await run_async(self._http, operation)
 
     async def close(self) -> None:

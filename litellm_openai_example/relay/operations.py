@@ -20,7 +20,7 @@ from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, s
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
 from ..network import reachable
-from ..steps import EXPECTED, Operation, Pause, Send
+from ..steps import EXPECTED, call, sleep
 from . import contract
 from .contract import AcceptedInvocation, Invocation
 
@@ -75,38 +75,36 @@ class Requests:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
 
-    def check_operation(self) -> Operation[None]:
+    async def check_operation(self) -> None:
         """Find out that the relay is ready, before anything is paid for."""
         try:
-            response = yield self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
+            response = await self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
         except EXPECTED as error:
             raise self._unreachable(error) from error
         if response.status_code != 200:
             raise self.refused(response)
 
-    def invoke_operation(
-        self, arguments: Arguments, idempotency_key: str | None = None
-    ) -> Operation[AcceptedInvocation]:
+    async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
         """Start a research; repeated with the same key until the relay has answered."""
         headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         body = {"tool_name": "deep_research", "arguments": dict(arguments)}
-        response = yield from self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
+        response = await self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
         return _read(AcceptedInvocation, response)
 
-    def get_operation(self, invocation_id: str, token: str) -> Operation[Invocation]:
+    async def get_operation(self, invocation_id: str, token: str) -> Invocation:
         """Look at an invocation."""
-        return _read(Invocation, (yield from self._until_answered("GET", _path(invocation_id), _token(token))))
+        return _read(Invocation, await self._until_answered("GET", _path(invocation_id), _token(token)))
 
-    def cancel_operation(self, invocation_id: str, token: str) -> Operation[Invocation]:
+    async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
         """Cancel an invocation."""
         path = f"{_path(invocation_id)}/cancel"
-        return _read(Invocation, (yield from self._until_answered("POST", path, _token(token))))
+        return _read(Invocation, await self._until_answered("POST", path, _token(token)))
 
-    def wait_operation(
+    async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
-    ) -> Operation[Invocation]:
+    ) -> Invocation:
         """Wait until an invocation has ended.
 
         Raises:
@@ -117,7 +115,7 @@ class Requests:
             seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
             path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                response = yield from self._until_answered("GET", path, _token(token), timeout=seconds + 10)
+                response = await self._until_answered("GET", path, _token(token), timeout=seconds + 10)
             except RelayError as error:
                 if error.status is None and _left() <= 0.5:
                     raise _running(invocation_id, token, str(error)) from error
@@ -130,21 +128,21 @@ class Requests:
             if _left() <= 0.2:
                 raise _running(invocation_id, token)
             # A relay that answers too early (it is about to stop) must not be asked in a tight loop.
-            yield Pause(min(_FIRST_PAUSE, _left()))
+            await sleep(min(_FIRST_PAUSE, _left()))
 
-    def _until_answered(
+    async def _until_answered(
         self,
         method: str,
         path: str,
         headers: Mapping[str, str],
         body: object = None,
         timeout: float | None = None,
-    ) -> Operation[httpx2.Response]:
+    ) -> httpx2.Response:
         """Send until the relay has answered for good, or the deadline is near."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                response = yield self._send(method, path, headers=headers, body=body, timeout=timeout)
+                response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
             except EXPECTED as error:
                 failure, wish = self._unreachable(error), None
                 origin: Exception | None = error
@@ -157,7 +155,7 @@ class Requests:
             delay = pause if wish is None else wish
             if delay >= _left():
                 raise failure from origin
-            yield Pause(delay)
+            await sleep(delay)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _send(
@@ -168,12 +166,12 @@ class Requests:
         headers: Mapping[str, str] | None = None,
         body: object = None,
         timeout: float | None = None,
-    ) -> Send:
+    ) -> call:
         options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx2.Timeout(timeout, connect=5.0)}
         if body is not None:
             options["content"] = json.dumps(body, ensure_ascii=False).encode()
             options["headers"]["Content-Type"] = "application/json"
-        return Send(lambda _: self._http.request(method, self.base_url + path, **options))
+        return call(lambda _: self._http.request(method, self.base_url + path, **options))
 
     def _unreachable(self, error: Exception) -> RelayError:
         reason = one_line(str(error)) or type(error).__name__
@@ -246,9 +244,9 @@ class EventReading:
 EVENT_TIMEOUT = httpx2.Timeout(45.0, connect=5.0)
 
 
-def pausing(seconds: float) -> Operation[None]:
+async def pausing(seconds: float) -> None:
     """Wait, as an operation."""
-    yield Pause(seconds)
+    await sleep(seconds)
 
 
 def until_of(relay: Requests, timeout: float | Deadline | None) -> Deadline:
