@@ -3,53 +3,119 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
 from ..config import ConfigurationError
+from .server.settings import Settings, make_settings, request_fields
 
+_LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
-Environment:
-  LITELLM_BASE_URL                address of the gateway, its root or /v1 (required)
-  LITELLM_API_KEY                 key of the gateway (required)
-  RELAY_HOST, RELAY_PORT          where to listen (127.0.0.1, 8080; port 0 takes any free one)
-  RELAY_API_KEY                   what clients must send to start a research; required
-                                  for any address that is not loopback
-  RELAY_MODEL                     does the research (o3-deep-research)
-  RELAY_TOOLS                     JSON list of its tools (web_search_preview for
-                                  deep-research models, else none)
-  RELAY_DATABASE_URL              the ledger: sqlite:////path/to/file or
-                                  postgresql://user:password@host/database
-                                  (a SQLite file in the user's state directory)
-  RELAY_MAX_RUNNING               researches that run at once, per process (32)
-  RELAY_MAX_QUEUED                researches that may wait to run (1000)
-  RELAY_RESEARCH_TIMEOUT_SECONDS  longest time for one research (3600)
-  RELAY_WAIT_SECONDS              longest time that a client is kept waiting (300)
-  RELAY_RETENTION_HOURS           how long results are kept (72)
+Told by the environment alone, because they may hold secrets:
+  LITELLM_BASE_URL    address of the gateway, its root or /v1 (required)
+  LITELLM_API_KEY     key of the gateway (required)
+  RELAY_API_KEY       what clients must send to start a research run;
+                      required for any address that is not loopback
+  RELAY_DATABASE_URL  the ledger: sqlite:////path/to/file or
+                      postgresql://user:password@host/database
+                      (default: a SQLite file in the state directory)
 """
 
 
-@click.command(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_ENVIRONMENT,
+class _Amount(click.FloatRange):
+    """A finite number in a range: a plain FloatRange lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("NaN is not a number of this range.", param, ctx)
+        return number
+
+
+class _RequestFields(click.ParamType[dict[str, Any]]):
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            return request_fields(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    return click.option(flag, envvar=variable, help=help, show_default=True, show_envvar=True, **how)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_ENVIRONMENT)
+@_option("--host", "RELAY_HOST", "Address to listen on.", default=Settings.host)
+@_option(
+    "--port",
+    "RELAY_PORT",
+    "Port to listen on; 0 takes any free one.",
+    type=click.IntRange(0, 65535),
+    default=Settings.port,
 )
-@click.option("--host", help="Address to listen on. Default: RELAY_HOST, else 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. Default: RELAY_PORT, else 8080.")
+@_option("--model", "RELAY_MODEL", "Model that does the research.", default=Settings.model)
+@_option(
+    "--request",
+    "RELAY_REQUEST",
+    "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
+    "those that the model gets by default (something to search with, and for the default model high effort); null "
+    "takes one out.",
+    type=_RequestFields(),
+    default=None,
+)
+@_option(
+    "--max-running",
+    "RELAY_MAX_RUNNING",
+    "Research runs at once, per process.",
+    type=click.IntRange(1, 10_000),
+    default=Settings.max_running,
+)
+@_option(
+    "--max-queued",
+    "RELAY_MAX_QUEUED",
+    "Research runs that may wait for their turn.",
+    type=click.IntRange(1, 1_000_000),
+    default=Settings.max_queued,
+)
+@_option(
+    "--research-timeout",
+    "RELAY_RESEARCH_TIMEOUT_SECONDS",
+    "Longest time for one research run, in seconds.",
+    type=_Amount(0, _LONGEST, min_open=True),
+    default=Settings.research_timeout,
+)
+@_option(
+    "--wait",
+    "RELAY_WAIT_SECONDS",
+    "Longest time that a client is kept waiting, in seconds.",
+    type=_Amount(0, _LONGEST),
+    default=Settings.wait,
+)
+@_option(
+    "--retention",
+    "RELAY_RETENTION_HOURS",
+    "How long results are kept, in hours.",
+    type=_Amount(0, _LONGEST, min_open=True),
+    default=Settings.retention / 3600,
+)
 @click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
-def relay(host: str | None, port: int | None) -> int:
+def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: float, **limits: Any) -> int:
     """Run the relay: deep research through a LiteLLM gateway, started once and never lost.
 
     What is accepted is written to the ledger first, submitted to the gateway once, and followed to its end by whichever
-    relay process shares the ledger. Stop it with SIGTERM or Ctrl-C at any time: running researches are picked up at
-    the next start.
+    relay process shares the ledger. Stop it with SIGTERM or Ctrl-C at any time: research runs in progress are picked up
+    at the next start.
     """
     gc.disable()  # importing creates many objects that stay
     try:
         from .server.process import CannotStart, run
-        from .server.settings import read_settings
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(
@@ -57,8 +123,10 @@ def relay(host: str | None, port: int | None) -> int:
         ) from None
     finally:
         gc.enable()
+    limits["host"] = host.strip() or Settings.host
+    limits["model"] = model.strip() or Settings.model
     try:
-        return run(read_settings(host=host, port=port), _tell)
+        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
 

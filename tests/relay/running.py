@@ -21,13 +21,13 @@ from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.relay.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
 from litellm_openai_example.relay.server.process import RelayServer, bind
 from litellm_openai_example.relay.server.relay import Relay
-from litellm_openai_example.relay.server.settings import Pace, Settings
+from litellm_openai_example.relay.server.settings import Settings, Timings
 
 from .gateway import KEY, Gateway
 
 Json = dict[str, Any]
 
-FAST = Pace(
+FAST = Timings(
     first_poll=0.05, longest_poll=0.2, poll_timeout=0.6, missing=1.5, gate=0.4, lease=1.5, tick=0.1, flush=0.02,
     stall=0.3, retry=0.3, keep_alive=0.3, body=0.6, cancel=3.0, drain=1.5,
 )  # fmt: skip
@@ -47,7 +47,7 @@ def settings(database_url: str, gateway: Gateway, /, **changes: Any) -> Settings
             "gateway": GatewaySettings(f"{gateway.base_url}/v1", KEY),
             "database_url": make_url(database_url),
             "port": 0,
-            "pace": FAST,
+            "timings": FAST,
             "wait": 10.0,
             **changes,
         }

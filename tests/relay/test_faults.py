@@ -249,7 +249,7 @@ class TestEnding:
     def test_what_was_asked_is_not_shown(self, start_relay: StartRelay, upstream: Gateway) -> None:
         tools = [{"type": "mcp", "server_url": "https://mcp.example", "headers": {"Authorization": "secret-of-a-tool"}}]
         upstream.final = lambda request: message("text", tools=request["tools"], instructions="secret-of-a-tool")
-        relay = start_relay(tools=tools)
+        relay = start_relay(request={"tools": tools})
         started = relay.api.start()
         assert "secret-of-a-tool" not in str(relay.api.wait(started)) + str(relay.api.events(started))
         assert upstream.posts[0]["tools"] == tools

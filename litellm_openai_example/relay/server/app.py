@@ -97,7 +97,7 @@ Readable = Annotated[str, Depends(may_read)]
 async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyKey = None) -> Response:
     """Starts a research, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
-    arguments = parse(await read_body(request, relay.settings.pace.body))
+    arguments = parse(await read_body(request, relay.settings.timings.body))
     record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key)))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
@@ -152,7 +152,7 @@ async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> 
     record = await _found(relay, invocation_id)
     if not record.finished:
         await relay.cancel(invocation_id)
-        record = await _until_finished(relay, record, relay.settings.pace.cancel, request)
+        record = await _until_finished(relay, record, relay.settings.timings.cancel, request)
     return _json(record.view_json)
 
 
@@ -202,7 +202,7 @@ async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes]
             last = event.id
         if topic.record.finished:
             return
-        if not await topic.change(relay.settings.pace.keep_alive):
+        if not await topic.change(relay.settings.timings.keep_alive):
             yield b": keep-alive\n\n"
 
 

@@ -72,7 +72,7 @@ class Job:
         self._in_gate = record.state == "submitting"
         self._record = record
         self._desk = desk
-        self._pace = desk.settings.pace
+        self._timings = desk.settings.timings
         self._upstream_id = record.upstream_id
         self._begun = time.monotonic() - (record.age or 0.0)
         self._cancel = asyncio.Event()
@@ -107,7 +107,7 @@ class Job:
                 if not self.landed.is_set():
                     await self._settle(INDETERMINATE)
                     return
-                await asyncio.sleep(self._pace.longest_poll)
+                await asyncio.sleep(self._timings.longest_poll)
 
     @property
     def _age(self) -> float:
@@ -129,7 +129,7 @@ class Job:
             return await self._settle(Outcome("failed", "gateway_unavailable"))
         arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
         settings = self._desk.settings
-        request = research_request(arguments, settings.model, settings.tools)
+        request = research_request(arguments, settings.model, settings.request)
         replies = self._desk.upstream.submit(request, stream=arguments.stream, call_id=self.id, timeout=self._left)
         async with Inbox(replies) as inbox:
             try:
@@ -147,7 +147,7 @@ class Job:
 
     async def _first_reply(self, inbox: Inbox) -> Reply | None:
         """The answer to the submission; None if it was cancelled while the gateway kept it open."""
-        reply = await inbox.next(self._pace.gate)
+        reply = await inbox.next(self._timings.gate)
         if isinstance(reply, Reply):
             return reply
         await self._keep(lambda: self._desk.ledger.leave_gate(self.id))
@@ -155,11 +155,11 @@ class Job:
         while not isinstance(reply, Reply):
             if self._cancel.is_set():
                 return None
-            reply = await inbox.next(self._pace.tick, self._cancel)
+            reply = await inbox.next(self._timings.tick, self._cancel)
         return reply
 
     async def _try_later(self, delay: float | None) -> None:
-        longest = self._pace.retry
+        longest = self._timings.retry
         pause = min(longest, 0.5 * 2.0 ** min(self._record.attempts - 1, 10)) * random.uniform(0.75, 1)  # noqa: S311
         pause = max(pause, min(delay or 0.0, 4 * longest))
         if pause >= self._left:
@@ -211,21 +211,21 @@ class Job:
                     await self._submitted(reply.response_id)
             stop = inbox.ended or self._cancel.is_set() or self._left <= 0
             ended = reply is not None and reply.outcome is not None
-            if text and (stop or ended or len(text) >= _PIECE or now - since >= self._pace.flush):
+            if text and (stop or ended or len(text) >= _PIECE or now - since >= self._timings.flush):
                 await self._append(text)
                 text = ""
             if reply is not None and reply.outcome is not None:
                 return await self._confirmed(reply.outcome)
             if stop:
                 return None
-            if now - heard >= self._pace.stall:
+            if now - heard >= self._timings.stall:
                 looked = (
                     await self._look(self._desk.upstream.retrieve, self._upstream_id) if self._upstream_id else None
                 )
                 if isinstance(looked, Reply) and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
-            reply = await inbox.next(self._pace.flush if text else self._pace.stall, self._cancel)
+            reply = await inbox.next(self._timings.flush if text else self._timings.stall, self._cancel)
 
     async def _append(self, text: str) -> None:
         start = self._pieces[-1].end if self._pieces else 0
@@ -256,7 +256,10 @@ class Job:
         if self._record.mode == "stream" and not self._pieces:
             self._pieces = await self._keep(lambda: self._desk.ledger.pieces(self.id))
         missing_since: float | None = None
-        pause = self._pause(wish) if self._age < self._pace.first_poll else random.uniform(0, self._pace.first_poll)  # noqa: S311
+        if wish is None and self._age >= self._timings.first_poll:  # picked up with many others: not all at once
+            pause = random.uniform(0, self._timings.first_poll)  # noqa: S311
+        else:
+            pause = self._pause(wish)
         while True:
             await self._rest(min(pause, max(0.0, self._left)))
             if self._cancel.is_set():
@@ -272,14 +275,14 @@ class Job:
                 return await self._settle(self._fallback)
             elif reply.missing:
                 missing_since = missing_since or time.monotonic()
-                if time.monotonic() - missing_since >= self._pace.missing:
+                if time.monotonic() - missing_since >= self._timings.missing:
                     return await self._settle(self._fallback)
             pause = self._pause(reply.poll_after if isinstance(reply, Reply) else None)
 
     def _pause(self, wish: float | None) -> float:
-        pace = self._pace
-        pause = min(wish, _LONGEST_WISH) if wish is not None else min(self._age * _GROWTH, pace.longest_poll)
-        return max(pause, pace.first_poll, self._desk.active() / pace.polls_per_second)
+        timings = self._timings
+        pause = min(wish, _LONGEST_WISH) if wish is not None else min(self._age * _GROWTH, timings.longest_poll)
+        return max(pause, timings.first_poll, self._desk.active() / timings.polls_per_second)
 
     async def _rest(self, seconds: float) -> None:
         try:
@@ -291,7 +294,7 @@ class Job:
     async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
         async with self._desk.polls:
             try:
-                return await look(upstream_id, timeout=self._pace.poll_timeout)
+                return await look(upstream_id, timeout=self._timings.poll_timeout)
             except PollFailed as error:
                 return error
 

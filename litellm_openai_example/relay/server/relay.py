@@ -32,13 +32,13 @@ class Relay:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        pace = settings.pace
+        timings = settings.timings
         worker = secrets.token_hex(8)
         self._database = Database(settings.database_url, worker)
         self._upstream = Upstream(settings.gateway, longest=settings.max_output)
-        self.ledger = Ledger(self._database, worker, lease=pace.lease, max_queued=settings.max_queued)
+        self.ledger = Ledger(self._database, worker, lease=timings.lease, max_queued=settings.max_queued)
         self._runner = Runner(self.ledger, self._upstream, settings)
-        self.hub = Hub(self.ledger, tick=pace.tick, local=lambda: self._runner.jobs.keys())
+        self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._runner.jobs.keys())
         self._database.on_change = self.hub.changed
         self._closed_at = 0.0
 
@@ -60,7 +60,7 @@ class Relay:
         """Stop working; submissions in flight get the rest of their time."""
         self.close()
         drained = time.monotonic() - self._closed_at
-        await self._runner.stop(max(0.0, self.settings.pace.drain - drained))
+        await self._runner.stop(max(0.0, self.settings.timings.drain - drained))
         await self.hub.stop()
         await self._upstream.close()
         await self._database.close()
@@ -105,7 +105,7 @@ class Relay:
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self.settings.pace.ledger):
+            async with asyncio.timeout(self.settings.timings.ledger):
                 return await work
         except TimeoutError:
             raise LedgerUnavailable from None

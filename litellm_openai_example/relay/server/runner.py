@@ -30,14 +30,14 @@ class Runner:
     Args:
         ledger: opened.
         upstream: the gateway.
-        settings: limits and pace.
+        settings: limits and timings.
     """
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
         self.jobs: dict[str, Job] = {}
         self._ledger = ledger
         self._settings = settings
-        self._pace = settings.pace
+        self._timings = settings.timings
         self._desk = Desk(
             ledger=ledger,
             upstream=upstream,
@@ -63,8 +63,16 @@ class Runner:
     async def start(self) -> None:
         """Take the lease and begin. Raises LedgerUnavailable."""
         await self._beat()
-        loops = (self._keep_lease(), self._dispatch(), self._look_after())
+        loops = (self._keep_lease(), self._dispatch(), self._look_after(), self._look_for_model())
         self._loops = [asyncio.create_task(loop) for loop in loops]
+
+    async def _look_for_model(self) -> None:
+        """Say at the start what every run would fail with."""
+        model = self._settings.model
+        nearest = await self._desk.upstream.missing_model(model, timeout=self._timings.poll_timeout)
+        if nearest is not None:
+            like = f"; it lists {', '.join(nearest)}" if nearest else ""
+            log.warning("the gateway does not list the model %s (RELAY_MODEL)%s", model, like)
 
     def wake(self) -> None:
         """There is something to claim."""
@@ -101,23 +109,23 @@ class Runner:
     async def _beat(self) -> None:
         began = time.monotonic()
         await self._ledger.heartbeat()
-        if began - self._last_beat >= self._pace.lease:
+        if began - self._last_beat >= self._timings.lease:
             self._beating_since = began
         self._last_beat = began
 
     async def _keep_lease(self) -> None:
         while True:
-            await asyncio.sleep(self._pace.lease / 3)
+            await asyncio.sleep(self._timings.lease / 3)
             with suppress(LedgerUnavailable):
                 await self._beat()
 
     def _may_send(self) -> bool:
-        return time.monotonic() - self._last_beat < self._pace.lease * 0.75
+        return time.monotonic() - self._last_beat < self._timings.lease * 0.75
 
     @property
     def _may_judge(self) -> bool:
         """Whether all had the time to renew their leases: the ledger itself may have been away."""
-        return self._may_send() and time.monotonic() - self._beating_since >= self._pace.lease
+        return self._may_send() and time.monotonic() - self._beating_since >= self._timings.lease
 
     # Claiming
 
@@ -129,7 +137,7 @@ class Runner:
                 await self._claim()
             except LedgerUnavailable:
                 self._unsure = True
-                await asyncio.sleep(self._pace.tick)
+                await asyncio.sleep(self._timings.tick)
                 self.wake()
             if self._trouble:
                 await asyncio.sleep(_TROUBLE_PAUSE)
@@ -195,7 +203,7 @@ class Runner:
                     await self._purge()
             except LedgerUnavailable:
                 pass
-            await asyncio.sleep(self._pace.tick)
+            await asyncio.sleep(self._timings.tick)
 
     async def _carry_on(self) -> None:
         judge = self._may_judge

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING, Any
 
 from ...config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
+from ...state import state_dir
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
-DEFAULT_MODEL = "o3-deep-research"
+DEFAULT_MODEL = "gpt-6.1-sol"
 
-_STATE_DIR = "litellm-openai-example"
+_OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -30,7 +29,7 @@ _DRIVERS = {
 
 
 @dataclass(frozen=True)
-class Pace:
+class Timings:
     """How often and how long, in seconds. Not settings: tests run faster with other values.
 
     Attributes:
@@ -71,7 +70,15 @@ class Pace:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the relay can be told. Secrets stay out of `repr`."""
+    """Everything that the relay can be told. Secrets stay out of `repr`.
+
+    Attributes:
+        request: fields of `responses.create` that replace those of the recipe (see research.py).
+        max_running, max_queued: invocations, per process and per ledger.
+        research_timeout, wait, retention: seconds.
+        submit_gate: submissions in flight at once.
+        max_output: characters of text that are kept of one answer.
+    """
 
     gateway: GatewaySettings
     database_url: URL = field(repr=False)
@@ -79,7 +86,7 @@ class Settings:
     port: int = DEFAULT_PORT
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
-    tools: list[dict[str, Any]] | None = field(default=None, repr=False)
+    request: dict[str, Any] = field(default_factory=dict, repr=False)
     max_running: int = 32
     max_queued: int = 1000
     research_timeout: float = 3600.0
@@ -87,7 +94,7 @@ class Settings:
     retention: float = 72 * 3600.0
     submit_gate: int = 8
     max_output: int = 2_000_000
-    pace: Pace = field(default_factory=Pace)
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def loopback(self) -> bool:
@@ -101,75 +108,55 @@ class Settings:
         return f"PostgreSQL database {self.database_url.database or '(default)'}"
 
 
-def read_settings(env: Mapping[str, str] = os.environ, *, host: str | None = None, port: int | None = None) -> Settings:
-    """The settings from `RELAY_*` and `LITELLM_*`; `host` and `port` win over theirs.
+def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settings:
+    """The settings from the command's options and from what only the environment may tell: addresses and secrets.
+
+    Args:
+        env: holds `LITELLM_*`, `RELAY_API_KEY` and `RELAY_DATABASE_URL`.
+        options: fields of `Settings`, checked.
 
     Raises:
         ConfigurationError: a setting is missing or unusable; one line, without any secret.
     """
-    reader = _Reader(env)
-    key = reader.text("RELAY_API_KEY")
+    key = env.get("RELAY_API_KEY", "").strip()
     settings = Settings(
         gateway=gateway_settings(env),
-        database_url=_database_url(reader.text("RELAY_DATABASE_URL"), env),
-        host=host or reader.text("RELAY_HOST") or DEFAULT_HOST,
-        port=reader.whole("RELAY_PORT", DEFAULT_PORT, 0, 65535) if port is None else port,
-        model=reader.text("RELAY_MODEL") or DEFAULT_MODEL,
+        database_url=_database_url(env.get("RELAY_DATABASE_URL", "").strip(), env),
         api_key=header_value(key, "RELAY_API_KEY") if key else None,
-        tools=_tools(reader.text("RELAY_TOOLS")),
-        max_running=reader.whole("RELAY_MAX_RUNNING", 32, 1, 10_000),
-        max_queued=reader.whole("RELAY_MAX_QUEUED", 1000, 1, 1_000_000),
-        research_timeout=reader.seconds("RELAY_RESEARCH_TIMEOUT_SECONDS", 3600.0),
-        wait=reader.seconds("RELAY_WAIT_SECONDS", 300.0, zero=True),
-        retention=reader.seconds("RELAY_RETENTION_HOURS", 72.0) * 3600,
+        **options,
     )
     if not settings.loopback and not settings.api_key:
         raise ConfigurationError("RELAY_API_KEY must be set to listen on anything but this machine's loopback address")
     return settings
 
 
-class _Reader:
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self._env = env
-
-    def text(self, name: str) -> str:
-        return self._env.get(name, "").strip()
-
-    def whole(self, name: str, default: int, least: int, most: int) -> int:
-        text = self.text(name)
-        if not text:
-            return default
-        if not (text.isascii() and text.isdigit() and least <= int(text[:12]) <= most):
-            raise ConfigurationError(f"{name} must be a whole number from {least} to {most}")
-        return int(text)
-
-    def seconds(self, name: str, default: float, *, zero: bool = False) -> float:
-        """A finite number above 0 (or 0 itself); of whatever unit the name says."""
-        text = self.text(name)
-        try:
-            value = float(text) if text else default
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero) or value > 1e8:
-            raise ConfigurationError(f"{name} must be a finite number {'of at least' if zero else 'above'} 0")
-        return value
-
-
-def _tools(text: str) -> list[dict[str, Any]] | None:
-    if not text:
-        return None
+def request_fields(text: str) -> dict[str, Any]:
+    """The fields of `RELAY_REQUEST`. Raises ValueError, whose text is for a person and does not quote the value."""
     try:
-        tools = json.loads(text)
+        fields = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        tools = None
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
+    if taken := sorted(_OWN_FIELDS & fields.keys()):
+        raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
+    tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in tools):
-        raise ConfigurationError('RELAY_TOOLS must be a JSON list of tools, such as [{"type": "web_search_preview"}]')
-    return tools
+        raise ValueError('must hold tools as a list of objects with a type, such as [{"type": "web_search"}]')
+    return fields
+
+
+def _refuse_constant(_: str) -> float:
+    raise ValueError  # NaN and infinity are not JSON
 
 
 def _database_url(text: str, env: Mapping[str, str]) -> URL:
+    from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
+    from sqlalchemy.exc import ArgumentError
+
     if not text:
-        return URL.create("sqlite+aiosqlite", database=str(_state_dir(env) / "relay.sqlite3"))
+        return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -182,9 +169,3 @@ def _database_url(text: str, env: Mapping[str, str]) -> URL:
             raise ConfigurationError("RELAY_DATABASE_URL must name a file: sqlite:////absolute/path.sqlite3")
         url = url.set(database=os.path.abspath(str(url.database)))
     return url.set(drivername=driver)
-
-
-def _state_dir(env: Mapping[str, str]) -> Path:
-    given = env.get("XDG_STATE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path(env.get("HOME") or Path.home()) / ".local" / "state"
-    return base / _STATE_DIR

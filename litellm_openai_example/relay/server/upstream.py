@@ -6,8 +6,11 @@ A failed submission is one of three things, and the difference is money: certain
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import difflib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import httpx2
@@ -20,11 +23,25 @@ from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswer
 from ...events import data_of, events_of, has_events
 from ...explain import explain
 from ...sdk import AsyncLiteLLM
+from .log import log
 from .outcome import judge, storable
 from .records import Outcome
+from .research import with_other_search_tool, without_reasoning, without_stream
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
+_LONGEST_NAME = 80
+
+# How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
+_ADAPT: Mapping[ErrorKind, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
+    ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
+    ErrorKind.UNSUPPORTED_REASONING: without_reasoning,
+    ErrorKind.UNSUPPORTED_STREAM: without_stream,
+}
+_DONE = {
+    ErrorKind.UNSUPPORTED_TOOL: "given the search tool by its other name",
+    ErrorKind.UNSUPPORTED_REASONING: "asked without `reasoning`",
+}
 
 
 class Refused(Exception):
@@ -92,6 +109,7 @@ class Upstream:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(base_url=settings.base_url, api_key=settings.api_key, max_retries=0)
         self._longest = longest
+        self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -120,6 +138,24 @@ class Upstream:
         finally:
             await raw.http_response.aclose()
 
+    async def missing_model(self, model: str, *, timeout: float) -> list[str] | None:
+        """The names that the gateway lists and that are nearest to `model`; None if it lists `model`, or no list.
+
+        A name behind a provider's prefix counts, and so does a pattern: a gateway may list `openai/*`.
+        """
+        try:
+            with deadline(timeout):
+                raw = await self._sdk.models.with_raw_response.list(timeout=timeout)
+            listed: list[Any] = list(read_json(raw.http_response.content).get("data") or ())
+        except Exception:
+            return None
+        names = [entry["id"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        bare = model.rpartition("/")[2]
+        if not names or any(bare == name.rpartition("/")[2] or fnmatchcase(model, name) for name in names):
+            return None
+        shown = {name for name in names if len(name) <= _LONGEST_NAME and name.isascii() and name.isprintable()}
+        return difflib.get_close_matches(model, sorted(shown), n=3, cutoff=0.4)
+
     async def retrieve(self, response_id: str, *, timeout: float) -> Reply:
         """Look at a response. Raises PollFailed."""
         try:
@@ -139,17 +175,50 @@ class Upstream:
             raise _poll_failed(error) from None
 
     async def _create(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
-        limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
-        headers = {"x-litellm-call-id": call_id}
-        try:
-            with deadline(timeout):
-                return await self._sdk.responses.with_raw_response.create(
-                    **request, background=True, extra_headers=headers, timeout=limits
+        """Send it; where the model refuses one field of it, once more as the model wants it.
+
+        What was refused with 400 was not executed, so this pays once. What was learned is kept for the next request.
+        """
+        until = time.monotonic() + timeout
+        adaptations, untried = self._adaptations, set(_ADAPT)
+        for kind in adaptations:
+            request = _ADAPT[kind](request) or request
+        while True:
+            try:
+                raw = await self._send(request, call_id, until - time.monotonic())
+            except Exception as error:
+                kind = explain(error).kind
+                adapted = (
+                    _ADAPT[kind](request) if kind in untried and isinstance(error, openai.APIStatusError) else None
                 )
-        except Exception as error:
-            if request.get("stream") and _is_stream_refused(error):
-                return await self._create({**request, "stream": False}, call_id, timeout)
-            raise _submit_failed(error) from None
+                if adapted is None:
+                    raise _submit_failed(error) from None
+                untried.remove(kind)
+                request, adaptations = adapted, adaptations ^ {kind}
+                continue
+            self._learn(adaptations - {ErrorKind.UNSUPPORTED_STREAM})
+            return raw
+
+    def _learn(self, adaptations: frozenset[ErrorKind]) -> None:
+        for kind in adaptations ^ self._adaptations:
+            log.warning("the model refuses a field of the request (%s): from now on it is %s", kind, _DONE[kind])
+        self._adaptations = adaptations
+
+    async def _send(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
+        limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
+        model, prompt, stream = request["model"], request["input"], request.get("stream", False)
+        # The operator may ask for fields that this release of the SDK does not know.
+        fields = {name: value for name, value in request.items() if name not in ("model", "input", "stream")}
+        with deadline(timeout):
+            return await self._sdk.responses.with_raw_response.create(
+                model=model,
+                input=prompt,
+                stream=stream,
+                background=True,
+                extra_body=fields,
+                extra_headers={"x-litellm-call-id": call_id},
+                timeout=limits,
+            )
 
     async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
         reader, begun = ResponseStream(), False
@@ -227,11 +296,6 @@ def _is_unsent(error: openai.APIConnectionError) -> bool:
         return not error.outcome_unknown
     unsent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
     return isinstance(error.__cause__, unsent)
-
-
-def _is_stream_refused(error: Exception) -> bool:
-    """Whether the gateway refused because of `stream`: then nothing was executed, and it goes without."""
-    return isinstance(error, openai.BadRequestError) and explain(error).kind is ErrorKind.UNSUPPORTED_STREAM
 
 
 def _refusal_code(explained: GatewayError) -> str:

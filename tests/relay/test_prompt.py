@@ -1,0 +1,103 @@
+"""The research request: what each kind of model is asked for, and what becomes of one that it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.relay.contract import DeepResearchArguments
+from litellm_openai_example.relay.server.research import research_request
+
+from .conftest import StartRelay
+from .gateway import Fault, Gateway, Json
+from .running import ThreadedRelay
+
+NEW, OLD = {"type": "web_search"}, {"type": "web_search_preview"}
+
+
+def request(model: str, overrides: Json | None = None, **arguments: Any) -> Json:
+    return research_request(
+        DeepResearchArguments(research_question="Why?", **arguments), model, {} if overrides is None else overrides
+    )
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("model", "tool", "effort"),
+        [
+            ("gpt-6.1-sol", NEW, "high"),
+            ("openai/gpt-6.1-sol", NEW, "high"),
+            ("o3-deep-research", OLD, None),
+            ("azure/o4-mini-deep-research-2025-06-26", OLD, None),
+            ("anthropic/claude-x", NEW, None),
+            ("my-own-name", NEW, None),
+        ],
+    )
+    def test_each_model_can_search(self, model: str, tool: Json, effort: str | None) -> None:
+        made = request(model)
+        assert made["tools"] == [tool]
+        assert made.get("reasoning") == (None if effort is None else {"effort": effort})
+        assert "Name the source" in made["input"]
+
+    def test_what_the_operator_says_is_merged(self) -> None:
+        made = request("gpt-6.1-sol", {"max_tool_calls": 20, "reasoning": {"effort": "xhigh"}, "include": ["x"]})
+        assert (made["tools"], made["max_tool_calls"], made["include"]) == ([NEW], 20, ["x"])
+        assert made["reasoning"] == {"effort": "xhigh"}
+
+    @pytest.mark.parametrize("tools", [None, [], [{"type": "code_interpreter"}]])
+    def test_sources_are_asked_for_only_where_they_can_be_found(self, tools: Any) -> None:
+        made = request("gpt-6.1-sol", {"tools": tools, "reasoning": None})
+        assert "Name the source" not in made["input"]
+        assert "reasoning" not in made
+        assert made.get("tools") == (tools or None)
+
+    @pytest.mark.parametrize("kind", ["file_search", "mcp", "web_search_preview"])
+    def test_any_source_of_data_counts(self, kind: str) -> None:
+        assert "Name the source" in request("x", {"tools": [{"type": kind}]})["input"]
+
+    def test_the_arguments_of_a_client_win(self) -> None:
+        overrides = {"instructions": "Be brief.", "text": {"verbosity": "low"}}
+        made = request("x", overrides, system_prompt="Be long.", text_format={"type": "json_object"})
+        assert made["instructions"] == "Be long."
+        assert made["text"] == {"verbosity": "low", "format": {"type": "json_object"}}
+        assert request("x", overrides)["instructions"] == "Be brief."
+
+
+def refusing(*fields: str) -> Any:
+    """A gateway whose model refuses these tool names, or `reasoning`."""
+
+    def on_post(asked: Json, _: int) -> Fault | None:
+        kind = asked["tools"][0]["type"]
+        if kind in fields:
+            text = f"Web search tool is not supported with this model: {kind}"
+            return Fault("status", 400, {"error": {"message": text, "param": "tools", "code": "400"}})
+        if "reasoning" in fields and "reasoning" in asked:
+            text = "Unsupported parameter: 'reasoning.effort' is not supported with this model."
+            return Fault("status", 400, {"error": {"message": text, "param": "reasoning.effort", "code": "400"}})
+        return None
+
+    return on_post
+
+
+class TestRefused:
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("refused", "posts"),
+        [(("web_search",), 2), (("reasoning",), 2), (("web_search", "reasoning"), 3)],
+    )
+    def test_it_is_sent_as_the_model_wants_it(
+        self, start_relay: StartRelay, upstream: Gateway, refused: tuple[str, ...], posts: int, stream: bool
+    ) -> None:
+        upstream.on_post = refusing(*refused)
+        relay = start_relay()
+        assert relay.api.wait(relay.api.start("one", stream=stream))["status"] == "completed"
+        assert (len(upstream.posts), sum(upstream.paid.values())) == (posts, 1)
+        assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
+        assert len(upstream.posts) == posts + 1  # the relay has learned it
+
+    def test_by_both_names(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_post = refusing("web_search", "web_search_preview")
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
+        assert len(upstream.posts) == 2

@@ -1,0 +1,59 @@
+"""The relay's settings: each can be seen in the help, and one that cannot be used is one line and exit code 2."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from litellm_openai_example.relay.__main__ import relay
+
+ENVIRONMENT = {"LITELLM_BASE_URL": "http://127.0.0.1:9", "LITELLM_API_KEY": "sk-x"}
+
+
+def test_the_help_shows_variable_default_and_range() -> None:
+    text = " ".join(CliRunner().invoke(relay, ["--help"]).output.split())
+    for name, default, limits in [
+        ("RELAY_HOST", "127.0.0.1", ""),
+        ("RELAY_PORT", "8080", "; 0<=x<=65535"),
+        ("RELAY_MODEL", "gpt-6.1-sol", ""),
+        ("RELAY_MAX_RUNNING", "32", "; 1<=x<=10000"),
+        ("RELAY_MAX_QUEUED", "1000", "; 1<=x<=1000000"),
+        ("RELAY_RESEARCH_TIMEOUT_SECONDS", "3600.0", "; 0<x<=100000000.0"),
+        ("RELAY_WAIT_SECONDS", "300.0", "; 0<=x<=100000000.0"),
+        ("RELAY_RETENTION_HOURS", "72.0", "; 0<x<=100000000.0"),
+    ]:
+        assert f"[env var: {name}; default: {default}{limits}]" in text
+    for name in ("RELAY_REQUEST", "RELAY_API_KEY", "RELAY_DATABASE_URL", "LITELLM_BASE_URL", "LITELLM_API_KEY"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RELAY_PORT", "65536"),
+        ("RELAY_PORT", "x"),
+        ("RELAY_MAX_RUNNING", "0"),
+        ("RELAY_MAX_QUEUED", "1e3"),
+        ("RELAY_RESEARCH_TIMEOUT_SECONDS", "0"),
+        ("RELAY_RESEARCH_TIMEOUT_SECONDS", "nan"),
+        ("RELAY_WAIT_SECONDS", "-1"),
+        ("RELAY_WAIT_SECONDS", "inf"),
+        ("RELAY_RETENTION_HOURS", "soon"),
+        ("RELAY_REQUEST", "[]"),
+        ("RELAY_REQUEST", '{"tools": [{"type": 7, "authorization": "s3cret"}]}'),
+        ("RELAY_REQUEST", '{"model": "s3cret"}'),
+        ("RELAY_REQUEST", '{"temperature": NaN}'),
+        ("RELAY_REQUEST", '{"tools": "s3cret"}'),
+        ("RELAY_REQUEST", '{"a": "\\ud800"}'),
+        ("RELAY_REQUEST", "[" * 100_000),
+        ("RELAY_HOST", "0.0.0.0"),
+        ("RELAY_DATABASE_URL", "mysql://user:s3cret@host/db"),
+        ("XDG_STATE_HOME", "/proc/nothing"),
+    ],
+)
+def test_unusable(name: str, value: str) -> None:
+    ended = CliRunner().invoke(relay, [], env=ENVIRONMENT | {name: value})
+    assert ended.exit_code == 2
+    assert name.removeprefix("RELAY_") in ended.output or name == "RELAY_HOST"
+    assert ended.output.strip().splitlines()[-1].startswith("Error: ")
+    assert "s3cret" not in ended.output
