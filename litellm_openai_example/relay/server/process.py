@@ -45,7 +45,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     logging.basicConfig(format="[relay] %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     _allow_many_connections()
     gc.freeze()  # what has been imported stays for good: the collector need not walk it
-    stopping = Stopping(settings.pace.drain + _AFTER_DRAIN)
+    stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
     try:
         asyncio.run(serve(settings, tell, stopping))
     except asyncio.CancelledError:
