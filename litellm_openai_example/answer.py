@@ -31,6 +31,14 @@ class FunctionCall:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A page that an answer rests on; `title` is empty where none is given."""
+
+    url: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Usage:
     """Tokens as counted by the provider; None where it does not say."""
 
@@ -44,7 +52,8 @@ class Answer:
     """What one reply says, whichever API it came from.
 
     `status` is that of the Responses API: completed, incomplete, failed, cancelled, queued, in_progress; an
-    unknown one is kept as it came. `cut_short` names why the text is only a part of the answer.
+    unknown one is kept as it came. `cut_short` names why the text is only a part of the answer. `sources` holds each
+    page once, cited ones first; `searched` tells whether there is any sign that the model searched.
     """
 
     text: str = ""
@@ -57,7 +66,8 @@ class Answer:
     error_message: str | None = None
     calls: tuple[FunctionCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
-    citations: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+    searched: bool = False
     output: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -90,6 +100,8 @@ def read_response(body: object) -> Answer:
     data = _dict(body)
     items = tuple(item for item in _list(data.get("output")) if isinstance(item, dict))
     parts = [part for item in items if item.get("type") == "message" for part in _parts(item)]
+    searches = [item for item in items if item.get("type") == "web_search_call"]
+    sources = read_sources(*(part.get("annotations") for part in parts), *map(_search_results, searches))
     code, message = read_error(data.get("error"))
     status = _str(data.get("status"))
     reason = _str(_dict(data.get("incomplete_details")).get("reason"))
@@ -104,7 +116,10 @@ def read_response(body: object) -> Answer:
         error_message=message,
         calls=tuple(_function_call(item) for item in items if item.get("type") == "function_call"),
         usage=_usage(data.get("usage")),
-        citations=_citations(parts),
+        sources=(
+            sources := read_sources(*(part.get("annotations") for part in parts), *map(_search_results, searches))
+        ),
+        searched=bool(searches or sources),
         output=items,
     )
 
@@ -115,6 +130,9 @@ def read_chat(body: object) -> Answer:
     choice = _first(data.get("choices"))
     message = _dict(choice.get("message"))
     code, error = read_error(data.get("error"))
+    searches = _list(_dict(message.get("provider_specific_fields")).get("web_search_calls"))
+    given = (message.get("annotations"), data.get("search_results"), data.get("citations"))
+    sources = read_sources(*given, *map(_search_results, searches))
     reason = _str(choice.get("finish_reason"))
     return Answer(
         text=_content(message.get("content")),
@@ -127,6 +145,8 @@ def read_chat(body: object) -> Answer:
         error_message=error,
         calls=tuple(_chat_call(call) for call in _list(message.get("tool_calls")) if isinstance(call, dict)),
         usage=_usage(data.get("usage")),
+        sources=sources,
+        searched=bool(searches or sources),
     )
 
 
@@ -138,6 +158,20 @@ def read_error(error: object) -> tuple[str | None, str | None]:
         code = _str(error.get("code")) or _str(error.get("type"))
         return code or None, _str(error.get("message")) or code or "an error without a message"
     return None, error if isinstance(error, str) else "an error without a message"
+
+
+def read_sources(*lists: object) -> tuple[Source, ...]:
+    """The pages named in lists of annotations, search results or addresses, each once, with the first title given.
+
+    An annotation holds its address itself (Responses API) or under its type, `url_citation` (chat).
+    """
+    titles: dict[str, str] = {}
+    for entry in (entry for entries in lists for entry in _list(entries)):
+        note = {"url": entry} if isinstance(entry, str) else _dict(_dict(entry).get("url_citation")) or _dict(entry)
+        url = _str(note.get("url"))
+        if url.startswith(("https://", "http://")) and url.isprintable() and " " not in url:
+            titles[url] = titles.get(url) or _str(note.get("title"))
+    return tuple(Source(url, title) for url, title in titles.items())
 
 
 def cut_short(finish_reason: str) -> str | None:
@@ -264,9 +298,10 @@ def _parts(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for part in _list(item.get("content")) if isinstance(part, dict)]
 
 
-def _citations(parts: list[dict[str, Any]]) -> tuple[str, ...]:
-    notes = [note for part in parts for note in _list(part.get("annotations")) if isinstance(note, dict)]
-    return tuple(dict.fromkeys(url for note in notes if (url := _str(note.get("url")))))
+def _search_results(item: object) -> list[Any]:
+    """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
+    places = (_dict(_dict(item).get("action")), _dict(item))
+    return [entry for place in places for name in ("sources", "results") for entry in _list(place.get(name))]
 
 
 def _function_call(item: dict[str, Any]) -> FunctionCall:
