@@ -7,9 +7,13 @@ event           data                     sent
 =============== ======================== =========================================================
 `status`        `StatusEvent`            when the invocation is queued, and when it starts to run
 `output_text`   `OutputTextEvent`        for each piece of the text; together they are the text
-`completed`     `Invocation`             once, last: the research is complete
-`error`         `Invocation`             once, last: the research ended incomplete, failed or cancelled
+`completed`     `LastEvent`              once, last: the research is complete
+`error`         `LastEvent`              once, last: the research ended incomplete, failed or cancelled
 =============== ======================== =========================================================
+
+Beside its own fields every event's data has `invocation_id`, `type` (the event's name), `status` and `data`, the form
+of the public reference implementation: its clients read `data.text` of a piece, `data.output_text` or `data.message`
+of the end.
 
 Each event has an `id`. A reader that was cut off sends the last one as `Last-Event-ID` and gets what followed; one
 that has had the last event already is answered 204. A stream that ends without a last event is to be taken up again.
@@ -21,7 +25,16 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    computed_field,
+    model_validator,
+)
 
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
 TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
@@ -124,33 +137,36 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class TextFormat(BaseModel):
-    """`text.format` of the Responses API: the form that the model's text must have."""
+def _check_text_format(given: dict[str, Any]) -> dict[str, Any]:
+    if given.get("type") not in ("text", "json_object", "json_schema"):
+        raise ValueError("type must be one of: text, json_object, json_schema")
+    if given["type"] == "json_schema" and not (
+        isinstance(given.get("name"), str) and isinstance(given.get("schema"), dict)
+    ):
+        raise ValueError("json_schema needs a name and a schema")
+    if len(json.dumps(given)) > MAX_TEXT_FORMAT_BYTES:
+        raise ValueError(f"must have at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON")
+    return given
 
-    model_config = ConfigDict(
-        extra="allow",
-        strict=True,
-        json_schema_extra={
+
+# `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
+# of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
+TextFormat = Annotated[
+    dict[str, Any],
+    AfterValidator(_check_text_format),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"type": {"type": "string", "enum": ["text", "json_object", "json_schema"]}},
+            "required": ["type"],
             "if": {"properties": {"type": {"const": "json_schema"}}},
             "then": {
                 "required": ["name", "schema"],
                 "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
             },
-        },
-    )
-
-    type: Literal["text", "json_object", "json_schema"]
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> TextFormat:
-        given = self.model_extra or {}
-        if self.type == "json_schema" and not (
-            isinstance(given.get("name"), str) and isinstance(given.get("schema"), dict)
-        ):
-            raise ValueError("json_schema needs a name and a schema")
-        if len(json.dumps(given)) > MAX_TEXT_FORMAT_BYTES:
-            raise ValueError(f"must have at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON")
-        return self
+        }
+    ),
+]
 
 
 class DeepResearchArguments(_Strict):
@@ -200,6 +216,13 @@ class InvocationRequest(_Strict):
     arguments: DeepResearchArguments
 
 
+class Source(BaseModel):
+    """A page that the research cites."""
+
+    url: str
+    title: str = Field("", description="Empty where the provider gives none.")
+
+
 class Invocation(BaseModel):
     """The view of an invocation."""
 
@@ -214,6 +237,12 @@ class Invocation(BaseModel):
     )
     output_text: str | None = Field(
         None, description="The research text once the invocation has ended; only a part unless it is completed."
+    )
+    sources: list[Source] = Field(
+        default_factory=list, description="The pages that the text cites, each once, in the order of their first use."
+    )
+    cost_usd: float | None = Field(
+        None, description="US dollars, as the gateway reckons them; null while it is unknown, in every mode."
     )
     response: dict[str, Any] | None = Field(
         None,
@@ -240,7 +269,9 @@ class StatusEvent(BaseModel):
     """Data of a `status` event."""
 
     invocation_id: str
+    type: Literal["status"] = "status"
     status: Literal["queued", "running"]
+    data: dict[str, str] = Field(default_factory=dict)
     upstream_response_id: str | None = None
     updated_at: datetime
 
@@ -249,8 +280,31 @@ class OutputTextEvent(BaseModel):
     """Data of an `output_text` event: `delta` begins at character `offset` of the text."""
 
     invocation_id: str
+    type: Literal["output_text"] = "output_text"
+    status: Status = "running"
     offset: int
     delta: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def data(self) -> dict[str, str]:
+        return {"text": self.delta}
+
+
+class LastEvent(Invocation):
+    """Data of a `completed` or an `error` event: the view of the invocation, which has ended."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def type(self) -> Literal["completed", "error"]:
+        return "completed" if self.status == "completed" else "error"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def data(self) -> dict[str, str]:
+        if self.status == "completed":
+            return {"output_text": self.output_text or ""}
+        return {"message": self.error_message or ""}
 
 
 class ErrorDetail(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,12 @@ class TestStart:
         assert view.updated_at >= view.created_at
         assert "짜장면?" in upstream.posts[0]["input"]
         assert upstream.posts[0]["background"] is True
+
+    def test_the_keys_of_a_text_format_keep_their_order(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        properties = {"zebra": {"type": "string"}, "apple": {"default": None}, "mango": {}}
+        given = {"schema": {"type": "object", "properties": properties}, "name": "n", "type": "json_schema", "a": None}
+        assert relay.api.post(body(text_format=given)).status_code == 200
+        assert json.dumps(upstream.posts[0]["text"]["format"]) == json.dumps(given)
 
     def test_foreground_is_answered_202_after_the_wait_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 1.0
@@ -278,6 +285,11 @@ class TestEvents:
         assert [event.data["offset"] for event in events[2:5]] == [0, 4, 10]
         assert events[-1].data["output_text"] == "The answer."
         assert events[-1].data["response"]["cost_usd"] == 0.25
+        # The form that clients of the public reference implementation read.
+        assert [event.data["type"] for event in events] == [event.name for event in events]
+        assert "".join(event.data["data"].get("text", "") for event in events) == "The answer."
+        assert [event.data["status"] for event in events[2:5]] == ["running"] * 3
+        assert events[-1].data["data"] == {"output_text": "The answer."}
         ids = [event.id for event in events]
         assert ids == sorted(set(ids))
 
@@ -319,6 +331,8 @@ class TestEvents:
         events = relay.api.events(relay.api.start())
         assert events[-1].name == "error"
         assert events[-1].data["error_code"] == "upstream_failed"
+        assert (events[-1].data["type"], events[-1].data["status"]) == ("error", "failed")
+        assert events[-1].data["data"] == {"message": INVOCATION_ERRORS["upstream_failed"]}
 
     def test_comments_keep_it_alive(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 1.2

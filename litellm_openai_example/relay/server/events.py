@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..contract import OutputTextEvent, StatusEvent
+from ..contract import LastEvent, OutputTextEvent, StatusEvent
 from .records import Piece, Record, when
 
 RETRY_MILLISECONDS = 1000
@@ -44,8 +44,8 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
         if rest is not None and last < end - 1:
             events.append(_text(record, end - 1, rest.start, rest.text))
         if last < end:
-            name = "completed" if record.status == "completed" else "error"
-            events.append(Event(end, name, record.view_json))
+            view = LastEvent.model_construct(**vars(record.view))
+            events.append(Event(end, view.type, view.model_dump_json()))
     return events
 
 

@@ -30,13 +30,21 @@ _EXAMPLE_VIEW: dict[str, Any] = {
     "deliverable_format": "markdown_brief",
     "upstream_response_id": "resp_abc123",
     "output_text": "# Jajangmyeon\n\nIt came to Korea with ...",
-    "response": {"model": "o3-deep-research", "status": "completed", "cost_usd": 1.42},
+    "sources": [{"url": "https://example.com/jajangmyeon", "title": "A history of jajangmyeon"}],
+    "cost_usd": 1.42,
+    "response": {"model": "gpt-6.1-sol", "status": "completed"},
     "error_code": None,
     "error_message": None,
     "created_at": "2026-01-31T12:00:00Z",
     "updated_at": "2026-01-31T12:07:30Z",
 }
-_EXAMPLE_RUNNING = _EXAMPLE_VIEW | {"status": "running", "output_text": None, "response": None}
+_EXAMPLE_RUNNING = _EXAMPLE_VIEW | {
+    "status": "running",
+    "output_text": None,
+    "sources": [],
+    "cost_usd": None,
+    "response": None,
+}
 _EXAMPLE_FAILED = _EXAMPLE_RUNNING | {
     "status": "failed",
     "upstream_response_id": None,
@@ -111,10 +119,10 @@ ACCEPTED: Responses = {
 }
 _EVENTS = (
     "retry: 1000\n\n"
-    'id: 1\nevent: status\ndata: {"invocation_id":"inv_...","status":"queued",...}\n\n'
-    'id: 2\nevent: status\ndata: {"invocation_id":"inv_...","status":"running",...}\n\n'
-    'id: 3\nevent: output_text\ndata: {"invocation_id":"inv_...","offset":0,"delta":"# Jaj"}\n\n'
-    'id: 4\nevent: completed\ndata: {"invocation_id":"inv_...","status":"completed",...}\n\n'
+    'id: 1\nevent: status\ndata: {"invocation_id":"inv_...","type":"status","status":"queued",...}\n\n'
+    'id: 2\nevent: status\ndata: {"invocation_id":"inv_...","type":"status","status":"running",...}\n\n'
+    'id: 3\nevent: output_text\ndata: {"invocation_id":"inv_...","type":"output_text","delta":"# Jaj",...}\n\n'
+    'id: 4\nevent: completed\ndata: {"invocation_id":"inv_...","type":"completed","status":"completed",...}\n\n'
 )
 STREAM: Responses = {
     200: {

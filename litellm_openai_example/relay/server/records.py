@@ -29,14 +29,15 @@ class NewInvocation:
 
     @classmethod
     def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None) -> NewInvocation:
-        text = json.dumps(arguments.model_dump(exclude_none=True), sort_keys=True)
+        given = arguments.model_dump(exclude_none=True)
+        same = json.dumps(given, sort_keys=True)  # whatever order a client gives them in
         return cls(
             id=f"inv_{secrets.token_hex(16)}",
             idempotency_hash=None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest(),
-            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(same.encode()).hexdigest(),
             mode=arguments.mode,
             deliverable_format=arguments.deliverable_format,
-            arguments=text,
+            arguments=json.dumps(given),
         )
 
 

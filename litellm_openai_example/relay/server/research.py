@@ -53,7 +53,7 @@ def research_request(arguments: DeepResearchArguments, model: str, overrides: Ma
         request["instructions"] = arguments.system_prompt
     if arguments.text_format is not None:
         text = request.get("text")
-        request["text"] = {**(text if isinstance(text, dict) else {}), "format": arguments.text_format.model_dump()}
+        request["text"] = {**(text if isinstance(text, dict) else {}), "format": arguments.text_format}
     return request
 
 
@@ -65,7 +65,7 @@ def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
     parts = [f"# Research question\n\n{arguments.research_question.strip()}"]
     parts += _section("Context", arguments.context)
     parts += _section("Constraints", arguments.constraints)
-    if arguments.text_format is None or arguments.text_format.type == "text":
+    if arguments.text_format is None or arguments.text_format["type"] == "text":
         parts.append(f"# Deliverable\n\n{_DELIVERABLES[arguments.deliverable_format]}")
     else:
         parts.append("# Deliverable\n\nJSON in the form that was asked for, and nothing around it.")
