@@ -6,14 +6,15 @@ of them. The client and the command raise `GatewayError`, whose text is one line
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar
 
 import httpx2
 import openai
 
-from .config import is_secret
+from .config import ConfigurationError, is_secret
 
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _LONGEST = 600
@@ -44,6 +45,7 @@ class ErrorKind(StrEnum):
     UNREACHABLE = "unreachable"  # no connection could be made, so nothing was sent
     LOST = "lost"  # the connection broke after the request was sent
     WRONG_ADDRESS = "wrong_address"  # what answers there is no gateway
+    ANSWER_TOO_LARGE = "answer_too_large"  # the answer is longer than what is read of one
     UNREADABLE = "unreadable"  # the answer is not what the API promises
     REFUSED = "refused"  # the model refused to answer
     CANCELLED = "cancelled"  # the response was cancelled
@@ -51,6 +53,21 @@ class ErrorKind(StrEnum):
     CUT_SHORT = "cut_short"  # the answer is only a part
     STILL_RUNNING = "still_running"  # the deadline passed while the work runs on
     OTHER = "other"
+
+
+class UnusableSettingError(ConfigurationError, openai.OpenAIError):
+    """A `ConfigurationError` of a client: the SDK raises an `OpenAIError` where a setting of its own is missing."""
+
+
+@contextmanager
+def as_sdk_errors() -> Iterator[None]:
+    """Raise a `ConfigurationError` inside the block as one that programs written for the SDK expect as well."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if isinstance(error, openai.OpenAIError):
+            raise
+        raise UnusableSettingError(str(error)) from error
 
 
 class LostAnswerError(openai.APIConnectionError):
@@ -95,6 +112,7 @@ class GatewayError(openai.OpenAIError):
         support_ids: ids that the people who run the gateway or the provider can look up.
         outcome_unknown: the request may have been executed although no answer tells.
         response_id: of the response that the error is about, if there is one.
+        retry_after: seconds that the gateway asks to wait before the next attempt, if it does.
         research: text of a research that was paid for before the call failed.
     """
 
@@ -113,6 +131,7 @@ class GatewayError(openai.OpenAIError):
         support_ids: Mapping[str, str] | None = None,
         outcome_unknown: bool = False,
         response_id: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(cause)
         self.kind = kind or self.kind
@@ -124,6 +143,7 @@ class GatewayError(openai.OpenAIError):
         self.support_ids = dict(support_ids or {})
         self.outcome_unknown = outcome_unknown
         self.response_id = response_id
+        self.retry_after = retry_after
         self.research = ""
 
     def __str__(self) -> str:

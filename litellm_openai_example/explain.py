@@ -26,7 +26,7 @@ class _Report:
 
     status: int | None
     content_type: str
-    retry_after: str
+    delay: float | None
     type: str = ""
     code: str = ""
     message: str = ""
@@ -272,18 +272,21 @@ def explain_body(body: object, *, status: int | None = None) -> GatewayError:
 
 def _explain_status(error: openai.APIStatusError) -> GatewayError:
     headers = error.response.headers
-    retry_after = headers.get("retry-after") or headers.get("llm_provider-retry-after") or ""
     content_type = headers.get("content-type", "")
-    report = _read_report(error.body, error.status_code, content_type, retry_after)
+    report = _read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
     explained = _explain_report(report, _support_ids(headers))
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
+    if explained.kind is ErrorKind.NOT_SUPPORTED:  # LiteLLM says 500 for that, before it sends anything
+        explained.outcome_unknown = False
     if 300 <= error.status_code < 400:
         explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
     return explained
 
 
 def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
-    reason = one_line(str(error.__cause__ or "")) or type(error.__cause__).__name__
+    if error.__cause__ is None:
+        return GatewayError(one_line(error.message))
+    reason = one_line(str(error.__cause__)) or type(error.__cause__).__name__
     url = error.request.url
     port = "" if url.port is None else f":{url.port}"
     if isinstance(error.__cause__, httpx2.ProxyError):
@@ -310,8 +313,8 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
 
 def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayError:
     _, kind, cause, hint = next(row for row in _ROWS if row.fits(report))
-    if report.status == 429 and report.retry_after:
-        hint = f"{hint}; the gateway says to retry after {one_line(report.retry_after)} s"
+    if report.status == 429 and report.delay is not None:
+        hint = f"{hint}; the gateway says to retry after {report.delay:.4g} s"
     code = report.provider_code or report.code
     if code == str(report.status):  # LiteLLM repeats the status there
         code = report.type
@@ -323,22 +326,23 @@ def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayE
         message="(an HTML page)" if report.html else one_line(report.message),
         hint=hint,
         support_ids=support_ids,
+        retry_after=report.delay,
     )
 
 
-def _read_report(body: object, status: int | None, content_type: str, retry_after: str = "") -> _Report:
+def _read_report(body: object, status: int | None, content_type: str, delay: float | None = None) -> _Report:
     error = body
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body
     if not isinstance(error, dict):
         text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)
-        return _Report(status, content_type, retry_after, message=text, everything=text.lower())
+        return _Report(status, content_type, delay, message=text, everything=text.lower())
     message, type_, code = (_text(error.get(name)) for name in ("message", "type", "code"))
     wrapped = _provider_error(message)
     return _Report(
         status,
         content_type,
-        retry_after,
+        delay,
         type=type_,
         code=code,
         message=_text(wrapped.get("message")) or message,

@@ -5,16 +5,17 @@ from litellm_openai_example import LiteLLM as OpenAI
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, NotGiven, OpenAI
+from openai import AsyncOpenAI, NotGiven, OpenAI, Timeout, not_given
 
 from .config import resolve_api_key, resolve_base_url
-from .errors import UNKNOWN
+from .errors import UNKNOWN, as_sdk_errors
+from .explain import explain
 from .network import reachable, trusting
 from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
 
@@ -22,71 +23,161 @@ from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
 class LiteLLM(OpenAI):
     """`openai.OpenAI` on a LiteLLM gateway; every resource and option of the SDK is there, unchanged.
 
+    The SDK's own variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) name another account than
+    the gateway's, and are not read.
+
     Args:
         base_url: the gateway's root, `/v1` or path prefix; else `LITELLM_BASE_URL`.
         api_key: a gateway key, or a function that returns one; else `LITELLM_API_KEY`.
-        **options: those of `openai.OpenAI`. `timeout` (seconds) also bounds a call as a whole, retries included,
-            unless it streams or carries a file. An `http_client` should be a `LiteLLMHttpxClient`, which takes `proxy`,
-            `verify` and so on; under any other one nothing is retried, because the sending policy is missing.
+        timeout: seconds of one read, as the SDK has it. It also bounds a call as a whole, retries included, unless
+            the call streams or carries a file.
+        max_retries: how often a call is sent again at most, where that cannot pay twice.
+        retry_server_errors: send a create again that was answered with 500. It may have been executed, so this may
+            pay twice; background submits are never repeated. Clients made by `with_options` keep it.
+        http_client: a `LiteLLMHttpxClient`, which takes `proxy`, `verify` and so on; under any other one nothing is
+            retried, because the sending policy is missing.
+        organization, project, webhook_secret, admin_api_key, default_headers, default_query, websocket_base_url: as of
+            `openai.OpenAI`.
+        **options: the others of `openai.OpenAI`.
 
     Raises:
-        ConfigurationError: the address or the key is missing or unusable.
+        ConfigurationError: the address or the key is missing or unusable. It is an `openai.OpenAIError` as well.
     """
+
+    retry_server_errors = False
 
     def __init__(
         self,
         *,
         base_url: str | httpx2.URL | NotGiven | None = None,
         api_key: str | Callable[[], str] | None = None,
+        timeout: float | Timeout | NotGiven | None = not_given,
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        retry_server_errors: bool = False,
+        http_client: httpx2.Client | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        webhook_secret: str | None = None,
+        admin_api_key: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        websocket_base_url: str | httpx2.URL | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**_options(base_url, api_key, options, LiteLLMHttpxClient))
+        self.retry_server_errors = retry_server_errors
+        with as_sdk_errors():
+            resolved, key = _address(base_url), _key(api_key)
+            if http_client is None:
+                http_client = LiteLLMHttpxClient(**_transport(resolved, timeout, options))
+        super().__init__(
+            base_url=resolved,
+            api_key=key,
+            timeout=timeout,
+            max_retries=max_retries if isinstance(http_client, LiteLLMHttpxClient) else 0,
+            http_client=http_client,
+            default_headers=default_headers,
+            default_query=default_query,
+            websocket_base_url=websocket_base_url,
+            **options,
+        )
+        # What the SDK has read from its own environment would go to the gateway.
+        self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
+        self.webhook_secret = webhook_secret
+        self._custom_headers = dict(default_headers or {})
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
-        with sdk_call(_timeout(self, args, kwargs)), _say_if_unknown():
+        timeout = _timeout(self, args, kwargs)
+        with sdk_call(timeout, retry_server_errors=self.retry_server_errors), _say_if_unknown():
             return super().request(*args, **kwargs)
+
+    if not TYPE_CHECKING:  # an editor shows the arguments of the SDK's own method
+
+        def copy(self, **options: Any) -> LiteLLM:
+            """See `openai.OpenAI.copy`; takes `retry_server_errors` as well."""
+            return super().copy(**_copied(self, options))
+
+        with_options = copy
 
 
 class AsyncLiteLLM(AsyncOpenAI):
-    """`openai.AsyncOpenAI` on a LiteLLM gateway; see `LiteLLM`."""
+    """`openai.AsyncOpenAI` on a LiteLLM gateway; see `LiteLLM`, which takes the same arguments."""
+
+    retry_server_errors = False
 
     def __init__(
         self,
         *,
         base_url: str | httpx2.URL | NotGiven | None = None,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
+        timeout: float | Timeout | NotGiven | None = not_given,
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        retry_server_errors: bool = False,
+        http_client: httpx2.AsyncClient | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        webhook_secret: str | None = None,
+        admin_api_key: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        websocket_base_url: str | httpx2.URL | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**_options(base_url, api_key, options, AsyncLiteLLMHttpxClient))
+        self.retry_server_errors = retry_server_errors
+        with as_sdk_errors():
+            resolved, key = _address(base_url), _key(api_key)
+            if http_client is None:
+                http_client = AsyncLiteLLMHttpxClient(**_transport(resolved, timeout, options))
+        super().__init__(
+            base_url=resolved,
+            api_key=key,
+            timeout=timeout,
+            max_retries=max_retries if isinstance(http_client, AsyncLiteLLMHttpxClient) else 0,
+            http_client=http_client,
+            default_headers=default_headers,
+            default_query=default_query,
+            websocket_base_url=websocket_base_url,
+            **options,
+        )
+        self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
+        self.webhook_secret = webhook_secret
+        self._custom_headers = dict(default_headers or {})
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
-        with sdk_call(_timeout(self, args, kwargs)), _say_if_unknown():
+        timeout = _timeout(self, args, kwargs)
+        with sdk_call(timeout, retry_server_errors=self.retry_server_errors), _say_if_unknown():
             return await super().request(*args, **kwargs)
 
+    if not TYPE_CHECKING:
 
-def _options(
-    base_url: object,
-    api_key: object,
-    options: dict[str, Any],
-    client_type: type[LiteLLMHttpxClient] | type[AsyncLiteLLMHttpxClient],
-) -> dict[str, Any]:
+        def copy(self, **options: Any) -> AsyncLiteLLM:
+            """See `LiteLLM.copy`."""
+            return super().copy(**_copied(self, options))
+
+        with_options = copy
+
+
+def _address(base_url: str | httpx2.URL | NotGiven | None) -> str:
     given = None if base_url is None or isinstance(base_url, NotGiven) else str(base_url)
-    resolved = reachable(resolve_base_url(given))
-    http_client = options.get("http_client")
-    if http_client is None:
-        own = trusting(resolved, {"timeout": options.get("timeout", openai.DEFAULT_TIMEOUT)})
-        options["http_client"] = client_type(**own)
-    elif not isinstance(http_client, client_type):
-        options["max_retries"] = 0
-    # The SDK would read OPENAI_ADMIN_KEY and send it along: a key of another house than the gateway's.
-    options["admin_api_key"] = options.get("admin_api_key") or ""
-    return {
-        **options,
-        "base_url": resolved,
-        "api_key": api_key if callable(api_key) else resolve_api_key(api_key),  # type: ignore[arg-type]
-    }
+    return reachable(resolve_base_url(given))
+
+
+def _key(api_key: Any) -> Any:
+    return api_key if callable(api_key) else resolve_api_key(api_key)
+
+
+def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the HTTP client of our own; `max_answer` is for it alone."""
+    own = {"timeout": openai.DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout}
+    if "max_answer" in options:
+        own["max_answer"] = options.pop("max_answer")
+    return trusting(base_url, own)
+
+
+def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str, Any]:
+    kept = {"retry_server_errors": options.pop("retry_server_errors", client.retry_server_errors)}
+    return {**options, "_extra_kwargs": {**kept, **options.get("_extra_kwargs", {})}}
 
 
 def _timeout(client: OpenAI | AsyncOpenAI, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -100,7 +191,7 @@ def _say_if_unknown() -> Iterator[None]:
     try:
         yield
     except openai.APIStatusError as error:
-        if error.response.extensions.get("outcome_unknown"):
+        if explain(error).outcome_unknown:
             error.message = f"{error.message} ({UNKNOWN})"
             error.args = (error.message,)
         raise

@@ -10,24 +10,26 @@ what happened                         GET                 everything else
 could not connect                     again, twice        again, twice
 429                                   again               again
 503                                   again               again, unless a background submit
-500                                   again               once again, unless a background submit
-408, other 5xx                        again               never: the outcome is unknown
+408, 500, other 5xx                   again               never: the outcome is unknown
 no answer, broken answer              again               never: the outcome is unknown
 ====================================  ==================  ===================================
+
+500 too: LiteLLM says it for a connection that broke after the provider had accepted the call. Who would rather pay
+twice than fail says `retry_server_errors=True`; then a 500 is sent again, unless it answers a background submit.
 
 "Again" is bounded by the client's `max_retries` and by the deadline: a wait that would pass it is not begun.
 """
 
 from __future__ import annotations
 
-import email.utils
+import asyncio
 import json
 import math
 import os
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -36,9 +38,11 @@ import anyio
 import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
+from .bodies import AsyncBoundedBody, BoundedBody
 from .config import ConfigurationError, http_allowed, is_loopback
-from .deadline import Connections, Deadline, Guard, current_deadline
-from .errors import DeadlineExceededError, LostAnswerError
+from .deadline import Deadline, bounded_io, clamp, current_deadline
+from .errors import DeadlineExceededError, LostAnswerError, UnusableSettingError, as_sdk_errors
+from .headers import retry_after
 from .network import usable_settings
 
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
@@ -53,26 +57,29 @@ _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, kee
 class _Call:
     """One call of the SDK with all its attempts."""
 
-    def __init__(self, until: Deadline | None, implied: Deadline | None) -> None:
+    def __init__(
+        self, until: Deadline | None, implied: Deadline | None = None, retry_server_errors: bool = False
+    ) -> None:
         self.until = until
         self.implied = implied
+        self.retry_server_errors = retry_server_errors
         self.unconnected = 0
-        self.server_errors = 0
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
 @contextmanager
-def sdk_call(timeout: float | Timeout | None) -> Iterator[None]:
+def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> Iterator[None]:
     """Mark what one call of the SDK sends, so that its attempts share a deadline and their counts.
 
     Args:
         timeout: the SDK's, seconds for one read. Where no `deadline` was set it bounds the whole call, unless the
             call streams or carries a file, which may rightly take longer.
+        retry_server_errors: see `LiteLLMHttpxClient`.
     """
     seconds = timeout.read if isinstance(timeout, Timeout) else timeout
-    token = _current_call.set(_Call(current_deadline(), Deadline(seconds)))
+    token = _current_call.set(_Call(current_deadline(), Deadline(seconds), retry_server_errors))
     try:
         yield
     finally:
@@ -80,109 +87,174 @@ def sdk_call(timeout: float | Timeout | None) -> Iterator[None]:
 
 
 class LiteLLMHttpxClient(DefaultHttpxClient):
-    """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too."""
+    """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too.
 
-    def __init__(self, **kwargs: Any) -> None:
+    In a forked process it makes its connections anew.
+
+    Args:
+        retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may
+            have been executed, so this may pay twice.
+        max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
+        **kwargs: those of `httpx2.Client`.
+    """
+
+    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
         with usable_settings():
             super().__init__(**kwargs)
-        self._connections = Connections()
+        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
+        self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
+        self._pid, self._forked = os.getpid(), dict[int, LiteLLMHttpxClient]()
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
-        attempt = _Attempt(request, stream)
-        guard = Guard(attempt.until)
+        if os.getpid() != self._pid and not self.is_closed:
+            return self._of_this_process().send(request, stream=stream, **kwargs)
+        with as_sdk_errors():
+            attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         def on_event(name: str, info: dict[str, Any]) -> None:
             attempt.on_event(name, info)
-            self._connections.on_event(guard, name, info)
-
-        def done() -> None:
-            guard.stop()
-            self._connections.release(guard)
+            opened = info.get("return_value")
+            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
+                clamp(opened)
 
         request.extensions["trace"] = on_event
-        guard.start()
         try:
-            response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
-            guard.connection(response.extensions.get("network_stream"))
-            if not stream:
-                with closing(response):
+            with bounded_io(attempt.until):
+                response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
+            try:
+                response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
+                if not stream:
                     response.read()
+            except BaseException:
+                response.close()
+                raise
         except Exception as error:
-            done()
-            raise attempt.failure(error, cut=guard.fired) from error
-        except BaseException:
-            done()
-            raise
-        if stream:
-            response.stream = _GuardedStream(response.stream, guard, done)
-            if not attempt.bounds_stream:
-                guard.stop()
-        else:
-            done()
-            if guard.fired:  # the cut may look like the end of the body
-                raise attempt.failure(httpx2.ReadTimeout("cut", request=request), cut=True)
+            raise attempt.failure(error) from error
         attempt.judge(response)
         return response
 
+    def close(self) -> None:
+        """Close the connections. Those that a forked process took over are its parent's."""
+        if os.getpid() == self._pid:
+            super().close()
+        elif os.getpid() in self._forked:
+            self._forked[os.getpid()].close()
+
+    def _of_this_process(self) -> LiteLLMHttpxClient:
+        pid = os.getpid()
+        if pid not in self._forked:
+            self._forked.setdefault(pid, type(self)(**self._own))
+        return self._forked[pid]
+
     def __del__(self) -> None:
         # As the SDK's own default client does it: nobody is left to close the connections.
-        if not self.is_closed:
-            with suppress(Exception):
+        with suppress(Exception):
+            if not self.is_closed:
                 self.close()
 
 
 class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
-    """The SDK's default asynchronous HTTP client with the sending policy."""
+    """The SDK's default asynchronous HTTP client with the sending policy; see `LiteLLMHttpxClient`.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Its connections belong to the event loop that used it first, so it refuses to work in another one.
+    """
+
+    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
         with usable_settings():
             super().__init__(**kwargs)
+        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
+        self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
+        self._pid, self._forked = os.getpid(), dict[int, AsyncLiteLLMHttpxClient]()
+        self._loop: weakref.ref[Any] | None = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
-        attempt = _Attempt(request, stream)
+        if os.getpid() != self._pid and not self.is_closed:
+            return await self._of_this_process().send(request, stream=stream, **kwargs)
+        self._stay_in_one_loop(request)
+        with as_sdk_errors():
+            attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         async def on_event(name: str, info: dict[str, Any]) -> None:
             attempt.on_event(name, info)
 
         request.extensions["trace"] = on_event
         response = None
-        with anyio.move_on_after(attempt.until.remaining()) as scope:
-            try:
-                response = await super().send(request, stream=stream, **{**kwargs, "follow_redirects": False})
-            except Exception as error:
-                raise attempt.failure(error) from error
+        try:
+            with anyio.move_on_after(attempt.until.remaining()) as scope:
+                response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
+                try:
+                    response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
+                    if not stream:
+                        await response.aread()
+                except BaseException:
+                    with anyio.CancelScope(shield=True):
+                        await response.aclose()
+                    raise
+        except Exception as error:
+            raise attempt.failure(error) from error
         if response is None or scope.cancelled_caught:
             raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
-        if stream and attempt.bounds_stream:
-            response.stream = _BoundedStream(response.stream, attempt.until)
         attempt.judge(response)
         return response
+
+    async def aclose(self) -> None:
+        """Close the connections. Those that a forked process took over are its parent's."""
+        if os.getpid() == self._pid:
+            await super().aclose()
+        elif os.getpid() in self._forked:
+            await self._forked[os.getpid()].aclose()
+
+    def _of_this_process(self) -> AsyncLiteLLMHttpxClient:
+        pid = os.getpid()
+        if pid not in self._forked:
+            self._forked.setdefault(pid, type(self)(**self._own))
+        return self._forked[pid]
+
+    def _stay_in_one_loop(self, request: httpx2.Request) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # another library's loop
+        if self._loop is None:
+            self._loop = weakref.ref(loop)
+        elif self._loop() is not loop:
+            raise APIConnectionError(
+                message="this client was used in another event loop before, which its connections belong to: "
+                "make a client for each asyncio.run, or call asyncio.run once",
+                request=request,
+            )
 
 
 class _Attempt:
     """The policy for one attempt, without I/O: what to send, what a failure means, whether to send again."""
 
-    def __init__(self, request: httpx2.Request, stream: bool) -> None:
+    def __init__(
+        self, request: httpx2.Request, stream: bool, retry_server_errors: bool, max_answer: int | None
+    ) -> None:
         _refuse_plain_http(request.url)
         self.request = request
-        self.call = _current_call.get() or _Call(current_deadline(), None)
+        self.call = _current_call.get() or _Call(current_deadline())
         self.reading = request.method in ("GET", "HEAD", "OPTIONS")
         self.background = not self.reading and _is_background(request)
         self.sent = False
         self.retries = int(request.headers.get("x-stainless-retry-count", "0"))
-        self.bounds_stream = self.call.until is not None
+        self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
+        self.max_answer = None if _carries_file(request) else max_answer
         self.until = self.call.until or Deadline(None)
         if self.call.implied is not None and not stream and not _carries_file(request):
             self.until = min(self.until, self.call.implied, key=lambda deadline: deadline.at)
+        self.body_until = self.call.until if stream else self.until
         if self.until.passed:
             raise self._too_late()
         if not self.reading:
             # The gateway would repeat a failed POST itself, and each repeat may be paid for.
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
+        if self.max_answer is not None:
+            request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
         self._bound_reads()
 
     def on_event(self, name: str, info: dict[str, Any]) -> None:
@@ -193,6 +265,8 @@ class _Attempt:
 
     def failure(self, error: Exception, *, cut: bool = False) -> Exception:
         """What to raise for an attempt without a usable answer; what the SDK may retry is `error` itself."""
+        if isinstance(error, ConfigurationError):  # the certificates are read late
+            return UnusableSettingError(str(error))
         if cut or self.until.passed:
             return self._too_late()
         if not isinstance(error, httpx2.RequestError | OSError | anyio.EndOfStream):
@@ -211,16 +285,16 @@ class _Attempt:
         status = response.status_code
         if status < 400:
             return
+        asked = response.extensions["retry_after"] = retry_after(response.headers)
         again = (
             self._may_repeat(status) and response.headers.get("x-should-retry") != "false" and not _stays_so(response)
         )
         if again:
-            delay = _retry_after(response.headers)
-            delay = _backoff(self.retries) if delay is None else delay
+            delay = _backoff(self.retries) if asked is None else asked
             again = delay < self.until.remaining()
             response.headers["retry-after-ms"] = str(max(1, round(delay * 1000)))
         response.headers["x-should-retry"] = "true" if again else "false"
-        unknown = (status >= 500 and (self.background or status not in (500, 503))) or status == 408
+        unknown = (status >= 500 and (self.background or status != 503)) or status == 408
         if unknown and not self.reading:
             response.extensions["outcome_unknown"] = True
 
@@ -228,8 +302,7 @@ class _Attempt:
         if self.reading:
             return status in (408, 409, 429) or status >= 500
         if status == 500 and not self.background:
-            self.call.server_errors += 1
-            return self.call.server_errors == 1
+            return self.retry_server_errors
         return status == 429 or (status == 503 and not self.background)
 
     def _too_late(self) -> DeadlineExceededError:
@@ -250,53 +323,6 @@ class _Attempt:
             names = ("connect", "read", "write", "pool")
             bounded = {name: min(left, timeouts.get(name) or math.inf) for name in names}
             self.request.extensions["timeout"] = bounded
-
-
-class _GuardedStream(httpx2.SyncByteStream):
-    """A body that the watchdog may cut off while it is read."""
-
-    def __init__(self, stream: Any, guard: Guard, done: Callable[[], None]) -> None:
-        self._stream = stream
-        self._guard = guard
-        self._done = done
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._stream
-        except httpx2.RequestError:
-            if not self._guard.fired:
-                raise
-        if self._guard.fired:
-            raise httpx2.ReadTimeout("the deadline of the call passed")
-
-    def close(self) -> None:
-        self._done()
-        self._stream.close()
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    """A body whose reads end with the deadline."""
-
-    def __init__(self, stream: Any, until: Deadline) -> None:
-        self._stream = stream
-        self._until = until
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._stream.__aiter__()
-        while True:
-            chunk = None
-            # The scope must not stay open over the yield: it belongs to the task that reads now.
-            with anyio.move_on_after(self._until.remaining()):
-                try:
-                    chunk = await chunks.__anext__()
-                except StopAsyncIteration:
-                    return
-            if chunk is None:
-                raise httpx2.ReadTimeout("the deadline of the call passed")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 def _refuse_plain_http(url: httpx2.URL) -> None:
@@ -330,23 +356,5 @@ def _stays_so(response: httpx2.Response) -> bool:
 
 
 def _backoff(retries: int) -> float:
-    """Seconds before the next attempt: doubling, with a little chance so that clients do not march in step."""
+    """Seconds before the next attempt: exponential, with jitter."""
     return min(_FIRST_DELAY * 2.0 ** min(retries, 10), _LONGEST_DELAY) * (1 - 0.25 * random.random())  # noqa: S311
-
-
-def _retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds that an answer asks to wait; LiteLLM hands a provider's wish on under a name of its own."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0)):
-        value = headers.get(name)
-        if not value:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (TypeError, ValueError, OverflowError):
-                continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    return None

@@ -91,6 +91,11 @@ class ScriptedServer:
         return int(self._socket.getsockname()[1])
 
     @property
+    def connections(self) -> int:
+        """How many have been made."""
+        return len(self._connections)
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -159,6 +160,54 @@ def test_the_environment(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatc
     assert (gateway.posts[2].path, gateway.posts[2].headers["authorization"]) == ("/v1/responses", "Bearer sk-given")
 
 
+HOUSE = {
+    "OPENAI_ORG_ID": "org-of-another-house",
+    "OPENAI_PROJECT_ID": "proj-of-another-house",
+    "OPENAI_ADMIN_KEY": "sk-admin-of-another-house",
+    "OPENAI_API_KEY": "sk-of-another-house",
+    "OPENAI_CUSTOM_HEADERS": "x-tenant: another-house\nAuthorization: Bearer another-house",
+    "OPENAI_WEBHOOK_SECRET": "whsec-another-house",
+}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_nothing_of_another_account_travels(
+    kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in HOUSE.items():
+        monkeypatch.setenv(name, value)
+    gateway.answers(reply(RESPONSE))
+    given = {"organization": "org-mine", "project": "proj-mine", "default_headers": {"x-mine": "1"}}
+
+    def use(**options: Any) -> None:
+        if kind == "sync":
+            with LiteLLM(base_url=gateway.url, api_key=KEY, **options) as sdk:
+                sdk.responses.create(**CREATE)
+                sdk.with_options(timeout=5).responses.create(**CREATE)
+                with contextlib.suppress(Exception):  # these want the admin key, which nobody gave
+                    sdk.admin.organization.users.list()
+        else:
+            asyncio.run(use_async(**options))
+
+    async def use_async(**options: Any) -> None:
+        async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, **options) as sdk:
+            await sdk.responses.create(**CREATE)
+            await sdk.with_options(timeout=5).responses.create(**CREATE)
+            with contextlib.suppress(Exception):
+                await sdk.admin.organization.users.list()
+
+    use()
+    assert "another-house" not in str([seen.headers for seen in gateway.seen])
+    assert not [name for seen in gateway.seen for name in seen.headers if name.startswith("openai-")]
+    assert all(seen.headers["authorization"] == f"Bearer {KEY}" for seen in gateway.posts)
+    use(**given)
+    for seen in gateway.posts[2:]:
+        assert (seen.headers["openai-organization"], seen.headers["openai-project"]) == ("org-mine", "proj-mine")
+        assert (seen.headers["x-mine"], seen.headers["authorization"]) == ("1", f"Bearer {KEY}")
+    use(admin_api_key="sk-admin-mine")
+    assert gateway.seen[-1].headers["authorization"] == "Bearer sk-admin-mine"
+
+
 def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 429), reply(RESPONSE), reply({}, 502), reply(RESPONSE))
     with (
@@ -179,10 +228,11 @@ def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     "missing", [{"base_url": "https://gateway"}, {"api_key": KEY}, {"base_url": "", "api_key": KEY}, {"api_key": " "}]
 )
-def test_what_is_missing_is_said(missing: dict[str, str]) -> None:
+def test_what_is_missing_is_said(missing: dict[str, Any]) -> None:
     for client in (LiteLLM, AsyncLiteLLM):
-        with pytest.raises(ConfigurationError, match="LITELLM_"):
+        with pytest.raises(ConfigurationError, match="LITELLM_") as caught:
             client(**missing)
+        assert isinstance(caught.value, openai.OpenAIError)  # as the SDK itself raises for a missing key
 
 
 def test_asynchronously(gateway: ScriptedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,18 @@ import httpx2
 import openai
 import pytest
 
-from litellm_openai_example import AsyncLiteLLM, ConfigurationError, GatewayError, LiteLLM, LiteLLMClient
+from litellm_openai_example import (
+    AsyncLiteLLM,
+    ConfigurationError,
+    GatewayError,
+    LiteLLM,
+    LiteLLMClient,
+    LiteLLMHttpxClient,
+)
 from litellm_openai_example.deadline import deadline
 
 from .conftest import RunCommand
-from .scripted import KEY, Answer, ScriptedServer, chat_body, reply, response_body, sse
+from .scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, sse
 
 Call = Callable[..., Any]
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
@@ -45,6 +53,7 @@ OK = reply(response_body("OK"))
     ("answer", "background"),
     [
         (reply({}, 408), False),
+        (reply({}, 500), False),
         (reply({}, 502), False),
         (reply({}, 504), False),
         (reply({}, 520), False),
@@ -76,7 +85,6 @@ def test_what_may_have_been_executed_is_sent_once(
     [
         reply({}, 429),
         reply({}, 503),
-        reply({}, 500),
         reply({}, 429, retry_after="0.2"),
         reply({}, 503, **{"retry-after-ms": "10"}),
         reply({}, 429, **{"llm_provider-retry-after": "0.2"}),
@@ -110,12 +118,72 @@ def test_a_wait_beyond_the_deadline_is_not_begun(create: Call, wish: str, gatewa
     assert len(gateway.posts) == 1
 
 
-@both
-def test_a_500_is_sent_again_once(create: Call, gateway: ScriptedServer) -> None:
-    gateway.answers(reply({}, 500))
-    with pytest.raises(openai.InternalServerError):
-        create(gateway.url)
+@pytest.mark.parametrize("where", ["sdk", "copy", "http client"])
+def test_who_would_rather_pay_twice_can_have_a_500_sent_again(where: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 500), reply({}, 500), OK)
+    if where == "http client":
+        http = LiteLLMHttpxClient(retry_server_errors=True)
+        sdk = LiteLLM(base_url=gateway.url, api_key=KEY, http_client=http)
+    else:
+        sdk = LiteLLM(base_url=gateway.url, api_key=KEY, retry_server_errors=True)
+        sdk = sdk.with_options(timeout=20).copy(max_retries=2) if where == "copy" else sdk
+    with sdk:
+        assert sdk.responses.create(**CREATE).output_text == "OK"
+        assert len(gateway.posts) == 3
+        gateway.answers(reply({}, 500))
+        with pytest.raises(openai.InternalServerError, match="the outcome is unknown"):
+            sdk.responses.create(**CREATE, background=True)
+        assert len(gateway.posts) == 4
+
+
+def test_a_500_is_sent_again_asynchronously_too(gateway: ScriptedServer) -> None:
+    async def create() -> None:
+        async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, retry_server_errors=True) as sdk:
+            assert (await sdk.with_options(timeout=9).responses.create(**CREATE)).output_text == "OK"
+
+    gateway.answers(reply({}, 500), OK)
+    asyncio.run(create())
     assert len(gateway.posts) == 2
+
+
+def test_what_litellm_cannot_do_has_a_known_outcome(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({"error": {"message": "cancel is not supported for anthropic"}}, 500))
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
+        with pytest.raises(openai.InternalServerError) as caught:
+            sdk.responses.cancel("resp_1")
+        assert "unknown" not in str(caught.value)
+        # It stays so: a look at it is not repeated either.
+        with pytest.raises(openai.InternalServerError):
+            sdk.responses.retrieve("resp_1")
+    assert len(gateway.seen) == 2
+
+
+@both
+def test_pauses_grow(create: Call, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+
+    def script(_: Seen) -> Answer:
+        times.append(time.monotonic())
+        return reply({}, 429)
+
+    gateway.script = script
+    with pytest.raises(openai.RateLimitError):
+        create(gateway.url, max_retries=2)
+    first, second = (later - earlier for earlier, later in itertools.pairwise(times))
+    assert first >= 0.37
+    assert second >= 0.75
+
+
+def test_an_idle_connection_is_given_up_before_a_server_closes_it() -> None:
+    """A request on a connection that is just being closed has an unknown outcome; uvicorn and Node close after 5 s."""
+    with ScriptedServer() as server, LiteLLM(base_url=server.url, api_key=KEY) as sdk:
+        server.answers(OK)
+        sdk.responses.create(**CREATE)
+        sdk.responses.create(**CREATE)
+        assert server.connections == 1
+        time.sleep(4)
+        sdk.responses.create(**CREATE)
+        assert server.connections == 2
 
 
 @both
@@ -218,12 +286,13 @@ def test_a_nearer_deadline_outside_wins(gateway: ScriptedServer) -> None:
 @pytest.mark.parametrize("change", ["base_url", "absolute path"])
 def test_no_key_travels_unencrypted(change: str) -> None:
     sdk = LiteLLM(base_url="https://gateway.invalid", api_key=KEY)
-    with pytest.raises(ConfigurationError, match=r"unencrypted to 192\.0\.2\.1"):
+    with pytest.raises(ConfigurationError, match=r"unencrypted to 192\.0\.2\.1") as caught:
         if change == "base_url":
             sdk.base_url = "http://192.0.2.1/v1"
             sdk.responses.create(**CREATE)
         else:
             sdk.get("http://192.0.2.1/v1/models", cast_to=object)
+    assert isinstance(caught.value, openai.OpenAIError)
 
 
 @pytest.mark.parametrize(

@@ -82,18 +82,20 @@ def test_an_unknown_model(command: RunCommand) -> None:
         assert "gpt-4o" in run.err
 
 
-@pytest.mark.parametrize("arguments", [[], R, [*R, "--background"]], ids=str)
-@pytest.mark.parametrize("step", ["drop", "reset", "502", "504", "cut", "garbage"])
+PAID_ONCE = [[], R, ["--stream"], [*R, "--stream"], [*R, "--web-search"], [*R, "--background"]]
+
+
+@pytest.mark.parametrize("arguments", PAID_ONCE, ids=str)
+@pytest.mark.parametrize("step", ["drop", "reset", "500", "502", "504", "cut", "garbage"])
 def test_paid_once(arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl) -> None:
-    """LiteLLM says 500 for what broke between it and the provider; a background submit is not repeated even then."""
+    """LiteLLM says 500 for what broke after the provider had accepted it."""
+    if "--stream" in arguments and step in ("cut", "garbage"):
+        pytest.skip("such a stream has begun: the text that arrived is shown")
     model = upstream.model(step)
     run = command(*arguments, "--model", model, "--timeout", "20", "hello")
     assert (run.code, run.out) == (1, "")
-    if "--background" in arguments or step in ("502", "504"):
-        assert upstream.posts(model) == 1
-        assert "the outcome is unknown" in run.err
-    else:
-        assert upstream.posts(model) <= 2  # one repeat of a foreground call that was answered with 500
+    assert "the outcome is unknown" in run.err
+    assert upstream.posts(model) == 1
 
 
 @pytest.mark.parametrize("step", ["500", "503"])

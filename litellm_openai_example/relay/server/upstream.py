@@ -22,6 +22,7 @@ from ...deadline import deadline
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError
 from ...events import data_of, events_of, has_events
 from ...explain import explain
+from ...headers import poll_after
 from ...sdk import AsyncLiteLLM
 from .log import log
 from .outcome import judge, storable
@@ -260,21 +261,13 @@ class Upstream:
     def _read(self, answer: Answer, body: object, headers: Mapping[str, str]) -> Reply:
         outcome = judge(answer, body, headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
-        return Reply(_usable(answer.id), outcome, _poll_after(headers), known=known)
+        return Reply(_usable(answer.id), outcome, poll_after(headers), known=known)
 
 
 def _usable(response_id: str | None) -> str | None:
     """An id that can be stored and sent in a path again."""
     usable = response_id and len(response_id) <= _LONGEST_ID and all("!" <= c <= "~" for c in response_id)
     return response_id if usable else None
-
-
-def _poll_after(headers: Mapping[str, str]) -> float | None:
-    try:
-        seconds = float(headers.get("openai-poll-after-ms", "")) / 1000
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 3600 else None
 
 
 def _submit_failed(error: Exception) -> Exception:
@@ -285,7 +278,7 @@ def _submit_failed(error: Exception) -> Exception:
         unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
         return NotSent() if unsent else OutcomeUnknown()
     if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
-        return NotSent(_retry_after(error))
+        return NotSent(explained.retry_after)
     if 300 <= explained.status < 500:
         return Refused(_refusal_code(explained))
     return OutcomeUnknown()
@@ -316,13 +309,3 @@ def _poll_failed(error: Exception) -> PollFailed:
         missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
         hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
     )
-
-
-def _retry_after(error: Exception) -> float | None:
-    """Seconds to wait, which the sending policy has read out of the answer's various headers."""
-    if not isinstance(error, openai.APIStatusError):
-        return None
-    try:
-        return float(error.response.headers.get("retry-after-ms", "")) / 1000
-    except ValueError:
-        return None

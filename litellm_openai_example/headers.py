@@ -1,0 +1,52 @@
+"""What a gateway's answer says in its headers: what it cost, when to ask again. Any of them may hold anything."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from collections.abc import Mapping
+
+COST_HEADER = "x-litellm-response-cost"
+POLL_AFTER_HEADER = "openai-poll-after-ms"
+# LiteLLM hands a provider's wish on under a name of its own.
+_RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer asks to wait before the call is sent again; None if it does not say."""
+    for name, unit in _RETRY_AFTER:
+        value = headers.get(name)
+        seconds = _number(value, unit) if value else None
+        if value and seconds is None:
+            seconds = _from_now(value)
+        if seconds is not None and seconds >= 0:
+            return seconds
+    return None
+
+
+def poll_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a gateway wishes until the next look at a background response; None if it does not say."""
+    seconds = _number(headers.get(POLL_AFTER_HEADER), 0.001)
+    return seconds if seconds is not None and 0 <= seconds < 3600 else None
+
+
+def cost(headers: Mapping[str, str]) -> float | None:
+    """US dollars, as LiteLLM reckons them; None if it does not say."""
+    dollars = _number(headers.get(COST_HEADER))
+    return dollars if dollars is not None and dollars >= 0 else None
+
+
+def _number(value: str | None, unit: float = 1.0) -> float | None:
+    try:
+        number = float(value or "") * unit
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _from_now(date: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return None
