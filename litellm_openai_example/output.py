@@ -14,8 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-_KEPT = "\n\t"
 _TELLING = 5  # characters of a key that are not shown any more; fewer are those that all keys begin with
+# What moves a terminal's cursor or colours, and what a reader cannot see but which changes what they read: overrides
+# and marks of direction, spaces of no width, line separators, tags. Joiners stay, for emoji and scripts need them, and
+# so do the tags of a flag.
+_UNSAFE = re.compile(
+    "\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f|"
+    "([\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f])"
+)
 _ESCAPES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|.)")
 
 
@@ -66,6 +73,12 @@ class Output:
         """Whether anything is on stdout."""
         return self.first_at is not None
 
+    def paragraph(self, text: str) -> None:
+        """Write lines of their own, set apart from what stands before them; nothing if there are none."""
+        if text:
+            self.write(("\n" if self.wrote else "") + text)
+            self.end()
+
     def end(self) -> None:
         """End the last line, unless the answer did."""
         held, self._held = self._held, ""
@@ -84,13 +97,15 @@ def notice(text: str) -> None:
 
 
 def harmless(text: str) -> str:
-    """`text` with its control characters made visible, so that none of them reaches a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character in _KEPT or not _is_control(character) else f"\\x{ord(character):02x}"
-        for character in text.replace("\r\n", "\n")
-    )
+    """`text` with what could harm or deceive at a terminal made visible: control characters, and hidden ones."""
+    return text if text.isprintable() else _UNSAFE.sub(_visible, text.replace("\r\n", "\n"))
+
+
+def _visible(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return match[0]
+    number = ord(match[1])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def readable_json(text: str) -> str:
@@ -105,6 +120,11 @@ def readable_json(text: str) -> str:
         return character if character.isprintable() and character > "~" else match.group()
 
     return _ESCAPES.sub(letter, text) if "\\u" in text else text
+
+
+def stderr_is_terminal() -> bool:
+    """Whether a person reads the notices, and not a program."""
+    return _is_terminal(sys.stderr)
 
 
 def abandon_stdout() -> None:
@@ -171,7 +191,3 @@ def _is_terminal(stream: Any) -> bool:
     with suppress(OSError, ValueError, AttributeError):
         return bool(stream.isatty())
     return False
-
-
-def _is_control(character: str) -> bool:
-    return character < " " or "\x7f" <= character <= "\x9f"

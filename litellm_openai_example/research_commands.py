@@ -2,90 +2,144 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
+from . import work
+from .again import own_relay
+from .answer import read_response
 from .config import ConfigurationError, setting
-from .gateway.state import State
-from .output import Progress, notice, progress
+from .deadline import deadline
+from .ending import NOT_AS_ASKED
+from .errors import CutShortError
+from .output import notice, progress, stderr_is_terminal
+from .relay.client import RelayClient
+from .relay.contract import Invocation
+from .relay.operations import RelayError
+from .session import Session
+from .sources import source_list
+from .steps import run as drive
+from .tool_calling import Conversation, ToolCall, ToolCallingResult, converse, research_through
+from .verbose import cost, show
+from .work import RESEARCH, Work, begun
 
-if TYPE_CHECKING:
-    from .commands import Session
-    from .relay.client import RelayClient
-    from .relay.contract import Invocation
-    from .tool_calling import Conversation, ToolCall, ToolCallingResult
-
-
-def run(session: Session, prompt: str) -> None:
-    """Carry out a command line with --auto-tool-call, --target relay or --invocation."""
-    if session.options.auto_tool_call:
-        _ = session.client  # its settings are checked, and the SDK imported, before anything else
-    from .relay.client import RelayClient
-
-    with RelayClient() as relay:
-        if session.options.invocation:
-            _pick_up(session, relay)
-        elif session.options.auto_tool_call:
-            _answer_with_tools(session, relay, prompt)
-        else:
-            _research(session, relay, prompt)
+_NAME = "deep_research"
 
 
-def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> None:
-    from .tool_calling import Conversation
+def run(session: Session, prompt: str) -> int:
+    """Carry out a command line with --auto-tool-call, --target relay, --invocation or --cancel inv_..."""
+    options = session.options
+    known = work.recall(options.invocation or options.cancel or "")
+    if options.auto_tool_call and not options.follows_up:
+        _ = session.client  # its settings are checked before anything else
+    with RelayClient(_address(known)) as relay:
+        if options.invocation:
+            return _pick_up(session, relay, options.invocation, known)
+        if options.cancel:
+            return _cancel(session, relay, options.cancel, known)
+        if options.auto_tool_call:
+            return _answer_with_tools(session, relay, prompt)
+        return _research(session, relay, prompt)
 
+
+def _address(known: Work | None) -> str | None:
+    """Where a research run that is remembered is, unless the user says where; None for the usual place."""
+    return known.relay if known is not None and not setting("RELAY_BASE_URL") else None
+
+
+def _token(known: Work | None) -> str:
+    token = setting("RELAY_INVOCATION_TOKEN") or (known.token if known is not None else None)
+    if not token:
+        raise ConfigurationError("the token of the invocation is needed: set RELAY_INVOCATION_TOKEN")
+    return token
+
+
+def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int:
     options = session.options
     conversation = Conversation(
         session.client.model, prompt, options.instructions, options.web_search, options.previous_response_id
     )
     relay.check(timeout=min(5.0, session.until.remaining()))  # before the first call that is paid for
     session.sent = True
-    _converse(session, relay, conversation)
+    return _converse(session, relay, conversation)
 
 
-def _converse(session: Session, relay: RelayClient, conversation: Conversation) -> None:
-    """Go on with a conversation, and print the answer. While a research runs, it can be picked up."""
-    from .tool_calling import converse, research_through
+def _converse(session: Session, relay: RelayClient, conversation: Conversation) -> int:
+    """Go on with a conversation, and print the answer. While research runs, it can be picked up."""
+    views: dict[str, Invocation] = {}
 
     def on_accepted(call: ToolCall) -> None:
         session.invocation = (call.invocation_id or "", call.invocation_token or "")
-        _remember(conversation)
+        _remember(relay, conversation)
         notice(f"[deep_research was accepted by the relay as {call.invocation_id}]")
 
-    with progress("waiting for the model") as shown:
-        research = research_through(relay, on_accepted, lambda view: _show(shown, view))
+    with progress(f"waiting for {conversation.model}") as shown:
+
+        def on_view(view: Invocation) -> None:
+            views[view.invocation_id] = view
+            running = not view.finished
+            shown.status(_status(view) if running else f"waiting for {conversation.model}")
+
+        research = research_through(relay, on_accepted, on_view)
         result = session.client.run(converse(conversation, research), session.until)
-    _forget(conversation)
-    _print(session, result)
+    session.answer_id = result.response_id
+    code = _print(session, result)
+    for call in conversation.calls:
+        work.forget(call.invocation_id)
+    if session.options.verbose:
+        for view in views.values():
+            _tell(session, view)
+    return code
 
 
-def _print(session: Session, result: ToolCallingResult) -> None:
+def _print(session: Session, result: ToolCallingResult) -> int:
+    """The answer on stdout, and on stderr how it came about: in short to a person, as JSON to a program."""
+    person = stderr_is_terminal()
+    if person:
+        _tell_ids(result, short=True)
     if session.options.json:
-        session.out.write(json.dumps(_as_json(result), ensure_ascii=False))
+        session.out.write(json.dumps(asdict(result), ensure_ascii=False))
+        session.out.end()
     else:
         session.out.write(result.final_text)
-    session.out.end()
-    if not result.tool_called:
-        return
+        session.out.end()
+        if session.options.sources:
+            session.out.paragraph(source_list(getattr(result, "sources", ()), result.final_text))
+    wanted = [call for call in result.calls if call.name == _NAME]
     for call in result.calls:
         if call.error:
-            notice(f"[{call.name} {call.status}: {call.error}]")
+            notice(session.out.without_secrets(f"[{call.name} {call.status}: {call.error}]"))
+    if not person:
+        _tell_ids(result, short=False)
+    if wanted and not any(call.summary for call in wanted):
+        notice("Error: the answer was given without the research that the model called for")
+        return NOT_AS_ASKED
+    return 0
+
+
+def _tell_ids(result: ToolCallingResult, *, short: bool) -> None:
+    if not any(call.invocation_id for call in result.calls):
+        return
     notice("[deep_research was called automatically]")
     names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
     ids = {name: getattr(result, name) for name in (*names, "upstream_response_id")}
-    notice(json.dumps(ids, ensure_ascii=False))
+    if not short:
+        notice(json.dumps(ids, ensure_ascii=False))
+        return
+    for call in result.calls:
+        if call.invocation_id:
+            notice(f"[research run {_short(call.invocation_id)}: {call.status}]")
+    notice(f"[answer {_short(result.response_id)}]")
 
 
-def _as_json(result: ToolCallingResult) -> dict[str, Any]:
-    from dataclasses import asdict
+def _short(text: str | None) -> str:
+    text = text or "without an id"
+    return text if len(text) <= 48 else f"{text[:45]}..."
 
-    return asdict(result)
 
-
-def _research(session: Session, relay: RelayClient, prompt: str) -> None:
-    """--target relay: the prompt as the question of a research."""
+def _research(session: Session, relay: RelayClient, prompt: str) -> int:
+    """--target relay: the prompt as the question of a research run."""
     options = session.options
     streams = session.streams and not options.background
     arguments: dict[str, Any] = {"research_question": prompt, "stream" if streams else "background": True}
@@ -94,128 +148,147 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> None:
     if options.instructions:
         arguments["system_prompt"] = options.instructions
     session.sent = True
-    with progress("submitting the research"):
+    with progress("submitting the research run to the relay"):
         accepted = relay.invoke(arguments, timeout=session.until.remaining())
+    session.invocation = (accepted.invocation_id, accepted.invocation_token)
+    _keep(relay, begun(RESEARCH, accepted.invocation_id, prompt, token=accepted.invocation_token))
     if options.background:
         session.out.write(accepted.model_dump_json())
         session.out.end()
-        return
-    session.invocation = (accepted.invocation_id, accepted.invocation_token)
-    notice(f"[the relay accepted the research as {accepted.invocation_id}]")
+        return 0
+    notice(f"[the relay accepted the research run as {accepted.invocation_id}]")
     if streams:
-        _stream(session, relay)
-    else:
-        _wait(session, relay, accepted if accepted.finished else None)
+        return _stream(session, relay)
+    return _wait(session, relay, accepted if accepted.finished else None)
 
 
-def _stream(session: Session, relay: RelayClient) -> None:
-    from .relay.contract import Invocation
-
+def _stream(session: Session, relay: RelayClient) -> int:
     invocation_id, token = session.invocation or ("", "")
-    with progress("research queued") as shown:
+    last: dict[str, Any] = {}
+    with progress("waiting for the relay's research run: queued") as shown:
         for event in relay.events(invocation_id, token, timeout=session.until):
             if event.name == "output_text":
                 shown.stop()
                 session.out.write(_text(event.data.get("delta")))
             elif event.name == "status":
-                shown.status(f"research {_text(event.data.get('status'))}")
+                shown.status(f"waiting for the relay's research run: {_text(event.data.get('status'))}")
             elif event.name in ("completed", "error"):
                 last = event.data
-    view = Invocation.model_validate(last)
-    if not session.out.wrote:
-        session.out.write(view.output_text or "")
-    session.out.end()
-    _verdict(view)
+    return _finish(session, Invocation.model_validate(last))
 
 
-def _pick_up(session: Session, relay: RelayClient) -> None:
-    """--invocation: wait for a research, and finish the answer that it was started for, if there is one."""
-    invocation_id = session.options.invocation or ""
-    conversation = _recall(invocation_id)
-    calls = [] if conversation is None else [c for c in conversation.calls if c.invocation_id == invocation_id]
-    token = setting("RELAY_INVOCATION_TOKEN") or next((call.invocation_token for call in calls), None)
-    if not token:
-        raise ConfigurationError("the token of the invocation is needed: set RELAY_INVOCATION_TOKEN")
+def _pick_up(session: Session, relay: RelayClient, invocation_id: str, known: Work | None) -> int:
+    """--invocation: wait for a research run, and finish the answer that it was started for, if there is one."""
+    token = _token(known)
     session.invocation = (invocation_id, token)
+    conversation = _conversation(known)
     if conversation is None:
-        _wait(session, relay, None)
-        return
-    for call in calls:
-        call.invocation_token = token
-    _converse(session, relay, conversation)
+        return _wait(session, relay, None)
+    for call in conversation.calls:
+        if call.invocation_id == invocation_id:
+            call.invocation_token = token
+    return _converse(session, relay, conversation)
 
 
-def _wait(session: Session, relay: RelayClient, view: Invocation | None) -> None:
-    from .deadline import deadline
-    from .steps import run
+def _cancel(session: Session, relay: RelayClient, invocation_id: str, known: Work | None) -> int:
+    view = relay.cancel(invocation_id, _token(known), timeout=session.until.remaining())
+    session.out.write(view.model_dump_json())
+    session.out.end()
+    if view.finished:
+        work.forget(invocation_id)
+    return 0
 
+
+def _wait(session: Session, relay: RelayClient, view: Invocation | None) -> int:
     invocation_id, token = session.invocation or ("", "")
     if view is None:
-        with progress("waiting for the research") as shown, deadline(session.until):
-            view = run(relay, relay.wait_operation(invocation_id, token, lambda seen: _show(shown, seen)))
-    if session.options.json:
+        with progress("waiting for the relay's research run") as shown, deadline(session.until):
+            view = drive(relay, relay.wait_operation(invocation_id, token, lambda seen: shown.status(_status(seen))))
+    return _finish(session, view)
+
+
+def _finish(session: Session, view: Invocation) -> int:
+    """Print what a research run has come to. Raises what it must be called if it is not whole."""
+    options = session.options
+    if options.json:
         session.out.write(view.model_dump_json())
-    elif view.status in ("completed", "incomplete"):
+    elif not session.out.wrote and view.status in ("completed", "incomplete"):
         session.out.write(view.output_text or "")
     session.out.end()
-    _verdict(view)
+    if options.sources and not options.json and session.out.wrote:
+        session.out.paragraph(source_list(_sources(view), view.output_text or ""))
+    if options.verbose:
+        _tell(session, view)
+    work.forget(view.invocation_id)
+    session.invocation = None  # there is nothing left to pick up
+    _require_complete(view)
+    return 0
 
 
-def _verdict(view: Invocation) -> None:
-    """Raise what an invocation that has ended must be called, unless it is complete."""
-    from .errors import CutShortError
-    from .relay.operations import RelayError
+def _sources(view: Invocation) -> Any:
+    # A relay of another make keeps them in the response alone.
+    listed = getattr(view, "sources", None)
+    return listed or getattr(read_response(view.response), "sources", ())
 
+
+def _require_complete(view: Invocation) -> None:
     if view.status == "completed" and view.output_text:
         return
-    cause = f"the research is {view.status}" if view.status != "completed" else "the research has no text"
+    ends = {"completed": "has no text", "cancelled": "was cancelled", "failed": "failed", "incomplete": "ended early"}
+    cause = f"the research run {ends.get(view.status, 'ended as ' + view.status)}"
     details: dict[str, Any] = {"code": view.error_code, "message": view.error_message or ""}
     if view.status == "incomplete" and view.output_text:
         raise CutShortError(cause, text=view.output_text, **details)
     raise RelayError(cause, **details)
 
 
-def _show(shown: Progress, view: Invocation) -> None:
-    shown.status(f"research {view.status}, last event {view.updated_at.astimezone():%H:%M:%S}")
+def _tell(session: Session, view: Invocation) -> None:
+    """The facts about a research run that --verbose shows."""
+    response = read_response(view.response)
+    dollars = getattr(view, "cost_usd", None) or (view.response or {}).get("cost_usd")
+    seconds = (view.updated_at - view.created_at).total_seconds()
+    usage = response.usage
+    show(
+        session,
+        {
+            "research run": f"{view.invocation_id}, {view.status}",
+            "research model": response.model,
+            "research tokens": None
+            if usage.input_tokens is None and usage.output_tokens is None
+            else f"{usage.input_tokens} in, {usage.output_tokens} out",
+            "research cost": cost(dollars) if isinstance(dollars, int | float) else None,
+            "research time": f"{seconds:.1f} s",
+        },
+    )
+
+
+def _status(view: Invocation) -> str:
+    return f"waiting for the relay's research run: {view.status}, as of {view.updated_at.astimezone():%H:%M:%S}"
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-# What it takes to finish an answer after this process has ended, by the invocation that it waits for.
+# What it takes to finish an answer after this process has ended, by the research runs that it waits for.
 
 
-def _remember(conversation: Conversation) -> None:
-    text = json.dumps(conversation.save())
-    with _state_is_not_needed():
-        for name in _files(conversation):
-            State().write(name, text)
+def _remember(relay: RelayClient, conversation: Conversation) -> None:
+    saved = conversation.save()
+    for call in conversation.calls:
+        if call.invocation_id:
+            one = begun(RESEARCH, call.invocation_id, conversation.prompt, token=call.invocation_token)
+            _keep(relay, one._replace(conversation=saved))
 
 
-def _recall(invocation_id: str) -> Conversation | None:
-    from .tool_calling import Conversation
+def _keep(relay: RelayClient, one: Work) -> None:
+    work.remember(one if own_relay() else one._replace(relay=relay.base_url))
 
-    try:
-        return Conversation.load(json.loads((State().folder / _file(invocation_id)).read_text()))
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError):
+
+def _conversation(known: Work | None) -> Conversation | None:
+    if known is None or known.conversation is None:
         return None
-
-
-def _forget(conversation: Conversation) -> None:
-    with _state_is_not_needed():
-        for name in _files(conversation):
-            (State().folder / name).unlink(missing_ok=True)
-
-
-def _state_is_not_needed() -> suppress:
-    # A home that cannot be written to, or none at all, must not cost an answer: it is kept for a later process only.
-    return suppress(OSError, RuntimeError)
-
-
-def _files(conversation: Conversation) -> list[str]:
-    return [_file(call.invocation_id) for call in conversation.calls if call.invocation_id]
-
-
-def _file(invocation_id: str) -> str:
-    return f"pending-{hashlib.sha256(invocation_id.encode()).hexdigest()[:32]}.json"
+    try:
+        return Conversation.load(known.conversation)
+    except (TypeError, KeyError, ValueError):  # of another version of this program
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -59,7 +60,10 @@ class Run:
 
 class _Stdin(io.TextIOWrapper):
     def __init__(self, content: bytes, terminal: bool) -> None:
-        super().__init__(io.BytesIO(content), encoding="utf-8")
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the text stream around it)
+        file.write(content)
+        file.seek(0)
+        super().__init__(file, encoding="utf-8")
         self._terminal = terminal
 
     def isatty(self) -> bool:
@@ -74,9 +78,10 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Run the command in this process; `stdin` None is a terminal at which nobody types."""
 
     def run(*arguments: str, stdin: bytes | None = None) -> Run:
-        monkeypatch.setattr(sys, "stdin", _Stdin(stdin or b"", stdin is None))
-        capfd.readouterr()
-        code = cli._main(list(arguments))
+        with _Stdin(stdin or b"", stdin is None) as given:
+            monkeypatch.setattr(sys, "stdin", given)
+            capfd.readouterr()
+            code = cli._main(list(arguments))
         captured = capfd.readouterr()
         assert KEY not in captured.out + captured.err
         assert "Traceback" not in captured.out + captured.err or "--verbose" in arguments

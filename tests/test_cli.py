@@ -37,7 +37,7 @@ NONSENSE = [
     ["--api", "chat", "--background", "hi"],
     ["--web-search", "hi"],
     ["--previous-response-id", "resp_1", "hi"],
-    ["--auto-tool-call", "hi"],
+    ["--api", "chat", "--auto-tool-call", "hi"],
     [*R, "--wait", "hi"],
     ["--wait", "hi"],
     [*R, "--background", "--stream", "hi"],
@@ -70,6 +70,26 @@ NONSENSE = [
     ["--invocation", "inv_1", "--retrieve", "resp_1"],
     ["--invocation", "inv_1", "--instructions", "x"],
     ["--invocation", "inv_1", "--model", "x"],
+    ["--list", "hi"],
+    ["--list", "--retrieve", "resp_1"],
+    ["--list", "--wait"],
+    ["--search-country", "KR", "hi"],
+    [*R, "--search-country", "KR", "hi"],
+    [*R, "--web-search", "--search-country", "KOR", "hi"],
+    [*R, "--web-search", "--search-country", "XX", "hi"],
+    ["-o", "temperature", "hi"],
+    ["-o", "=1", "hi"],
+    ["-o", "a..b=1", "hi"],
+    ["-o", "a=1", "-o", "a.b=2", "hi"],
+    ["-o", "model=x", "hi"],
+    ["-o", "stream=true", "hi"],
+    [*R, "-o", "tools=[]", "hi"],
+    [*R, "-o", "input.x=1", "hi"],
+    ["-o", "extra_body.model=x", "hi"],
+    ["-o", "temperature=1e999", "hi"],
+    ["-o", "user=\udc80", "hi"],
+    ["--target", "relay", "-o", "temperature=1", "hi"],
+    ["--retrieve", "resp_1", "-o", "temperature=1"],
     ["--api", "completions", "hi"],
     ["--no-such-option", "hi"],
     ["two", "prompts"],
@@ -401,7 +421,7 @@ def test_a_pipe_that_is_closed_from_the_start_ends_quietly(arguments: list[str],
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe, start(gateway, *arguments, stdout=pipe) as process:
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"")
+    assert (process.returncode, err) == (141, b"")
 
 
 def test_a_piece_is_on_stdout_before_the_next_is_sent(gateway: ScriptedServer) -> None:
@@ -443,7 +463,7 @@ def test_progress_shows_on_a_terminal_only(gateway: ScriptedServer) -> None:
     gateway.answers(Answer(body=json.dumps(chat_body("OK")).encode(), pause=2.5))
     code, shown = on_terminal(gateway, "--no-stream", "hi")
     assert code == 0
-    assert "1 s  waiting for the answer" in shown
+    assert "1 s  waiting for gpt-6-luna" in shown
     assert shown.rstrip().endswith("OK")
     with start(gateway, "hi") as process:
         assert process.communicate(timeout=60) == (b"OK\n", b"")

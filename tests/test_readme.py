@@ -65,7 +65,7 @@ def test_the_help_text_is_that_of_the_command() -> None:
 
 def help_block() -> str:
     command = [sys.executable, "-m", "litellm_openai_example", "--help"]
-    env = {**os.environ, "COLUMNS": "102"}
+    env = {**os.environ, "COLUMNS": "80"}
     text = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True).stdout.rstrip()
     return f"<!-- help -->\n```text\n{text}\n```\n<!-- /help -->"
 

@@ -1,0 +1,79 @@
+"""What `-o KEY=VALUE` and `--search-country` take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+# Fields of a create call that the command sets itself, and what sets them.
+_TAKEN = {
+    "model": "--model",
+    "input": "PROMPT",
+    "messages": "PROMPT",
+    "instructions": "--instructions",
+    "tools": "--web-search and --auto-tool-call",
+    "stream": "--stream",
+    "background": "--background",
+    "previous_response_id": "--previous-response-id",
+    "timeout": "--timeout",
+    "num_retries": "the rule that nothing is paid for twice",
+}
+
+# ISO 3166-1 alpha-2.
+_ISO = """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY
+    BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK
+    FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR
+    IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK
+    ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM
+    PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF
+    TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+"""
+_COUNTRIES = frozenset(_ISO.split())
+
+
+def parse_fields(given: Sequence[str]) -> dict[str, Any]:
+    """The fields of `-o KEY=VALUE`: dotted keys nest, a value is JSON or else text, the last of two wins.
+
+    Raises:
+        ValueError: one of them cannot be used; the message says which and why.
+    """
+    fields: dict[str, Any] = {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path) or not key.isprintable():
+            raise ValueError(f"{one!r} is not KEY=VALUE")
+        if path[0] in _TAKEN or path[0].startswith("extra_"):
+            raise ValueError(f"{path[0]} is set by {_TAKEN.get(path[0], 'the SDK')}, not by -o")
+        inner = fields
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{key}: {name} is given a value already, so nothing can be put inside it")
+        inner[path[-1]] = _value(key, text)
+    return fields
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        value = text
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # of an encoding, too: half a surrogate pair, or bytes that are not UTF-8
+        raise ValueError(f"{key}: the value cannot be sent (a number without end, or no valid UTF-8)") from None
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity are no JSON: they are taken as text
+
+
+def parse_country(given: str) -> str:
+    """A country by its ISO 3166-1 code, in capitals. Raises ValueError for anything else."""
+    if given.strip().upper() not in _COUNTRIES:
+        raise ValueError(f"{given!r} is not an ISO country code of two letters, such as KR")
+    return given.strip().upper()

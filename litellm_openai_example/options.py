@@ -1,0 +1,138 @@
+"""What a command line says, and which options exclude each other."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+PROGRAM = "litellm-example"
+
+
+class Options(NamedTuple):
+    """The command line; each option is described where `cli` defines it.
+
+    `api` is the one that is used; `stream` is None where neither --stream nor --no-stream is given; `fields` are those
+    of `-o`, nested.
+    """
+
+    prompt: str | None
+    api: str
+    background: bool
+    wait: bool
+    retrieve: str | None
+    cancel: str | None
+    previous_response_id: str | None
+    web_search: bool
+    search_country: str | None
+    auto_tool_call: bool
+    target: str
+    invocation: str | None
+    list_work: bool
+    deliverable_format: str | None
+    fields: dict[str, Any]
+    sources: bool
+    stream: bool | None
+    timeout: float
+    model: str | None
+    instructions: str | None
+    json: bool
+    verbose: bool
+
+    @property
+    def follows_up(self) -> bool:
+        """Whether this is about work that was submitted before, and so needs no prompt."""
+        return bool(self.retrieve or self.cancel or self.invocation or self.list_work)
+
+    @property
+    def at_relay(self) -> bool:
+        """Whether a relay is asked, by us or for the model."""
+        if self.invocation or (self.cancel or "").startswith("inv_"):
+            return True
+        return not self.follows_up and (self.auto_tool_call or self.target == "relay")
+
+    @property
+    def at_gateway(self) -> bool:
+        """Whether the gateway is asked for certain, so that its settings are needed."""
+        return not self.at_relay or (self.auto_tool_call and not self.follows_up)
+
+    @property
+    def tool(self) -> dict[str, Any] | None:
+        """The tool of --web-search."""
+        if not self.web_search:
+            return None
+        where = {"type": "approximate", "country": self.search_country}
+        # The older name: models that know only `web_search` refuse it before anything is paid for.
+        return {"type": "web_search_preview"} | ({"user_location": where} if self.search_country else {})
+
+
+def conflict(options: Options, given: set[str]) -> str | None:
+    """Why a combination of options makes no sense; None if it does.
+
+    Args:
+        options: their values.
+        given: the names of those that stand on the command line, whatever their value.
+    """
+    for name in ("retrieve", "cancel", "invocation", "previous_response_id", "model"):
+        value = getattr(options, name)
+        if name in given and (not value.strip() or not value.isprintable()):
+            return f"{_flag(name)} is empty or holds control characters"
+        if name in given and name != "model" and not (value.isascii() and " " not in value):
+            return f"{_flag(name)} is not an id"
+    modes = [name for name in _NOT_WITH if name in given]
+    if len(modes) > 1:
+        return f"{_flag(modes[0])} and {_flag(modes[1])} exclude each other"
+    if modes:  # --auto-tool-call is not among these: `make run-auto` has it, and what follows up beats it
+        return _first(modes[0], given, _NOT_WITH[modes[0]])
+    if "wait" in given and not options.background:
+        return "--wait goes with --background or --retrieve"
+    if "search_country" in given and not options.web_search:
+        return "--search-country goes with --web-search"
+    if options.target == "relay":
+        return _relay_conflict(options, given)
+    if "deliverable_format" in given:
+        return "--deliverable-format goes with --target relay"
+    if options.api == "chat":
+        only = [name for name in _RESPONSES_ONLY if getattr(options, name)]
+        if only:
+            return f"{_flag(only[0])} needs --api responses"
+    if options.auto_tool_call:
+        found = _first("auto_tool_call", given, ("background",))
+        if found:
+            return found
+    if options.stream:
+        return _first("stream", given, ("json", "background", "auto_tool_call"))
+    return None
+
+
+_RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
+_ASKING = (
+    *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
+    *("stream", "fields", "previous_response_id", "instructions"),
+)
+_NOT_WITH = {
+    "retrieve": _ASKING,
+    "cancel": (*_ASKING, "wait"),
+    "invocation": (*_ASKING, "wait", "model"),
+    "list_work": (*_ASKING, "wait", "model", "api"),
+}
+
+
+def _relay_conflict(options: Options, given: set[str]) -> str | None:
+    if "api" in given:
+        return "--target relay does not go through an API: leave --api away"
+    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields")
+    found = _first("target relay", given, excluded)
+    if not found and options.stream:
+        found = _first("stream", given, ("background", "json"))
+    return found
+
+
+def _first(what: str, given: set[str], excluded: tuple[str, ...]) -> str | None:
+    """The message for the first of the excluded options that stands next to `what`, if one does."""
+    for name in excluded:
+        if name in given:
+            return f"{_flag(what)} takes no prompt" if name == "prompt" else f"{_flag(what)} excludes {_flag(name)}"
+    return None
+
+
+def _flag(name: str) -> str:
+    return {"fields": "-o", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")

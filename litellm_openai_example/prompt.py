@@ -1,0 +1,106 @@
+"""The prompt: from the command line, from stdin, or joined from both."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import threading
+import time
+
+import click
+
+from .options import Options
+
+_MOST = 32 * 1024 * 1024  # bytes; no model takes more, and an endless writer must not fill the memory
+# What reading a stdin gives that is there in name only, as under nohup.
+_NOTHING_THERE = (errno.EBADF, errno.EIO)
+
+
+def read_prompt(options: Options, until: float) -> str:
+    """The whole prompt: PROMPT, a blank line, and what is piped in; either one alone; empty where none is needed.
+
+    Args:
+        until: when stdin must have ended, on the monotonic clock.
+
+    Raises:
+        click.UsageError: there is no usable prompt. Nothing was sent.
+    """
+    if options.follows_up:
+        return ""
+    prompt = None if options.prompt == "-" else options.prompt
+    for name, text in (("prompt", prompt), ("text of --instructions", options.instructions)):
+        _check(name, text)
+    terminal = sys.stdin is None or sys.stdin.isatty()
+    if options.prompt is None and terminal:
+        raise click.UsageError('give a prompt, or pipe it in (or type it with "-" as PROMPT)')
+    if prompt is not None:
+        piped = "" if terminal else _read_stdin(until, needed=False)
+        return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+    piped = _read_stdin(until if not terminal else float("inf"), needed=True)
+    _check("prompt", piped)
+    return piped
+
+
+def _check(name: str, text: str | None) -> None:
+    if text is not None and not text.strip():
+        raise click.UsageError(f"the {name} is empty")
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(f"the {name} is not valid UTF-8") from None
+
+
+def _read_stdin(until: float, *, needed: bool) -> str:
+    if sys.stdin is None:
+        raise click.UsageError("there is no stdin to read the prompt from")
+    try:
+        return _read(sys.stdin.fileno(), until).decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise click.UsageError("the text on stdin is not valid UTF-8") from None
+    except TimeoutError:
+        raise click.UsageError(
+            "stdin did not end before the deadline, and nothing was sent: "
+            "add </dev/null if nothing is to be read from it, or a longer --timeout"
+        ) from None
+    except OSError as error:
+        if not needed and error.errno in _NOTHING_THERE:
+            return ""
+        raise click.UsageError(f"cannot read the prompt from stdin: {error.strerror}") from None
+
+
+def _read(descriptor: int, until: float) -> bytes:
+    """All that comes. Raises OSError, and TimeoutError when the end does not come in time."""
+    pieces: list[bytes] = []
+    failures: list[OSError] = []
+
+    def read() -> None:
+        size = 0
+        try:
+            while piece := _next(descriptor):
+                pieces.append(piece)
+                size += len(piece)
+                if size > _MOST:
+                    raise OSError(errno.EFBIG, f"it holds more than {_MOST // 2**20} MB")
+        except OSError as error:
+            failures.append(error)
+
+    # In a thread, because nothing else can wait for a pipe with a limit on every system. It reads the bare descriptor:
+    # a buffered stream would be locked by it when the interpreter ends.
+    reader = threading.Thread(target=read, daemon=True, name="stdin")
+    reader.start()
+    reader.join(max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
+    if reader.is_alive():
+        raise TimeoutError
+    if failures:
+        raise failures[0]
+    return b"".join(pieces)
+
+
+def _next(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, 65536)
+        except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+            select.select([descriptor], [], [], 1.0)
