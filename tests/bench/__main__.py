@@ -12,13 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from .client_bench import first_piece, library, one_shot
+from .before import checkout
+from .client_bench import COMMAND, first_piece, library, one_shot
 from .growth import growth
 from .llm import llm_versions
 from .measure import machine, raise_file_limit, stub
+from .node import node_versions
 from .picture import draw
-from .relay_bench import accept, burst, start
+from .relay_bench import accept, burst, run_cost, start
 from .report import compare, comparison_table, growth_table, number_table, numbers
+from .streams import stream_growth, stream_table
 
 T = TypeVar("T")
 _BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
@@ -29,25 +32,31 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=12, help="counted runs of each command")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the raw numbers")
     parser.add_argument("--publish", action="store_true", help="put tables and picture into README.md and docs/")
+    parser.add_argument("--before", metavar="REVISION", help="measure the relay of this revision beside ours")
     arguments = parser.parse_args()
     raise_file_limit()
+    arguments.out.mkdir(exist_ok=True)
+    before = checkout(arguments.before, arguments.out) if arguments.before else None
     with stub() as url:
         figures = {
             **_step("commands", lambda: one_shot(url, arguments.runs)),
             **_step("first pieces", lambda: first_piece(url, arguments.runs)),
             **_step("library", lambda: library(url)),
         }
+        streams = _step("streams, up to 100,000 pieces", lambda: stream_growth(url, COMMAND))
     started = _step("relay: start", start)
-    for name, pair in (("relay: accept", accept), ("relay: burst", burst)):
-        figures |= {one.name: one for one in _step(name, pair)}
+    figures |= {one.name: one for one in _step("relay: accept", lambda: accept(before))}
+    figures |= {one.name: one for one in _step("relay: burst", burst)}
+    figures |= _step("relay: cost of a run", lambda: run_cost(before))
     grown = _step("relay: growth, up to 1,000 jobs and waiters", growth)
 
     comparisons, found = compare(figures), numbers(figures, started, grown)
     names = ("openai", "click", "fastapi", "sqlalchemy")
-    versions = ", ".join([*(f"{name} {version(name)}" for name in names), *filter(None, [llm_versions()])])
+    others = filter(None, [llm_versions(), node_versions()])
+    versions = ", ".join([*(f"{name} {version(name)}" for name in names), *others])
     when = datetime.now(UTC)
     caption = f"{when:%Y-%m-%d}, {machine()}, {versions}"
-    tables = [comparison_table(comparisons), number_table(found), growth_table(grown)]
+    tables = [comparison_table(comparisons), number_table(found), growth_table(grown), stream_table(streams)]
     text, picture = "\n\n".join([f"Measured on {caption}.", *tables]), draw(comparisons, caption)
     print(text)
 
@@ -55,11 +64,10 @@ def main() -> None:
         "when": when.isoformat(),
         "machine": machine(),
         "versions": versions,
-        "figures": {name: {"seconds": one.seconds, "megabytes": one.megabytes} for name, one in figures.items()},
+        "figures": {name: asdict(one) for name, one in (figures | streams).items()},
         "start": asdict(started),
         "growth": asdict(grown),
     }
-    arguments.out.mkdir(exist_ok=True)
     (arguments.out / f"{when:%Y%m%dT%H%M%SZ}.json").write_text(json.dumps(raw, indent=1))
     (arguments.out / "bench.md").write_text(text + "\n")
     (arguments.out / "bench.svg").write_text(picture)

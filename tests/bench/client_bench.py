@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .llm import install_llm
 from .measure import Figures, interleaved, run_process
+from .node import install_node
 
 PROMPT = "Say something about foxes."
 CALLS = 500
@@ -45,7 +46,7 @@ body = json.dumps({"model": "gpt-4o", "input": PROMPT}).encode()
 headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
 request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/responses", body, headers)
 print(json.load(urllib.request.urlopen(request))["output"][0]["content"][0]["text"])"""
-_OURS = str(Path(sys.executable).parent / "litellm-example")
+COMMAND = str(Path(sys.executable).parent / "litellm-example")
 HELLO = "import click\n@click.command()\ndef hello(): click.echo('hello')\nhello()"
 
 
@@ -68,7 +69,7 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
     env = environment(port)
     commands: dict[str, list[str]] = {}
     for name, script in BARE.items():
-        commands[f"{name}: litellm-example"] = [_OURS, *OURS[name], PROMPT]
+        commands[f"{name}: litellm-example"] = [COMMAND, *OURS[name], PROMPT]
         commands[f"{name}: bare SDK"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{script}"]
     commands["responses: urllib"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{URLLIB}"]
     if curl := shutil.which("curl"):
@@ -77,7 +78,7 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
         commands["responses: curl"] = [curl, "-sS", *headers, "-d", data, f"{env['OPENAI_BASE_URL']}/responses"]
     else:
         print("curl: left out, there is none", file=sys.stderr)
-    commands["help: litellm-example"] = [_OURS, "--help"]
+    commands["help: litellm-example"] = [COMMAND, "--help"]
     commands["help: hello-world Click"] = [sys.executable, "-c", HELLO]
     if llm := install_llm(env["OPENAI_BASE_URL"]):
         env["LLM_USER_PATH"] = str(llm.parent.parent / "home")
@@ -85,6 +86,8 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
         commands["chat: llm"] = [str(llm), "-m", "bench-chat", "--no-stream", *options]
         commands["responses: llm"] = [str(llm), "-m", "bench-responses", "--no-stream", *options]
         commands["responses stream: llm"] = [str(llm), "-m", "bench-responses", *options]
+    for name, command in install_node(PROMPT).items():
+        commands[f"{name}: Node SDK"] = command
     return interleaved({name: partial(run_process, command, env) for name, command in commands.items()}, runs)
 
 
@@ -97,7 +100,7 @@ def first_piece(port: int, runs: int) -> dict[str, Figures]:
     figures = {name: Figures(name) for name in ("first piece: chat", "first piece: responses")}
     for round_ in range(runs + 1):
         for name, found in figures.items():
-            command = [_OURS, "--api", name.partition(": ")[2], "--stream", "--model", "stamped", PROMPT]
+            command = [COMMAND, "--api", name.partition(": ")[2], "--stream", "--model", "stamped", PROMPT]
             with subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
                 assert process.stdout is not None
                 first = os.read(process.stdout.fileno(), 4096)

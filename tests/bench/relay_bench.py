@@ -6,12 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from .load import Connection, post_rate
 from .measure import Figures, stub
-from .relay_process import RelayProcess, invocation, relay
+from .relay_process import OURS, RelayProcess, invocation, relay
 
 ROUNDS = 3
 STARTS = 5
@@ -63,23 +65,63 @@ def _idle_cpu(process: RelayProcess) -> list[float]:
     return shares
 
 
-def accept() -> tuple[Figures, Figures]:
-    """Seconds for one durable POST with 32 clients at once, the relay's and the stub's in turn."""
-    return asyncio.run(_accept())
+def accept(before: Path | None = None) -> tuple[Figures, ...]:
+    """Seconds for one durable POST with 32 clients at once: the relay's, the stub's and, with `before`, that state's.
+
+    Args:
+        before: folder of the commands of the state before.
+    """
+    return asyncio.run(_accept(before))
 
 
-async def _accept() -> tuple[Figures, Figures]:
-    ours, direct = Figures("accept: relay"), Figures("accept: stub")
-    with stub() as upstream, relay(upstream, "research-3600", max_queued=1_000_000) as process:
+async def _accept(before: Path | None) -> tuple[Figures, ...]:
+    figures = {"accept: relay": Figures("accept: relay"), "accept: stub": Figures("accept: stub")}
+    with ExitStack() as stack:
+        upstream = stack.enter_context(stub())
+        ports = {"accept: relay": _accepting(stack, upstream, OURS)}
+        if before is not None:
+            ports["accept: before"] = _accepting(stack, upstream, before)
+            figures["accept: before"] = Figures("accept: before")
         numbers = count()
         for round_ in range(ROUNDS + 1):
             seconds = _POSTING if round_ else 0.5  # the first round is not counted
-            rate = await post_rate(process.port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)
-            base = await post_rate(upstream, CLIENTS, seconds, _submission, 200)
+            rates = {
+                name: await post_rate(port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)
+                for name, port in ports.items()
+            }
+            rates["accept: stub"] = await post_rate(upstream, CLIENTS, seconds, _submission, 200)
             if round_:
-                ours.seconds.append(1 / rate)
-                direct.seconds.append(1 / base)
-    return ours, direct
+                for name, rate in rates.items():
+                    figures[name].seconds.append(1 / rate)
+    return tuple(figures.values())
+
+
+def _accepting(stack: ExitStack, upstream: int, programs: Path) -> int:
+    return stack.enter_context(relay(upstream, "research-3600", programs, max_queued=1_000_000)).port
+
+
+def run_cost(before: Path | None = None) -> dict[str, Figures]:
+    """Processor seconds of the relay for one run of 5 s, 200 at once, and the looks at the upstream that it took.
+
+    `megabytes` of the figures holds the looks (GETs a run).
+    """
+    return asyncio.run(_run_cost(before))
+
+
+async def _run_cost(before: Path | None) -> dict[str, Figures]:
+    programs = {"run: relay": OURS} | ({} if before is None else {"run: before": before})
+    figures = {name: Figures(name) for name in programs}
+    for round_ in range(ROUNDS):
+        for name, folder in programs.items():
+            with stub() as upstream, relay(upstream, f"research-{RESEARCH}", folder, max_running=AT_ONCE) as process:
+                async with Connection(upstream) as counter:
+                    await counter.get("/counts")
+                    used = process.cpu
+                    numbers = range(round_ * AT_ONCE, (round_ + 1) * AT_ONCE)
+                    await _timed(_through_relay(process.port, number) for number in numbers)
+                    figures[name].seconds.append((process.cpu - used) / AT_ONCE)
+                    figures[name].megabytes.append((await counter.get("/counts")).json["GET"] / AT_ONCE)
+    return figures
 
 
 def burst() -> tuple[Figures, Figures]:

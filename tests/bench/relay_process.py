@@ -23,6 +23,7 @@ from litellm_openai_example.relay.contract import IDEMPOTENCY_HEADER, INVOCATION
 from ..scripted import free_port
 from .load import Connection
 
+OURS = Path(sys.executable).parent
 _USUAL = ("ledger: ", "listening on ")
 
 
@@ -53,13 +54,23 @@ class RelayProcess:
 
 
 @contextmanager
-def relay(upstream: int, model: str, **settings: int) -> Iterator[RelayProcess]:
-    """A relay in front of the stub at a port. Raises RuntimeError when it fails or has something to complain about."""
+def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int) -> Iterator[RelayProcess]:
+    """A relay in front of the stub at a port.
+
+    Args:
+        upstream: port of the stub.
+        model: that does the research.
+        programs: folder of the command; another one than ours for the state before.
+        **settings: the relay's variables without their prefix.
+
+    Raises:
+        RuntimeError: it failed, or had something to complain about.
+    """
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, open(Path(folder) / "log", "w+") as log:
         port = free_port()
         started = time.perf_counter()
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "litellm-relay"), "--port", str(port)],
+            [str(programs / "litellm-relay"), "--port", str(port)],
             env=_environment(upstream, model, folder, settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -92,6 +103,7 @@ def _environment(upstream: int, model: str, folder: str, settings: dict[str, int
         "LITELLM_API_KEY": "sk-bench",
         "RELAY_DATABASE_URL": f"sqlite:///{folder}/relay.sqlite3",
         "RELAY_MODEL": model,
+        "RELAY_LOG_LEVEL": "warning",
         "NO_PROXY": "127.0.0.1",
         **{f"RELAY_{name.upper()}": str(value) for name, value in settings.items()},
     }

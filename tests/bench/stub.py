@@ -3,7 +3,7 @@
 `python -m tests.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece, and
 plays a background provider: a response of the model `research-5` is finished after 5 s, and one of
 `research-3600-every-5` asks to be looked at every 5 s. The model `stamped` streams the monotonic clock as its first
-piece.
+piece, and `pieces-5000` as many pieces.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ class Stub:
             self.cancelled.add(path.split("/")[-2])
             return self.retrieve(writer, path.split("/")[-2])
         if body.get("stream"):
-            events = _chunks() if "chat" in path else _events()
-            return await _send_events(writer, events, stamped=body["model"] == "stamped")
+            model = str(body["model"])
+            pieces = ["word "] * int(model[7:]) if model.startswith("pieces-") else _PIECES
+            events = _chunks(pieces) if "chat" in path else _events(pieces)
+            return await _send_events(writer, events, stamped=model == "stamped")
         if body.get("background"):
             return self.submit(writer, str(body["model"]))
         return _send(writer, _CHAT if "chat" in path else _RESPONSE)
@@ -141,31 +143,35 @@ async def _send_events(writer: asyncio.StreamWriter, events: list[dict[str, obje
             await asyncio.sleep(PAUSE)
         else:
             writer.write(f"data: {json.dumps(event)}\n\n".encode())
+            await writer.drain()
     writer.write(b"data: [DONE]\n\n")
     await writer.drain()
     writer.close()
 
 
-def _chunks() -> list[dict[str, object]]:
+def _chunks(pieces: list[str]) -> list[dict[str, object]]:
     base = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
-    deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in _PIECES]
+    deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in pieces]
     return [
         {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         for delta, reason in [*deltas, ({}, "stop")]
     ]
 
 
-def _events() -> list[dict[str, object]]:
+def _events(pieces: list[str]) -> list[dict[str, object]]:
+    text = "".join(pieces)
+    part = {**_PART, "text": text}
+    message = {**_MESSAGE, "content": [part]}
     started = {**_RESPONSE, "status": "in_progress", "output": []}
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     events: list[dict[str, object]] = [
         {"type": "response.created", "response": started},
         {"type": "response.output_item.added", "output_index": 0, "item": {**_MESSAGE, "content": []}},
         {"type": "response.content_part.added", **place, "part": {**_PART, "text": ""}},
-        *({"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in _PIECES),
-        {"type": "response.output_text.done", **place, "text": TEXT, "logprobs": []},
-        {"type": "response.output_item.done", "output_index": 0, "item": _MESSAGE},
-        {"type": "response.completed", "response": _RESPONSE},
+        *({"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in pieces),
+        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+        {"type": "response.output_item.done", "output_index": 0, "item": message},
+        {"type": "response.completed", "response": {**_RESPONSE, "output": [message]}},
     ]
     return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
