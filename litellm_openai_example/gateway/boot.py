@@ -19,25 +19,12 @@ def _end_with_parent(pipe: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _post_once() -> None:
-    """Keep LiteLLM from sending a POST again whose connection was reset: it may have been executed and paid for.
-
-    It repeats what could not connect, which is right, but takes every error of the operating system for that.
-    """
-    import aiohttp  # type: ignore[import-not-found]
-    import httpx  # type: ignore[import-not-found]
-    from litellm.llms.custom_httpx.aiohttp_transport import AIOHTTP_EXC_MAP  # type: ignore[import-not-found]
-
-    AIOHTTP_EXC_MAP[aiohttp.ClientOSError] = httpx.ReadError
-
-
 def main() -> None:
     pipe = int(sys.argv[1])
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     sys.argv = ["litellm", *sys.argv[2:]]
     from litellm import run_server  # type: ignore[import-not-found]
 
-    _post_once()
     run_server()
 
 

@@ -1,4 +1,4 @@
-"""The environment that LiteLLM runs in: its own, because it needs another major version of the SDK than we do."""
+"""The environment that LiteLLM runs in: its own, so that its hundred pinned packages never meet the user's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GatewayUnavailable(Exception):
 
 
 def ensure(tell: Callable[[str], None]) -> Path:
-    """The Python of the gateway's environment, which is made on first use (716 MB on disk).
+    """The Python of the gateway's environment, which is made on first use (about 470 MB on disk).
 
     Its name is made from the pinned requirements and the Python version, so that a new release gets a new one.
 
@@ -75,13 +75,14 @@ def _complete(root: Path, python: Path) -> bool:
 
 def _install(root: Path, python: Path, requirements: Path, tell: Callable[[str], None]) -> None:
     uv = find_uv()
-    tell(f"installing LiteLLM into {root} (once, about 700 MB)")
+    tell(f"installing LiteLLM into {root} (once, about 470 MB)")
     shutil.rmtree(root, ignore_errors=True)
     quiet = [] if sys.stderr is not None and sys.stderr.isatty() else ["--quiet"]
     _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)])
+    # Without their dependencies: all that is needed is pinned, and what LiteLLM names beside it is left out on purpose.
     # Bytecode now, or each of the proxy's starts would compile some thousand modules.
-    _run([uv, "pip", "install", *quiet, "--python", str(python), "--require-hashes", "--compile-bytecode",
-          "--requirements", str(requirements)])  # fmt: skip
+    _run([uv, "pip", "install", *quiet, "--python", str(python), "--require-hashes", "--no-deps",
+          "--compile-bytecode", "--requirements", str(requirements)])  # fmt: skip
     (root / _DONE).touch()
 
 

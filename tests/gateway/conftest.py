@@ -47,12 +47,6 @@ def run_server():
         threading.Timer(1.5, server.shutdown).start()
     server.serve_forever()
 """
-STANDINS = {
-    "litellm/__init__.py": STANDIN,
-    "litellm/llms/custom_httpx/aiohttp_transport.py": "AIOHTTP_EXC_MAP = {}",
-    "aiohttp.py": "ClientOSError = OSError",
-    "httpx.py": "ReadError = OSError",
-}
 
 
 class Launcher:
@@ -130,9 +124,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = environment.location(requirements)
     venv.create(root, symlinks=True)
     packages = next(root.glob("lib/python*/site-packages"))
-    for name, content in STANDINS.items():
-        (packages / name).parent.mkdir(parents=True, exist_ok=True)
-        (packages / name).write_text(content)
+    (packages / "litellm.py").write_text(STANDIN)
     (root / ".complete").touch()
     return cache
 

@@ -14,6 +14,8 @@ import pytest
 from litellm_openai_example.gateway import environment
 from litellm_openai_example.gateway.environment import GatewayUnavailable, ensure, find_uv
 
+from .licences import DOCUMENT, pinned
+
 # `uv venv ... ROOT` makes ROOT/bin/python; `uv pip install` notes what it was given, slowly enough to be met.
 FAKE_UV = """#!/bin/sh
 for last; do :; done
@@ -23,6 +25,10 @@ case "$1" in
   pip) sleep 0.3; exit ${FAKE_UV_EXIT:-0} ;;
 esac
 """
+
+
+def folder_text(name: str) -> str:
+    return resources.files(environment.__package__).joinpath(name).read_text()
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def test_it_is_made_once(calls: Path) -> None:
     assert ensure(told.append) == python
     made, installed = calls.read_text().splitlines()
     assert made.startswith(f"venv --quiet --python {sys.executable} ")
-    for option in ("--require-hashes", "--compile-bytecode", f"--python {python}"):
+    for option in ("--require-hashes", "--no-deps", "--compile-bytecode", f"--python {python}"):
         assert option in installed
     assert len(told) == 1
 
@@ -113,10 +119,30 @@ def test_without_uv_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: py
 
 
 def test_the_requirements_are_pinned_with_hashes_and_name_no_index() -> None:
-    text = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_text()
-    entries = re.split(r"\n(?=\S)", text.strip())
+    text = folder_text(environment.REQUIREMENTS)
+    entries = re.split(r"\n(?=[^\s#])", text.strip())[1:]
     for entry in entries:
         assert re.match(r"[a-z0-9._-]+(\[[a-z,-]+\])?==\S+ ", entry), entry[:60]
         assert "--hash=sha256:" in entry
     assert "://" not in text
-    assert any(entry.startswith(("litellm==1.106.2 ", "litellm[proxy]==1.106.2 ")) for entry in entries)
+    assert any(entry.startswith("litellm==1.108.7 ") for entry in entries)
+
+
+def test_what_is_left_out_is_not_pinned() -> None:
+    left_out = re.findall(r"^[a-z-]+", folder_text("excluded.in"), re.MULTILINE)
+    assert "litellm-enterprise" in left_out
+    assert not set(left_out) & set(pinned())
+
+
+def test_every_pin_says_who_asked_for_it_and_how_it_is_renewed() -> None:
+    text = folder_text(environment.REQUIREMENTS)
+    assert "make gateway-lock" in text.partition("==")[0]
+    assert text.count("    # via") == len(re.findall(r"^\S+==", text, re.MULTILINE))
+    assert set(re.findall(r"^([a-z-]+)\[proxy\]==(\S+)", folder_text("requirements.in"), re.MULTILINE)) == {
+        ("litellm", pinned()["litellm"])
+    }
+
+
+def test_the_licences_of_all_that_is_pinned_are_listed() -> None:
+    rows = re.findall(r"^\| ([a-z0-9._-]+) \| ([^|]+) \| ([^|]+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert {name: version for name, version, _ in rows} == pinned()
