@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.gateway.offline.brain import DEMO, SOURCE, Entry, Turn, decide
+from litellm_openai_example.gateway.offline.model import DEMO, SOURCE, Entry, Turn, decide
 
 RESEARCH: Mapping[str, Mapping[str, Any]] = {"deep_research": {}}
 
@@ -81,9 +81,50 @@ def test_a_new_question_after_research_may_be_researched_again() -> None:
 
 def test_a_research_model_reports() -> None:
     reply = decide(ask("Why tides?", model="o3-deep-research", searches=True))
-    for part in ("# Offline demo research", "Why tides?", DEMO, SOURCE):
+    for part in ("# Offline demo research", "Why tides?", DEMO, "[1]", "[2]"):
         assert part in reply.text
-    assert reply.searched
+    assert "://" not in reply.text  # the sources stand in the annotations alone
+    assert [url for url, _ in reply.sources] == [SOURCE, f"{SOURCE}/second"]
+
+
+@pytest.mark.parametrize(("effort", "reports"), [("high", True), ("xhigh", True), ("low", False), ("", False)])
+def test_todays_models_report_where_they_search_and_think_hard(effort: str, reports: bool) -> None:
+    asked = decide(ask("Why tides?", model="gpt-6.1-sol", searches=True, effort=effort))
+    assert asked.text.startswith("# Offline demo research") is reports
+    assert not decide(ask("Why?", model="gpt-6.1-sol", effort=effort)).text.startswith("#")
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Please call get_weather for Busan",
+        "get_weather(Busan)",
+        "get_weather를 호출해줘",
+        "get_weather로 알아봐",
+    ],
+)
+def test_a_function_that_the_prompt_names_is_called(prompt: str) -> None:
+    reply = decide(ask(prompt, functions={"other": {}, "get_weather": CITY}))
+    assert (reply.call, json.loads(reply.arguments)) == ("get_weather", {"city": prompt, "days": 0})
+
+
+def test_arguments_that_the_prompt_gives_are_used() -> None:
+    reply = decide(ask('Call get_weather with {"city": "부산", "days": 3}', functions={"get_weather": CITY}))
+    assert json.loads(reply.arguments) == {"city": "부산", "days": 3}
+    reply = decide(ask("Call get_weather with {city: Busan}", functions={"get_weather": CITY}))
+    assert json.loads(reply.arguments)["days"] == 0
+
+
+@pytest.mark.parametrize("prompt", ["my_get_weather", "get_weather2", "Reply with exactly: get_weather", "weather"])
+def test_a_function_that_is_not_named_is_not_called(prompt: str) -> None:
+    assert decide(ask(prompt, functions={"get_weather": CITY})).call == ""
+
+
+def test_a_named_function_without_a_schema_gets_an_object() -> None:
+    assert decide(ask("call ping", functions={"ping": {}})).arguments == "{}"
 
 
 def test_a_forced_function_is_called_with_arguments_that_fit() -> None:

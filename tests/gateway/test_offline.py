@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +18,7 @@ from openai import OpenAI
 from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
 
-from litellm_openai_example.gateway.offline.brain import DEMO, SOURCE
+from litellm_openai_example.gateway.offline.model import DEMO, SOURCE
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
 SEARCH: Any = {"type": "web_search_preview"}
@@ -300,6 +302,105 @@ def test_research_needs_a_data_source_and_no_function(client: OpenAI, tools: Any
         client.responses.create(model="o3-deep-research", input="Why?", tools=tools)
 
 
+def test_todays_research_recipe(client: OpenAI) -> None:
+    made = client.responses.create(
+        model="gpt-6.1-sol",
+        input="왜 밀물과 썰물이 생길까?",
+        tools=[{"type": "web_search"}],
+        reasoning={"effort": "high"},
+        include=["web_search_call.action.sources"],
+        background=True,
+    )
+    response, seen = finished(client, made.id)
+    assert seen[-1] == "completed"
+    assert "왜 밀물과 썰물이 생길까?" in response.output_text
+    assert "://" not in response.output_text
+    found = [(one.type, one.url) for one in response.output[1].content[0].annotations]
+    assert found == [("url_citation", SOURCE), ("url_citation", f"{SOURCE}/second")]
+    assert [one.url for one in response.output[0].action.sources] == [url for _, url in found]
+    for one in response.output[1].content[0].annotations:
+        assert response.output_text[one.start_index : one.end_index] in ("[1]", "[2]")
+
+
+def refused(client: OpenAI, model: str, **how: Any) -> openai.BadRequestError:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.responses.create(model=model, input="Why?", **how)
+    return raised.value
+
+
+def test_what_todays_models_refuse(client: OpenAI) -> None:
+    error = refused(client, "gpt-6.1-sol", tools=[SEARCH])
+    assert error.body["message"] == "Web search preview tool is not supported with this model, use `web_search`"
+    assert refused(client, "gpt-4o", reasoning={"effort": "high"}).param == "reasoning.effort"
+    assert "at least one of" in str(refused(client, "o4-mini-deep-research"))
+    for model, how in (
+        ("gpt-6.1-sol", {"tools": [{"type": "web_search"}], "reasoning": {"effort": "low"}}),
+        ("gpt-6-luna", {"tools": [SEARCH], "reasoning": {"effort": "low"}}),
+        ("gpt-4o", {"tools": [SEARCH]}),
+    ):
+        assert client.responses.create(model=model, input="Why?", **how).status == "completed"  # type: ignore[call-overload]
+
+
+# Embeddings and files
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_embeddings_are_the_same_for_the_same_text(client: OpenAI, encoding: Any) -> None:
+    texts = ["한글", "other", "한글"]
+    made = client.embeddings.create(model="text-embedding-3-small", input=texts, encoding_format=encoding, dimensions=8)
+    vectors = [one.embedding for one in made.data]
+    if encoding == "base64":
+        vectors = [list(struct.unpack("<8f", base64.b64decode(str(one)))) for one in vectors]
+    assert vectors[0] == vectors[2] != vectors[1]
+    assert {len(one) for one in vectors} == {8}
+    assert sum(number * number for number in vectors[0]) == pytest.approx(1)
+    assert [one.index for one in made.data] == [0, 1, 2]
+    assert made.usage.total_tokens > 0
+
+
+def test_embeddings_have_the_usual_size(client: OpenAI) -> None:
+    assert len(client.embeddings.create(model="m", input="one text").data[0].embedding) == 1536
+    assert len(client.embeddings.create(model="m", input=[[1, 2], [3]]).data) == 2
+
+
+@pytest.mark.parametrize(
+    "body", [{"input": []}, {"input": ""}, {"input": ["a", None]}, {"input": "a", "dimensions": 0}, {"input": {}}, {}]
+)
+def test_embeddings_of_nothing_are_refused(provider: OfflineProvider, body: dict[str, Any]) -> None:
+    status, answer = raw(provider, "POST", "/v1/embeddings", json.dumps({"model": "m", **body}).encode())
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_files(client: OpenAI) -> None:
+    content = bytes(range(256)) * 3 + "끝\r\n--x\r\n".encode()
+    made = client.files.create(file=("표.bin", content), purpose="user_data")
+    assert (made.filename, made.bytes, made.purpose) == ("표.bin", len(content), "user_data")
+    assert client.files.content(made.id).read() == content
+    assert client.files.retrieve(made.id) == made
+    assert [one.id for one in client.files.list(purpose="user_data")] == [made.id]
+    assert list(client.files.list(purpose="batch")) == []
+    assert client.files.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.files.delete(made.id)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b"{}"),
+        ("multipart/form-data", b"no boundary"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\n\r\n--x--"),
+        ("multipart/form-data; boundary=x", b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data'),
+        ("multipart/form-data; boundary=x", b""),
+    ],
+)
+def test_a_form_without_a_file_is_refused(provider: OfflineProvider, kind: str, body: bytes) -> None:
+    status, answer = raw(provider, "POST", "/v1/files", body, **{"content-type": kind})
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+
+
 # The wire
 
 
@@ -336,7 +437,7 @@ def test_a_body_without_a_length_is_refused(provider: OfflineProvider) -> None:
     assert raw(provider, "POST", "/v1/responses", b"{}", transfer_encoding="chunked")[0] == 400
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses/x/y", "/v1/responses/x/cancel"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/audio/speech", "/v1/responses/x/y", "/v1/responses/x/cancel"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_unknown_paths(provider: OfflineProvider, method: str, path: str) -> None:
     status, answer = raw(provider, method, path, b"{}")

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .rules import is_research_model
+
 DEMO = "This is the offline demo model: no language model was involved."
 SOURCE = "https://example.com/offline-demo"
+# Where "research" was done: a report names them by number alone, as many models do.
+SOURCES = ((SOURCE, "Offline demo"), ("https://example.com/offline-demo/second", "Offline demo, second source"))
 
 _EXACTLY = re.compile(r"\s*reply with exactly:[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
 _RESEARCH = re.compile(
     r"\b(research|investigat\w*|analy[sz]\w*|survey|compar\w*|history of|state of the art|literature)\b"
-    r"|조사|연구|분석|비교|역사",
+    r"|조사|연구|분석|비교|역사|리서치|동향|현황",
     re.IGNORECASE,
 )
 _DEEPEST = 8
+_HARD = ("high", "xhigh")
 
 Schema = Mapping[str, Any]
 
@@ -42,6 +48,7 @@ class Turn:
         forced: the function that it has to call, if any.
         searches: whether web search is offered.
         shape: the JSON schema that the answer has to follow; None for plain text.
+        effort: how hard it is to think.
     """
 
     model: str
@@ -50,21 +57,26 @@ class Turn:
     forced: str = ""
     searches: bool = False
     shape: Schema | None = None
+    effort: str = ""
+
+    @property
+    def is_research(self) -> bool:
+        """Whether it asks for a report: of a deep-research model, or of one that searches and thinks hard."""
+        return is_research_model(self.model) or (self.searches and self.effort in _HARD)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model does: it says `text`, or calls the function `call` with JSON arguments."""
+    """What the model does: it says `text`, or calls the function `call` with JSON arguments.
+
+    Attributes:
+        sources: address and title of what it "found"; none where it did not search.
+    """
 
     text: str = ""
     call: str = ""
     arguments: str = ""
-    searched: bool = False
-
-
-def is_research_model(model: str) -> bool:
-    """Whether a model of this name works like a deep-research model."""
-    return "deep-research" in model
+    sources: Sequence[tuple[str, str]] = ()
 
 
 def decide(turn: Turn) -> Reply:
@@ -72,24 +84,21 @@ def decide(turn: Turn) -> Reply:
     asked = [entry.text for entry in turn.conversation if entry.kind == "user"]
     question = asked[-1] if asked else ""
     outputs = [entry.text for entry in _since_last_question(turn.conversation) if entry.kind == "output"]
-    if is_research_model(turn.model):
-        text = _report(question)
-    elif outputs:
+    if turn.is_research and not turn.functions:
+        return Reply(_shaped(turn, _report(question)), sources=SOURCES)
+    if outputs:
         text = f"{DEMO}\n\nYou asked: {question}\n\nThe tools answered:\n\n" + "\n\n".join(outputs)
     elif turn.forced:
-        return Reply(call=turn.forced, arguments=_json(_fill(turn.functions[turn.forced], question)))
+        return _call(turn, turn.forced, question)
     elif (exactly := _EXACTLY.fullmatch(question)) and exactly[1].strip():
-        return Reply(exactly[1].strip(), searched=turn.searches)
+        return Reply(exactly[1].strip(), sources=_found(turn))
+    elif named := _named(turn.functions, question):
+        return _call(turn, named, question)
     elif "deep_research" in turn.functions and _RESEARCH.search(question):
-        return Reply(
-            call="deep_research",
-            arguments=_json({"research_question": question, "deliverable_format": "markdown_brief"}),
-        )
+        return _call(turn, "deep_research", question)
     else:
         text = _echo(turn, asked)
-    if turn.shape is not None:
-        text = _json(_fill(turn.shape, text))
-    return Reply(text, searched=turn.searches)
+    return Reply(_shaped(turn, text), sources=_found(turn))
 
 
 def pieces(text: str, size: int = 12) -> list[str]:
@@ -112,11 +121,47 @@ def _echo(turn: Turn, asked: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def _found(turn: Turn) -> Sequence[tuple[str, str]]:
+    return SOURCES[:1] if turn.searches else ()
+
+
+def _shaped(turn: Turn, text: str) -> str:
+    return text if turn.shape is None else _json(_fill(turn.shape, text))
+
+
+def _named(functions: Mapping[str, Schema], question: str) -> str:
+    """The function that the question names; a Korean particle may follow the name."""
+    for name in functions:
+        if name and re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", question):
+            return name
+    return ""
+
+
+def _call(turn: Turn, name: str, question: str) -> Reply:
+    """A call with the arguments that stand in the question as JSON, else with ones that fit."""
+    if name == "deep_research":
+        given: object = {"research_question": question, "deliverable_format": "markdown_brief"}
+    else:
+        given = _object_in(question)
+        if given is None:
+            given = _fill(turn.functions[name], question)
+    return Reply(call=name, arguments=_json(given if given is not None else {}))
+
+
+def _object_in(text: str) -> object:
+    start, end = text.find("{"), text.rfind("}")
+    if 0 <= start < end:
+        with suppress(ValueError, RecursionError):
+            found: object = json.loads(text[start : end + 1])
+            return found
+    return None
+
+
 def _report(question: str) -> str:
     return (
         f"# Offline demo research\n\n{DEMO}\n\n## Question\n\n{question}\n\n## Findings\n\n"
-        f"- Nothing was looked up: this report stands where a deep-research model would put its findings [1].\n\n"
-        f"## Sources\n\n1. {SOURCE}\n"
+        f"- Nothing was looked up: this report stands where a model would put what it has found [1].\n"
+        f"- Its sources are named by number alone, as many models do; their addresses are in its annotations [2].\n"
     )
 
 

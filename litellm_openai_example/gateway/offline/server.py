@@ -9,12 +9,25 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Self
+from urllib.parse import parse_qs, urlsplit
 
 from . import wire
-from .brain import Entry, decide, is_research_model
-from .wire import BadRequest, Json
+from .embeddings import embeddings
+from .files import Files
+from .model import Entry, decide
+from .rules import BadRequest
+from .wire import Json
 
-_MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
+# Those of today, and older ones that gateways still list; every other name is taken as well.
+_MODELS = (
+    "gpt-6-luna",
+    "gpt-6.1-sol",
+    "gpt-4o",
+    "gpt-4o-mini",
+    "o3-deep-research",
+    "o4-mini-deep-research",
+    "text-embedding-3-small",
+)
 _KEPT = 1000
 _LARGEST_BODY = 64 * 1024 * 1024
 _QUEUED_SECONDS = 0.2
@@ -79,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             method(self.parts())
         except BadRequest as error:
-            self.send_error_json(400, str(error), error.code)
+            self.send_error_json(400, str(error), error.code, error.param)
         except ConnectionError:
             self.close_connection = True  # the client went away
 
@@ -87,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
         if parts == ["models"]:
             data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline-demo"} for name in _MODELS]
             return self.send_json(200, {"object": "list", "data": data})
+        if parts[:1] == ["files"]:
+            return self.get_file(parts)
         stored = self.provider.find(parts[1]) if len(parts) >= 2 and parts[0] == "responses" else None
         if stored is not None and len(parts) == 2:
             return self.send_json(200, stored.now())
@@ -94,21 +109,43 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_json(200, {"object": "list", "data": stored.items[::-1], "has_more": False})
         return self.not_found(parts)
 
+    def get_file(self, parts: list[str]) -> None:
+        if len(parts) == 1:
+            asked = parse_qs(urlsplit(self.path).query)
+            return self.send_json(200, self.provider.files.list("".join(asked.get("purpose", [])[:1])))
+        found = self.provider.files.find(parts[1])
+        if found is None:
+            return self.send_error_json(404, f"No such File object: {parts[1]}")
+        if len(parts) == 2:
+            return self.send_json(200, found[0])
+        return (
+            self.send_content(200, "application/octet-stream", found[1])
+            if parts[2:] == ["content"]
+            else (self.not_found(parts))
+        )
+
     def delete(self, parts: list[str]) -> None:
+        if len(parts) == 2 and parts[0] == "files" and self.provider.files.delete(parts[1]):
+            return self.send_json(200, {"id": parts[1], "object": "file", "deleted": True})
         if len(parts) != 2 or parts[0] != "responses" or not self.provider.delete(parts[1]):
             return self.not_found(parts)
         return self.send_json(200, {"id": parts[1], "object": "response", "deleted": True})
 
     def post(self, parts: list[str]) -> None:
+        if parts == ["files"]:
+            return self.send_json(200, self.provider.files.upload(self.headers.get("content-type", ""), self.raw()))
         body = self.body()
         if parts == ["chat", "completions"]:
             self.chat(body)
         elif parts == ["responses"]:
             self.respond(body)
+        elif parts == ["embeddings"]:
+            self.send_json(200, embeddings(body))
         elif len(parts) == 3 and parts[0] == "responses" and parts[2] == "cancel":
             self.cancel(parts)
         else:
             self.not_found(parts)
+        return None
 
     def chat(self, body: Json) -> None:
         completion = self.provider.complete_chat(body)
@@ -145,36 +182,47 @@ class Handler(BaseHTTPRequestHandler):
         parts = [part for part in self.path.partition("?")[0].split("/") if part]
         return parts[1:] if parts[:1] == ["v1"] else parts
 
+    def raw(self) -> bytes:
+        """The body of the request."""
+        length = self.headers.get("content-length") or "0"
+        if not length.isdecimal() or int(length) > _LARGEST_BODY or self.headers.get("transfer-encoding"):
+            self.close_connection = True  # where the next request begins is not known
+            raise BadRequest("We could not parse the JSON body of your request.")
+        return self.rfile.read(int(length))
+
     def body(self) -> Json:
         """The JSON object in the request."""
         try:
-            length = int(self.headers.get("content-length") or 0)
-            if not 0 <= length <= _LARGEST_BODY or self.headers.get("transfer-encoding"):
-                raise ValueError
-            body = json.loads(self.rfile.read(length) or b"{}")
+            body = json.loads(self.raw() or b"{}")
+        except BadRequest:
+            raise
         except (ValueError, RecursionError):
-            self.close_connection = True  # where the next request begins is not known
+            self.close_connection = True
             raise BadRequest("We could not parse the JSON body of your request.") from None
         if not isinstance(body, dict):
             raise BadRequest("The body must be a JSON object.")
         return body
 
     def send_json(self, status: int, answer: Json, headers: Iterable[tuple[str, str]] = ()) -> None:
-        content = json.dumps(answer).encode()
+        self.send_content(status, "application/json", json.dumps(answer).encode(), headers)
+
+    def send_content(self, status: int, kind: str, content: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.send_response(status)
-        for name, value in (("content-type", "application/json"), *headers):
+        for name, value in (("content-type", kind), *headers):
             self.send_header(name, value)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    def send_error_json(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+    def send_error_json(
+        self, status: int, message: str, code: str | None = None, param: str | None = None, **headers: str
+    ) -> None:
         kind = "invalid_request_error" if status < 500 else "server_error"
-        error = {"message": message, "type": kind, "param": None, "code": code}
+        error = {"message": message, "type": kind, "param": param, "code": code}
         self.send_json(status, {"error": error}, headers.items())
 
     def send_events(self, events: Iterable[Json], wait: float = 0.0) -> None:
-        """Send a stream; a background response or a research begins, and then takes `wait` seconds."""
+        """Send a stream; a background response or a research run begins, and then takes `wait` seconds."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         # Chunks tell the end of the stream from a broken connection.
@@ -205,7 +253,7 @@ class OfflineProvider:
 
     Args:
         port: to listen on, 0 for any free one.
-        research_seconds: how long a research takes.
+        research_seconds: how long a research run takes.
         background_seconds: how long another background response takes.
     """
 
@@ -213,6 +261,7 @@ class OfflineProvider:
 
     def __init__(self, port: int = 0, *, research_seconds: float = 3.0, background_seconds: float = 1.0) -> None:
         self._seconds = {True: research_seconds, False: background_seconds}
+        self.files = Files()
         self._responses: OrderedDict[str, Stored] = OrderedDict()
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", port), type("BoundHandler", (self.handler,), {"provider": self}))
@@ -256,8 +305,7 @@ class OfflineProvider:
             earlier = stored.conversation
         turn = wire.response_turn(body, earlier)
         whole = wire.response(body, turn, decide(turn))
-        research = is_research_model(turn.model)
-        seconds = self._seconds[research] if research or body.get("background") else 0.0
+        seconds = self._seconds[turn.is_research] if turn.is_research or body.get("background") else 0.0
         created = Stored(whole, wire.input_items(body), wire.conversation_after(turn, whole), seconds)
         if whole["store"]:
             with self._lock:

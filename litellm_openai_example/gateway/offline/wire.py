@@ -7,25 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .brain import SOURCE, Entry, Reply, Turn, is_research_model, pieces, tokens
+from .model import Entry, Reply, Turn, pieces, tokens
+from .rules import BadRequest, check
 
 Json = dict[str, Any]
 
-_DATA_SOURCES = ("web_search_preview", "web_search", "mcp", "file_search")
 # What a model answers when JSON is wanted and no schema says which.
 _ANY_JSON = {"type": "object", "properties": {"answer": {"type": "string"}}}
-
-
-class BadRequest(ValueError):
-    """A request that cannot be understood; becomes a 400.
-
-    Attributes:
-        code: OpenAI's name of the error, if it has one.
-    """
-
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def chat_turn(body: Json) -> Turn:
@@ -125,8 +113,10 @@ def chat_chunks(completion: Json, *, with_usage: bool) -> Iterator[Json]:
 def response(body: Json, turn: Turn, reply: Reply) -> Json:
     """A completed response."""
     output: list[Json] = []
-    if reply.searched:
-        action = {"type": "search", "query": "offline demo"}
+    if reply.sources:
+        action: Json = {"type": "search", "query": "offline demo"}
+        if "web_search_call.action.sources" in (body.get("include") or ()):
+            action["sources"] = [{"type": "url", "url": url} for url, _ in reply.sources]
         output.append({"id": _id("ws"), "type": "web_search_call", "status": "completed", "action": action})
     if reply.call:
         call = {"name": reply.call, "arguments": reply.arguments, "call_id": _id("call"), "status": "completed"}
@@ -211,16 +201,13 @@ def _turn(body: Json, conversation: list[Entry], shape: Json) -> Turn:
     kinds = {str(tool.get("type")) for tool in tools}
     described = [_object(tool.get("function")) or tool for tool in tools if tool.get("type") == "function"]
     functions = {str(one.get("name")): _object(one.get("parameters")) for one in described}
-    if is_research_model(model):
-        if functions:
-            raise BadRequest("Deep research models do not support function tools.")
-        if not kinds.intersection(_DATA_SOURCES):
-            raise BadRequest("Deep research models require at least one of 'web_search_preview', 'mcp', 'file_search'.")
+    effort = _object(body.get("reasoning")).get("effort") or body.get("reasoning_effort")
+    check(model, kinds, functions=bool(functions), effort=effort)
     searches = any(kind.startswith("web_search") for kind in kinds) or bool(body.get("web_search_options"))
     choice = body.get("tool_choice")
     if choice == "none":
         functions, searches = {}, False
-    return Turn(model, conversation, functions, _forced(choice, functions), searches, _shape(shape))
+    return Turn(model, conversation, functions, _forced(choice, functions), searches, _shape(shape), str(effort or ""))
 
 
 def _forced(choice: object, functions: dict[str, Json]) -> str:
@@ -262,11 +249,15 @@ def _begun(item: Json) -> Json:
 
 
 def _annotations(reply: Reply) -> list[Json]:
-    start = reply.text.find(SOURCE)
-    if not reply.searched or start < 0:
-        return []
-    place = {"start_index": start, "end_index": start + len(SOURCE)}
-    return [{"type": "url_citation", "url": SOURCE, "title": "Offline demo", **place}]
+    """The places in the text that name a source, by its address or by its number in brackets."""
+    found = []
+    for number, (url, title) in enumerate(reply.sources, 1):
+        mark = url if url in reply.text else f"[{number}]"
+        start = reply.text.find(mark)
+        if start >= 0:
+            place = {"start_index": start, "end_index": start + len(mark)}
+            found.append({"type": "url_citation", "url": url, "title": title, **place})
+    return found
 
 
 def _usage(turn: Turn, reply: Reply) -> dict[str, int]:
