@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from . import boot
@@ -71,7 +71,7 @@ class Proxy:
 
     def __init__(
         self,
-        configuration: Mapping[str, Any],
+        configuration: Mapping[str, object],
         *,
         state: State,
         port: int = 0,

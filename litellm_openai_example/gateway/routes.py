@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 # Model names that belong to a provider, and where its key may be found. A bare name is OpenAI's unless its own
 # first word says otherwise.
@@ -13,7 +12,7 @@ _PROVIDERS = {
     "anthropic": (("anthropic/*", "claude-*"), ("ANTHROPIC_API_KEY",)),
     "gemini": (("gemini/*", "gemini-*"), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
 }
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[str, object] = {
     # One POST for one call, and the provider's own error instead of a pause that hides it.
     "router_settings": {"num_retries": 0, "disable_cooldowns": True},
     "litellm_settings": {"num_retries": 0},
@@ -31,7 +30,7 @@ def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> dict[str, Any]:
+def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> dict[str, object]:
     """LiteLLM's configuration.
 
     Args:
@@ -47,15 +46,24 @@ def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> di
             for name in names:
                 model = name if "/" in name else f"{provider}/{name}"
                 routes.append(route(name, {"model": model, "api_key": f"os.environ/{keys[provider]}"}))
-    return with_settings(routes)
+    files = [{"custom_llm_provider": "openai", **to} for to in _files(keys, offline_url)]
+    return with_settings(routes, files)
 
 
-def with_settings(routes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A whole configuration with these routes."""
-    return {"model_list": list(routes), **_SETTINGS}
+def with_settings(
+    routes: Sequence[Mapping[str, object]], files: Sequence[Mapping[str, object]] = ()
+) -> dict[str, object]:
+    """A whole configuration with these routes, and these providers for `/v1/files` (there a call names no model)."""
+    return {"model_list": list(routes), "files_settings": list(files), **_SETTINGS}
 
 
-def route(name: str, to: Mapping[str, Any], **info: Any) -> dict[str, Any]:
+def _files(keys: Mapping[str, str], offline_url: str | None) -> list[dict[str, str]]:
+    if offline_url is not None:
+        return [{"api_base": offline_url, "api_key": "offline"}]
+    return [{"api_key": f"os.environ/{keys['openai']}"}] if "openai" in keys else []
+
+
+def route(name: str, to: Mapping[str, object], **info: object) -> dict[str, object]:
     """One entry of LiteLLM's model list.
 
     Its id is made from the name: response ids hold it, and so they survive a restart and a changed route.

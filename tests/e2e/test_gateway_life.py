@@ -27,6 +27,9 @@ ASK = """
 import openai, os
 client = openai.OpenAI(base_url=os.environ["LITELLM_BASE_URL"] + "/v1", api_key=os.environ["LITELLM_API_KEY"])
 print(client.responses.create(model="any-name", input="Reply with exactly: OK").output_text)
+file = client.files.create(file=("a.txt", b"its content"), purpose="user_data")
+assert client.files.content(file.id).read() == b"its content"
+assert len(client.embeddings.create(model="text-embedding-3-small", input="hello").data[0].embedding) == 1536
 raise SystemExit(7)
 """
 
@@ -111,6 +114,8 @@ def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> 
             assert recorder.seen == []  # nothing was fetched at boot
             for name in ("gpt-4o", "openai/gpt-4o", "another-name"):
                 assert say(client, name).choices[0].message.content == "OK"
+            file = client.files.create(file=("한글.txt", b"its content"), purpose="user_data")
+            assert client.files.content(file.id).read() == b"its content"
             assert recorder.seen == []
             for name, host in {
                 "claude-sonnet-4-5": "api.anthropic.com",

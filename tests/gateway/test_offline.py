@@ -329,7 +329,7 @@ def refused(client: OpenAI, model: str, **how: Any) -> openai.BadRequestError:
 
 
 def test_what_todays_models_refuse(client: OpenAI) -> None:
-    error = refused(client, "gpt-6.1-sol", tools=[SEARCH])
+    error: Any = refused(client, "gpt-6.1-sol", tools=[SEARCH])
     assert error.body["message"] == "Web search preview tool is not supported with this model, use `web_search`"
     assert refused(client, "gpt-4o", reasoning={"effort": "high"}).param == "reasoning.effort"
     assert "at least one of" in str(refused(client, "o4-mini-deep-research"))
@@ -338,7 +338,7 @@ def test_what_todays_models_refuse(client: OpenAI) -> None:
         ("gpt-6-luna", {"tools": [SEARCH], "reasoning": {"effort": "low"}}),
         ("gpt-4o", {"tools": [SEARCH]}),
     ):
-        assert client.responses.create(model=model, input="Why?", **how).status == "completed"  # type: ignore[call-overload]
+        assert client.responses.create(model=model, input="Why?", **how).status == "completed"
 
 
 # Embeddings and files

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from litellm_openai_example.gateway.routes import configuration, providers_with_keys, route
+from typing import Any
+
+from litellm_openai_example.gateway import routes
+from litellm_openai_example.gateway.routes import providers_with_keys
+
+
+def configuration(keys: dict[str, str], offline: str | None = None) -> Any:
+    return routes.configuration(keys, offline)
+
+
+def route(name: str, to: dict[str, str]) -> Any:
+    return routes.route(name, to)
 
 
 def names(keys: dict[str, str], offline: str | None = None) -> set[str]:
@@ -34,3 +45,13 @@ def test_a_call_is_one_post_and_nothing_is_hidden() -> None:
 def test_the_id_of_a_route_depends_on_its_name_alone() -> None:
     first, second = route("a", {"model": "openai/a"}), route("a", {"model": "openai/b", "api_key": "k"})
     assert first["model_info"]["id"] == second["model_info"]["id"] != route("b", {})["model_info"]["id"]
+
+
+def test_files_go_to_openai_or_the_offline_provider() -> None:
+    assert configuration({"openai": "OPENAI_API_KEY"})["files_settings"] == [
+        {"custom_llm_provider": "openai", "api_key": "os.environ/OPENAI_API_KEY"}
+    ]
+    assert configuration({}, "http://127.0.0.1:1/v1")["files_settings"] == [
+        {"custom_llm_provider": "openai", "api_base": "http://127.0.0.1:1/v1", "api_key": "offline"}
+    ]
+    assert configuration({"gemini": "GEMINI_API_KEY"})["files_settings"] == []
