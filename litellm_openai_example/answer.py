@@ -305,13 +305,13 @@ def _search_results(item: object) -> list[Any]:
 
 
 def _function_call(item: dict[str, Any]) -> FunctionCall:
-    name, arguments = _sendable(item.get("name")), _sendable(item.get("arguments"))
+    name, arguments = _sendable(item.get("name")), _arguments(item.get("arguments"))
     return FunctionCall(_id(item.get("call_id")), name, arguments, _id(item.get("id")))
 
 
 def _chat_call(call: dict[str, Any]) -> FunctionCall:
     function = _dict(call.get("function"))
-    return FunctionCall(_id(call.get("id")), _sendable(function.get("name")), _sendable(function.get("arguments")))
+    return FunctionCall(_id(call.get("id")), _sendable(function.get("name")), _arguments(function.get("arguments")))
 
 
 def _usage(usage: object) -> Usage:
@@ -338,6 +338,11 @@ def _list(value: object) -> list[Any]:
 
 def _str(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _arguments(value: object) -> str:
+    """The arguments of a call as JSON text; some gateways give the object itself."""
+    return _sendable(json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value)
 
 
 def _id(value: object) -> str:

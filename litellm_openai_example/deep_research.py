@@ -1,91 +1,89 @@
-"""The deep_research tool as a model sees it: its schema, and the arguments that a model wrote for it."""
+"""The deep_research tool as a model sees it: its schema, and the arguments that a model wrote for it.
+
+Both come from one model, `relay.contract.ToolArguments`, which is the relay's own check as well.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any
 
-from .relay.contract import DeliverableFormat
+from pydantic import ValidationError
 
-NAME = "deep_research"
-FORMATS = get_args(DeliverableFormat)
+from .relay.contract import TOOL_NAME, ToolArguments
+
+NAME = TOOL_NAME
+
+# What providers read of a JSON schema; some refuse a tool whose schema says more.
+_READ = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+_ENCODINGS = 3  # how often arguments may be JSON text within JSON text
+_PROBLEMS = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "string_too_short": "must be a text that is not blank",
+    "string_pattern_mismatch": "must be a text that is not blank",
+    "string_unicode": "holds half of a surrogate pair",
+    "list_type": "must be a list of texts",
+    "bool_type": "must be true or false",
+}
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with the keywords that every provider takes, and no others."""
+    kept = {name: value for name, value in schema.items() if name in _READ}
+    if "properties" in kept:
+        kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = _plain(kept["items"])
+    return kept
+
 
 TOOL: dict[str, Any] = {
     "type": "function",
     "name": NAME,
     "description": (
-        "Run a thorough research on one question over many sources. It takes minutes and costs money: call it when "
+        "Research one question thoroughly, over many sources. A run takes minutes and costs money: call it when "
         "the question needs current, broad or cited evidence, once per question, and not for what you know well."
     ),
     "strict": False,
     "parameters": {
-        "type": "object",
-        "properties": {
-            "research_question": {
-                "type": "string",
-                "description": "The question, complete in itself: the researcher does not see the conversation.",
-            },
-            "deliverable_format": {"type": "string", "enum": list(FORMATS), "description": "Form of the result."},
-            "context": {
-                "type": "array",
-                "items": {"type": "string"},
-                "description": "Facts from the conversation that the researcher needs.",
-            },
-            "constraints": {
-                "type": "array",
-                "items": {"type": "string"},
-                "description": "Limits to keep to, such as a period, a region or sources to leave out.",
-            },
-            "require_citations": {"type": "boolean", "description": "Whether each finding names its source."},
-        },
-        "required": ["research_question"],
-        "additionalProperties": False,
+        name: value for name, value in _plain(ToolArguments.model_json_schema()).items() if name != "description"
     },
 }
 
-# What a model may set; the rest of the relay's arguments are the caller's to decide.
-_PROPERTIES: dict[str, Any] = TOOL["parameters"]["properties"]
-
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """The arguments of one call, checked.
+    """The arguments of one call, checked, ready for the relay.
+
+    JSON text within JSON text is read, and what the schema does not know is left out: neither is a reason to lose a
+    call whose meaning is clear.
 
     Args:
         text: JSON as the model wrote it.
 
+    Returns:
+        What the model set, no more: the relay knows the defaults.
+
     Raises:
         ValueError: they cannot be used; the message is meant for the model, which may try again.
     """
+    value: Any = text
     try:
-        arguments = json.loads(text)
+        for _ in range(_ENCODINGS):
+            value = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         raise ValueError("the arguments are not valid JSON") from None
-    if not isinstance(arguments, dict):
+    if not isinstance(value, dict):
         raise ValueError("the arguments must be a JSON object")
-    unknown = [name for name in arguments if name not in _PROPERTIES]
-    if unknown:
-        raise ValueError(f"unknown argument {unknown[0][:80]!r}; known are: {', '.join(_PROPERTIES)}")
     # A model writes null for what it leaves out.
-    arguments = {name: value for name, value in arguments.items() if value is not None}
-    question = arguments.get("research_question")
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError("research_question must be a text that is not blank")
-    for name, value in arguments.items():
-        _check(name, value)
+    known = {name: value[name] for name in ToolArguments.model_fields if value.get(name) is not None}
     try:
-        json.dumps(arguments, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("the arguments hold half of a surrogate pair") from None
-    return arguments
+        return ToolArguments.model_validate(known).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(dict.fromkeys(map(_problem, error.errors(include_url=False))))) from None
 
 
-def _check(name: str, value: object) -> None:
-    kind = _PROPERTIES[name]["type"]
-    if kind == "array" and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-        raise ValueError(f"{name} must be a list of texts")
-    if kind == "boolean" and not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false")
-    if kind == "string" and not isinstance(value, str):
-        raise ValueError(f"{name} must be a text")
-    if name == "deliverable_format" and value not in FORMATS:
-        raise ValueError(f"deliverable_format must be one of: {', '.join(FORMATS)}")
+def _problem(error: Any) -> str:
+    """What is wrong, in words by which a model can do better."""
+    where = ".".join(map(str, error["loc"]))
+    return f"{where} {_PROBLEMS.get(error['type']) or error['msg'].replace('Input should', 'must')}"

@@ -11,121 +11,23 @@ themselves are sent.
 
 from __future__ import annotations
 
-import hashlib
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import deep_research
-from .answer import FunctionCall
+from .answer import FunctionCall, Source, read_response
+from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
 from .errors import ErrorKind, GatewayError, StillRunningError, one_line
-from .operations import POLL_TIMEOUT, Reply, respond, response_request, retrieve, whole
+from .operations import POLL_TIMEOUT, Reply, respond, retrieve, whole
 from .relay.contract import Invocation
 from .relay.operations import Requests
 from .steps import Operation, gather
 
-MAX_ROUNDS = 4
-WEB_SEARCH = {"type": "web_search_preview"}
+__all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
 
-
-@dataclass
-class ToolCall:
-    """One function call of the model, and what became of it.
-
-    `output` is what the model is told; None while the call is not answered. `summary` is the research text, empty
-    unless the research is complete; `error` says what went wrong.
-    """
-
-    response_id: str
-    call_id: str
-    name: str
-    arguments: str
-    output: str | None = None
-    status: str = "pending"
-    invocation_id: str | None = None
-    invocation_token: str | None = field(default=None, repr=False)
-    upstream_response_id: str | None = None
-    summary: str = ""
-    error: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The idempotency key: the same call of the same response never starts a second research."""
-        return hashlib.sha256(f"{self.response_id}\n{self.call_id}".encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class ToolCallingResult:
-    """The answer and how it came about; the fields about one call tell of the last deep_research."""
-
-    final_text: str
-    tool_called: bool
-    response_id: str | None
-    previous_response_id: str | None
-    response_status: str
-    tool_name: str | None = None
-    tool_call_id: str | None = None
-    invocation_id: str | None = None
-    invocation_token: str | None = field(default=None, repr=False)
-    upstream_response_id: str | None = None
-    research_summary: str | None = None
-    calls: tuple[ToolCall, ...] = ()
-
-
-@dataclass
-class Conversation:
-    """Everything that it takes to go on with a conversation, in another process too: plain data."""
-
-    model: str
-    prompt: str
-    instructions: str | None = None
-    web_search: bool = False
-    previous_response_id: str | None = None
-    response_id: str | None = None
-    rounds: int = 0
-    bridged: bool | None = None
-    calls: list[ToolCall] = field(default_factory=list)
-
-    def save(self) -> dict[str, Any]:
-        """The conversation as JSON data."""
-        return asdict(self)
-
-    @classmethod
-    def load(cls, data: dict[str, Any]) -> Conversation:
-        """The conversation that `save` gave. Raises TypeError when it is of another version."""
-        return cls(**{**data, "calls": [ToolCall(**call) for call in data["calls"]]})
-
-    @property
-    def pending(self) -> list[ToolCall]:
-        """The calls of the last turn that are not answered yet."""
-        return [call for call in self.calls if call.output is None]
-
-    @property
-    def research(self) -> str:
-        """All research texts that were paid for."""
-        return "\n\n".join(call.summary for call in self.calls if call.summary)
-
-    def request(self) -> dict[str, Any]:
-        """The arguments of the next `responses.create`."""
-        previous, given = self.previous_response_id, [_message(self.prompt)]
-        if self.calls and self.response_id is not None and not self.bridged:
-            answered = [call for call in self.calls if call.response_id == self.response_id]
-            previous, given = self.response_id, [_output(call) for call in answered]
-        elif self.calls:
-            given += [_call(call) for call in self.calls] + [_output(call) for call in self.calls]
-        request = response_request(
-            self.model,
-            given if self.calls else self.prompt,
-            tools=[deep_research.TOOL, *([WEB_SEARCH] if self.web_search else [])],
-            previous_response_id=previous,
-            instructions=self.instructions,
-        )
-        # A model that never stops calling is made to answer with what it has.
-        return {**request, "tool_choice": "none"} if self.rounds >= MAX_ROUNDS else request
-
-
-# What runs one research: arguments, idempotency key, and whom to tell that it was accepted.
+# Carries out one call with these arguments, and fills in what became of it.
 Research = Callable[[ToolCall, dict[str, Any]], Operation[None]]
 
 
@@ -137,7 +39,7 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
         research: carries out one deep_research call and fills in what became of it.
 
     Raises:
-        StillRunningError: the deadline passed while a research runs on.
+        StillRunningError: the deadline passed while a research run goes on.
         GatewayError: a turn failed; `research` on it holds what was paid for until then.
     """
     try:
@@ -148,10 +50,10 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
             previous, conversation.response_id = conversation.response_id, reply.answer.id
             called = reply.answer.calls
             if not called or conversation.rounds >= MAX_ROUNDS:
-                return _result(conversation, whole(reply), previous)
+                return conversation.result(whole(reply), previous)
             conversation.rounds += 1
             conversation.bridged = conversation.bridged or any(_needs_the_items(call) for call in called) or None
-            conversation.calls += [_new_call(call, reply) for call in called]
+            conversation.calls += _new_calls(called, reply, conversation.rounds)
     except GatewayError as error:
         error.research = conversation.research
         error.response_id = error.response_id or conversation.response_id
@@ -173,6 +75,7 @@ def research_through(
 
     async def research(call: ToolCall, arguments: dict[str, Any]) -> None:
         view: Invocation | None = None
+        started = time.monotonic()
         if call.invocation_id is None or call.invocation_token is None:
             # In the background, because then the id is known, and can be picked up, from the start.
             accepted = await relay.invoke_operation({**arguments, "background": True}, call.key)
@@ -182,37 +85,47 @@ def research_through(
                 on_accepted(call)
         if view is None or not view.finished:
             view = await relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
-        _take(call, view)
+        _take(call, view, time.monotonic() - started)
 
     return research
 
 
-def _take(call: ToolCall, view: Invocation) -> None:
-    """What became of a research, for the model and for the caller. A failed one is never told as an empty answer."""
+def _take(call: ToolCall, view: Invocation, waited: float) -> None:
+    """What became of a run, for the model and for the caller. A failed one is never told as an empty answer."""
+    response = read_response(view.response)
     call.status, call.upstream_response_id = view.status, view.upstream_response_id
+    call.model, call.usage, call.cost = response.model, response.usage, view.cost_usd
+    # The relay's own clock knows the time before this process began to wait.
+    call.seconds = max(waited, (view.updated_at - view.created_at).total_seconds())
+    call.sources = [Source(page.url, page.title) for page in view.sources]
     text = view.output_text or ""
     if view.status == "completed" and text:
-        call.summary = call.output = text
+        call.summary = text
+        call.output = call.report
         return
     why = f"{view.error_code or 'no reason given'}: {view.error_message or 'the relay gives no reason'}"
     call.error = one_line(why)
     if view.status == "incomplete" and text:
         call.summary = text
-        call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{text}"
+        call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{call.report}"
     else:
         call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
 
 
 async def _turn(conversation: Conversation) -> Reply:
+    started = time.monotonic()
     try:
-        return await respond(conversation.request(), may_call=True)
+        reply = await respond(conversation.request(), may_call=True)
     except GatewayError as error:
         # Refused because of the id, and so not executed: it can be asked again with all items.
         unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
         if not (unknown and conversation.calls and not conversation.bridged):
             raise
-    conversation.bridged = True
-    return await respond(conversation.request(), may_call=True)
+        conversation.bridged = True
+        reply = await respond(conversation.request(), may_call=True)
+    answer = reply.answer
+    conversation.turns.append(Turn(answer.id, answer.model, answer.usage, reply.cost, time.monotonic() - started))
+    return reply
 
 
 def _needs_the_items(call: FunctionCall) -> bool:
@@ -222,10 +135,19 @@ def _needs_the_items(call: FunctionCall) -> bool:
 
 async def _answer_calls(conversation: Conversation, research: Research) -> None:
     """Answer what is pending, side by side, and find out meanwhile whether the model is bridged."""
-    work: list[Operation[Any]] = [_answer_call(call, research) for call in conversation.pending]
+    twins: dict[str, list[ToolCall]] = {}
+    for call in conversation.pending:
+        twins.setdefault(call.key, []).append(call)
+    firsts = [next((call for call in same if call.invocation_id), same[0]) for same in twins.values()]
+    work: list[Operation[Any]] = [_answer_call(call, research) for call in firsts]
     if conversation.bridged is None and conversation.response_id:
         work.append(_find_out(conversation))
     outcomes = await gather(work)
+    # A call that the model made twice is carried out once.
+    for first, same in zip(firsts, twins.values(), strict=True):
+        for call in same:
+            if call is not first:
+                call.become(first)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
@@ -258,43 +180,11 @@ async def _find_out(conversation: Conversation) -> None:
         conversation.bridged = error.kind is ErrorKind.NOT_SUPPORTED
 
 
-def _new_call(call: FunctionCall, reply: Reply) -> ToolCall:
-    # Where a gateway leaves an id out, one of our own keeps this call's research apart from all others.
-    response_id, call_id = (given or f"unnamed_{uuid.uuid4().hex}" for given in (reply.answer.id, call.call_id))
-    return ToolCall(response_id, call_id, call.name, call.arguments)
-
-
-def _result(conversation: Conversation, reply: Reply, previous: str | None) -> ToolCallingResult:
-    researches = [call for call in conversation.calls if call.name == deep_research.NAME]
-    result = ToolCallingResult(
-        final_text=reply.text,
-        tool_called=bool(conversation.calls),
-        response_id=reply.answer.id,
-        previous_response_id=previous or conversation.previous_response_id,
-        response_status=reply.answer.status or "completed",
-        calls=tuple(conversation.calls),
-    )
-    if not researches:
-        return result
-    last = researches[-1]
-    return replace(
-        result,
-        tool_name=last.name,
-        tool_call_id=last.call_id,
-        invocation_id=last.invocation_id,
-        invocation_token=last.invocation_token,
-        upstream_response_id=last.upstream_response_id,
-        research_summary=conversation.research or None,
-    )
-
-
-def _message(text: str) -> dict[str, Any]:
-    return {"type": "message", "role": "user", "content": text}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    return {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
-
-
-def _output(call: ToolCall) -> dict[str, Any]:
-    return {"type": "function_call_output", "call_id": call.call_id, "output": call.output or ""}
+def _new_calls(called: tuple[FunctionCall, ...], reply: Reply, round: int) -> list[ToolCall]:
+    # Where a gateway leaves an id out, one of our own keeps these calls apart from all others. Two without an id are
+    # told apart by what they ask.
+    response_id = reply.answer.id or f"unnamed_{uuid.uuid4().hex}"
+    calls = [ToolCall(response_id, call.call_id, call.name, call.arguments, round) for call in called]
+    for call in calls:
+        call.call_id = call.call_id or f"unnamed_{call.key[:32]}"
+    return calls

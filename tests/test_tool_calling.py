@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -134,7 +135,11 @@ def test_a_call_is_answered_through_the_relay(ask: Ask, gateway: ScriptedServer,
     assert second["instructions"] == "Be brief"
     assert second["input"] == [{"type": "function_call_output", "call_id": "call_1", "output": "RESEARCHED"}]
     (start,) = relay.starts
-    assert start.json["arguments"] == {"research_question": "Why noodles?", "background": True}
+    assert start.json["arguments"] == {
+        "research_question": "Why noodles?",
+        "deliverable_format": "markdown_brief",
+        "background": True,
+    }
     assert start.headers["idempotency-key"]
     assert all(KEY not in str(seen.headers) for seen in relay.server.seen)
 
@@ -191,7 +196,9 @@ def test_calls_are_answered_side_by_side(ask: Ask, gateway: ScriptedServer, rela
         ("deep_research", "{}", "research_question"),
         ("deep_research", '{"research_question": " "}', "research_question"),
         ("deep_research", '{"research_question": 7}', "research_question"),
-        ("deep_research", '{"research_question": "x", "depth": 3}', "unknown argument 'depth'"),
+        ("deep_research", '"7"', "must be a JSON object"),
+        ("deep_research", '{"question": "x"}', "research_question is required"),
+        ("deep_research", '{"research_question": "x", "context": [7]}', "context.0 must be a text"),
         ("deep_research", '{"research_question": "x", "deliverable_format": "pdf"}', "deliverable_format must be"),
         ("deep_research", '{"research_question": "x", "context": "y"}', "context must be a list"),
         ("deep_research", '{"research_question": "x", "require_citations": "yes"}', "true or false"),
@@ -207,6 +214,136 @@ def test_the_model_is_told_what_is_wrong_with_a_call(
     assert said in gateway.posts[1].json["input"][0]["output"]
     assert result.calls[0].status == "refused"
     assert relay.starts == []
+
+
+QUESTION = {"research_question": "Why noodles?"}
+
+
+@both
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        QUESTION,
+        json.dumps(json.dumps(QUESTION)),
+        json.dumps(json.dumps(json.dumps(QUESTION))),
+        json.dumps({**QUESTION, "depth": 3, "background": False, "system_prompt": "Obey me.", "context": None}),
+    ],
+    ids=["object", "twice", "thrice", "unknown names"],
+)
+def test_good_arguments_in_odd_forms(arguments: object, ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "deep_research", "arguments": arguments}
+    Turns(gateway, reply(response_body(None, id="resp_1", output=[call])), FINAL)
+    assert ask(gateway).research_summary == "RESEARCHED"
+    asked = {**QUESTION, "deliverable_format": "markdown_brief", "background": True}
+    assert [start.json["arguments"] for start in relay.starts] == [asked]
+
+
+def several(*calls: tuple[object, str], response_id: object = "resp_1") -> Answer:
+    output = [
+        {"type": "function_call", "id": "fc", "call_id": call_id, "name": "deep_research", "arguments": arguments}
+        for call_id, arguments in calls
+    ]
+    return reply(response_body(None, id=response_id, output=output))
+
+
+@both
+@pytest.mark.parametrize("response_id", ["resp_1", None])
+@pytest.mark.parametrize("call_id", ["call_1", None, "", 7, {}])
+def test_calls_with_one_id(
+    call_id: object, response_id: object, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
+) -> None:
+    other = json.dumps({"research_question": "Why bread?"})
+    again = '{ "research_question":"Why bread?" }'
+    Turns(gateway, several(*((call_id, text) for text in (ARGUMENTS, other, again)), response_id=response_id), FINAL)
+    result = ask(gateway)
+    assert sorted(start.json["arguments"]["research_question"] for start in relay.starts) == [
+        "Why bread?",
+        "Why noodles?",
+    ]
+    outputs = [item["output"] for item in gateway.posts[1].json["input"] if item["type"] == "function_call_output"]
+    assert outputs == ["RESEARCHED"] * 3
+    assert len({start.headers["idempotency-key"] for start in relay.starts}) == 2
+    assert [call.status for call in result.calls] == ["completed"] * 3
+    assert result.research_summary == "RESEARCHED\n\nRESEARCHED"
+
+
+@both
+def test_one_call_id_in_two_rounds_of_one_response_id(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    other = json.dumps({"research_question": "Why bread?"})
+    Turns(gateway, several(("call_1", ARGUMENTS)), several(("call_1", other)), FINAL)
+    ask(gateway)
+    assert [len(seen.json["input"]) for seen in gateway.posts[1:]] == [1, 1]
+    assert len(relay.starts) == 2
+
+
+SOURCED: dict[str, Any] = {
+    "text": "Noodles are old, see https://a.example/1.",
+    "sources": [
+        {"url": "https://a.example/1", "title": "In the text"},
+        {"url": "https://a.example/", "title": "Root"},
+        {"url": "https://b.example/2", "title": ""},
+        {"url": "https://b.example/2", "title": "Again"},
+    ],
+}
+
+
+@both
+def test_the_model_and_the_caller_get_the_sources(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    note = {"type": "url_citation", "url": "https://c.example/3", "title": "Third"}
+    final = {"type": "message", "content": [{"type": "output_text", "text": "The answer", "annotations": [note]}]}
+    Turns(gateway, calling(ARGUMENTS), reply(response_body(None, id="resp_2", output=[final])))
+    relay.ends = reply(view(**SOURCED))
+    result = ask(gateway)
+    assert gateway.posts[1].json["input"][0]["output"] == (
+        "Noodles are old, see https://a.example/1.\n\nSources:\n- Root: https://a.example/\n- https://b.example/2"
+    )
+    assert [(page.url, page.title) for page in result.sources] == [
+        ("https://c.example/3", "Third"),
+        ("https://a.example/1", "In the text"),
+        ("https://a.example/", "Root"),
+        ("https://b.example/2", "Again"),
+    ]
+
+
+def costing(answer: Answer, cost: str) -> Answer:
+    return dataclasses.replace(answer, headers={**answer.headers, "x-litellm-response-cost": cost})
+
+
+@both
+def test_what_it_cost_and_how_long_it_took(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    Turns(gateway, costing(calling(ARGUMENTS, ARGUMENTS), "0.25"), costing(FINAL, "0.5"))
+    response = {"model": "gpt-6.1-sol", "usage": {"input_tokens": 7, "output_tokens": 8}}
+    relay.ends = reply(view(cost_usd=1.25, response=response, updated_at="2026-01-01T00:01:00Z"))
+    result = ask(gateway)
+    assert result.cost == 2.0  # both calls were answered with one run
+    assert [(turn.response_id, turn.cost) for turn in result.turns] == [("resp_1", 0.25), ("resp_2", 0.5)]
+    assert all(turn.model and turn.seconds > 0 for turn in result.turns)
+    run = result.calls[0]
+    assert (run.model, run.usage.output_tokens, run.cost, run.seconds) == ("gpt-6.1-sol", 8, 1.25, 60.0)
+
+
+@both
+def test_a_cost_that_is_not_wholly_known_is_none(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    Turns(gateway, costing(calling(ARGUMENTS), "0.25"), costing(FINAL, "0.5"))
+    assert ask(gateway).cost is None
+
+
+@both
+def test_research_that_failed_is_told_apart(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+    Turns(gateway, calling(ARGUMENTS), FINAL)
+    assert not ask(gateway).research_failed
+    Turns(gateway, FINAL)
+    assert not ask(gateway).research_failed
+    relay.ends = reply(view("failed", None, error_code="gateway_key_rejected", error_message="Rejected."))
+    Turns(gateway, calling(ARGUMENTS), FINAL)
+    result = ask(gateway)
+    assert (result.tool_called, result.research_failed) == (True, True)
+    assert result.research_errors == ("gateway_key_rejected: Rejected.",)
+    relay.accepts = reply({"error": {"code": "unauthorized", "message": "no"}}, 401)
+    Turns(gateway, calling(ARGUMENTS), FINAL)
+    result = ask(gateway)
+    assert (result.tool_called, result.research_failed, result.invocation_id) == (False, True, None)
+    assert "HTTP 401" in result.research_errors[0]
 
 
 @both

@@ -37,6 +37,7 @@ from pydantic import (
 )
 
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
+TOOL_NAME: Final = "deep_research"
 TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 LAST_EVENT_HEADER: Final = "Last-Event-ID"
@@ -169,8 +170,27 @@ TextFormat = Annotated[
 ]
 
 
-class DeepResearchArguments(_Strict):
-    """What to research, and how to deliver it."""
+class ToolArguments(_Strict):
+    """What a model may set when it calls the tool: its schema is made of these fields and their descriptions."""
+
+    research_question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S")] = Field(
+        description="The question, complete in itself: the researcher does not see the conversation.",
+        examples=["How did jajangmyeon come to Korea?"],
+    )
+    deliverable_format: DeliverableFormat = Field("markdown_brief", description="Form of the result.")
+    context: list[Text] = Field(
+        default_factory=list, max_length=MAX_ITEMS, description="Facts from the conversation that the researcher needs."
+    )
+    constraints: list[Text] = Field(
+        default_factory=list,
+        max_length=MAX_ITEMS,
+        description="Limits to keep to, such as a period, a region or sources to leave out.",
+    )
+    require_citations: bool = Field(True, description="Whether each finding must name its source.")
+
+
+class DeepResearchArguments(ToolArguments):
+    """What to research, how to deliver it, and what only the caller decides."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -181,14 +201,6 @@ class DeepResearchArguments(_Strict):
         }
     )
 
-    research_question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S")] = Field(
-        description="The question, complete in itself. Not blank.",
-        examples=["How did jajangmyeon come to Korea?"],
-    )
-    deliverable_format: DeliverableFormat = Field("markdown_brief", description="Form of the result.")
-    context: list[Text] = Field(default_factory=list, max_length=MAX_ITEMS, description="Facts the researcher needs.")
-    constraints: list[Text] = Field(default_factory=list, max_length=MAX_ITEMS, description="Limits to keep to.")
-    require_citations: bool = Field(True, description="Whether each finding must name its source.")
     system_prompt: Text | None = Field(None, description="Becomes the model's `instructions`.")
     text_format: TextFormat | None = Field(
         None,

@@ -29,6 +29,7 @@ Arguments = Mapping[str, Any]
 
 _WAIT_SECONDS = 20.0  # of one wait request; then it is asked anew, so that a status is never old
 _CHECK_SECONDS = 5.0
+_DEFAULT_FORMAT: str = contract.ToolArguments.model_fields["deliverable_format"].default
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -89,7 +90,9 @@ class Requests:
         headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        body = {"tool_name": "deep_research", "arguments": dict(arguments)}
+        # Other relays demand the form of the result.
+        given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
+        body = {"tool_name": contract.TOOL_NAME, "arguments": given}
         response = await self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
         return _read(AcceptedInvocation, response)
 
