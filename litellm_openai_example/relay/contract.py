@@ -97,6 +97,7 @@ INVOCATION_ERRORS: Final[dict[str, str]] = {
 
 # Why a request to the relay was not carried out. `error.code` of `ErrorBody`.
 ApiErrorCode = Literal[
+    "invalid_http",
     "invalid_json",
     "invalid_request",
     "host_not_allowed",
@@ -114,6 +115,7 @@ ApiErrorCode = Literal[
     "internal_error",
 ]
 API_ERRORS: Final[dict[str, tuple[int, str]]] = {
+    "invalid_http": (400, "The request is not valid HTTP/1.1, or ambiguous about its host or its length."),
     "invalid_json": (400, "The body is not valid JSON (RFC 8259, UTF-8)."),
     "invalid_request": (422, "The request does not have the documented form."),
     "host_not_allowed": (400, "This relay serves this machine only: the Host header must name it."),

@@ -433,7 +433,6 @@ class TestAround:
     @pytest.mark.parametrize(
         ("method", "path", "status"),
         [
-            ("GET", "/", 404),
             ("GET", "/api/v1/nothing", 404),
             ("GET", INVOCATIONS_PATH, 405),
             ("DELETE", INVOCATIONS_PATH, 405),

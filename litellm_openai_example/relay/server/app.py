@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -27,12 +27,13 @@ from ..contract import (
 )
 from .body import Problem, parse, read_body
 from .database import LedgerUnavailable
-from .events import RETRY_MILLISECONDS, events_after, last_id
+from .events import RETRY_MILLISECONDS, last_id
 from .guard import Guard, error_response
 from .hub import Topic
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
 from .records import NewInvocation, Record
 from .relay import Relay
+from .responses import JsonResponse, in_pieces
 
 _LIVENESS = 15.0  # seconds between two looks whether a waiting client is still there
 _ONE = INVOCATIONS_PATH + "/{invocation_id}"
@@ -103,12 +104,12 @@ async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyK
         record = await _until_finished(relay, record, relay.settings.wait, request)
     accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))
     status = 200 if arguments.mode == "foreground" and record.finished else 202
-    return _json(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
+    return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
 
 
 @routes.get(_ONE, responses=VIEW, summary="The invocation as it is")
 async def view(relay: TheRelay, invocation_id: Readable) -> Response:
-    return _json((await _found(relay, invocation_id)).view_json)
+    return JsonResponse((await _found(relay, invocation_id)).view_json)
 
 
 @routes.get(_ONE + "/wait", responses=WAITED, summary="The invocation once it has ended")
@@ -125,7 +126,7 @@ async def wait(
     limit = relay.settings.wait
     seconds = limit if timeout is None else min(timeout, limit)
     record = await _until_finished(relay, await _found(relay, invocation_id), seconds, request)
-    return _json(record.view_json, 200 if record.finished else 202)
+    return JsonResponse(record.view_json, 200 if record.finished else 202)
 
 
 @routes.get(_ONE + "/events", responses=STREAM, summary="What happens to the invocation, as it happens")
@@ -153,18 +154,25 @@ async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> 
     if not record.finished:
         await relay.cancel(invocation_id)
         record = await _until_finished(relay, record, relay.settings.timings.cancel, request)
-    return _json(record.view_json)
+    return JsonResponse(record.view_json)
 
 
+@routes.get("/", include_in_schema=False)
+async def documentation() -> Response:
+    return RedirectResponse("/docs")
+
+
+@routes.head("/healthz", include_in_schema=False)
 @routes.get("/healthz", responses=HEALTH, summary="Whether the process lives")
 async def healthz() -> Response:
-    return _json('{"status":"ok"}')
+    return JsonResponse('{"status":"ok"}')
 
 
+@routes.head("/readyz", include_in_schema=False)
 @routes.get("/readyz", responses=HEALTH, summary="Whether it can take work")
 async def readyz(relay: TheRelay) -> Response:
     await relay.check_ready()
-    return _json('{"status":"ready"}')
+    return JsonResponse('{"status":"ready"}')
 
 
 async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:
@@ -182,7 +190,7 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
     return record
 
 
-async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes]:
+async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes | memoryview]:
     hint = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     yield hint
     # Without its ledger the stream ends too soon, which tells the client to come back.
@@ -194,11 +202,11 @@ async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[byte
         yield hint
 
 
-async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes]:
+async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes | memoryview]:
     while not relay.hub.closing:
-        events = events_after(topic.record, topic.pieces, last)
-        for event in events:
-            yield event.encode()
+        for event in topic.events_after(last):
+            for piece in in_pieces(event.encoded):
+                yield piece
             last = event.id
         if topic.record.finished:
             return
@@ -236,10 +244,6 @@ def _bad_header(name: str, problem: str) -> Problem:
 def _same(given: str, right: str) -> bool:
     """Whether two secrets are the same; takes as long whatever the difference."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
-
-
-def _json(content: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(content, status, headers, media_type="application/json")
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

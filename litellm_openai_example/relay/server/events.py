@@ -6,8 +6,10 @@ streamed, and one for the end. They are the same on every process and after ever
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ..contract import LastEvent, OutputTextEvent, StatusEvent
 from .records import Piece, Record, when
@@ -18,15 +20,28 @@ _QUEUED, _RUNNING = 1, 2
 
 @dataclass(frozen=True)
 class Event:
-    """One server-sent event; `data` is JSON."""
+    """One server-sent event, as it is sent."""
 
     id: int
-    name: str
-    data: str
+    encoded: bytes
 
-    def encode(self) -> bytes:
-        # JSON has no line breaks of its own, so one data line is enough.
-        return f"id: {self.id}\nevent: {self.name}\ndata: {self.data}\n\n".encode()
+    @classmethod
+    def of(cls, id: int, name: str, data: bytes) -> Event:
+        """From JSON: that has no line breaks of its own, so one data line is enough."""
+        return cls(id, f"id: {id}\nevent: {name}\ndata: ".encode() + data + b"\n\n")
+
+
+class History:
+    """The events of one invocation, encoded once for all who read them: a result may have some megabytes."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def after(self, record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
+        """What has happened after the event with the id `last` (0 for all); `record` and `pieces` are the newest."""
+        newest = self._events[-1].id if self._events else 0
+        self._events += events_after(record, pieces, newest)
+        return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
 
 
 def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
@@ -45,7 +60,7 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
             events.append(_text(record, end - 1, rest.start, rest.text))
         if last < end:
             view = LastEvent.model_construct(**vars(record.view))
-            events.append(Event(end, view.type, view.model_dump_json()))
+            events.append(Event.of(end, view.type, view.model_dump_json().encode()))
     return events
 
 
@@ -69,10 +84,9 @@ def _status(record: Record, id: int, status: str, upstream_id: str | None, at: f
     event = StatusEvent.model_construct(
         invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
     )
-    return Event(id, "status", event.model_dump_json())
+    return Event.of(id, "status", event.model_dump_json().encode())
 
 
 def _text(record: Record, id: int, start: int, text: str) -> Event:
-    return Event(
-        id, "output_text", OutputTextEvent(invocation_id=record.id, offset=start, delta=text).model_dump_json()
-    )
+    event = OutputTextEvent.model_construct(invocation_id=record.id, offset=start, delta=text)
+    return Event.of(id, "output_text", event.model_dump_json().encode())

@@ -17,6 +17,8 @@ from .log import kind_and_place, log
 
 _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_SECONDS = 2.0
+_BEFORE_THE_BODY = ("body_too_large", "request_timeout", "invalid_http")
+PROBES = ("/healthz", "/readyz")
 
 
 def error_response(problem: Problem) -> Response:
@@ -27,7 +29,7 @@ def error_response(problem: Problem) -> Response:
         headers["Retry-After"] = str(problem.retry_after)
     if problem.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
-    kind = _Lingering if problem.code in ("body_too_large", "request_timeout") else Response
+    kind = _Lingering if problem.code in _BEFORE_THE_BODY else Response
     content = ErrorBody(error=error).model_dump_json()
     return kind(content, problem.status, headers, media_type="application/json")
 
@@ -60,15 +62,24 @@ class Guard:
             await send(message)
 
         try:
-            if self._loopback and not _names_loopback(Headers(scope=scope).get("host", "")):
-                await error_response(Problem("host_not_allowed"))(scope, receive, send_with_headers)
-            else:
-                await self._app(scope, receive, send_with_headers)
+            problem = self._refusal(scope, Headers(scope=scope))
+            app = self._app if problem is None else error_response(problem)
+            await app(scope, receive, send_with_headers)
         except Exception as error:
             # Not its text: that may repeat what a client or the gateway sent.
             log.error("a request failed with %s", kind_and_place(error))
             if not begun:
                 await error_response(Problem("internal_error"))(scope, receive, send_with_headers)
+        return None
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Problem | None:
+        hosts = headers.getlist("host")
+        # Two lengths, or two hosts, are how a request is smuggled past a proxy that believes the other one.
+        if len(hosts) > 1 or ("content-length" in headers and "transfer-encoding" in headers):
+            return Problem("invalid_http")
+        # A probe may not know the name, and learns nothing.
+        if self._loopback and scope["path"] not in PROBES and not _names_loopback("".join(hosts)):
+            return Problem("host_not_allowed")
         return None
 
 

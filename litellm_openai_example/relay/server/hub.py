@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from .database import LedgerUnavailable
+from .events import Event, History
 from .ledger import Ledger
 from .records import Piece, Record
 
@@ -26,6 +27,7 @@ class Topic:
     def __init__(self, record: Record, pieces: list[Piece]) -> None:
         self.record = record
         self.pieces = pieces
+        self.history = History()
         self.watchers = 0
         self._changed = asyncio.Event()
 
@@ -38,6 +40,10 @@ class Topic:
     def wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def events_after(self, last: int) -> list[Event]:
+        """What has happened after the event with the id `last` (0 for all)."""
+        return self.history.after(self.record, self.pieces, last)
 
     async def change(self, timeout: float) -> bool:
         """Wait for the next change, `timeout` seconds at most; whether there was one."""

@@ -88,7 +88,7 @@ def _answer(model: type[Any], description: str, **examples: dict[str, Any]) -> d
     return {"model": model, "description": description, "content": {"application/json": {"examples": values}}}
 
 
-_ALWAYS: tuple[ApiErrorCode, ...] = ("host_not_allowed", "internal_error")
+_ALWAYS: tuple[ApiErrorCode, ...] = ("invalid_http", "host_not_allowed", "internal_error")
 _TOKENED: tuple[ApiErrorCode, ...] = (*_ALWAYS, "forbidden", "not_found", "invalid_request", "ledger_unavailable")
 
 VIEW: Responses = {
@@ -135,7 +135,7 @@ STREAM: Responses = {
 }
 HEALTH: Responses = {
     200: _answer(Health, "Yes", ok={"status": "ok"}),
-    **_errors(*_ALWAYS, "ledger_unavailable", "shutting_down"),
+    **_errors("invalid_http", "internal_error", "ledger_unavailable", "shutting_down"),
 }
 
 

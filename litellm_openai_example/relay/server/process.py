@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from .app import create_app
+from .connection import BoundedConnection
 from .database import LedgerUnavailable
 from .relay import Relay
 from .settings import Settings
@@ -43,6 +44,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
         ConfigurationError, CannotStart: with one line for a person.
     """
     logging.basicConfig(format="[relay] %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
     _allow_many_connections()
     gc.freeze()  # what has been imported stays for good: the collector need not walk it
     stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
@@ -132,6 +134,7 @@ class RelayServer(uvicorn.Server):
     def __init__(self, settings: Settings, relay: Relay, listener: socket.socket, tell: Callable[[str], None]) -> None:
         config = uvicorn.Config(
             create_app(relay),
+            http=BoundedConnection,
             lifespan="off",
             ws="none",
             log_config=None,

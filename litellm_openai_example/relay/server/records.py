@@ -110,8 +110,8 @@ class Record:
         )
 
     @cached_property
-    def view_json(self) -> str:
-        return self.view.model_dump_json()
+    def view_json(self) -> bytes:
+        return self.view.model_dump_json().encode()
 
 
 def when(seconds: float) -> datetime:
