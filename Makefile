@@ -24,11 +24,11 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
-	@$(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
+	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
 
 run-auto: .venv/relay-ready ## Ask a model that may have deep_research run by a relay: make run-auto PROMPT="..."
-	@$(GATEWAY) --reuse -- python -m litellm_openai_example.relay.alongside -- \
-		litellm-example --api responses --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
+	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse -- python -m litellm_openai_example.relay.alongside -- \
+		litellm-example --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
 
 gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
 	@$(GATEWAY) $(ARGS)

@@ -167,7 +167,7 @@ def _print(session: Session, reply: Reply) -> None:
 
 def _print_sources(session: Session, reply: Reply) -> None:
     if session.options.sources and not session.options.json:
-        session.out.paragraph(source_list(getattr(reply.answer, "sources", ()), reply.text))
+        session.out.paragraph(source_list(reply.answer.sources, reply.text))
 
 
 def _print_raw(session: Session, reply: Reply) -> None:
@@ -179,7 +179,7 @@ def _print_raw(session: Session, reply: Reply) -> None:
 def _tell_what_is_missing(session: Session, reply: Reply) -> None:
     """What a gateway leaves out without a word: the search that was asked for, the conversation before."""
     options = session.options
-    if options.web_search and getattr(reply.answer, "searched", True) is False:
+    if options.web_search and not reply.answer.searched:
         notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
     if options.previous_response_id and _is_bridged(session, reply):
         notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")

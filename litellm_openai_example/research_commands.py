@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from .relay.client import RelayClient
 from .relay.contract import Invocation
 from .relay.operations import RelayError
 from .session import Session
-from .sources import source_list
+from .sources import Cited, source_list
 from .steps import run as drive
 from .tool_calling import Conversation, ToolCall, ToolCallingResult, converse, research_through
 from .verbose import cost, show
@@ -225,10 +226,9 @@ def _finish(session: Session, view: Invocation) -> int:
     return 0
 
 
-def _sources(view: Invocation) -> Any:
+def _sources(view: Invocation) -> Sequence[Cited]:
     # A relay of another make keeps them in the response alone.
-    listed = getattr(view, "sources", None)
-    return listed or getattr(read_response(view.response), "sources", ())
+    return view.sources or read_response(view.response).sources
 
 
 def _require_complete(view: Invocation) -> None:
@@ -245,7 +245,7 @@ def _require_complete(view: Invocation) -> None:
 def _tell(session: Session, view: Invocation) -> None:
     """The facts about a research run that --verbose shows."""
     response = read_response(view.response)
-    dollars = getattr(view, "cost_usd", None) or (view.response or {}).get("cost_usd")
+    dollars = view.cost_usd or (view.response or {}).get("cost_usd")
     seconds = (view.updated_at - view.created_at).total_seconds()
     usage = response.usage
     show(

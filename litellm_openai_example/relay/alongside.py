@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from ..again import OWN_RELAY
 from ..config import setting
 from ..gateway.command import become, handle, run
 from ..gateway.environment import GatewayUnavailable
@@ -29,13 +30,14 @@ _STOP_SECONDS = 10.0
 def alongside(command: tuple[str, ...]) -> int:
     """Run COMMAND with RELAY_BASE_URL set to a relay that runs meanwhile; the exit code is the command's.
 
-    Where RELAY_BASE_URL is set already, that relay is used. A research that outlives the command is kept in the
-    ledger, and goes on with the next relay.
+    Where RELAY_BASE_URL is set already, that relay is used. A research run that outlives the command is kept in
+    the ledger, and goes on with the next relay.
     """
     if setting("RELAY_BASE_URL"):
         become(command, os.environ)
     with _relay() as base_url:
-        return run(command, {**with_loopback_direct(os.environ), "RELAY_BASE_URL": base_url})
+        # What the command tells its user to type must not count on a relay that has gone by then.
+        return run(command, {**with_loopback_direct(os.environ), "RELAY_BASE_URL": base_url, OWN_RELAY: "1"})
 
 
 @contextmanager
