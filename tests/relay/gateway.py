@@ -77,7 +77,8 @@ class Gateway:
         final: the response at its end, from the request.
         pieces: how streamed text comes.
         on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
-        during_stream: may return a Fault; gets the number of pieces sent.
+        during_stream: may return a Fault; gets the number of pieces sent, -1 before the first event.
+        unasked: streams whatever was asked for.
         paid: how often each prompt was executed.
     """
 
@@ -91,6 +92,7 @@ class Gateway:
         self.on_get: Callable[[Work, int], Fault | None] = lambda work, n: None
         self.on_cancel: Callable[[Work], Fault | None] = lambda work: None
         self.during_stream: Callable[[int], Fault | None] = lambda sent: None
+        self.unasked = False
         self.poll_after_ms: int | None = None
         self.cost = "0.25"
         self.posts: list[Json] = []
@@ -204,7 +206,7 @@ class Gateway:
         if fault is not None:
             return await self._break(writer, fault, work)
         await asyncio.sleep(self.accept)
-        if body.get("stream"):
+        if body.get("stream") or self.unasked:
             return await self._stream(writer, work)
         if self.bridged:
             await asyncio.sleep(work.seconds)
@@ -214,6 +216,13 @@ class Gateway:
     async def _stream(self, writer: asyncio.StreamWriter, work: Work) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         created = {"id": work.id, "status": "in_progress", "output": []}
+        begins = self.during_stream(-1)
+        if begins is not None:  # before the first event
+            if begins.kind == "status":
+                error = {"code": "server_error", "message": SECRET_WORDS}
+                failed = {"id": "resp_invented", "status": "failed", "error": error, "output": []}
+                await self._event(writer, "response.failed", {"response": failed})
+            raise _Dropped
         await self._event(writer, "response.created", {"response": created})
         for sent, piece in enumerate(work.pieces):
             fault = self.during_stream(sent)
@@ -229,6 +238,8 @@ class Gateway:
             await asyncio.sleep(work.seconds / max(1, len(work.pieces)))
         work.seconds = 0
         final = work.now()
+        if self.cost:  # LiteLLM tells it there in a stream
+            final |= {"usage": {"cost": float(self.cost) if self.cost.replace(".", "").isdigit() else self.cost}}
         await self._event(writer, f"response.{final['status']}", {"response": final})
         writer.write(b"data: [DONE]\n\n")
         raise _Dropped

@@ -255,6 +255,48 @@ class TestEnding:
         assert upstream.posts[0]["tools"] == tools
 
 
+class TestView:
+    @pytest.mark.parametrize("how", ["background", "bridged", "stream"])
+    def test_sources_cost_and_id(self, relay: ThreadedRelay, upstream: Gateway, how: str) -> None:
+        upstream.bridged = how == "bridged"
+        note = {"type": "url_citation", "url": "https://a.example/", "title": "A"}
+        search = {"type": "web_search_call", "action": {"sources": [{"type": "url", "url": "https://b.example/"}]}}
+        part = {"type": "output_text", "text": "The answer [1].", "annotations": [note, note]}
+        output = [search, {"type": "message", "content": [part]}]
+        upstream.final = lambda request: {"status": "completed", "output": output}
+        view = relay.api.wait(relay.api.start(stream=how == "stream"))
+        assert view["sources"] == [
+            {"url": "https://a.example/", "title": "A"},
+            {"url": "https://b.example/", "title": ""},
+        ]
+        assert view["cost_usd"] == 0.25
+        assert view["response"]["id"] == view["upstream_response_id"] == "resp_0"
+        assert "sources" not in view["response"]
+        assert how == "background" or upstream.gets == 0  # each look at the end is billed anew
+
+    def test_too_large_a_response_loses_the_bulk_and_no_source(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        notes = [{"type": "url_citation", "url": f"https://a.example/{n}", "title": "A"} for n in range(20)]
+        log = {"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "x" * 100_000}]}
+        part = {"type": "output_text", "text": "The answer.", "annotations": notes}
+        output = [log, {"type": "message", "content": [part]}]
+        upstream.final = lambda request: {"status": "completed", "output": output}
+        relay = start_relay(max_output=1000)
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+        assert view["response"]["shortened"] is True
+        assert view["response"]["output"][1]["content"] == [part]
+        assert view["response"]["output"][0]["outputs"][0]["logs"].startswith("xxx")
+        assert len(view["sources"]) == 20
+
+    def test_a_model_that_is_not_there_is_named(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: litellm_error(400, "Invalid model name passed in model=x")
+        message = relay.api.wait(relay.api.start())["error_message"]
+        assert "gpt-6.1-sol" in message
+        assert "RELAY_MODEL" in message
+
+
 class TestBridged:
     def test_completes(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.bridged, upstream.seconds = True, 0.8
@@ -294,6 +336,26 @@ class TestStream:
         view = relay.api.wait(started)
         assert (view["status"], view["error_code"]) == ("failed", "upstream_failed")
         assert view["output_text"] == "The answer"
+
+    @pytest.mark.parametrize("kind", ["drop", "status"])
+    @pytest.mark.parametrize("bridged", [False, True])
+    def test_one_that_breaks_before_its_first_event_may_have_been_paid_for(
+        self, relay: ThreadedRelay, upstream: Gateway, kind: str, bridged: bool
+    ) -> None:
+        """LiteLLM invents a failed response then, with an id of its own."""
+        upstream.bridged = bridged
+        upstream.during_stream = lambda sent: Fault(kind) if sent == -1 else None
+        view = relay.api.wait(relay.api.start(stream=True))
+        assert (view["status"], view["error_code"]) == ("failed", "submission_indeterminate")
+        assert view["upstream_response_id"] is None
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("bridged", [False, True])
+    def test_one_that_nobody_asked_for(self, relay: ThreadedRelay, upstream: Gateway, bridged: bool) -> None:
+        upstream.unasked, upstream.bridged = True, bridged
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
+        assert len(upstream.posts) == 1
 
     def test_one_that_falls_silent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.during_stream = lambda sent: Fault("hang") if sent == 1 else None

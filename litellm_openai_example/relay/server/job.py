@@ -6,26 +6,28 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from ..contract import DeepResearchArguments
 from .database import LedgerUnavailable
+from .failures import NotSent, OutcomeUnknown, PollFailed, Refused
+from .gate import Gate
 from .inbox import Inbox
+from .lease import Lease
 from .ledger import INDETERMINATE, Ledger
 from .log import kind_and_place, log
 from .records import Outcome, Piece, Record
 from .research import research_request
 from .settings import Settings
-from .upstream import NotSent, OutcomeUnknown, PollFailed, Refused, Reply, Upstream
+from .upstream import Reply, Upstream
 
 T = TypeVar("T")
 
 _CANCELLED = Outcome("cancelled", "cancelled_by_client")
 _TOO_LATE = Outcome("failed", "research_timeout")
 _LOST = Outcome("failed", "result_unavailable")
-_GROWTH = 0.1  # a research of n seconds is looked at every n/10 seconds
-_LONGEST_WISH = 60.0
+_GROWTH = 0.4  # each pause is so much longer than the one before
+_LONGEST_POLL_AFTER = 60.0
 _LEDGER_RETRY = 0.5
 _PIECE = 4096
 
@@ -34,52 +36,38 @@ class NotOurs(Exception):
     """The invocation has ended otherwise, or belongs to another process by now."""
 
 
-@dataclass
-class Desk:
-    """What all jobs of a process share.
-
-    Attributes:
-        may_send: whether this process's lease still holds.
-        active: how many jobs there are.
-        not_sent: told of each submission that was not sent, with the pause until the next try.
-        sent: told of each that was answered, and whether with the outcome itself.
-        left_gate: told when a job needs its place in the submit gate no more.
-    """
-
-    ledger: Ledger
-    upstream: Upstream
-    settings: Settings
-    polls: asyncio.Semaphore
-    may_send: Callable[[], bool]
-    active: Callable[[], int]
-    not_sent: Callable[[float], None]
-    sent: Callable[[bool], None]
-    left_gate: Callable[[], None]
-
-
 class Job:
     """Runs one invocation that this process owns.
 
     Args:
         record: claimed (submitting or awaiting) or taken over (running).
+        ledger, upstream, gate, lease, settings: the worker's.
 
-    `landed` is set once no submission is in flight.
+    `submit_done` is set once no submission is in flight.
     """
 
-    def __init__(self, record: Record, desk: Desk) -> None:
+    def __init__(
+        self, record: Record, ledger: Ledger, upstream: Upstream, gate: Gate, lease: Lease, settings: Settings
+    ) -> None:
         self.id = record.id
-        self.landed = asyncio.Event()
-        self._in_gate = record.state == "submitting"
+        self.submit_done = asyncio.Event()
         self._record = record
-        self._desk = desk
-        self._timings = desk.settings.timings
+        self._ledger = ledger
+        self._upstream = upstream
+        self._gate = gate
+        self._lease = lease
+        self._settings = settings
+        self._timings = settings.timings
         self._upstream_id = record.upstream_id
         self._begun = time.monotonic() - (record.age or 0.0)
         self._cancel = asyncio.Event()
         self._pieces: list[Piece] = []
         self._fallback = _LOST
+        self._in_gate = record.state == "submitting"
+        if self._in_gate:
+            gate.enter()
         if record.upstream_id is not None:
-            self.landed.set()
+            self.submit_done.set()
         if record.cancel_requested:
             self._cancel.set()
 
@@ -93,18 +81,18 @@ class Job:
             await self._run()
         finally:
             self._leave_gate()
-            self.landed.set()
+            self.submit_done.set()
 
     async def _run(self) -> None:
         while True:
             try:
-                await (self._follow() if self.landed.is_set() else self._submit())
+                await (self._follow() if self.submit_done.is_set() else self._submit())
                 return
             except NotOurs:
                 return
             except Exception as error:
                 log.error("%s: unexpected %s", self.id, kind_and_place(error))
-                if not self.landed.is_set():
+                if not self.submit_done.is_set():  # it may have been sent: never again
                     await self._settle(INDETERMINATE)
                     return
                 await asyncio.sleep(self._timings.longest_poll)
@@ -115,34 +103,35 @@ class Job:
 
     @property
     def _left(self) -> float:
-        return self._desk.settings.research_timeout - self._age
+        return self._settings.research_timeout - self._age
 
     # Submitting
 
     async def _submit(self) -> None:
         if self._cancel.is_set():
             return await self._settle(_CANCELLED)
-        if not self._desk.may_send():  # another process may believe us dead by now
-            await self._keep(lambda: self._desk.ledger.put_back(self.id, 0.0))
+        if not self._lease.may_send:  # another process may believe us dead by now
+            await self._keep(lambda: self._ledger.put_back(self.id, 0.0))
             return None
         if self._left <= 0:
             return await self._settle(Outcome("failed", "gateway_unavailable"))
         arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
-        settings = self._desk.settings
+        settings = self._settings
         request = research_request(arguments, settings.model, settings.request)
-        replies = self._desk.upstream.submit(request, stream=arguments.stream, call_id=self.id, timeout=self._left)
+        replies = self._upstream.submit(request, stream=arguments.stream, call_id=self.id, timeout=self._left)
         async with Inbox(replies) as inbox:
             try:
                 reply = await self._first_reply(inbox)
             except Refused as error:
-                return await self._settle(Outcome("failed", error.code))
+                response = {"model": settings.model} if error.code == "model_unavailable" else None
+                return await self._settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
                 return await self._try_later(error.delay)
             except OutcomeUnknown:
                 return await self._settle(INDETERMINATE)
             if reply is None:
                 return await self._settle(_CANCELLED)
-            self._desk.sent(reply.outcome is not None)
+            self._gate.sent(finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, inbox)
 
     async def _first_reply(self, inbox: Inbox) -> Reply | None:
@@ -150,7 +139,7 @@ class Job:
         reply = await inbox.next(self._timings.gate)
         if isinstance(reply, Reply):
             return reply
-        await self._keep(lambda: self._desk.ledger.leave_gate(self.id))
+        await self._keep(lambda: self._ledger.leave_gate(self.id))
         self._leave_gate()
         while not isinstance(reply, Reply):
             if self._cancel.is_set():
@@ -164,18 +153,20 @@ class Job:
         pause = max(pause, min(delay or 0.0, 4 * longest))
         if pause >= self._left:
             return await self._settle(Outcome("failed", "gateway_unavailable"))
-        self._desk.not_sent(pause)
-        await self._keep(lambda: self._desk.ledger.put_back(self.id, pause))
+        self._gate.not_sent(pause)
+        await self._keep(lambda: self._ledger.put_back(self.id, pause))
         return None
 
     async def _answered(self, reply: Reply, inbox: Inbox) -> None:
         """The gateway has it: keep its id before anything else happens."""
-        if reply.outcome is not None and self._record.mode != "stream":
+        if reply.outcome is not None and not reply.streaming:
             return await self._settle(reply.outcome, reply.response_id)
+        if reply.outcome is not None and reply.outcome.state == "failed":
+            return await self._doubted(reply.response_id)
         if reply.response_id is not None:
             await self._submitted(reply.response_id)
         self._leave_gate()
-        if self._record.mode == "stream":
+        if reply.streaming:
             outcome = await self._relay_text(reply, inbox)
             if outcome is not None:
                 return await self._settle(outcome)
@@ -183,19 +174,34 @@ class Job:
                 return await self._settle(self._fallback)
         return await self._follow(reply.poll_after)
 
+    async def _doubted(self, response_id: str | None) -> None:
+        """A stream that begins with a failure: LiteLLM invents that, id included, when its own connection breaks.
+
+        The provider may have accepted it all the same, so it is a failure only if the response itself says so.
+        """
+        looked = await self._look(self._upstream.retrieve, response_id) if response_id else None
+        if isinstance(looked, Reply) and looked.outcome is not None:
+            return await self._settle(looked.outcome, response_id)
+        if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
+            return await self._settle(INDETERMINATE)
+        self._fallback = INDETERMINATE
+        await self._submitted(response_id)
+        self._leave_gate()
+        return await self._follow()
+
     async def _submitted(self, upstream_id: str) -> None:
-        if not await self._keep(lambda: self._desk.ledger.submitted(self.id, upstream_id)):
+        if not await self._keep(lambda: self._ledger.submitted(self.id, upstream_id)):
             # Reported as indeterminate meanwhile: nobody will ever read what it costs to go on.
             log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
-            await self._look(self._desk.upstream.cancel, upstream_id)
+            await self._look(self._upstream.cancel, upstream_id)
             raise NotOurs
         self._upstream_id = upstream_id
-        self.landed.set()
+        self.submit_done.set()
 
     def _leave_gate(self) -> None:
         if self._in_gate:
             self._in_gate = False
-            self._desk.left_gate()
+            self._gate.leave()
 
     # Streaming
 
@@ -219,9 +225,7 @@ class Job:
             if stop:
                 return None
             if now - heard >= self._timings.stall:
-                looked = (
-                    await self._look(self._desk.upstream.retrieve, self._upstream_id) if self._upstream_id else None
-                )
+                looked = await self._look(self._upstream.retrieve, self._upstream_id) if self._upstream_id else None
                 if isinstance(looked, Reply) and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
@@ -229,44 +233,47 @@ class Job:
 
     async def _append(self, text: str) -> None:
         start = self._pieces[-1].end if self._pieces else 0
-        text = text[: max(0, self._desk.settings.max_output - start)]
-        if not text:
+        text = text[: max(0, self._settings.max_output - start)]
+        if not text or self._record.mode != "stream":  # nobody asked for pieces: the outcome holds the text
             return
         piece = Piece(len(self._pieces) + 1, start, text)
-        if not await self._keep(lambda: self._desk.ledger.append(self.id, piece)):
+        if not await self._keep(lambda: self._ledger.append(self.id, piece)):
             raise NotOurs
         self._pieces.append(piece)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
-        """What the response itself says: a gateway may invent a failure, and a stream does not tell the cost."""
-        if self._upstream_id is None:
+        """What became of it, by the response itself where a gateway may have invented a failure.
+
+        Anything else is believed as it is: each look at a response that has ended is billed by LiteLLM once more.
+        """
+        if self._upstream_id is None or outcome.state != "failed":
             return outcome
-        reply = await self._look(self._desk.upstream.retrieve, self._upstream_id)
+        reply = await self._look(self._upstream.retrieve, self._upstream_id)
         if isinstance(reply, Reply) and reply.outcome is not None:
             return reply.outcome
-        if outcome.state != "failed" or (isinstance(reply, PollFailed) and reply.hopeless):
+        if isinstance(reply, PollFailed) and reply.hopeless:
             return outcome
         self._fallback = outcome
         return None
 
     # Following
 
-    async def _follow(self, wish: float | None = None) -> None:
+    async def _follow(self, poll_after: float | None = None) -> None:
         """Look at the response, ever less often, until it has ended."""
         if self._record.mode == "stream" and not self._pieces:
-            self._pieces = await self._keep(lambda: self._desk.ledger.pieces(self.id))
+            self._pieces = await self._keep(lambda: self._ledger.pieces(self.id))
         missing_since: float | None = None
-        if wish is None and self._age >= self._timings.first_poll:  # picked up with many others: not all at once
+        if poll_after is None and self._age >= self._timings.first_poll:  # picked up with many others: not all at once
             pause = random.uniform(0, self._timings.first_poll)  # noqa: S311
         else:
-            pause = self._pause(wish)
+            pause = self._pause(poll_after)
         while True:
             await self._rest(min(pause, max(0.0, self._left)))
             if self._cancel.is_set():
                 return await self._stop(_CANCELLED)
             if self._left <= 0:
                 return await self._stop(_TOO_LATE)
-            reply = await self._look(self._desk.upstream.retrieve, self._upstream_id or "")
+            reply = await self._look(self._upstream.retrieve, self._upstream_id or "")
             if isinstance(reply, Reply):
                 missing_since = None
                 if reply.outcome is not None:
@@ -279,10 +286,13 @@ class Job:
                     return await self._settle(self._fallback)
             pause = self._pause(reply.poll_after if isinstance(reply, Reply) else None)
 
-    def _pause(self, wish: float | None) -> float:
+    def _pause(self, poll_after: float | None) -> float:
+        """Seconds until the next look: as the gateway wishes, else growing with the age from the start."""
         timings = self._timings
-        pause = min(wish, _LONGEST_WISH) if wish is not None else min(self._age * _GROWTH, timings.longest_poll)
-        return max(pause, timings.first_poll, self._desk.active() / timings.polls_per_second)
+        pause = min(timings.first_poll + self._age * _GROWTH, timings.longest_poll)
+        if poll_after is not None:
+            pause = min(poll_after, _LONGEST_POLL_AFTER)
+        return max(pause, timings.first_poll, self._gate.jobs / timings.polls_per_second)
 
     async def _rest(self, seconds: float) -> None:
         try:
@@ -292,15 +302,17 @@ class Job:
             pass
 
     async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
-        async with self._desk.polls:
+        async with self._gate.polling():
             try:
-                return await look(upstream_id, timeout=self._timings.poll_timeout)
+                reply: Reply | PollFailed = await look(upstream_id, timeout=self._timings.poll_timeout)
             except PollFailed as error:
-                return error
+                reply = error
+        self._gate.polled(answered=isinstance(reply, Reply) or not reply.outage)
+        return reply
 
     async def _stop(self, otherwise: Outcome) -> None:
         """Ask the gateway to stop it. If it had ended before, what became of it counts."""
-        for look in (self._desk.upstream.cancel, self._desk.upstream.retrieve):
+        for look in (self._upstream.cancel, self._upstream.retrieve):
             reply = await self._look(look, self._upstream_id or "")
             if isinstance(reply, Reply) and reply.outcome is not None:
                 stopped = reply.outcome.state == "cancelled"
@@ -313,8 +325,9 @@ class Job:
 
     async def _settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
         if outcome.state == "failed":
-            log.warning("%s: %s (%s)", self.id, outcome.state, outcome.error_code)
-        await self._keep(lambda: self._desk.ledger.settle(self.id, self._with_text(outcome), upstream_id))
+            model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
+            log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
+        await self._keep(lambda: self._ledger.settle(self.id, self._with_text(outcome), upstream_id))
 
     def _with_text(self, outcome: Outcome) -> Outcome:
         """What was streamed is kept even if the rest never came."""
@@ -324,9 +337,15 @@ class Job:
         return Outcome(outcome.state, outcome.error_code, streamed, outcome.response)
 
     async def _keep(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write to the ledger, however long it is away: what the gateway told us must not be lost."""
+        """Write to the ledger, however long it takes no change: what the gateway told us must not be lost."""
+        pause, said = _LEDGER_RETRY, False
         while True:
             try:
                 return await write()
             except LedgerUnavailable:
-                await asyncio.sleep(_LEDGER_RETRY)
+                pass
+            except Exception as error:
+                if not said:
+                    log.error("%s: the ledger does not take a change (%s); tried again", self.id, kind_and_place(error))
+                said, pause = True, min(2 * pause, self._timings.longest_poll)
+            await asyncio.sleep(pause)

@@ -158,9 +158,14 @@ class Ledger:
 
         await self.database.write(work)
 
-    async def take_over(self, *, judge: bool) -> list[Record]:
-        """Make orphaned running invocations this process's own."""
-        mine = _pick(lambda row: (row.state == "running", _is_orphan(row, judge)))
+    async def owned(self) -> list[str]:
+        """What this process owns, by its name: what a commit did whose answer was lost can be seen here."""
+        query = select(_row.id).where(_row.owner == self.worker, _row.state.in_(ACTIVE))
+        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
+
+    async def take_over(self, *, judge: bool, limit: int) -> list[Record]:
+        """Make up to `limit` orphaned running invocations this process's own."""
+        mine = _pick(lambda row: (row.state == "running", _is_orphan(row, judge)), limit)
         return await self._change(update(invocations).where(mine).values(owner=self.worker))
 
     async def bury(self, *, judge: bool) -> list[Record]:
@@ -199,11 +204,6 @@ class Ledger:
         """It was certainly not sent: try again in `delay` seconds."""
         values = {"state": "queued", "owner": None, "not_before": db_now() + delay, "updated_at": db_now()}
         return await self._change_mine(invocation_id, IN_FLIGHT, values)
-
-    async def put_back_unknown(self, known: Iterable[str]) -> None:
-        """Put back what a claim took whose answer was lost: of `known` alone this process has begun to send."""
-        mine = (_row.owner == self.worker, _row.state.in_(IN_FLIGHT), _row.id.not_in(list(known)))
-        await self._change(update(invocations).where(*mine).values(state="queued", owner=None))
 
     async def leave_gate(self, invocation_id: str) -> bool:
         return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})

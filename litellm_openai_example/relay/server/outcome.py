@@ -16,16 +16,19 @@ anything else                           (not ended)
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ...answer import Answer
+from ...headers import cost
 from .records import Outcome
+from .shorten import shortened
 
-COST_HEADER = "x-litellm-response-cost"
+_MOST_SOURCES = 1000
+_LONGEST_URL = 2000
+_LONGEST_TITLE = 500
 _KEPT = ("object", "model", "status", "output", "usage", "incomplete_details")
 _REASONS = (
     (re.compile("max|length|limit"), "output_limit_reached"),
@@ -35,7 +38,7 @@ _REASONS = (
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def judge(answer: Answer, body: object, headers: Mapping[str, str], *, longest: int) -> Outcome | None:
+def outcome_of(answer: Answer, body: object, headers: Mapping[str, str], *, longest: int) -> Outcome | None:
     """How the invocation ended, None if it has not ended.
 
     Args:
@@ -73,18 +76,22 @@ def _verdict(answer: Answer) -> tuple[str | None, str | None]:
 
 
 def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int) -> dict[str, Any] | None:
-    """The part of a response that is shown: not what was asked, which may hold secrets of the relay's tools."""
+    """The part of a response that is shown: not what was asked, which may hold secrets of the relay's tools.
+
+    Beside the response's own fields it holds `sources` and `cost_usd`, which the view shows beside the response.
+    """
     if not isinstance(body, dict) or answer.status == "failed":
         return None  # the words of a provider's failure are not passed on
     kept = {name: body[name] for name in _KEPT if body.get(name) is not None}
     try:
-        kept = _scrub(kept)
-        size = len(json.dumps(kept, allow_nan=False))
+        kept = shortened(_scrub(kept), 4 * longest)
     except (ValueError, RecursionError):
-        size = None
-    if size is None or size > 4 * longest:
         kept = {name: storable(kept[name]) for name in ("model", "status") if isinstance(kept.get(name), str)}
-    cost = _cost(headers)
+        kept["shortened"] = True
+    if answer.sources:
+        sources = [source for source in answer.sources if len(source.url) <= _LONGEST_URL][:_MOST_SOURCES]
+        kept["sources"] = [{"url": storable(s.url), "title": storable(s.title)[:_LONGEST_TITLE]} for s in sources]
+    cost = _cost(body, headers)
     return kept if cost is None else {**kept, "cost_usd": cost}
 
 
@@ -98,9 +105,9 @@ def _scrub(value: Any) -> Any:
     return value
 
 
-def _cost(headers: Mapping[str, str]) -> float | None:
-    try:
-        cost = float(headers.get(COST_HEADER, ""))
-    except ValueError:
-        return None
-    return cost if math.isfinite(cost) and cost >= 0 else None
+def _cost(body: dict[str, Any], headers: Mapping[str, str]) -> float | None:
+    """US dollars; the last event of a stream has them in its usage, as no header can."""
+    usage = body.get("usage")
+    value = usage.get("cost") if isinstance(usage, dict) else None
+    told = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return cost(headers) if not told else value

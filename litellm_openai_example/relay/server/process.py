@@ -68,7 +68,10 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
             await relay.start()
             server = RelayServer(settings, relay, listener, tell)
             stopping.handle(lambda: loop.call_soon_threadsafe(server.stop))
+            relay.on_failure = server.stop
             await server.serve(sockets=[listener])
+            if relay.failed:
+                raise CannotStart("a part of the relay ended by an error, see above; start it again")
         except LedgerUnavailable:
             raise CannotStart("the ledger does not answer") from None
         finally:

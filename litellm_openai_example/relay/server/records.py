@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from ..contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation
+from ..contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation, Source
 
 # What a reader sees of each state of the ledger that is not a status itself.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
@@ -95,6 +95,11 @@ class Record:
 
     @cached_property
     def view(self) -> Invocation:
+        response = json.loads(self.response) if self.response else None
+        sources = response.pop("sources", []) if response else []
+        if response and self.upstream_id is not None:
+            # As create returned it: the gateway gives another one on each reply, and knows only this one again.
+            response = {"id": self.upstream_id, **response}
         return Invocation.model_construct(
             invocation_id=self.id,
             mode=self.mode,
@@ -102,9 +107,11 @@ class Record:
             deliverable_format=self.deliverable_format,
             upstream_response_id=self.upstream_id,
             output_text=self.output_text,
-            response=json.loads(self.response) if self.response else None,
+            sources=[Source.model_construct(**source) for source in sources],
+            cost_usd=response.get("cost_usd") if response else None,
+            response=response,
             error_code=self.error_code,
-            error_message=INVOCATION_ERRORS.get(self.error_code) if self.error_code else None,
+            error_message=_message(self.error_code, response),
             created_at=when(self.created_at),
             updated_at=when(self.updated_at),
         )
@@ -116,3 +123,11 @@ class Record:
 
 def when(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _message(code: str | None, response: dict[str, Any] | None) -> str | None:
+    text = INVOCATION_ERRORS.get(code) if code else None
+    model = response.get("model") if response else None
+    if code == "model_unavailable" and model:
+        return f"The gateway has no model {model} for the relay's key: check RELAY_MODEL. Nothing was paid."
+    return text

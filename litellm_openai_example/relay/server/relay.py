@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from .acceptance import IdempotencyConflict, QueueFull
@@ -14,7 +14,7 @@ from .database import Database, LedgerUnavailable
 from .hub import Hub
 from .ledger import Ledger
 from .records import NewInvocation, Piece, Record
-from .runner import Runner
+from .runner import Worker
 from .settings import Settings
 from .upstream import Upstream
 
@@ -28,19 +28,25 @@ class Relay:
 
     Args:
         settings: checked.
+
+    Attributes:
+        failed: whether a loop has ended without which the relay does no good; `on_failure` is called then.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         timings = settings.timings
-        worker = secrets.token_hex(8)
-        self._database = Database(settings.database_url, worker)
+        name = secrets.token_hex(8)
+        self._database = Database(settings.database_url, name)
         self._upstream = Upstream(settings.gateway, longest=settings.max_output)
-        self.ledger = Ledger(self._database, worker, lease=timings.lease, max_queued=settings.max_queued)
-        self._runner = Runner(self.ledger, self._upstream, settings)
-        self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._runner.jobs.keys())
+        self.ledger = Ledger(self._database, name, lease=timings.lease, max_queued=settings.max_queued)
+        self._worker = Worker(self.ledger, self._upstream, settings)
+        self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())
         self._database.on_change = self.hub.changed
         self._closed_at = 0.0
+        self.failed = False
+        self.on_failure: Callable[[], None] = self.close
+        self._worker.on_failure = self._fail
 
     async def open(self) -> None:
         """Open the ledger. Raises ConfigurationError in words for a person."""
@@ -49,7 +55,11 @@ class Relay:
     async def start(self) -> None:
         """Begin to work. Raises LedgerUnavailable."""
         self.hub.start()
-        await self._runner.start()
+        await self._worker.start()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.on_failure()
 
     def close(self) -> None:
         """The process is about to end: let all who wait go. May be called twice."""
@@ -60,7 +70,7 @@ class Relay:
         """Stop working; submissions in flight get the rest of their time."""
         self.close()
         drained = time.monotonic() - self._closed_at
-        await self._runner.stop(max(0.0, self.settings.timings.drain - drained))
+        await self._worker.stop(max(0.0, self.settings.timings.drain - drained))
         await self.hub.stop()
         await self._upstream.close()
         await self._database.close()
@@ -82,7 +92,7 @@ class Relay:
             raise Problem("queue_full", retry_after=_RETRY_FULL) from None
         except IdempotencyConflict:
             raise Problem("idempotency_conflict") from None
-        self._runner.wake()
+        self._worker.wake()
         return record
 
     async def get(self, invocation_id: str) -> Record | None:
@@ -95,7 +105,7 @@ class Relay:
     async def cancel(self, invocation_id: str) -> None:
         """Cancel an invocation, or ask the process that runs it to do so."""
         await self._in_time(self.ledger.request_cancel(invocation_id))
-        self._runner.cancel(invocation_id)
+        self._worker.cancel(invocation_id)
 
     async def check_ready(self) -> None:
         """Raises Problem or LedgerUnavailable while no work can be taken."""

@@ -1,78 +1,65 @@
-"""The work of one process: claim what is queued, carry on what was left behind, keep the lease, and stop in order.
-
-At most `submit_gate` submissions are in flight at a time, so that a crash leaves at most that many of which nobody
-knows whether they were paid. One that gets no answer for some seconds leaves the gate: its model answers only when it
-is done, and would hold up all others.
-"""
+"""The work of one process: claim what is queued, carry on what was left behind, keep the lease, and stop in order."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from .database import LedgerUnavailable
-from .job import Desk, Job
-from .ledger import Ledger
+from .gate import Gate
+from .job import Job
+from .lease import Lease
+from .ledger import IN_FLIGHT, INDETERMINATE, Ledger
 from .log import kind_and_place, log
+from .loops import keep_going
 from .records import Record
 from .settings import Settings
 from .upstream import Upstream
 
-_POLLS_AT_ONCE = 32
 _PURGE_EVERY = 600.0
 _TROUBLE_PAUSE = 0.5
 
 
-class Runner:
+class Worker:
     """Runs invocations until it is stopped.
 
     Args:
         ledger: opened.
         upstream: the gateway.
         settings: limits and timings.
+
+    Attributes:
+        jobs: what this process runs, by the id of the invocation.
+        on_failure: called when a loop has ended that must not: the process does no good any more.
     """
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
         self.jobs: dict[str, Job] = {}
+        self.on_failure: Callable[[], None] = _nobody
         self._ledger = ledger
+        self._upstream = upstream
         self._settings = settings
         self._timings = settings.timings
-        self._desk = Desk(
-            ledger=ledger,
-            upstream=upstream,
-            settings=settings,
-            polls=asyncio.Semaphore(_POLLS_AT_ONCE),
-            may_send=self._may_send,
-            active=lambda: len(self.jobs),
-            not_sent=self._not_sent,
-            sent=self._sent,
-            left_gate=self._left_gate,
-        )
+        self._gate = Gate(settings.submit_gate)
+        self._lease = Lease(ledger, settings.timings.lease)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._stopping = False
         self._wanted = asyncio.Event()
+        self._gate.on_change = self._wanted.set
         self._queued = False  # whether there may be something to claim
-        self._gate_free = settings.submit_gate
-        self._blocks = False  # whether the model is known to answer only when it is done
-        self._trouble = False  # whether the last submission could not be sent
-        self._unsure = False  # whether the answer to a claim was lost
-        self._last_beat = self._beating_since = 0.0
-        self._next_purge = 0.0
+        self._owning = asyncio.Lock()  # held while what this process owns and what it runs may differ
+        self._broken: set[str] = set()  # jobs that ended by an error: perhaps sent, so never to be sent again
+        self._next_purge = self._next_check = 0.0
 
     async def start(self) -> None:
         """Take the lease and begin. Raises LedgerUnavailable."""
-        await self._beat()
-        loops = (self._keep_lease(), self._dispatch(), self._look_after(), self._look_for_model())
-        self._loops = [asyncio.create_task(loop) for loop in loops]
-
-    async def _look_for_model(self) -> None:
-        """Say at the start what every run would fail with."""
-        model = self._settings.model
-        nearest = await self._desk.upstream.missing_model(model, timeout=self._timings.poll_timeout)
-        if nearest is not None:
-            like = f"; it lists {', '.join(nearest)}" if nearest else ""
-            log.warning("the gateway does not list the model %s (RELAY_MODEL)%s", model, like)
+        await self._lease.beat()
+        self._keep("keeping the lease", self._keep_lease)
+        self._keep("claiming", self._dispatch)
+        self._keep("looking after what was left behind", self._look_after)
+        self._loops.append(asyncio.create_task(self._look_for_model()))
 
     def wake(self) -> None:
         """There is something to claim."""
@@ -87,84 +74,79 @@ class Runner:
 
     async def stop(self, drain: float) -> None:
         """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others."""
-        for loop in self._loops[1:]:
+        self._stopping = True
+        for loop in self._loops[1:]:  # the lease is kept to the end
             loop.cancel()
         for invocation_id, job in self.jobs.items():
-            if job.landed.is_set():
+            if job.submit_done.is_set():
                 self._tasks[invocation_id].cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(drain):
-                await asyncio.gather(*(job.landed.wait() for job in self.jobs.values()))
+                await asyncio.gather(*(job.submit_done.wait() for job in self.jobs.values()))
         tasks = [*self._loops, *self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self._ledger.leave()
-        except LedgerUnavailable:
-            log.warning("the ledger is away: others will take over when the lease is over")
+        except Exception as error:
+            log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
 
-    # The lease
+    def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(keep_going(name, step, pause=self._timings.tick), name=name)
+        task.add_done_callback(self._loop_ended)
+        self._loops.append(task)
 
-    async def _beat(self) -> None:
-        began = time.monotonic()
-        await self._ledger.heartbeat()
-        if began - self._last_beat >= self._timings.lease:
-            self._beating_since = began
-        self._last_beat = began
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not self._stopping:
+            log.critical("%s ended: this process cannot do its work any more", task.get_name())
+            self.on_failure()
 
     async def _keep_lease(self) -> None:
-        while True:
-            await asyncio.sleep(self._timings.lease / 3)
-            with suppress(LedgerUnavailable):
-                await self._beat()
+        await asyncio.sleep(self._timings.lease / 3)
+        await self._lease.beat()
 
-    def _may_send(self) -> bool:
-        return time.monotonic() - self._last_beat < self._timings.lease * 0.75
-
-    @property
-    def _may_judge(self) -> bool:
-        """Whether all had the time to renew their leases: the ledger itself may have been away."""
-        return self._may_send() and time.monotonic() - self._beating_since >= self._timings.lease
+    async def _look_for_model(self) -> None:
+        """Say at the start what every run would fail with."""
+        model = self._settings.model
+        nearest = await self._upstream.missing_model(model, timeout=self._timings.poll_timeout)
+        if nearest is not None:
+            like = f"; it lists {', '.join(nearest)}" if nearest else ""
+            log.warning("the gateway does not list the model %s (RELAY_MODEL)%s", model, like)
 
     # Claiming
 
     async def _dispatch(self) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            try:
+        await self._wanted.wait()
+        self._wanted.clear()
+        try:
+            async with self._owning:
                 await self._claim()
-            except LedgerUnavailable:
-                self._unsure = True
-                await asyncio.sleep(self._timings.tick)
-                self.wake()
-            if self._trouble:
-                await asyncio.sleep(_TROUBLE_PAUSE)
+        except Exception:
+            self._next_check = 0.0  # it may have been committed all the same
+            self.wake()
+            raise
+        if self._gate.trouble:
+            await asyncio.sleep(_TROUBLE_PAUSE)
 
     async def _claim(self) -> None:
-        if self._unsure:
-            await self._ledger.put_back_unknown(self.jobs.keys())
-            self._unsure = False
-        while self._queued and (free := self._free()) > 0 and self._may_send():
+        while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_send:
             self._queued = False  # until somebody says so again, perhaps while we claim
-            claimed = await self._ledger.claim(free, blocks=self._blocks)
+            claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
             for record in claimed:
                 self._run(record)
-            if self._trouble:
+            if self._gate.trouble:
                 return
 
+    @property
     def _free(self) -> int:
-        free = self._settings.max_running - len(self.jobs)
-        if self._trouble:
-            return min(free, 1, self._gate_free)
-        return free if self._blocks else min(free, self._gate_free)
+        return self._settings.max_running - len(self.jobs)
 
     def _run(self, record: Record) -> None:
-        job = Job(record, self._desk)
+        job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
         self.jobs[record.id] = job
-        self._gate_free -= record.state == "submitting"
+        self._gate.jobs = len(self.jobs)
         task = asyncio.create_task(job.run(), name=record.id)
         self._tasks[record.id] = task
         task.add_done_callback(self._done)
@@ -173,53 +155,72 @@ class Runner:
         invocation_id = task.get_name()
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: ended by %s", invocation_id, kind_and_place(error))
+        self._gate.jobs = len(self.jobs)
+        if not self._stopping and (task.cancelled() or task.exception() is not None):
+            error = None if task.cancelled() else task.exception()
+            log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
+            self._broken.add(invocation_id)
+            self._next_check = 0.0
         self._wanted.set()
-
-    def _left_gate(self) -> None:
-        self._gate_free += 1
-        self._wanted.set()
-
-    def _sent(self, finished: bool) -> None:
-        self._trouble = False
-        self._blocks = finished
-
-    def _not_sent(self, pause: float) -> None:
-        if not self._trouble:
-            log.warning("the gateway takes no work at the moment; the next try is in %.1f s", pause)
-        self._trouble = True
 
     # What is found in the ledger
 
     async def _look_after(self) -> None:
-        while True:
-            try:
-                await self._carry_on()
-                if self.jobs:
-                    for invocation_id in await self._ledger.cancel_requests():
-                        self.cancel(invocation_id)
-                if time.monotonic() >= self._next_purge:
-                    await self._purge()
-            except LedgerUnavailable:
-                pass
-            await asyncio.sleep(self._timings.tick)
+        await asyncio.sleep(self._timings.tick)
+        async with self._owning:
+            await self._check_owned()
+            await self._carry_on()
+        if self.jobs:
+            for invocation_id in await self._ledger.cancel_requests():
+                self.cancel(invocation_id)
+        if time.monotonic() >= self._next_purge:
+            await self._purge()
+
+    async def _check_owned(self) -> None:
+        """Run what the ledger says is this process's and nobody runs here.
+
+        The answer to a commit may be lost: a claim or a take-over has been made then, and this process does not know.
+        """
+        if time.monotonic() < self._next_check:
+            return
+        owned = set(await self._ledger.owned()) - self.jobs.keys()
+        for record in (await self._ledger.get_many(sorted(owned))).values() if owned else ():
+            if record.id in self.jobs or record.owner != self._ledger.worker:
+                continue
+            if record.state == "running":
+                self._run(record)
+            elif record.state in IN_FLIGHT and record.id in self._broken:
+                await self._ledger.settle(record.id, INDETERMINATE)
+            elif record.state in IN_FLIGHT:  # claimed by a commit whose answer was lost: nothing was sent
+                await self._ledger.put_back(record.id, 0.0)
+                self.wake()
+        self._broken.clear()
+        self._next_check = time.monotonic() + self._timings.lease
 
     async def _carry_on(self) -> None:
-        judge = self._may_judge
+        judge = self._lease.may_declare_dead
         queued, orphaned = await self._ledger.pending(judge=judge)
         if queued:
             self.wake()
-        if not orphaned or not self._may_send():
+        if not orphaned or not self._lease.may_send:
             return
         for record in await self._ledger.bury(judge=judge):
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
-        for record in await self._ledger.take_over(judge=judge):
-            if record.id not in self.jobs:
-                self._run(record)
+        if self._free > 0:
+            try:
+                taken = await self._ledger.take_over(judge=judge, limit=self._free)
+            except Exception:
+                self._next_check = 0.0
+                raise
+            for record in taken:
+                if record.id not in self.jobs:
+                    self._run(record)
 
     async def _purge(self) -> None:
-        more = True
-        while more:
-            more = await self._ledger.purge(self._settings.retention) > 0
-        self._next_purge = time.monotonic() + _PURGE_EVERY
+        more = await self._ledger.purge(self._settings.retention) > 0
+        if not more:  # else the next block comes with the next tick
+            self._next_purge = time.monotonic() + _PURGE_EVERY
+
+
+def _nobody() -> None:
+    """Nobody minds."""

@@ -1,31 +1,27 @@
-"""The gateway as the relay needs it: submit, look, cancel, and what each failure of these means.
-
-A failed submission is one of three things, and the difference is money: certainly not executed and hopeless
-(`Refused`), certainly not executed but worth another try (`NotSent`), or possibly executed (`OutcomeUnknown`).
-"""
+"""The gateway as the relay needs it: submit, look, cancel."""
 
 from __future__ import annotations
 
 import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import httpx2
 import openai
 
 from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
 from ...config import GatewaySettings
 from ...deadline import deadline
-from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError
+from ...errors import ErrorKind
 from ...events import data_of, events_of, has_events
 from ...explain import explain
 from ...headers import poll_after
 from ...sdk import AsyncLiteLLM
+from .failures import OutcomeUnknown, PollFailed, poll_failed, submit_failed
 from .log import log
-from .outcome import judge, storable
+from .outcome import outcome_of, storable
 from .records import Outcome
 from .research import with_other_search_tool, without_reasoning, without_stream
 
@@ -45,40 +41,6 @@ _DONE = {
 }
 
 
-class Refused(Exception):
-    """The gateway will not do it; `code` is one of the contract's."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class NotSent(Exception):
-    """It was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
-
-    def __init__(self, delay: float | None = None) -> None:
-        super().__init__("not sent")
-        self.delay = delay
-
-
-class OutcomeUnknown(Exception):
-    """It may have been executed, and there is no way to tell."""
-
-
-class PollFailed(Exception):
-    """A look at a response that says nothing about it.
-
-    Attributes:
-        missing: the gateway says that it does not know the response.
-        hopeless: it can never be looked at.
-    """
-
-    def __init__(self, *, missing: bool = False, hopeless: bool = False) -> None:
-        super().__init__("poll failed")
-        self.missing = missing
-        self.hopeless = hopeless
-
-
 @dataclass(frozen=True)
 class Reply:
     """What the gateway said of a response.
@@ -89,6 +51,7 @@ class Reply:
         poll_after: seconds that the gateway wishes until the next look.
         text: streamed text that this reply adds.
         known: whether the reply says anything of the response at all.
+        streaming: whether it is an event of a stream, which more may follow.
     """
 
     response_id: str | None = None
@@ -96,6 +59,7 @@ class Reply:
     poll_after: float | None = None
     text: str = ""
     known: bool = True
+    streaming: bool = False
 
 
 class Upstream:
@@ -131,10 +95,11 @@ class Upstream:
         """
         raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
         try:
-            if stream and has_events(raw.headers):
+            # A gateway may stream unasked, and it may ignore `stream`.
+            if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):
                 async for reply in self._read_events(raw):
                     yield reply
-            else:  # also of a gateway that ignores `stream`
+            else:
                 yield await self._read_one(raw)
         finally:
             await raw.http_response.aclose()
@@ -164,7 +129,7 @@ class Upstream:
                 raw = await self._sdk.responses.with_raw_response.retrieve(response_id, timeout=timeout)
             return self._reply(raw)
         except Exception as error:
-            raise _poll_failed(error) from None
+            raise poll_failed(error) from None
 
     async def cancel(self, response_id: str, *, timeout: float) -> Reply:
         """Ask for a response to be stopped. Raises PollFailed."""
@@ -173,7 +138,7 @@ class Upstream:
                 raw = await self._sdk.responses.with_raw_response.cancel(response_id, timeout=timeout)
             return self._reply(raw)
         except Exception as error:
-            raise _poll_failed(error) from None
+            raise poll_failed(error) from None
 
     async def _create(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
         """Send it; where the model refuses one field of it, once more as the model wants it.
@@ -193,7 +158,7 @@ class Upstream:
                     _ADAPT[kind](request) if kind in untried and isinstance(error, openai.APIStatusError) else None
                 )
                 if adapted is None:
-                    raise _submit_failed(error) from None
+                    raise submit_failed(error) from None
                 untried.remove(kind)
                 request, adaptations = adapted, adaptations ^ {kind}
                 continue
@@ -222,7 +187,7 @@ class Upstream:
             )
 
     async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
-        reader, begun = ResponseStream(), False
+        reader, response_id, begun = ResponseStream(), None, False
         events = aiter(events_of(raw.http_response))
         while True:
             try:
@@ -232,14 +197,25 @@ class Upstream:
                     raise OutcomeUnknown from None
                 return  # over or broken: the response itself tells what became of it
             text = reader.feed(event)
-            answer, body = reader.answer(), event.get("response") if isinstance(event, dict) else None
-            begun = begun or bool(answer.id or text)
-            if not begun:
-                continue
-            outcome = judge(answer, body, raw.headers, longest=self._longest) if answer.status in TERMINAL else None
-            yield Reply(_usable(answer.id), outcome, None, storable(text))
-            if outcome is not None:
+            outcome = self._last_outcome(reader, event)
+            if not response_id:
+                response_id = _usable(reader.answer().id)
+            begun = begun or bool(response_id or text)
+            if begun:
+                yield Reply(response_id, outcome, None, storable(text), streaming=True)
+            if begun and outcome is not None:
                 return
+
+    def _last_outcome(self, reader: ResponseStream, event: object) -> Outcome | None:
+        """How it ended, None if `event` is not the last one. Only then the text is put together: it may be long."""
+        kind = event.get("type") if isinstance(event, dict) else None
+        if not isinstance(kind, str) or kind.removeprefix("response.") not in TERMINAL:
+            return None
+        answer, body = reader.answer(), event.get("response") if isinstance(event, dict) else None
+        if (whole := read_response(body).text).strip():  # what came in pieces may be another version of it
+            answer = replace(answer, text=whole)
+        # The headers came before the answer: what they say of its cost is not true yet.
+        return outcome_of(answer, body, {}, longest=self._longest)
 
     async def _read_one(self, raw: Any) -> Reply:
         try:
@@ -259,7 +235,7 @@ class Upstream:
         return reply
 
     def _read(self, answer: Answer, body: object, headers: Mapping[str, str]) -> Reply:
-        outcome = judge(answer, body, headers, longest=self._longest)
+        outcome = outcome_of(answer, body, headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
         return Reply(_usable(answer.id), outcome, poll_after(headers), known=known)
 
@@ -268,44 +244,3 @@ def _usable(response_id: str | None) -> str | None:
     """An id that can be stored and sent in a path again."""
     usable = response_id and len(response_id) <= _LONGEST_ID and all("!" <= c <= "~" for c in response_id)
     return response_id if usable else None
-
-
-def _submit_failed(error: Exception) -> Exception:
-    explained = explain(error)
-    if explained.outcome_unknown:
-        return OutcomeUnknown()
-    if explained.status is None:
-        unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
-        return NotSent() if unsent else OutcomeUnknown()
-    if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
-        return NotSent(explained.retry_after)
-    if 300 <= explained.status < 500:
-        return Refused(_refusal_code(explained))
-    return OutcomeUnknown()
-
-
-def _is_unsent(error: openai.APIConnectionError) -> bool:
-    if isinstance(error, LostAnswerError | DeadlineExceededError):
-        return not error.outcome_unknown
-    unsent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
-    return isinstance(error.__cause__, unsent)
-
-
-def _refusal_code(explained: GatewayError) -> str:
-    if explained.kind is ErrorKind.BUDGET or explained.status == 402:
-        return "gateway_budget_exceeded"
-    if explained.kind is ErrorKind.UNKNOWN_MODEL:
-        return "model_unavailable"
-    if explained.status in (401, 403) or explained.kind is ErrorKind.BAD_KEY:
-        return "gateway_key_rejected"
-    return "gateway_rejected_request"
-
-
-def _poll_failed(error: Exception) -> PollFailed:
-    if isinstance(error, PollFailed):
-        return error
-    explained = explain(error)
-    return PollFailed(
-        missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
-        hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
-    )

@@ -1,0 +1,80 @@
+"""A response that is too large to keep, made smaller: what weighs most and says least goes first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+Json = dict[str, Any]
+
+_HEAD = 200  # characters that are left of a text
+_CUT = " [...]"
+
+
+def shortened(response: Json, most: int) -> Json:
+    """`response` with at most `most` characters of JSON, and `shortened` set to true if something had to go.
+
+    First the bulk goes: what tools put out and their logs, beginning with all long texts but addresses in items that
+    are no messages. Then those items; then the texts of the messages, which the view holds anyway. Their annotations,
+    which name the sources, go last.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    if _size(response) <= most:
+        return response
+    output = response.get("output")
+    items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    for step in _STEPS:
+        items = step(items)
+        made = {**response, "output": items, "shortened": True}
+        if _size(made) <= most:
+            return made
+    return {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)} | {
+        "shortened": True
+    }
+
+
+def _without_bulk(items: list[Json]) -> list[Json]:
+    return [item if item.get("type") == "message" else _cut(item) for item in items]
+
+
+def _messages_and_searches(items: list[Json]) -> list[Json]:
+    return [item for item in items if item.get("type") in ("message", "web_search_call")]
+
+
+def _messages(items: list[Json]) -> list[Json]:
+    return [item for item in items if item.get("type") == "message"]
+
+
+def _without_texts(items: list[Json]) -> list[Json]:
+    return [_cut(item) for item in items]
+
+
+def _nothing(_: list[Json]) -> list[Json]:
+    return []
+
+
+_STEPS: tuple[Callable[[list[Json]], list[Json]], ...] = (
+    _without_bulk,
+    _messages_and_searches,
+    _messages,
+    _without_texts,
+    _nothing,
+)
+
+
+def _cut(value: Any) -> Any:
+    """`value` with its long texts cut off, addresses excepted."""
+    if isinstance(value, str):
+        return value if len(value) <= _HEAD else value[:_HEAD] + _CUT
+    if isinstance(value, list):
+        return [_cut(one) for one in value]
+    if isinstance(value, dict):
+        return {name: one if name == "url" else _cut(one) for name, one in value.items()}
+    return value
+
+
+def _size(value: object) -> int:
+    return len(json.dumps(value, allow_nan=False))
