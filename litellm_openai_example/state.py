@@ -1,4 +1,4 @@
-"""The user's state directory: what has to outlive a process, readable by the user alone."""
+"""The user's directories for this program, readable by the user alone: state that has to last, and a cache."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     Raises:
         ConfigurationError: it cannot be made or written to; the message is one line that names the place.
     """
-    path = _base(env) / _APP
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o777 != 0o700:
-            path.chmod(0o700)
-    except OSError as error:
-        raise _unusable(path, error.strerror or type(error).__name__) from None
-    except ValueError:  # a null byte in the path
-        raise _unusable(path, "it is not a path") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _unusable(path, "it cannot be written to")
-    return path
+    return _private_dir(env, "state", "XDG_STATE_HOME", ".local/state")
+
+
+def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """The directory for what can be made again: in `XDG_CACHE_HOME`, else in `.cache` of the home directory.
+
+    Raises:
+        ConfigurationError: as for `state_dir`.
+    """
+    return _private_dir(env, "cache", "XDG_CACHE_HOME", ".cache")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -48,21 +46,33 @@ def write_private(path: Path, text: str) -> None:
             os.unlink(temporary)
 
 
-def _base(env: Mapping[str, str]) -> Path:
-    given = env.get("XDG_STATE_HOME", "")
-    if os.path.isabs(given):
-        return Path(given)
+def _private_dir(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:
+    given = env.get(variable, "")
+    path = (Path(given) if os.path.isabs(given) else _home(env, what, variable) / fallback) / _APP
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o777 != 0o700:
+            path.chmod(0o700)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+    except ValueError:  # a null byte in the path
+        why = "it is not a path"
+    else:
+        if os.access(path, os.W_OK | os.X_OK):
+            return path
+        why = "it cannot be written to"
+    place = str(path).encode("utf-8", "backslashreplace").decode()
+    raise ConfigurationError(f"the {what} directory {place!r} cannot be used: {why}; set {variable} to another one")
+
+
+def _home(env: Mapping[str, str], what: str, variable: str) -> Path:
     try:
         home = Path(env["HOME"]) if env.get("HOME") else Path.home()
     except RuntimeError:  # no HOME, and a user id without a passwd entry
         home = Path()
     if not home.is_absolute():
         raise ConfigurationError(
-            "there is no home directory to keep state in: set HOME or XDG_STATE_HOME to a directory that can be written"
+            f"there is no home directory for the {what} directory: set HOME or {variable} to a directory that can be"
+            " written"
         )
-    return home / ".local/state"
-
-
-def _unusable(path: Path, why: str) -> ConfigurationError:
-    place = str(path).encode("utf-8", "backslashreplace").decode()
-    return ConfigurationError(f"the state directory {place!r} cannot be used: {why}; set XDG_STATE_HOME to another one")
+    return home

@@ -18,16 +18,18 @@ import click
 if sys.platform == "win32":
     sys.exit("The embedded gateway needs Linux or macOS; on Windows run it in WSL.")
 
-from .command import become, handle, run
+from ..config import ConfigurationError
+from .command import exec_command, handle, run
 from .environment import GatewayUnavailable
 from .offline.server import OfflineProvider
-from .proxy import READY_SECONDS, Proxy, answers, with_loopback_direct
+from .progress import PREFIX, progress
+from .proxy import READY_SECONDS, Proxy, is_ready, with_loopback_direct
 from .routes import configuration, providers_with_keys
 from .state import Running, State
 
 _NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_NOT_FOUND, _INTERRUPTED = 127, 130
+_MISUSED, _NOT_FOUND, _INTERRUPTED = 2, 127, 130
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False})
@@ -58,13 +60,13 @@ def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> i
         return _NOT_FOUND
     if reuse and os.environ.get("LITELLM_BASE_URL", "").strip():
         _tell(f"using the gateway at {_without_credentials(os.environ['LITELLM_BASE_URL'].strip())}")
-        become(command, os.environ)
+        exec_command(command, os.environ)
     state = State()
     if reuse and (running := _another(state)) is not None:
         _tell(f"using the gateway that runs at {running.base_url}")
         if running.offline:
             _tell(_NO_LLM)
-        become(command, _client_env(running.base_url, state.master_key))
+        exec_command(command, _client_env(running.base_url, state.master_key))
     with _started(state, port, timeout) as (proxy, offline):
         if command:
             return run(command, _client_env(proxy.base_url, proxy.api_key))
@@ -74,7 +76,7 @@ def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> i
 def _another(state: State) -> Running | None:
     """A gateway of ours that already runs; a note of one that does not answer is removed."""
     running = state.running()
-    if running is not None and not answers(running.base_url, state.master_key, timeout=5.0):
+    if running is not None and not is_ready(running.base_url, state.master_key, timeout=5.0):
         state.forget(running)
         return None
     return running
@@ -90,30 +92,19 @@ def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, boo
             _wait(proxy, timeout)
             yield proxy, False
         return
-    _tell(_NO_LLM)
     # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
     env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
     with OfflineProvider() as provider:
         offline = configuration({}, provider.base_url)
         with Proxy(offline, state=state, port=port, env=env, tell=_tell) as proxy:
             _wait(proxy, timeout)
+            _tell(_NO_LLM)  # last of all: right above the answer
             yield proxy, True
 
 
 def _wait(proxy: Proxy, timeout: int) -> None:
-    starting = f"starting LiteLLM at {proxy.base_url} (about 10 s)"
-    if not sys.stderr.isatty():
-        _tell(starting)
-        return proxy.wait_until_ready(timeout)
-
-    def show(seconds: int) -> None:
-        click.echo(f"\r\x1b[K[gateway] {starting}: {seconds} s", nl=False, err=True)
-
-    show(0)
-    try:
-        return proxy.wait_until_ready(timeout, show)
-    finally:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
+        proxy.wait_until_ready(timeout, show)
 
 
 def _serve(state: State, proxy: Proxy, offline: bool) -> int:
@@ -152,7 +143,7 @@ def _without_credentials(url: str) -> str:
 
 
 def _tell(text: str) -> None:
-    click.echo(f"[gateway] {text}", err=True)
+    click.echo(f"{PREFIX}{text}", err=True)
 
 
 def _stop(*_: object) -> NoReturn:
@@ -160,7 +151,10 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Run the command line; exit code 1 when the gateway cannot be had, 130 when interrupted before it is ready."""
+    """Run the command line.
+
+    Exit code 1 when the gateway cannot be had, 2 for a wrong setting, 130 when interrupted before it is ready.
+    """
     handle((signal.SIGTERM, signal.SIGHUP), _stop)
     try:
         code = gateway.main(standalone_mode=False)
@@ -170,6 +164,9 @@ def main() -> NoReturn:
     except GatewayUnavailable as error:
         _tell(f"Error: {error}")
         code = 1
+    except ConfigurationError as error:
+        _tell(f"Error: {error}")
+        code = _MISUSED
     except OSError as error:
         _tell(f"Error: {error.strerror or error}: {error.filename}" if error.filename else f"Error: {error}")
         code = 1

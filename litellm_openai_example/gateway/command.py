@@ -43,8 +43,8 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-def become(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
-    """Become the command: nothing of ours is needed any more."""
+def exec_command(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the command: nothing of ours is needed any more."""
     try:
         os.execvpe(command[0], list(command), dict(env))  # noqa: S606
     except OSError as error:

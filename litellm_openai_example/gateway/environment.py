@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
-from .state import cache_dir
+from ..state import cache_dir
+from .progress import progress
 
 REQUIREMENTS = "requirements.txt"
 _DONE = ".complete"
@@ -33,6 +36,7 @@ def ensure(tell: Callable[[str], None]) -> Path:
 
     Raises:
         GatewayUnavailable: uv is missing, or the installation failed.
+        ConfigurationError: the cache directory cannot be made or written to.
     """
     requirements = resources.files(__package__).joinpath(REQUIREMENTS)
     root = location(requirements.read_bytes())
@@ -75,27 +79,46 @@ def _complete(root: Path, python: Path) -> bool:
 
 def _install(root: Path, python: Path, requirements: Path, tell: Callable[[str], None]) -> None:
     uv = find_uv()
-    tell(f"installing LiteLLM into {root} (once, about 470 MB)")
     shutil.rmtree(root, ignore_errors=True)
-    quiet = [] if sys.stderr is not None and sys.stderr.isatty() else ["--quiet"]
-    _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)])
-    # Without their dependencies: all that is needed is pinned, and what LiteLLM names beside it is left out on purpose.
+    with progress("installing LiteLLM (once, about 470 MB in the cache directory)", tell) as show:
+        _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)], show)
+        # Without their dependencies: all that is needed is pinned, and what LiteLLM names beside it is left out.
+        _run([uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--no-deps",
+              "--requirements", str(requirements)], show)  # fmt: skip
     # Bytecode now, or each of the proxy's starts would compile some thousand modules.
-    _run([uv, "pip", "install", *quiet, "--python", str(python), "--require-hashes", "--no-deps",
-          "--compile-bytecode", "--requirements", str(requirements)])  # fmt: skip
+    with progress("compiling LiteLLM's bytecode (once, about 20 s)", tell) as show, suppress(GatewayUnavailable):
+        _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], show)
     (root / _DONE).touch()
 
 
-def _run(command: list[str]) -> None:
-    """Run uv; its progress goes to stderr, as ours does."""
+def _run(command: list[str], show: Callable[[int], None]) -> None:
+    """Run a step of the installation; what it says is told if it fails."""
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    try:
-        subprocess.run(command, check=True, env=env, stdin=subprocess.DEVNULL, stdout=2)
-    except OSError as error:
-        raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
-    except subprocess.CalledProcessError as error:
-        what = " ".join(command[1:3]) if command[1] == "pip" else command[1]
-        raise GatewayUnavailable(f"LiteLLM could not be installed: uv {what} ended with {error.returncode}") from None
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        except OSError as error:
+            raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
+        try:
+            while _still_runs(process):
+                show(int(time.monotonic() - started))
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        if process.returncode:
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()
+            what = " ".join(command[1:3]) if command[1] == "pip" else command[1]
+            failed = f"LiteLLM could not be installed: uv {what} ended with {process.returncode}"
+            raise GatewayUnavailable(f"{failed}:\n{text}" if text else failed)
+
+
+def _still_runs(process: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)
+    return process.returncode is None
 
 
 @contextmanager

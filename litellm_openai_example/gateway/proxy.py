@@ -107,7 +107,7 @@ class Proxy:
             GatewayUnavailable: it ended, or was not ready in time; the message has the end of its log.
         """
         started, told = time.monotonic(), 0
-        while not answers(self.base_url, self.api_key):
+        while not is_ready(self.base_url, self.api_key):
             passed = time.monotonic() - started
             code = self._process.poll()
             if code is not None:
@@ -161,7 +161,7 @@ class Proxy:
         self.stop()
 
 
-def answers(base_url: str, api_key: str, timeout: float = 2.0) -> bool:
+def is_ready(base_url: str, api_key: str, timeout: float = 2.0) -> bool:
     """Whether a gateway at this address on loopback accepts this key."""
     try:
         address = urlsplit(base_url)
@@ -186,6 +186,7 @@ def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
 def _environment(env: Mapping[str, str], state: State) -> dict[str, str]:
     inherited = {name: value for name, value in env.items() if _INHERITED.fullmatch(name)}
     secrets = {"LITELLM_MASTER_KEY": state.master_key, "LITELLM_SALT_KEY": state.salt}
+    inherited.setdefault("HOME", str(state.folder))  # a container's user may have none, and LiteLLM asks for it
     return {**with_loopback_direct(inherited), **_SETTINGS, **secrets}
 
 

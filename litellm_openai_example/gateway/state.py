@@ -6,17 +6,11 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_APP = "litellm-openai-example"
-
-
-def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The user's cache directory for this program, for what can be made again."""
-    return _private_dir(_base(env, "XDG_CACHE_HOME", ".cache") / _APP)
+from ..state import state_dir
 
 
 @dataclass(frozen=True)
@@ -32,16 +26,20 @@ class State:
     """A directory of mode 0700 with files of mode 0600.
 
     Args:
-        folder: the directory, made if it is not there; default: the one in the user's state directory.
+        folder: the directory, made if it is not there; default: this program's state directory.
+
+    Raises:
+        ConfigurationError: the state directory cannot be made or written to.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = _private_dir(folder or _base(os.environ, "XDG_STATE_HOME", ".local/state") / _APP)
+        self.folder = folder or state_dir()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._note = self.folder / "gateway.json"
 
     @property
     def master_key(self) -> str:
-        """The gateway's key, drawn once and kept."""
+        """The gateway's key, generated once, then reused."""
         return self._secret("master-key")
 
     @property
@@ -111,15 +109,3 @@ def is_alive(pid: object) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     return True
-
-
-def _base(env: Mapping[str, str], variable: str, fallback: str) -> Path:
-    given = env.get(variable, "")
-    # The XDG specification has relative ones ignored.
-    return Path(given) if os.path.isabs(given) else Path.home() / fallback
-
-
-def _private_dir(path: Path) -> Path:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
-    return path

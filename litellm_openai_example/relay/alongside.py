@@ -17,7 +17,7 @@ import click
 
 from ..again import OWN_RELAY
 from ..config import setting
-from ..gateway.command import become, handle, run
+from ..gateway.command import exec_command, handle, run
 from ..gateway.environment import GatewayUnavailable
 from ..gateway.proxy import with_loopback_direct
 
@@ -34,7 +34,7 @@ def alongside(command: tuple[str, ...]) -> int:
     the ledger, and goes on with the next relay.
     """
     if setting("RELAY_BASE_URL"):
-        become(command, os.environ)
+        exec_command(command, os.environ)
     with _relay() as base_url:
         # What the command tells its user to type must not count on a relay that has gone by then.
         return run(command, {**with_loopback_direct(os.environ), "RELAY_BASE_URL": base_url, OWN_RELAY: "1"})

@@ -19,7 +19,7 @@ import openai
 import psutil
 import pytest
 
-from litellm_openai_example.gateway.state import cache_dir
+from litellm_openai_example.state import cache_dir
 
 from .upstream import Upstream
 

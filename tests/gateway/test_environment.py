@@ -22,7 +22,7 @@ for last; do :; done
 echo "$@" >> "$FAKE_UV_CALLS"
 case "$1" in
   venv) mkdir -p "$last/bin" && ln -s /bin/true "$last/bin/python" ;;
-  pip) sleep 0.3; exit ${FAKE_UV_EXIT:-0} ;;
+  pip) sleep 0.3; [ -z "$FAKE_UV_EXIT" ] || echo "no such package" >&2; exit ${FAKE_UV_EXIT:-0} ;;
 esac
 """
 
@@ -49,14 +49,32 @@ def test_it_is_made_once(calls: Path) -> None:
     assert ensure(told.append) == python
     made, installed = calls.read_text().splitlines()
     assert made.startswith(f"venv --quiet --python {sys.executable} ")
-    for option in ("--require-hashes", "--no-deps", "--compile-bytecode", f"--python {python}"):
+    for option in ("--require-hashes", "--no-deps", "--quiet", f"--python {python}"):
         assert option in installed
-    assert len(told) == 1
+    assert told == [
+        "installing LiteLLM (once, about 470 MB in the cache directory)",
+        "compiling LiteLLM's bytecode (once, about 20 s)",
+    ]
+
+
+def test_on_a_terminal_progress_is_one_line_that_goes_away(
+    calls: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    told: list[str] = []
+    ensure(told.append)
+    shown = capsys.readouterr().err
+    assert told == []
+    assert "installing LiteLLM" in shown
+    assert "compiling LiteLLM's bytecode" in shown
+    assert "\n" not in shown
+    assert shown.endswith("\r\x1b[K")
+    assert all(len(part) < 80 for part in shown.split("\r\x1b[K"))
 
 
 def test_a_half_made_one_is_never_used(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_UV_EXIT", "1")
-    with pytest.raises(GatewayUnavailable, match="LiteLLM could not be installed: uv pip install ended with 1"):
+    with pytest.raises(GatewayUnavailable, match="could not be installed: uv pip install ended with 1:\nno such"):
         ensure(lambda _: None)
     monkeypatch.delenv("FAKE_UV_EXIT")
     ensure(lambda _: None)

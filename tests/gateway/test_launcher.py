@@ -255,11 +255,47 @@ def test_bad_usage(launcher: Launcher, arguments: list[str]) -> None:
     assert "Error: " in done.stderr
 
 
-def test_a_state_directory_that_cannot_be_made_is_named(launcher: Launcher) -> None:
+@pytest.mark.parametrize("variable", ["XDG_STATE_HOME", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing", "/dev/null/x"])
+def test_a_directory_that_cannot_be_made_is_named(launcher: Launcher, variable: str, place: str) -> None:
     (launcher.home / "file").touch()
-    done = launcher.run(XDG_STATE_HOME=str(launcher.home / "file"))
-    assert done.returncode == 1
-    assert f"Not a directory: {launcher.home}/file" in done.stderr
+    path = launcher.home / place
+    done = launcher.run(*python("pass"), **{variable: str(path)})
+    what = "state" if "STATE" in variable else "cache"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"[gateway] Error: the {what} directory '{path}/litellm-openai-example' cannot be")
+    assert done.stderr.endswith(f"set {variable} to another one\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_relative_directories_are_ignored(launcher: Launcher) -> None:
+    assert launcher.run(*python("pass"), XDG_STATE_HOME="relative").returncode == 0
+    assert launcher.state.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+@pytest.mark.parametrize("home", [{}, {"HOME": "/"}], ids=["none", "root's"])
+def test_a_user_without_a_home_gets_one_line(launcher: Launcher, home: dict[str, str]) -> None:
+    # A user that may run this Python, but has no entry in passwd.
+    code = "import os; from litellm_openai_example.gateway.__main__ import main; os.setuid(123456); main()"
+    env = {"PATH": launcher.env["PATH"], **home}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_proxy_has_a_home_where_the_user_has_none(launcher: Launcher) -> None:
+    state = launcher.home / "state"
+    del launcher.env["HOME"]
+    done = launcher.run(*python("pass"), XDG_STATE_HOME=str(state))
+    assert done.returncode == 0, done.stderr
+    assert (state / "litellm-openai-example" / "proxy-environment.json").exists()
+
+
+def test_the_notice_of_the_demo_model_stands_right_above_the_answer(launcher: Launcher) -> None:
+    done = launcher.run(*python("import sys; print('the answer', file=sys.stderr)"))
+    assert "no LLM is involved" in done.stderr.splitlines()[-2]
 
 
 # What the proxy is given
