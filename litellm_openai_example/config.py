@@ -56,7 +56,8 @@ def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) 
     url = setting("LITELLM_BASE_URL", env) if argument is None else argument
     if not url:
         raise ConfigurationError(
-            "no gateway address: set LITELLM_BASE_URL (for example http://127.0.0.1:4000) or pass base_url"
+            "no gateway address: set LITELLM_BASE_URL (for example http://127.0.0.1:4000) or pass base_url; "
+            "`make gateway` in the checkout starts one here"
         )
     return normalize_base_url(url, allow_http=http_allowed(env), name=name)
 

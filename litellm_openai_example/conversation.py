@@ -147,6 +147,8 @@ class Conversation:
     bridged: bool | None = None
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    search_tool: dict[str, Any] = field(default_factory=lambda: dict(WEB_SEARCH))
+    fields: dict[str, Any] = field(default_factory=dict)  # further ones of the create call
 
     def save(self) -> dict[str, Any]:
         """The conversation as JSON data."""
@@ -193,10 +195,12 @@ class Conversation:
         request = response_request(
             self.model,
             given if self.calls else self.prompt,
-            tools=[deep_research.TOOL, *([WEB_SEARCH] if self.web_search else [])],
+            tools=[deep_research.TOOL, *([self.search_tool] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
         )
+        if self.fields:
+            request["extra_body"] = self.fields
         # A model that never stops calling is made to answer with what it has.
         return {**request, "tool_choice": "none"} if self.rounds >= MAX_ROUNDS else request
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable
 
@@ -131,8 +130,3 @@ def _tell_how_to_pick_up(session: Session, words: str = "", *, stop: bool = Fals
 
 def _is_id(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
-
-
-def seconds_since(session: Session) -> float:
-    """How long the command has run."""
-    return time.monotonic() - session.started

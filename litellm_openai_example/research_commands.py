@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from .answer import read_response
 from .config import ConfigurationError, setting
 from .deadline import deadline
 from .ending import NOT_AS_ASKED
-from .errors import CutShortError
+from .errors import CutShortError, ErrorKind, GatewayError
 from .output import notice, progress, stderr_is_terminal
 from .relay.client import RelayClient
 from .relay.contract import Invocation
@@ -22,10 +23,8 @@ from .session import Session
 from .sources import Cited, source_list
 from .steps import run as drive
 from .tool_calling import Conversation, ToolCall, ToolCallingResult, converse, research_through
-from .verbose import cost, show
+from .verbose import cost, show, tokens
 from .work import RESEARCH, Work, begun
-
-_NAME = "deep_research"
 
 
 def run(session: Session, prompt: str) -> int:
@@ -59,8 +58,14 @@ def _token(known: Work | None) -> str:
 def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int:
     options = session.options
     conversation = Conversation(
-        session.client.model, prompt, options.instructions, options.web_search, options.previous_response_id
+        session.client.model,
+        prompt,
+        options.instructions,
+        options.web_search,
+        options.previous_response_id,
+        fields=options.fields,
     )
+    conversation.search_tool = options.tool or conversation.search_tool
     relay.check(timeout=min(5.0, session.until.remaining()))  # before the first call that is paid for
     session.sent = True
     return _converse(session, relay, conversation)
@@ -68,7 +73,6 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
 
 def _converse(session: Session, relay: RelayClient, conversation: Conversation) -> int:
     """Go on with a conversation, and print the answer. While research runs, it can be picked up."""
-    views: dict[str, Invocation] = {}
 
     def on_accepted(call: ToolCall) -> None:
         session.invocation = (call.invocation_id or "", call.invocation_token or "")
@@ -78,19 +82,23 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
     with progress(f"waiting for {conversation.model}") as shown:
 
         def on_view(view: Invocation) -> None:
-            views[view.invocation_id] = view
             running = not view.finished
             shown.status(_status(view) if running else f"waiting for {conversation.model}")
 
         research = research_through(relay, on_accepted, on_view)
-        result = session.client.run(converse(conversation, research), session.until)
+        try:
+            result = session.client.run(converse(conversation, research), session.until)
+        except GatewayError as error:  # refused for the name of its search tool, and so not executed
+            if error.kind is not ErrorKind.UNSUPPORTED_TOOL or not conversation.web_search:
+                raise
+            conversation.search_tool["type"] = "web_search"
+            result = session.client.run(converse(conversation, research), session.until)
     session.answer_id = result.response_id
     code = _print(session, result)
     for call in conversation.calls:
         work.forget(call.invocation_id)
     if session.options.verbose:
-        for view in views.values():
-            _tell(session, view)
+        _tell_turns(session, result)
     return code
 
 
@@ -106,21 +114,20 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         session.out.write(result.final_text)
         session.out.end()
         if session.options.sources:
-            session.out.paragraph(source_list(getattr(result, "sources", ()), result.final_text))
-    wanted = [call for call in result.calls if call.name == _NAME]
+            session.out.paragraph(source_list(result.sources, result.final_text))
     for call in result.calls:
         if call.error:
             notice(session.out.without_secrets(f"[{call.name} {call.status}: {call.error}]"))
     if not person:
         _tell_ids(result, short=False)
-    if wanted and not any(call.summary for call in wanted):
+    if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
     return 0
 
 
 def _tell_ids(result: ToolCallingResult, *, short: bool) -> None:
-    if not any(call.invocation_id for call in result.calls):
+    if not result.tool_called:
         return
     notice("[deep_research was called automatically]")
     names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
@@ -247,19 +254,30 @@ def _tell(session: Session, view: Invocation) -> None:
     response = read_response(view.response)
     dollars = view.cost_usd or (view.response or {}).get("cost_usd")
     seconds = (view.updated_at - view.created_at).total_seconds()
-    usage = response.usage
     show(
         session,
         {
             "research run": f"{view.invocation_id}, {view.status}",
             "research model": response.model,
-            "research tokens": None
-            if usage.input_tokens is None and usage.output_tokens is None
-            else f"{usage.input_tokens} in, {usage.output_tokens} out",
+            "research tokens": tokens(response.usage),
             "research cost": cost(dollars) if isinstance(dollars, int | float) else None,
             "research time": f"{seconds:.1f} s",
         },
     )
+
+
+def _tell_turns(session: Session, result: ToolCallingResult) -> None:
+    """The facts about every turn, and the research between them."""
+    for number, turn in enumerate(result.turns, 1):
+        told = {"model": turn.model, "response id": turn.response_id, "tokens": tokens(turn.usage)}
+        told |= {"cost": cost(turn.cost), "time": f"{turn.seconds:.3f} s"}
+        show(session, {f"turn {number} {name}": value for name, value in told.items()})
+    for call in result.calls:
+        told = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": tokens(call.usage)}
+        told |= {" cost": cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
+        show(session, {f"research run{name}": value for name, value in told.items()})
+    seconds = time.monotonic() - session.started
+    show(session, {"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
 
 
 def _status(view: Invocation) -> str:

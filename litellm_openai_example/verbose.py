@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from .answer import Usage
 from .operations import Reply
 from .output import notice
 from .session import Session
@@ -32,7 +33,7 @@ def facts(session: Session, reply: Reply) -> dict[str, str | None]:
         **{name: headers.get(name) for name in ("x-litellm-call-id", "llm_provider-x-request-id")},
         "x-litellm-model-id": headers.get("x-litellm-model-id"),
         "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
-        "tokens": f"{_number(usage.input_tokens)} in, {_number(usage.output_tokens)} out",
+        "tokens": tokens(usage) or "? in, ? out",
         "cost": cost(reply.cost, queued=answer.status in ("queued", "in_progress")),
     }
 
@@ -42,11 +43,18 @@ def cost(dollars: float | None, *, queued: bool = False) -> str | None:
     return None if dollars is None or (queued and not dollars) else f"{dollars:.6f} USD"
 
 
+def tokens(usage: Usage) -> str | None:
+    """In words; None where nothing is known."""
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return None
+    return f"{_number(usage.input_tokens)} in, {_number(usage.output_tokens)} out"
+
+
 def show(session: Session, named: Mapping[str, str | None]) -> None:
     """One line each, without what is not known."""
     lines = "\n".join(f"{name}: {value}" for name, value in named.items() if value is not None)
     notice(session.out.without_secrets(lines))
 
 
-def _number(tokens: int | None) -> str:
-    return "?" if tokens is None else str(tokens)
+def _number(count: int | None) -> str:
+    return "?" if count is None else str(count)

@@ -119,7 +119,7 @@ def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: f
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(
-            f"the relay needs {missing}, which is not installed: pip install 'litellm-openai-example[relay]'"
+            f"the relay needs {missing}, which is not installed: pip install '.[relay]' in the checkout (or make relay)"
         ) from None
     finally:
         gc.enable()

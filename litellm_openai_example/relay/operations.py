@@ -178,7 +178,7 @@ class Requests:
 
     def _unreachable(self, error: Exception) -> RelayError:
         reason = one_line(str(error)) or type(error).__name__
-        hint = "is it running, and is RELAY_BASE_URL right? `litellm-relay` starts one here"
+        hint = "is it running, and is RELAY_BASE_URL right? `make relay` in the checkout starts one here"
         return RelayError(f"the relay at {self.base_url} does not answer: {reason}", hint=hint)
 
     def refused(self, response: httpx2.Response) -> RelayError:
