@@ -7,7 +7,7 @@ shape: what cannot be read counts as absent, and it is for the caller to say tha
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Reasons to stop which mean that the text is only the beginning of an answer. Providers behind a gateway
@@ -76,8 +76,32 @@ class Answer:
         return self.status in ("failed", "cancelled") or self.error_message is not None
 
 
-def read_json(content: bytes | str) -> dict[str, Any]:
+def load_json(text: bytes | str) -> Any:
+    """The value of a JSON text. A number of more digits than Python converts is kept as its text.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def read_json(content: bytes | str, *, beginning: bool = False) -> dict[str, Any]:
     """The JSON object in a body.
+
+    Args:
+        beginning: the body ends somewhere in the middle; what is there is read.
 
     Raises:
         ValueError: the body is empty, is not JSON, or is JSON of another kind than an object.
@@ -85,7 +109,7 @@ def read_json(content: bytes | str) -> dict[str, Any]:
     if not content.strip():
         raise ValueError("the answer is empty")
     try:
-        body = json.loads(content)
+        body = _load_beginning(content) if beginning else load_json(content)
     except RecursionError:
         raise ValueError("the answer is nested too deeply") from None
     except ValueError:
@@ -93,6 +117,19 @@ def read_json(content: bytes | str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ValueError("the answer is not a JSON object")
     return body
+
+
+def _load_beginning(content: bytes | str) -> Any:
+    from pydantic_core import from_json  # seldom needed, and slow to import
+
+    return from_json(content, allow_partial="trailing-strings")
+
+
+def as_beginning(answer: Answer, why: str) -> Answer:
+    """The answer in a body of which only the beginning was read: as long as it does not say that it runs, a part."""
+    if answer.status in RUNNING:
+        return answer
+    return replace(answer, status="incomplete", cut_short=why, calls=())
 
 
 def read_response(body: object) -> Answer:

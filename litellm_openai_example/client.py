@@ -12,6 +12,7 @@ from openai import Timeout
 
 from . import operations
 from .answer import ChatStream, ResponseStream
+from .bodies import MAX_ANSWER
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .deadline import Deadline, deadline
 from .operations import check_prompt, check_response_id
@@ -399,4 +400,4 @@ def check_timeout(seconds: float | None) -> float | None:
 
 def _sdk_options(options: dict[str, Any]) -> dict[str, Any]:
     # Reads are bounded by the deadline of the call, not one by one.
-    return {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, **options}
+    return {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER, **options}

@@ -70,7 +70,21 @@ def as_sdk_errors() -> Iterator[None]:
         raise UnusableSettingError(str(error)) from error
 
 
-class LostAnswerError(openai.APIConnectionError):
+class PortableError(Exception):
+    """An exception that can be copied and pickled with all its attributes, whatever its constructor wants."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _carried_over, (type(self), self.args, self.__dict__)
+
+
+def _carried_over(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class LostAnswerError(PortableError, openai.APIConnectionError):
     """The connection broke after the request was sent; it is not sent again.
 
     Attributes:
@@ -84,7 +98,7 @@ class LostAnswerError(openai.APIConnectionError):
         self.outcome_unknown = outcome_unknown
 
 
-class DeadlineExceededError(openai.APITimeoutError):
+class DeadlineExceededError(PortableError, openai.APITimeoutError):
     """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
 
     def __init__(self, what: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
@@ -99,7 +113,7 @@ def _with_outcome(what: str, outcome_unknown: bool) -> str:
     return f"{what}; {UNKNOWN}" if outcome_unknown else what
 
 
-class GatewayError(openai.OpenAIError):
+class GatewayError(PortableError, openai.OpenAIError):
     """A call failed; `str()` is one line with everything a person needs, and never holds the key.
 
     Attributes:

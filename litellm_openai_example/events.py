@@ -5,11 +5,12 @@ The SDK's own reader takes an event without data for a broken one; the HTTP libr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from httpx2 import EventSource, Response, ServerSentEvent
 
+from .answer import load_json
+from .bodies import MAX_ANSWER
 from .explain import explain_body
 
 DONE = "[DONE]"
@@ -26,7 +27,7 @@ def events_of(response: Response) -> EventSource:
     # It may be labelled text/plain, with another charset, or not at all.
     response.headers["content-type"] = "text/event-stream"
     response.encoding = "utf-8-sig"
-    return EventSource(response, max_event_size=None)
+    return EventSource(response, max_event_size=MAX_ANSWER)
 
 
 def data_of(event: ServerSentEvent) -> object:
@@ -38,7 +39,7 @@ def data_of(event: ServerSentEvent) -> object:
     """
     if event.data.startswith(DONE) or not event.data.strip():
         return None
-    data = json.loads(event.data)
+    data = load_json(event.data)
     if isinstance(data, dict):
         if data.get("error") or event.event == "error":
             raise explain_body({"error": data.get("error") or data})

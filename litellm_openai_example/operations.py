@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from . import answer as answers
-from .answer import Answer, read_chat, read_json, read_response
+from . import headers
+from .answer import Answer, as_beginning, read_chat, read_json, read_response
+from .bodies import MAX_ANSWER, is_cut, too_large
 from .config import header_value
 from .deadline import current_deadline
 from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError, one_line
@@ -51,11 +53,7 @@ class Reply:
     @property
     def cost(self) -> float | None:
         """US dollars, as LiteLLM reckons them (`x-litellm-response-cost`); None if it does not say."""
-        try:
-            cost = float(self.headers.get("x-litellm-response-cost", ""))
-        except ValueError:
-            return None
-        return cost if math.isfinite(cost) else None
+        return headers.cost(self.headers)
 
 
 def chat_request(model: str, prompt: str, instructions: str | None = None) -> dict[str, Any]:
@@ -139,7 +137,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             trouble = f"; the last look at it failed: {error}"
         else:
             trouble, missing = "", 0
-            wish = _poll_after(reply)
+            wish = headers.poll_after(reply.headers)
             if on_status is not None:
                 on_status(reply.answer.status)
             if reply.answer.status in answers.TERMINAL or (reply.text and not reply.answer.status):
@@ -213,10 +211,17 @@ def read_reply(raw: Any, content: bytes | str, read: Callable[[object], Answer])
 
     Raises:
         ValueError: the body is not a JSON object.
+        GatewayError: it is larger than what is read of one answer, and its beginning holds no text.
     """
-    body = read_json(content)
+    cut = is_cut(raw.http_response)
+    answer = read(read_json(content, beginning=cut))
+    if cut:
+        too_long = too_large(MAX_ANSWER)
+        if not answer.text:
+            raise too_long
+        answer = as_beginning(answer, too_long.cause)
     text = content if isinstance(content, str) else content.decode("utf-8", "replace")
-    return Reply(read(body), text, headers_of(raw), raw.retries_taken)
+    return Reply(answer, text, headers_of(raw), raw.retries_taken)
 
 
 def headers_of(raw: Any) -> dict[str, str]:
@@ -309,11 +314,3 @@ def _as_created(reply: Reply, response_id: str) -> Reply:
 def _stays(error: GatewayError) -> bool:
     """Whether another poll would meet the same error."""
     return error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED
-
-
-def _poll_after(reply: Reply) -> float | None:
-    try:
-        seconds = float(reply.headers.get("openai-poll-after-ms", "")) / 1000
-    except ValueError:
-        return None
-    return min(max(seconds, 0.05), 60.0) if math.isfinite(seconds) else None

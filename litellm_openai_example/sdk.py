@@ -34,6 +34,7 @@ class LiteLLM(OpenAI):
         max_retries: how often a call is sent again at most, where that cannot pay twice.
         retry_server_errors: send a create again that was answered with 500. It may have been executed, so this may
             pay twice; background submits are never repeated. Clients made by `with_options` keep it.
+        max_answer: bytes that are read of one answer at most; None for no limit. A longer one ends there.
         http_client: a `LiteLLMHttpxClient`, which takes `proxy`, `verify` and so on; under any other one nothing is
             retried, because the sending policy is missing.
         organization, project, webhook_secret, admin_api_key, default_headers, default_query, websocket_base_url: as of
@@ -54,6 +55,7 @@ class LiteLLM(OpenAI):
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
+        max_answer: int | None = None,
         http_client: httpx2.Client | None = None,
         organization: str | None = None,
         project: str | None = None,
@@ -68,7 +70,7 @@ class LiteLLM(OpenAI):
         with as_sdk_errors():
             resolved, key = _address(base_url), _key(api_key)
             if http_client is None:
-                http_client = LiteLLMHttpxClient(**_transport(resolved, timeout, options))
+                http_client = LiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
             base_url=resolved,
             api_key=key,
@@ -113,6 +115,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
+        max_answer: int | None = None,
         http_client: httpx2.AsyncClient | None = None,
         organization: str | None = None,
         project: str | None = None,
@@ -127,7 +130,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         with as_sdk_errors():
             resolved, key = _address(base_url), _key(api_key)
             if http_client is None:
-                http_client = AsyncLiteLLMHttpxClient(**_transport(resolved, timeout, options))
+                http_client = AsyncLiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
             base_url=resolved,
             api_key=key,
@@ -167,12 +170,9 @@ def _key(api_key: Any) -> Any:
     return api_key if callable(api_key) else resolve_api_key(api_key)
 
 
-def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the HTTP client of our own; `max_answer` is for it alone."""
-    own = {"timeout": openai.DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout}
-    if "max_answer" in options:
-        own["max_answer"] = options.pop("max_answer")
-    return trusting(base_url, own)
+def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_answer: int | None) -> dict[str, Any]:
+    seconds = openai.DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout
+    return trusting(base_url, {"timeout": seconds, "max_answer": max_answer})
 
 
 def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str, Any]:

@@ -274,9 +274,10 @@ class _Attempt:
         if not self.sent:
             self.call.unconnected += 1
             again = self.call.unconnected <= _CONNECT_RETRIES and not isinstance(error, httpx2.UnsupportedProtocol)
-            return error if again and _backoff(self.retries) < self.until.remaining() else self._unconnected(error)
+            again = again and _backoff(self.retries) < self.until.remaining()
+            return self._as_request_error(error) if again else self._unconnected(error)
         if self.reading and _backoff(self.retries) < self.until.remaining():
-            return error
+            return self._as_request_error(error)
         what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
         return LostAnswerError(f"{what} after the request was sent", self.request, outcome_unknown=not self.reading)
 
@@ -309,6 +310,11 @@ class _Attempt:
         limit = "in time" if math.isinf(self.until.seconds) else f"within {self.until.seconds:g} s"
         what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}"
         return DeadlineExceededError(what, self.request, outcome_unknown=self.sent and not self.reading)
+
+    def _as_request_error(self, error: Exception) -> httpx2.RequestError:
+        if isinstance(error, httpx2.RequestError):
+            return error
+        return httpx2.NetworkError(str(error), request=self.request)
 
     def _unconnected(self, error: Exception) -> Exception:
         failure = APIConnectionError(message=f"Connection error: {error}", request=self.request)

@@ -17,10 +17,14 @@ import anyio
 from httpx2 import RequestError
 from openai import OpenAIError
 
+from .config import ConfigurationError
 from .errors import GatewayError, redact
 
 T = TypeVar("T")
 
+# What can go wrong on the way; anything else that a call raises is the caller's own (a function that gives the key, a
+# value that is no JSON), and reaches the caller as it is. So does a setting that cannot be used.
+_ON_THE_WAY = (OpenAIError, RequestError)
 # What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
 EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
 
@@ -86,8 +90,8 @@ def run(client: Any, operation: Operation[T]) -> T:
     while driver.step is not None:
         try:
             value = _do(client, driver.step)
-        except EXPECTED as error:
-            driver.throw(error)
+        except _ON_THE_WAY as error:
+            driver.throw(_not_a_setting(error))
         else:
             driver.give(value)
     return driver.result
@@ -99,11 +103,17 @@ async def run_async(client: Any, operation: Operation[T]) -> T:
     while driver.step is not None:
         try:
             value = await _do_async(client, driver.step)
-        except EXPECTED as error:
-            driver.throw(error)
+        except _ON_THE_WAY as error:
+            driver.throw(_not_a_setting(error))
         else:
             driver.give(value)
     return driver.result
+
+
+def _not_a_setting(error: Exception) -> Exception:
+    if isinstance(error, ConfigurationError):
+        raise error
+    return error
 
 
 def _do(client: Any, step: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
+from ..bodies import MAX_ANSWER
 from ..deadline import Deadline, deadline
 from ..network import trusting
 from ..sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
@@ -34,7 +35,7 @@ class RelayClient(Requests):
         self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
     ) -> None:
         super().__init__(base_url, api_key, timeout)
-        self._http = LiteLLMHttpxClient(**trusting(self.base_url, options))
+        self._http = LiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def check(self, *, timeout: float | None = None) -> None:
         """Return if the relay is ready."""
@@ -111,7 +112,7 @@ class AsyncRelayClient(Requests):
         self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
     ) -> None:
         super().__init__(base_url, api_key, timeout)
-        self._http = AsyncLiteLLMHttpxClient(**trusting(self.base_url, options))
+        self._http = AsyncLiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     async def check(self, *, timeout: float | None = None) -> None:
         """See `RelayClient.check`."""

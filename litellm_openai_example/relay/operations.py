@@ -19,6 +19,7 @@ import httpx2
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
+from ..headers import retry_after
 from ..network import reachable
 from ..steps import EXPECTED, call, sleep
 from . import contract
@@ -152,7 +153,7 @@ class Requests:
             else:
                 if response.status_code < 400:
                     return response  # type: ignore[no-any-return]
-                failure, wish, origin = self.refused(response), _retry_after(response), None
+                failure, wish, origin = self.refused(response), _wish(response), None
                 if response.status_code not in _PASSING:
                     raise failure
             delay = pause if wish is None else wish
@@ -287,9 +288,6 @@ def _read(model: type[T], response: httpx2.Response) -> T:
     return view
 
 
-def _retry_after(response: httpx2.Response) -> float | None:
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return min(max(seconds, 0.1), 60.0) if math.isfinite(seconds) else None
+def _wish(response: httpx2.Response) -> float | None:
+    seconds = retry_after(response.headers)
+    return None if seconds is None else min(max(seconds, 0.1), 60.0)

@@ -85,12 +85,19 @@ def test_an_unknown_model(command: RunCommand) -> None:
 PAID_ONCE = [[], R, ["--stream"], [*R, "--stream"], [*R, "--web-search"], [*R, "--background"]]
 
 
-@pytest.mark.parametrize("arguments", PAID_ONCE, ids=str)
-@pytest.mark.parametrize("step", ["drop", "reset", "500", "502", "504", "cut", "garbage"])
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [
+        (arguments, step)
+        for step in ("drop", "reset", "500", "502", "504", "cut", "garbage")
+        for arguments in PAID_ONCE
+        # A stream that was cut has begun: the text that arrived is shown.
+        if "--stream" not in arguments or step not in ("cut", "garbage")
+    ],
+    ids=str,
+)
 def test_paid_once(arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl) -> None:
     """LiteLLM says 500 for what broke after the provider had accepted it."""
-    if "--stream" in arguments and step in ("cut", "garbage"):
-        pytest.skip("such a stream has begun: the text that arrived is shown")
     model = upstream.model(step)
     run = command(*arguments, "--model", model, "--timeout", "20", "hello")
     assert (run.code, run.out) == (1, "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import httpx2
 import openai
 
-from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError
+from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
 from ...explain import explain
 
 
@@ -33,7 +33,7 @@ class OutcomeUnknown(Exception):
     """It may have been executed, and there is no way to tell."""
 
 
-class PollFailed(Exception):
+class PollFailed(PortableError):
     """A look at a response that says nothing about it.
 
     Attributes:

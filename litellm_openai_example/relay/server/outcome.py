@@ -31,6 +31,7 @@ _LONGEST_URL = 2000
 _LONGEST_TITLE = 500
 _KEPT = ("object", "model", "status", "output", "usage", "incomplete_details")
 _REASONS = (
+    (re.compile("larger than"), "output_too_large"),
     (re.compile("max|length|limit"), "output_limit_reached"),
     (re.compile("filter|safety|policy"), "content_filtered"),
 )

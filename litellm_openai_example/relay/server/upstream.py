@@ -11,7 +11,8 @@ from typing import Any
 
 import openai
 
-from ...answer import TERMINAL, Answer, ResponseStream, read_json, read_response
+from ...answer import TERMINAL, Answer, ResponseStream, as_beginning, read_json, read_response
+from ...bodies import MAX_ANSWER, is_cut, too_large
 from ...config import GatewaySettings
 from ...deadline import deadline
 from ...errors import ErrorKind
@@ -72,7 +73,9 @@ class Upstream:
 
     def __init__(self, settings: GatewaySettings, *, longest: int) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
-        self._sdk = AsyncLiteLLM(base_url=settings.base_url, api_key=settings.api_key, max_retries=0)
+        self._sdk = AsyncLiteLLM(
+            base_url=settings.base_url, api_key=settings.api_key, max_retries=0, max_answer=MAX_ANSWER
+        )
         self._longest = longest
         self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused
 
@@ -219,20 +222,27 @@ class Upstream:
 
     async def _read_one(self, raw: Any) -> Reply:
         try:
-            body = read_json(await raw.http_response.aread())
+            await raw.http_response.aread()
+            reply = self._read_body(raw)
         except Exception:
             raise OutcomeUnknown from None
-        reply = self._read(read_response(body), body, raw.headers)
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
         return reply
 
     def _reply(self, raw: Any) -> Reply:
-        body = read_json(raw.http_response.content)
-        reply = self._read(read_response(body), body, raw.headers)
+        reply = self._read_body(raw)
         if not reply.known:
             raise PollFailed
         return reply
+
+    def _read_body(self, raw: Any) -> Reply:
+        cut = is_cut(raw.http_response)
+        body = read_json(raw.http_response.content, beginning=cut)
+        answer = read_response(body)
+        if cut:
+            answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
+        return self._read(answer, body, raw.headers)
 
     def _read(self, answer: Answer, body: object, headers: Mapping[str, str]) -> Reply:
         outcome = outcome_of(answer, body, headers, longest=self._longest)

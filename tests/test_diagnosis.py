@@ -1,0 +1,163 @@
+"""What an error means: its kind decides, never the words that tell a person of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from litellm_openai_example import (
+    CutShortError,
+    ErrorKind,
+    GatewayError,
+    LiteLLMClient,
+    RelayError,
+    ResearchRunningError,
+    StillRunningError,
+    explain,
+)
+from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
+from litellm_openai_example.relay.server import failures
+
+from .conftest import RunCommand
+from .scripted import KEY, Answer, ScriptedServer, reply, response_body
+
+
+def error(status: int, message: str, type_: str = "", param: str | None = None) -> Answer:
+    return reply({"error": {"message": message, "type": type_, "param": param, "code": str(status)}}, status)
+
+
+WIRE = [
+    (error(400, "Budget has been exceeded! Current cost: 3"), ErrorKind.BUDGET),
+    (error(429, "Budget has been exceeded! Current cost: 3"), ErrorKind.BUDGET),
+    (error(402, "pay"), ErrorKind.BUDGET),
+    (error(400, "No connected db.", "no_db_connection"), ErrorKind.BAD_KEY),
+    (error(401, "Invalid proxy server token", "token_not_found_in_db"), ErrorKind.BAD_KEY),
+    (error(401, "litellm.AuthenticationError: OpenAIException - {}"), ErrorKind.PROVIDER_KEY),
+    (error(403, "nope"), ErrorKind.FORBIDDEN),
+    (error(400, "Invalid model name passed in model=x"), ErrorKind.UNKNOWN_MODEL),
+    (error(400, "model=None"), ErrorKind.UNKNOWN_RESPONSE),
+    (error(404, "Response with id 'resp_1' not found"), ErrorKind.UNKNOWN_RESPONSE),
+    (error(404, "nothing here"), ErrorKind.NOT_FOUND),
+    (error(500, "GET responses is not supported for anthropic"), ErrorKind.NOT_SUPPORTED),
+    (error(400, "Web search preview tool is not supported with this model"), ErrorKind.UNSUPPORTED_TOOL),
+    (error(400, "Deep research models require at least one of 'web_search_preview', 'mcp'"), ErrorKind.MISSING_TOOL),
+    (error(400, "Unsupported parameter", param="reasoning.effort"), ErrorKind.UNSUPPORTED_REASONING),
+    (error(400, "streaming is not allowed"), ErrorKind.UNSUPPORTED_STREAM),
+    (error(400, "This model's maximum: context_length_exceeded"), ErrorKind.TOO_LARGE),
+    (error(413, ""), ErrorKind.TOO_LARGE),
+    (error(400, "content_policy_violation"), ErrorKind.POLICY),
+    (error(400, "max_tokens is odd"), ErrorKind.BAD_REQUEST),
+    (error(500, "boo"), ErrorKind.SERVER),
+    (error(502, "boo"), ErrorKind.SERVER),
+    (error(408, "boo"), ErrorKind.TIMEOUT),
+    (reply({"error": {"message": "No deployments available"}}, 429, retry_after="60"), ErrorKind.RATE_LIMIT),
+    (reply({}, 429, retry_after="60"), ErrorKind.RATE_LIMIT),
+    (reply({}, 503, retry_after="60"), ErrorKind.UNAVAILABLE),
+    (Answer(drop=True), ErrorKind.LOST),
+    (reply({}, 307, location="http://other.invalid/"), ErrorKind.WRONG_ADDRESS),
+    (reply(b"no JSON"), ErrorKind.UNREADABLE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "kind"), WIRE)
+def test_the_kind_of_an_error(answer: Answer, kind: ErrorKind, gateway: ScriptedServer) -> None:
+    gateway.answers(answer)
+    with LiteLLMClient(gateway.url, KEY, timeout=10) as client, pytest.raises(GatewayError) as caught:
+        client.create_response("hi")
+    assert caught.value.kind is kind
+
+
+def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
+    """All that depends on an error: exit codes, what is sent again, the relay's codes, how a conversation goes on."""
+    made: list[Any] = []
+    for answer, _ in WIRE:
+        for arguments in (["hi"], ["--api", "responses", "hi"], ["--retrieve", "resp_1", "--wait", "--timeout", "0.6"]):
+            if answer.drop and "--wait" in arguments:
+                continue
+            server.seen.clear()
+            server.answers(answer)
+            run = command(*arguments)
+            # How often a look is repeated until the deadline depends on the clock.
+            made.append((run.code, [seen.path for seen in server.seen][:2]))
+        server.answers(answer)
+        with LiteLLMClient(server.url, KEY, timeout=5) as client:
+            for call in (failures.submit_failed, failures.poll_failed):
+                try:
+                    client.openai.with_options(max_retries=0, timeout=5).responses.create(model="m", input="hi")
+                except Exception as failure:
+                    made.append(meaning(call, failure))
+    return made
+
+
+def meaning(call: Callable[[Exception], Exception], failure: Exception) -> Any:
+    told = call(failure)
+    return type(told).__name__, {name: value for name, value in vars(told).items() if name != "delay"}
+
+
+@pytest.mark.timeout(300)
+def test_no_decision_depends_on_words(
+    configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = decisions(configured, command)
+    reworded = [row._replace(cause=f"row {n}", hint=f"hint {n}") for n, row in enumerate(explain._ROWS)]
+    monkeypatch.setattr(explain, "_ROWS", reworded)
+    configured.answers(error(403, "nope"))
+    assert "row " in command("hi").err
+    assert decisions(configured, command) == before
+
+
+REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/responses")
+OURS: list[Exception] = [
+    GatewayError("boo", kind=ErrorKind.BUDGET, status=400, support_ids={"a": "b"}, hint="h", retry_after=2.0),
+    CutShortError("cut", text="paid text", raw="{}", response_id="resp_1"),
+    StillRunningError("runs", response_id="resp_1"),
+    ResearchRunningError("runs", invocation_id="inv_1", invocation_token="tok_1"),
+    RelayError("boo", status=500, code="x"),
+    LostAnswerError("lost", REQUEST, outcome_unknown=True),
+    DeadlineExceededError("late", REQUEST, outcome_unknown=True),
+    UnusableSettingError("LITELLM_API_KEY"),
+    failures.PollFailed(missing=True),
+    failures.Refused("gateway_key_rejected"),
+    failures.NotSent(3.0),
+]
+
+
+@pytest.mark.parametrize("ours", OURS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("carry", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
+def test_errors_can_be_carried(ours: Exception, carry: Callable[[Exception], Exception]) -> None:
+    carried = carry(ours)
+    assert type(carried) is type(ours)
+    assert str(carried) == str(ours)
+    facts = {name: value for name, value in vars(ours).items() if name != "request"}
+    assert {name: value for name, value in vars(carried).items() if name != "request"} == facts
+
+
+def _fail() -> None:
+    raise CutShortError("cut", text="paid text", raw="{}", response_id="resp_1")
+
+
+def test_a_paid_text_comes_out_of_a_process_pool() -> None:
+    with ProcessPoolExecutor(1) as pool, pytest.raises(CutShortError) as caught:
+        pool.submit(_fail).result(30)
+    assert (caught.value.text, caught.value.response_id, caught.value.kind) == ("paid text", "resp_1", "cut_short")
+
+
+def _no_key() -> str:
+    raise ValueError("the vault is closed")
+
+
+@pytest.mark.parametrize("mistake", ["key", "infinite"])
+def test_a_mistake_of_the_caller_stays_the_callers(mistake: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body("OK")))
+    key: Any = _no_key if mistake == "key" else KEY
+    tools = [{"type": "web_search_preview", "x": float("inf")}] if mistake == "infinite" else None
+    with LiteLLMClient(gateway.url, key) as client, pytest.raises(ValueError, match=r"vault|JSON") as caught:
+        client.create_response("hi", tools=tools)
+    assert not isinstance(caught.value, GatewayError)
+    assert gateway.seen == []
