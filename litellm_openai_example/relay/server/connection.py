@@ -48,7 +48,7 @@ class BoundedConnection(Http):
                 self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the contract has words of its own
-        if not self._in_request():
+        if not (self._in_request() and self.cycle.response_started):
             status, message = API_ERRORS[_INVALID]
             content = ErrorBody(error=ApiError(code=_INVALID, message=message)).model_dump_json().encode()
             head = f"HTTP/1.1 {status} Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
