@@ -27,6 +27,7 @@ from ..contract import (
 )
 from .body import Problem, parse, read_body
 from .database import LedgerUnavailable
+from .docs import docs
 from .events import RETRY_MILLISECONDS, last_id
 from .guard import Guard, error_response
 from .hub import Topic
@@ -54,10 +55,12 @@ def create_app(relay: Relay) -> ASGIApp:
         description="Runs deep research through a LiteLLM gateway: started once, never lost.",
         version="1",
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.relay = relay
     app.include_router(routes)
+    app.include_router(docs)
     for problem in (HTTPException, RequestValidationError, Problem, LedgerUnavailable, Exception):
         app.add_exception_handler(problem, _on_error)
     describe(app, needs_key=relay.settings.api_key is not None)
@@ -158,7 +161,7 @@ async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> 
 
 
 @routes.get("/", include_in_schema=False)
-async def documentation() -> Response:
+async def root() -> Response:
     return RedirectResponse("/docs")
 
 

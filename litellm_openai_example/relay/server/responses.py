@@ -17,10 +17,8 @@ def in_pieces(content: bytes) -> Iterator[memoryview]:
         yield whole[start : start + _PIECE]
 
 
-class JsonResponse(Response):
-    """JSON that is encoded already."""
-
-    media_type = "application/json"
+class BoundedResponse(Response):
+    """What is encoded already, sent in pieces."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self.body) <= _PIECE:
@@ -29,3 +27,9 @@ class JsonResponse(Response):
         for piece in in_pieces(bytes(self.body)):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         return await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class JsonResponse(BoundedResponse):
+    """JSON that is encoded already."""
+
+    media_type = "application/json"
