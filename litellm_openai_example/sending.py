@@ -28,7 +28,7 @@ import math
 import os
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -229,6 +229,20 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
             )
 
 
+_on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
+
+
+@contextmanager
+def when_sent(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` when a request of this block begins to leave this machine: until then it has certainly not been
+    executed. Each attempt of the SDK is a request."""
+    token = _on_sent.set(tell)
+    try:
+        yield
+    finally:
+        _on_sent.reset(token)
+
+
 class _Attempt:
     """The policy for one attempt, without I/O: what to send, what a failure means, whether to send again."""
 
@@ -261,7 +275,10 @@ class _Attempt:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
         if name.endswith(".send_request_headers.started"):
             # A proxy is asked to connect first, which is a request of its own.
-            self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
+            sends = getattr(info.get("request"), "method", b"") != b"CONNECT"
+            if sends and not self.sent and (tell := _on_sent.get()) is not None:
+                tell()
+            self.sent = self.sent or sends
 
     def failure(self, error: Exception, *, cut: bool = False) -> Exception:
         """What to raise for an attempt without a usable answer; what the SDK may retry is `error` itself."""

@@ -2,7 +2,7 @@
 
 At most so many submissions are in flight at a time, so that a crash leaves at most that many of which nobody knows
 whether they were paid. One that gets no answer for some seconds leaves the gate: its model answers only when it is
-done, and would hold up all others.
+done, and would hold up all others. Once a model is known for that, its submissions leave as soon as they are sent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Gate:
         """How many submissions may begin, of at most `most`."""
         if self.trouble:  # one finds out whether the gateway takes work again
             return min(most, 1, self._places)
-        return most if self.blocks else min(most, self._places)
+        return min(most, self._places)
 
     def enter(self) -> None:
         self._places -= 1

@@ -18,7 +18,7 @@ from .ledger import INDETERMINATE, Ledger
 from .log import kind_and_place, log
 from .records import Outcome, Piece, Record
 from .research import research_request
-from .settings import Settings
+from .settings import Settings, Timings
 from .upstream import Reply, Upstream
 
 T = TypeVar("T")
@@ -30,6 +30,11 @@ _GROWTH = 0.4  # each pause is so much longer than the one before
 _LONGEST_POLL_AFTER = 60.0
 _LEDGER_RETRY = 0.5
 _PIECE = 4096
+
+
+def pause_at(age: float, timings: Timings) -> float:
+    """Seconds until the next look at a run of that age, if the gateway has no wish: growing from the start."""
+    return min(timings.first_poll + age * _GROWTH, timings.longest_poll)
 
 
 class NotOurs(Exception):
@@ -63,7 +68,7 @@ class Job:
         self._cancel = asyncio.Event()
         self._pieces: list[Piece] = []
         self._fallback = _LOST
-        self._in_gate = record.state == "submitting"
+        self._in_gate = record.upstream_id is None
         if self._in_gate:
             gate.enter()
         if record.upstream_id is not None:
@@ -118,7 +123,9 @@ class Job:
         arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
         settings = self._settings
         request = research_request(arguments, settings.model, settings.request)
-        replies = self._upstream.submit(request, stream=arguments.stream, call_id=self.id, timeout=self._left)
+        replies = self._upstream.submit(
+            request, stream=arguments.stream, call_id=self.id, timeout=self._left, on_sent=self._on_sent
+        )
         async with Inbox(replies) as inbox:
             try:
                 reply = await self._first_reply(inbox)
@@ -197,6 +204,11 @@ class Job:
             raise NotOurs
         self._upstream_id = upstream_id
         self.submit_done.set()
+
+    def _on_sent(self) -> None:
+        """The model blocks: its answer comes at the end, and the place is for what has not left this machine yet."""
+        if self._record.state == "awaiting":
+            self._leave_gate()
 
     def _leave_gate(self) -> None:
         if self._in_gate:
@@ -287,12 +299,9 @@ class Job:
             pause = self._pause(reply.poll_after if isinstance(reply, Reply) else None)
 
     def _pause(self, poll_after: float | None) -> float:
-        """Seconds until the next look: as the gateway wishes, else growing with the age from the start."""
-        timings = self._timings
-        pause = min(timings.first_poll + self._age * _GROWTH, timings.longest_poll)
-        if poll_after is not None:
-            pause = min(poll_after, _LONGEST_POLL_AFTER)
-        return max(pause, timings.first_poll, self._gate.jobs / timings.polls_per_second)
+        wished = None if poll_after is None else min(poll_after, _LONGEST_POLL_AFTER)
+        pause = pause_at(self._age, self._timings) if wished is None else wished
+        return max(pause, self._timings.first_poll, self._gate.jobs / self._timings.polls_per_second)
 
     async def _rest(self, seconds: float) -> None:
         try:

@@ -20,6 +20,7 @@ from ...events import data_of, events_of, has_events
 from ...explain import explain
 from ...headers import poll_after
 from ...sdk import AsyncLiteLLM
+from ...sending import when_sent
 from .failures import OutcomeUnknown, PollFailed, poll_failed, submit_failed
 from .log import log
 from .outcome import outcome_of, storable
@@ -83,7 +84,13 @@ class Upstream:
         await self._sdk.close()
 
     async def submit(
-        self, request: Mapping[str, Any], *, stream: bool, call_id: str, timeout: float
+        self,
+        request: Mapping[str, Any],
+        *,
+        stream: bool,
+        call_id: str,
+        timeout: float,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Reply]:
         """Create the response, in the background where the model can.
 
@@ -92,11 +99,13 @@ class Upstream:
                 without `stream` there is one reply.
             call_id: under which the gateway logs the call.
             timeout: seconds; a model that cannot run in the background answers only at the end.
+            on_sent: called when it begins to leave this machine.
 
         Raises:
             Refused, NotSent, OutcomeUnknown: before the first reply.
         """
-        raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
+        with when_sent(on_sent):
+            raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
             if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):

@@ -1,0 +1,154 @@
+"""A worker whose ledger or gateway fails in odd ways: its loops go on, and it finds again what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.relay.server.database import LedgerUnavailable
+from litellm_openai_example.relay.server.gate import Gate
+from litellm_openai_example.relay.server.job import pause_at
+from litellm_openai_example.relay.server.settings import Timings
+
+from ..scripted import eventually
+from .conftest import StartRelay
+from .gateway import Gateway
+from .running import ThreadedRelay
+
+
+class TestLoops:
+    @pytest.mark.parametrize("name", ["pending", "claim", "heartbeat", "owned", "purge", "cancel_requests"])
+    def test_survive_any_exception_and_say_it_once(
+        self,
+        relay: ThreadedRelay,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        name: str,
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> None:
+            raise KeyError("words of a driver")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(relay.relay.ledger, name, broken)
+            started = relay.api.start("while it is broken")
+            time.sleep(1.0)
+        assert relay.api.wait(started)["status"] == "completed"
+        assert relay.api.wait(relay.api.start("after it"))["status"] == "completed"
+        said = [record.getMessage() for record in caplog.records if "failed (KeyError" in record.getMessage()]
+        assert len(said) <= 1
+        assert "words of a driver" not in caplog.text
+
+    def test_one_that_ends_ends_the_process(self, relay: ThreadedRelay) -> None:
+        loop = next(one for one in asyncio.all_tasks(relay.loop) if one.get_name() == "claiming")
+        relay.loop.call_soon_threadsafe(loop.cancel)
+        assert eventually(lambda: relay.relay.failed, 10)
+        assert relay.relay.hub.closing
+
+
+class TestLostCommits:
+    @pytest.mark.parametrize("answer", ["unavailable", "found nothing"])
+    def test_of_a_claim(
+        self, relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch, answer: str
+    ) -> None:
+        """It was made, and this process does not know; a repeat finds nothing to claim."""
+        claim = relay.relay.ledger.claim
+        lost: list[str] = []
+
+        async def losing(limit: int, **how: Any) -> Any:
+            claimed = await claim(limit, **how)
+            if not claimed or lost:
+                return claimed
+            lost.extend(record.id for record in claimed)
+            if answer == "unavailable":
+                raise LedgerUnavailable
+            return []
+
+        monkeypatch.setattr(relay.relay.ledger, "claim", losing)
+        view = relay.api.wait(relay.api.start())
+        assert lost == [view["invocation_id"]]
+        assert view["status"] == "completed"
+        assert len(upstream.posts) == 1
+
+    def test_of_a_take_over(self, start_relay: StartRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        upstream.seconds = 3.0
+        first = start_relay()
+        started = first.api.start()
+        first.api.until(started, "running")
+        second = start_relay()
+        take_over = second.relay.ledger.take_over
+        lost: list[str] = []
+
+        async def losing(**how: Any) -> Any:
+            taken = await take_over(**how)
+            lost.extend(record.id for record in taken)
+            return []
+
+        monkeypatch.setattr(second.relay.ledger, "take_over", losing)
+        first.stop()
+        assert second.api.wait(started)["status"] == "completed"
+        assert lost == [started["invocation_id"]]
+
+
+def test_a_take_over_respects_the_limit(start_relay: StartRelay, upstream: Gateway) -> None:
+    upstream.seconds = 2.0
+    first = start_relay()
+    started = [first.api.start(str(n)) for n in range(6)]
+    for one in started:
+        first.api.until(one, "running")
+    second = start_relay(max_running=2)
+    first.stop()
+    most = 0
+    until = time.monotonic() + 20
+    while time.monotonic() < until and any(second.api.view(one)["status"] == "running" for one in started):
+        most = max(most, len(second.relay._worker.jobs))
+        time.sleep(0.02)
+    assert {second.api.wait(one)["status"] for one in started} == {"completed"}
+    assert most <= 2
+
+
+class TestPolls:
+    @pytest.mark.parametrize(("seconds", "most"), [(5.0, 4), (600.0, 50)])
+    def test_are_few(self, seconds: float, most: int) -> None:
+        age, polls = 0.0, 0
+        while age < seconds:
+            age += max(pause_at(age, Timings()), Timings.first_poll)
+            polls += 1
+        assert polls <= most
+
+    def test_of_a_real_run(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 4.0
+        relay = start_relay(timings=Timings())
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
+        assert upstream.gets <= 4
+
+    def test_one_that_hangs_gives_up_its_place(self) -> None:
+        async def main() -> None:
+            gate = Gate(8)
+
+            async def hang() -> None:
+                async with gate.polling():
+                    await asyncio.sleep(60)
+
+            hanging = [asyncio.create_task(hang()) for _ in range(100)]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10), gate.polling():
+                pass
+            for task in hanging:
+                task.cancel()
+
+        asyncio.run(main())
+
+    def test_an_outage_is_one_line_at_each_end(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "litellm_relay")
+        gate = Gate(8)
+        for _ in range(50):
+            gate.polled(answered=False)
+            gate.not_sent(1.0)
+        for _ in range(50):
+            gate.polled(answered=True)
+            gate.sent(finished=False)
+        assert len(caplog.records) == 4
