@@ -295,7 +295,7 @@ def test_the_model_and_the_caller_get_the_sources(ask: Ask, gateway: ScriptedSer
     relay.ends = reply(view(**SOURCED))
     result = ask(gateway)
     assert gateway.posts[1].json["input"][0]["output"] == (
-        "Noodles are old, see https://a.example/1.\n\nSources:\n- Root: https://a.example/\n- https://b.example/2"
+        "Noodles are old, see https://a.example/1.\n\nSources:\n- Root: https://a.example/\n- Again: https://b.example/2"
     )
     assert [(page.url, page.title) for page in result.sources] == [
         ("https://c.example/3", "Third"),

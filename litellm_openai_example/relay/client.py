@@ -14,7 +14,8 @@ from ..network import trusting
 from ..sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..steps import EXPECTED, Operation, run, run_async
 from .contract import AcceptedInvocation, Invocation
-from .operations import EVENT_TIMEOUT, Arguments, EventReading, RelayError, RelayEvent, Requests, pausing, until_of
+from .event_reading import EVENT_TIMEOUT, EventReading
+from .operations import Arguments, RelayError, RelayEvent, Requests, pausing, until_of
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from ..answer import read_json
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
@@ -24,6 +25,7 @@ from ..network import reachable
 from ..steps import EXPECTED, call, sleep
 from . import contract
 from .contract import AcceptedInvocation, Invocation
+from .views import read_accepted, read_view
 
 T = TypeVar("T")
 Arguments = Mapping[str, Any]
@@ -31,8 +33,8 @@ Arguments = Mapping[str, Any]
 _WAIT_SECONDS = 20.0  # of one wait request; then it is asked anew, so that a status is never old
 _CHECK_SECONDS = 5.0
 _DEFAULT_FORMAT: str = contract.ToolArguments.model_fields["deliverable_format"].default
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 3.0
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class RelayError(GatewayError):
@@ -83,7 +85,8 @@ class Requests:
             response = await self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
         except EXPECTED as error:
             raise self._unreachable(error) from error
-        if response.status_code != 200:
+        # A relay of another make need not have this address.
+        if response.status_code not in (200, 404, 405):
             raise self.refused(response)
 
     async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
@@ -95,16 +98,16 @@ class Requests:
         given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
         body = {"tool_name": contract.TOOL_NAME, "arguments": given}
         response = await self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
-        return _read(AcceptedInvocation, response)
+        return _read(read_accepted, response)
 
     async def get_operation(self, invocation_id: str, token: str) -> Invocation:
         """Look at an invocation."""
-        return _read(Invocation, await self._until_answered("GET", _path(invocation_id), _token(token)))
+        return _read(read_view, await self._until_answered("GET", invocation_path(invocation_id), token_header(token)))
 
     async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
         """Cancel an invocation."""
-        path = f"{_path(invocation_id)}/cancel"
-        return _read(Invocation, await self._until_answered("POST", path, _token(token)))
+        path = f"{invocation_path(invocation_id)}/cancel"
+        return _read(read_view, await self._until_answered("POST", path, token_header(token)))
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -114,25 +117,28 @@ class Requests:
         Raises:
             ResearchRunningError: the deadline passed first.
         """
+        pause = FIRST_PAUSE
         while True:
             left = _left()
             seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
-            path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            path = f"{invocation_path(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                response = await self._until_answered("GET", path, _token(token), timeout=seconds + 10)
+                response = await self._until_answered("GET", path, token_header(token), timeout=seconds + 10)
             except RelayError as error:
-                if error.status is None and _left() <= 0.5:
-                    raise _running(invocation_id, token, str(error)) from error
+                # It was asked again until the deadline was near: the run is none the worse for it.
+                if error.status is None or error.status in PASSING:
+                    raise research_running(invocation_id, token, str(error)) from error
                 raise
-            view = _read(Invocation, response)
+            view = _read(read_view, response)
             if on_view is not None:
                 on_view(view)
             if view.finished:
                 return view
             if _left() <= 0.2:
-                raise _running(invocation_id, token)
-            # A relay that answers too early (it is about to stop) must not be asked in a tight loop.
-            await sleep(min(_FIRST_PAUSE, _left()))
+                raise research_running(invocation_id, token)
+            # A relay that answers too early (it is about to stop, or never waits) must not be asked in a tight loop.
+            pause = FIRST_PAUSE if left - _left() > seconds / 2 else min(pause * 2, LONGEST_PAUSE)
+            await sleep(max(0.0, min(pause, _left() - 0.2)))
 
     async def _until_answered(
         self,
@@ -143,7 +149,7 @@ class Requests:
         timeout: float | None = None,
     ) -> httpx2.Response:
         """Send until the relay has answered for good, or the deadline is near."""
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
@@ -154,13 +160,13 @@ class Requests:
                 if response.status_code < 400:
                     return response  # type: ignore[no-any-return]
                 failure, wish, origin = self.refused(response), _wish(response), None
-                if response.status_code not in _PASSING:
+                if response.status_code not in PASSING:
                     raise failure
             delay = pause if wish is None else wish
             if delay >= _left():
                 raise failure from origin
             await sleep(delay)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _send(
         self,
@@ -195,59 +201,6 @@ class Requests:
         return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
 
 
-class EventReading:
-    """One invocation's events over as many connections as it takes, without I/O."""
-
-    def __init__(self, relay: Requests, invocation_id: str, token: str, last_event_id: str, until: Deadline) -> None:
-        self.until = until
-        self._ended = False
-        self._relay = relay
-        self._id, self._token = invocation_id, token
-        self._last = last_event_id
-        self._pause = _FIRST_PAUSE
-
-    def request(self) -> tuple[str, dict[str, str]]:
-        headers = {**_token(self._token), "Accept": "text/event-stream"}
-        if self._last:
-            headers[contract.LAST_EVENT_HEADER] = self._last
-        return f"{self._relay.base_url}{_path(self._id)}/events", headers
-
-    def answered(self, response: httpx2.Response) -> None:
-        """Take the head of an answer. Raises RelayError when it is a refusal for good."""
-        if response.status_code == 204:  # the last event was had before
-            self._ended = True
-        elif response.status_code >= 400 and response.status_code not in _PASSING:
-            raise self._relay.refused(response)
-
-    def event(self, sse: httpx2.ServerSentEvent) -> RelayEvent | None:
-        """Take one event; None for what is not one of the contract's."""
-        try:
-            data = json.loads(sse.data)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(data, dict):
-            return None
-        self._last = sse.id or self._last
-        self._pause = _FIRST_PAUSE
-        self._ended = sse.event in ("completed", "error")
-        return RelayEvent(sse.event, sse.id, data)
-
-    def ended(self) -> bool:
-        """Whether the last event was had."""
-        return self._ended
-
-    def pause(self) -> float:
-        """Seconds until the next connection. Raises ResearchRunningError when that would be too late."""
-        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
-        if pause >= self.until.remaining():
-            raise _running(self._id, self._token)
-        return pause
-
-
-# The relay sends a comment every 15 s: a longer silence means that the connection is dead.
-EVENT_TIMEOUT = httpx2.Timeout(45.0, connect=5.0)
-
-
 async def pausing(seconds: float) -> None:
     """Wait, as an operation."""
     await sleep(seconds)
@@ -267,25 +220,24 @@ def _left() -> float:
     return math.inf if until is None else until.remaining()
 
 
-def _running(invocation_id: str, token: str, trouble: str = "") -> ResearchRunningError:
+def research_running(invocation_id: str, token: str, trouble: str = "") -> ResearchRunningError:
     cause = "the deadline passed while the research runs on" + (f" ({trouble})" if trouble else "")
     return ResearchRunningError(cause, invocation_id=invocation_id, invocation_token=token)
 
 
-def _path(invocation_id: str) -> str:
+def invocation_path(invocation_id: str) -> str:
     return f"{contract.INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
 
 
-def _token(token: str) -> dict[str, str]:
+def token_header(token: str) -> dict[str, str]:
     return {contract.TOKEN_HEADER: header_value(token, "the invocation token")}
 
 
-def _read(model: type[T], response: httpx2.Response) -> T:
+def _read(read: Callable[[dict[str, Any]], T], response: httpx2.Response) -> T:
     try:
-        view: T = model.model_validate_json(response.content)  # type: ignore[attr-defined]
+        return read(read_json(response.content))
     except ValueError:
         raise RelayError("the relay's answer cannot be read", status=response.status_code) from None
-    return view
 
 
 def _wish(response: httpx2.Response) -> float | None:

@@ -1,0 +1,139 @@
+"""The relay helper against relays of another make, and against answers that nobody promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
+from litellm_openai_example.relay.contract import Invocation
+from litellm_openai_example.relay.operations import RelayEvent
+from litellm_openai_example.relay.views import read_view
+
+INVOCATIONS = "/api/v1/tool-invocations"
+VIEW = {"invocation_id": "0c7f", "tool_name": "deep_research", "mode": "background", "invocation_token": "tok"}
+NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One"}
+PAYLOAD = {
+    "id": "resp_1",
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "FOUND", "annotations": [NOTE]}]}],
+}
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    """A relay that knows no /readyz and no idempotency, and sends no times."""
+    with HTTPServer() as server:
+        monkeypatch.setenv("RELAY_BASE_URL", server.url_for(""))
+        yield server
+
+
+def test_a_relay_without_readyz_is_no_reason_to_stop(other: HTTPServer) -> None:
+    other.expect_request("/readyz").respond_with_data("nothing here", 404)
+    with RelayClient() as relay:
+        relay.check()
+
+
+def test_a_run_of_another_relay(other: HTTPServer) -> None:
+    asked: list[Any] = []
+
+    def start(request: Request) -> Response:
+        asked.append(request.get_json())
+        return Response(json.dumps({**VIEW, "status": "pending"}), 202, content_type="application/json")
+
+    other.expect_request(INVOCATIONS, method="POST").respond_with_handler(start)
+    # Its wait comes back too early twice, then with the answer in the response alone.
+    for body in ({"status": "pending"}, {"status": "post-processing"}, {"status": "succeeded", "response": PAYLOAD}):
+        other.expect_oneshot_request(f"{INVOCATIONS}/0c7f/wait").respond_with_json({**VIEW, **body})
+    with RelayClient() as relay:
+        accepted = relay.invoke({"research_question": "Why?", "background": True})
+        view = relay.wait(accepted.invocation_id, accepted.invocation_token)
+    assert asked[0]["arguments"]["deliverable_format"] == "markdown_brief"
+    assert (accepted.status, view.status, view.output_text) == ("running", "completed", "FOUND")
+    assert [(page.url, page.title) for page in view.sources] == [("https://a.example/1", "One")]
+
+
+def test_a_relay_that_goes_away_in_the_end_leaves_the_run_to_be_picked_up(other: HTTPServer) -> None:
+    other.expect_request(f"{INVOCATIONS}/0c7f/wait").respond_with_data("", 503)
+    with RelayClient(timeout=1.5) as relay, pytest.raises(ResearchRunningError) as caught:
+        relay.wait("0c7f", "tok")
+    assert caught.value.invocation == ("0c7f", "tok")
+
+
+Events = Callable[[], list[RelayEvent]]
+
+
+def events_sync() -> list[RelayEvent]:
+    with RelayClient() as relay:
+        return list(relay.events("0c7f", "tok"))
+
+
+def events_async() -> list[RelayEvent]:
+    async def collect() -> list[RelayEvent]:
+        async with AsyncRelayClient() as relay:
+            return [event async for event in relay.events("0c7f", "tok")]
+
+    return asyncio.run(collect())
+
+
+def stream(*events: dict[str, Any], named: bool = True) -> str:
+    heads = [f"event: {event['type']}\n" if named else "" for event in events]
+    return "".join(f"{head}data: {json.dumps(event)}\n\n" for head, event in zip(heads, events, strict=True))
+
+
+def piece(text: str) -> dict[str, Any]:
+    return {"invocation_id": "0c7f", "type": "output_text", "status": "running", "data": {"text": text}}
+
+
+PENDING = {"invocation_id": "0c7f", "type": "status", "status": "pending", "data": {"mode": "stream"}}
+DONE = {"invocation_id": "0c7f", "type": "completed", "status": "completed", "data": {"output_text": "Found it"}}
+
+
+@pytest.mark.parametrize("collect", [events_sync, events_async])
+@pytest.mark.parametrize("named", [True, False])
+def test_events_of_another_relay(other: HTTPServer, collect: Events, named: bool) -> None:
+    # It breaks off in the middle, and has no ids by which the stream could be taken up: it begins anew.
+    for told in ([PENDING, piece("Fou")], [PENDING, piece("Found "), piece("it"), DONE]):
+        other.expect_oneshot_request(f"{INVOCATIONS}/0c7f/events").respond_with_data(
+            stream(*told, named=named), content_type="text/event-stream"
+        )
+    events = collect()
+    assert "".join(event.data["delta"] for event in events if event.name == "output_text") == "Found it"
+    assert events[0].data["status"] == "running"
+    assert (events[-1].name, events[-1].data["status"], events[-1].data["output_text"]) == (
+        "completed",
+        "completed",
+        "Found it",
+    )
+
+
+@pytest.mark.parametrize("kind", ["error", "status"])
+def test_a_failure_of_another_relay(other: HTTPServer, kind: str) -> None:
+    failed = {"invocation_id": "0c7f", "type": kind, "status": "failed", "data": {"message": "It broke"}}
+    other.expect_request(f"{INVOCATIONS}/0c7f/events").respond_with_data(
+        stream(failed), content_type="text/event-stream"
+    )
+    (event,) = events_sync()
+    assert (event.name, event.data["status"], event.data["error_message"]) == ("error", "failed", "It broke")
+
+
+ODD: list[object] = [None, "", 7, -1, 10**400, True, [], [None], {}, {"a": None}, "\ud800", "x\ny", 0.5, float("nan")]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in Invocation.model_fields if name != "invocation_id"],
+)
+def test_any_field_may_be_anything(name: str, value: object) -> None:
+    view = read_view({**VIEW, "status": "completed", "output_text": "FOUND", name: value})
+    assert view.invocation_id == "0c7f"
+    assert view.output_text == ("FOUND" if name != "output_text" else view.output_text)
+    assert (view.updated_at - view.created_at).total_seconds() == 0
+    view.model_dump_json().encode()
