@@ -10,6 +10,7 @@ from .answer import RUNNING
 from .errors import ErrorKind, GatewayError
 from .operations import Reply
 from .output import notice, progress, readable_json
+from .sending import telling_retries
 from .session import Session
 from .sources import source_list
 from .verbose import tell
@@ -42,7 +43,7 @@ def run(session: Session, prompt: str) -> int:
 def _ask(session: Session, prompt: str) -> Reply:
     create = operations.chat if session.options.api == "chat" else operations.respond
     session.sent = True
-    with progress(f"waiting for {session.client.model}"):
+    with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
         reply = _searching(session, lambda tools: _run(session, create(_request(session, prompt, tools))))
     _print(session, reply)
     _tell_what_is_missing(session, reply)
@@ -53,7 +54,7 @@ def _stream(session: Session, prompt: str) -> Reply:
     options, client = session.options, session.client
     more = {"instructions": options.instructions, "timeout": session.until, **_fields(session)}
     session.sent = True
-    with progress(f"waiting for {client.model}") as shown:
+    with progress(f"waiting for {client.model}") as shown, telling_retries(shown.retrying):
         if options.api == "chat":
             stream = client.stream_chat_completion(prompt, **more)
         else:
@@ -71,7 +72,7 @@ def _stream(session: Session, prompt: str) -> Reply:
 
 def _submit(session: Session, prompt: str) -> Reply:
     session.sent = True
-    with progress(f"submitting to {session.client.model}"):
+    with progress(f"submitting to {session.client.model}") as shown, telling_retries(shown.retrying):
         reply = _searching(session, lambda tools: _run(session, operations.respond(_request(session, prompt, tools))))
     session.response_id = reply.answer.id
     if reply.answer.status in RUNNING and reply.answer.id:

@@ -138,6 +138,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._status = ""
+        self._paused, self._paused_until = "", 0.0
         self._shown = False
         self._done = threading.Event()
         self._started = time.monotonic()
@@ -146,9 +147,17 @@ class Progress:
         """Say what the work is doing now."""
         self._status = status
 
+    def retrying(self, status: int, seconds: float) -> None:
+        """Say for that long that a request is sent again after an answer with this HTTP status."""
+        self._paused = "a rate limit" if status == 429 else f"a retry (HTTP {status})"
+        self._paused_until = time.monotonic() + seconds
+
     def _run(self) -> None:
         while not self._done.wait(1.0):
-            self._show(f"{time.monotonic() - self._started:.0f} s  {self._status}")
+            now = time.monotonic()
+            left = self._paused_until - now
+            doing = f"waiting for {self._paused}, {left:.0f} s left" if left > 0 else self._status
+            self._show(f"{now - self._started:.0f} s  {doing}")
 
     def _show(self, text: str) -> None:
         with suppress(OSError, ValueError):

@@ -19,6 +19,7 @@ from .output import notice, progress, stderr_is_terminal
 from .relay.client import RelayClient
 from .relay.contract import Invocation
 from .relay.operations import RelayError
+from .sending import telling_retries
 from .session import Session
 from .sources import Cited, source_list
 from .steps import run as drive
@@ -79,7 +80,7 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
         _remember(relay, conversation)
         notice(f"[deep_research was accepted by the relay as {call.invocation_id}]")
 
-    with progress(f"waiting for {conversation.model}") as shown:
+    with progress(f"waiting for {conversation.model}") as shown, telling_retries(shown.retrying):
 
         def on_view(view: Invocation) -> None:
             running = not view.finished

@@ -67,6 +67,17 @@ class _Call:
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("call", default=None)
+_on_retry: ContextVar[Callable[[int, float], None] | None] = ContextVar("on_retry", default=None)
+
+
+@contextmanager
+def telling_retries(on_retry: Callable[[int, float], None]) -> Iterator[None]:
+    """Tell of each wait before a request is sent again: the status that it was answered with, and the seconds."""
+    token = _on_retry.set(on_retry)
+    try:
+        yield
+    finally:
+        _on_retry.reset(token)
 
 
 @contextmanager
@@ -311,6 +322,8 @@ class _Attempt:
             delay = _backoff(self.retries) if asked is None else asked
             again = delay < self.until.remaining()
             response.headers["retry-after-ms"] = str(max(1, round(delay * 1000)))
+            if again and (on_retry := _on_retry.get()) is not None:
+                on_retry(status, delay)
         response.headers["x-should-retry"] = "true" if again else "false"
         unknown = (status >= 500 and (self.background or status != 503)) or status == 408
         if unknown and not self.reading:

@@ -469,6 +469,13 @@ def test_progress_shows_on_a_terminal_only(gateway: ScriptedServer) -> None:
         assert process.communicate(timeout=60) == (b"OK\n", b"")
 
 
+def test_progress_names_a_rate_limit(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429, **{"retry-after": "3"}), reply(chat_body("OK")))
+    code, shown = on_terminal(gateway, "--no-stream", "hi")
+    assert code == 0
+    assert "1 s  waiting for a rate limit, 2 s left" in shown
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str) -> None:
     env = {**os.environ, "_LITELLM_EXAMPLE_COMPLETE": f"{shell}_source"}
