@@ -301,6 +301,12 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
             kind=ErrorKind.UNREACHABLE,
             hint="set SSL_CERT_FILE to the certificate authority of that gateway",
         )
+    if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout) and (proxy := _proxy_for(url)):
+        return GatewayError(
+            f"cannot connect to {url.host}{port} through the proxy {proxy}: {reason}",
+            kind=ErrorKind.UNREACHABLE,
+            hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY",
+        )
     if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
         return GatewayError(
             f"cannot connect to {url.host}{port}: {reason}",
@@ -309,6 +315,20 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
             "`python -m litellm_openai_example.gateway` starts one here",
         )
     return GatewayError(f"the connection to {url.host}{port} broke: {reason}", kind=ErrorKind.LOST)
+
+
+def _proxy_for(url: httpx2.URL) -> str:
+    """Host and port of the proxy that the environment names for an address, without its password; empty if none."""
+    from urllib.request import getproxies, proxy_bypass  # only where something has failed
+
+    try:
+        proxies = getproxies()
+        proxy = httpx2.URL(proxies.get(url.scheme) or proxies.get("all") or "")
+        if not proxy.host or proxy_bypass(url.host):
+            return ""
+    except (httpx2.InvalidURL, ValueError, OSError):
+        return ""
+    return proxy.host if proxy.port is None else f"{proxy.host}:{proxy.port}"
 
 
 def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +17,18 @@ import pytest
 
 from litellm_openai_example import (
     AsyncLiteLLM,
+    AsyncLiteLLMClient,
     ConfigurationError,
     GatewayError,
     LiteLLM,
     LiteLLMClient,
     LiteLLMHttpxClient,
+    steps,
 )
 from litellm_openai_example.deadline import deadline
 
 from .conftest import RunCommand
-from .scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, sse
+from .scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body, sse
 
 Call = Callable[..., Any]
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
@@ -311,3 +316,76 @@ def test_the_command_keeps_the_policy(
     configured.answers(*answers)
     assert command("hi").code == code
     assert len(configured.posts) == posts
+
+
+def test_a_failed_connection_through_a_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxy-pa55word@127.0.0.1:{port}")
+    with LiteLLMClient("https://gateway.invalid", KEY, timeout=3) as client, pytest.raises(GatewayError) as caught:
+        client.create_response("hi")
+    assert f"through the proxy 127.0.0.1:{port}" in str(caught.value)
+    assert "pa55word" not in str(caught.value)
+    assert caught.value.kind == "unreachable"
+
+
+FORKED = """
+import asyncio, os, sys, time
+from litellm_openai_example import AsyncLiteLLM, LiteLLM
+url, key, kind = sys.argv[1:]
+arguments = dict(model="m", input="hi")
+if kind == "sync":
+    sdk = LiteLLM(base_url=url, api_key=key, timeout=1)
+    ask = lambda text: sdk.responses.create(model="m", input=text).output_text
+    first = ask("first")
+else:
+    sdk = AsyncLiteLLM(base_url=url, api_key=key, timeout=1)
+    async def ask_(text): return (await sdk.responses.create(model="m", input=text)).output_text
+    ask = lambda text: asyncio.run(ask_(text))
+    first = "first" if kind == "async unused" else ask("first")
+if os.fork() == 0:
+    started = time.monotonic()
+    got = ask("child")
+    try: ask("hang")
+    except Exception as error: got += " " + type(error).__name__
+    os.write(1, f"{got} {time.monotonic() - started < 4}\\n".encode())
+    os._exit(0)
+os.wait()
+if kind == "sync": print(first, ask("parent"))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "async unused"])
+def test_a_forked_process_makes_connections_of_its_own(kind: str, gateway: ScriptedServer) -> None:
+    def script(seen: Seen) -> Answer:
+        return Answer(pause=30) if seen.json["input"] == "hang" else reply(response_body(seen.json["input"]))
+
+    gateway.script = script
+    code = [sys.executable, "-c", FORKED.replace("\\\\n", "\\n"), gateway.url, KEY, kind]
+    run = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+    # The deadline holds there; the asynchronous client is used in a second loop, and says so.
+    failure = "DeadlineExceededError" if kind == "sync" else "APIConnectionError"
+    expected = [f"child {failure} True", *(["first parent"] if kind == "sync" else [])]
+    assert run.stdout.splitlines() == expected, run.stderr
+
+
+def test_a_client_in_a_second_event_loop_says_so(gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body("OK"), connection="close"))
+    client = AsyncLiteLLMClient(gateway.url, KEY)
+    assert asyncio.run(client.create_response("hi")) == "OK"
+    with pytest.raises(GatewayError, match="another event loop"):
+        asyncio.run(client.create_response("hi"))
+    assert len(gateway.posts) == 1
+
+
+def test_threads_of_calls_side_by_side_do_not_hold_up_the_end() -> None:
+    """An interrupt must not wait for a research run."""
+
+    async def one() -> bool:
+        daemon: bool = await steps.call(lambda _: threading.current_thread().daemon)
+        return daemon
+
+    async def both_() -> list[bool]:
+        found: list[bool] = await steps.gather([one(), one()])
+        return found
+
+    assert steps.run(None, both_()) == [True, True]
