@@ -142,7 +142,7 @@ class ThreadedRelay:
         assert self._ready.wait(20)
         if self._failure is not None:
             raise self._failure
-        self.api = Api(self.lines[-1].split()[-1])
+        self.api = Api(next(line for line in self.lines if "listening on" in line).split()[-1])
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -195,8 +195,9 @@ class RelayProcess:
 
     def ready(self) -> Self:
         assert self._listening.wait(30), self.log
-        assert "listening" in self.log
-        self.api = Api(self.lines[-1].split()[-1])
+        said = [line for line in self.lines if "listening on" in line]
+        assert said, self.log
+        self.api = Api(said[-1].split()[-1])
         return self
 
     @property

@@ -31,10 +31,11 @@ from .docs import docs
 from .events import RETRY_MILLISECONDS, last_id
 from .guard import Guard, error_response
 from .hub import Topic
+from .metrics import CONTENT_TYPE, exposition
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
 from .records import NewInvocation, Record
 from .relay import Relay
-from .responses import JsonResponse, in_pieces
+from .responses import BoundedResponse, JsonResponse, in_pieces
 
 _LIVENESS = 15.0  # seconds between two looks whether a waiting client is still there
 _ONE = INVOCATIONS_PATH + "/{invocation_id}"
@@ -176,6 +177,12 @@ async def healthz() -> Response:
 async def readyz(relay: TheRelay) -> Response:
     await relay.check_ready()
     return JsonResponse('{"status":"ready"}')
+
+
+@routes.get("/metrics", dependencies=[Depends(may_pay)], include_in_schema=False)
+async def metrics(relay: TheRelay) -> Response:
+    text = await exposition(relay.ledger, waiters=relay.hub.watchers, seconds=relay.settings.timings.ledger)
+    return BoundedResponse(text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:

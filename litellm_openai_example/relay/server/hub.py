@@ -73,6 +73,11 @@ class Hub:
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def watchers(self) -> int:
+        """How many wait or watch here."""
+        return sum(topic.watchers for topic in self._topics.values())
+
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._refresh_stale()), asyncio.create_task(self._look_again())]
         if self._ledger.database.postgresql:

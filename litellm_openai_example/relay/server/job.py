@@ -15,7 +15,8 @@ from .gate import Gate
 from .inbox import Inbox
 from .lease import Lease
 from .ledger import INDETERMINATE, Ledger
-from .log import kind_and_place, log
+from .log import kind_and_place, log, log_run
+from .metrics import count_ended, count_submitted
 from .records import Outcome, Piece, Record
 from .research import research_request
 from .settings import Settings, Timings
@@ -202,6 +203,8 @@ class Job:
             log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
             await self._look(self._upstream.cancel, upstream_id)
             raise NotOurs
+        count_submitted()
+        log_run("submitted", self.id)
         self._upstream_id = upstream_id
         self.submit_done.set()
 
@@ -336,7 +339,13 @@ class Job:
         if outcome.state == "failed":
             model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
-        await self._keep(lambda: self._ledger.settle(self.id, self._with_text(outcome), upstream_id))
+        if await self._keep(lambda: self._ledger.settle(self.id, self._with_text(outcome), upstream_id)):
+            cost = (outcome.response or {}).get("cost_usd")
+            seconds = round(max(0.0, time.time() - self._record.created_at), 1)
+            count_ended(outcome.state, outcome.error_code, cost)
+            log_run(
+                "ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost
+            )
 
     def _with_text(self, outcome: Outcome) -> Outcome:
         """What was streamed is kept even if the rest never came."""

@@ -18,6 +18,7 @@ import uvicorn
 from .app import create_app
 from .connection import BoundedConnection
 from .database import LedgerUnavailable
+from .log import configure_logging, log
 from .relay import Relay
 from .settings import Settings
 
@@ -43,7 +44,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     Raises:
         ConfigurationError, CannotStart: with one line for a person.
     """
-    logging.basicConfig(format="[relay] %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    configure_logging()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
     _allow_many_connections()
     gc.freeze()  # what has been imported stays for good: the collector need not walk it
@@ -165,6 +166,7 @@ class RelayServer(uvicorn.Server):
 
     def stop(self) -> None:
         """Serve no more: those who wait are let go at once."""
+        log.info("stopping: submissions in flight are waited for, at most some seconds")
         self.should_exit = True
         self._relay.close()
 

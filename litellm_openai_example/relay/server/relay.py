@@ -13,6 +13,8 @@ from .body import Problem
 from .database import Database, LedgerUnavailable
 from .hub import Hub
 from .ledger import Ledger
+from .log import log_run
+from .metrics import count_accepted
 from .records import NewInvocation, Piece, Record
 from .runner import Worker
 from .settings import Settings
@@ -93,6 +95,8 @@ class Relay:
         except IdempotencyConflict:
             raise Problem("idempotency_conflict") from None
         self._worker.wake()
+        count_accepted()
+        log_run("accepted", record.id, mode=record.mode, state=record.state)
         return record
 
     async def get(self, invocation_id: str) -> Record | None:

@@ -1,0 +1,62 @@
+"""What an operator sees: `/metrics`, and the log of one run."""
+
+from __future__ import annotations
+
+import json
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import StartRelay, assert_clean
+from .gateway import Gateway
+from .running import ThreadedRelay, environment, relay_process
+
+
+def values(relay: ThreadedRelay, **headers: str) -> dict[tuple[str, str], float]:
+    answer = relay.api.call("GET", "/metrics", headers=headers)
+    assert answer.status_code == 200
+    families = text_string_to_metric_families(answer.text)
+    return {(s.name, s.labels.get("state", "")): s.value for family in families for s in family.samples}
+
+
+def test_metrics(relay: ThreadedRelay) -> None:
+    before = values(relay)
+    relay.api.wait(relay.api.start())
+    after = values(relay)
+    assert after["litellm_relay_runs", "completed"] == 1
+    assert after["litellm_relay_ledger_up", ""] == 1
+    for name, gain in (("accepted_total", 1), ("submitted_total", 1), ("cost_usd_total", 0.25)):
+        key = f"litellm_relay_{name}", ""
+        assert after[key] - before[key] == gain
+
+
+def test_metrics_want_the_key(start_relay: StartRelay) -> None:
+    relay = start_relay(api_key="sk-relay")
+    assert relay.api.call("GET", "/metrics").status_code == 401
+    assert values(relay, Authorization="Bearer sk-relay")["litellm_relay_waiters", ""] == 0
+
+
+def test_the_log_of_a_run_as_json(sqlite_url: str, upstream: Gateway) -> None:
+    with relay_process(environment(sqlite_url, upstream, RELAY_LOG_FORMAT="json")) as relay:
+        started = relay.api.start("a secret question")
+        relay.api.wait(started)
+        relay.terminate()
+    lines = [json.loads(line) for line in relay.lines if line.startswith("{")]
+    told = [line for line in lines if line.get("id") == started["invocation_id"]]
+    assert [line["event"] for line in told] == ["accepted", "submitted", "ended"]
+    assert told[-1]["state"] == "completed"
+    assert told[-1]["cost_usd"] == 0.25
+    assert told[-1]["seconds"] >= 0
+    assert "secret question" not in relay.log
+    assert started["invocation_token"] not in relay.log
+    assert_clean(relay.log, upstream)
+
+
+def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
+    with relay_process(environment(sqlite_url, upstream)) as relay:
+        id = relay.api.wait(relay.api.start())["invocation_id"]
+        relay.terminate()
+    assert f"INFO {id} ended state=completed" in relay.log
+    with relay_process(environment(sqlite_url, upstream, RELAY_LOG_LEVEL="warning")) as relay:
+        relay.api.wait(relay.api.start())
+        relay.terminate()
+    assert " INFO " not in relay.log
