@@ -67,7 +67,11 @@ def _read(model: type[View], data: Mapping[str, Any]) -> View:
         "updated_at": now,
     }
     given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
-    given = {name: _text(value) if isinstance(value, str) else value for name, value in given.items()}
+    given = {
+        # An id that is broken is none: mended, it would be another's.
+        name: _text(value) if isinstance(value, str) and name not in ("invocation_id", "invocation_token") else value
+        for name, value in given.items()
+    }
     read = {
         "status": "completed" if text and data.get("status") is None else read_status(data.get("status")),
         "output_text": text or None,
