@@ -7,6 +7,8 @@ from click.testing import CliRunner
 
 from litellm_openai_example.relay.__main__ import relay
 
+from .running import RelayProcess
+
 ENVIRONMENT = {"LITELLM_BASE_URL": "http://127.0.0.1:9", "LITELLM_API_KEY": "sk-x"}
 
 
@@ -57,3 +59,11 @@ def test_unusable(name: str, value: str) -> None:
     assert name.removeprefix("RELAY_") in ended.output or name == "RELAY_HOST"
     assert ended.output.strip().splitlines()[-1].startswith("Error: ")
     assert "s3cret" not in ended.output
+
+
+@pytest.mark.parametrize("path", ["/proc/nothing/ledger.sqlite3", "/"])
+def test_a_ledger_that_cannot_be_made(path: str) -> None:
+    process = RelayProcess(ENVIRONMENT | {"RELAY_DATABASE_URL": f"sqlite:///{path}"}, "--port", "0")
+    assert process.end() == 2
+    assert len(process.lines) == 1
+    assert process.log.startswith("[relay] Error: ")
