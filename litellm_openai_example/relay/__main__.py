@@ -16,7 +16,7 @@ from .server.settings import Settings, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
-Told by the environment alone, because they may hold secrets:
+Told by the environment alone:
   LITELLM_BASE_URL    address of the gateway, its root or /v1 (required)
   LITELLM_API_KEY     key of the gateway (required)
   RELAY_API_KEY       what clients must send to start a research run;
@@ -24,6 +24,8 @@ Told by the environment alone, because they may hold secrets:
   RELAY_DATABASE_URL  the ledger: sqlite:////path/to/file or
                       postgresql://user:password@host/database
                       (default: a SQLite file in the state directory)
+  RELAY_LOG_LEVEL     DEBUG, INFO (default), WARNING or ERROR
+  RELAY_LOG_FORMAT    text (default) or json
 """
 
 
