@@ -9,7 +9,7 @@ from sqlalchemy import func, insert, or_, select
 
 from .database import Transaction
 from .records import NewInvocation, Record
-from .schema import db_now, invocations
+from .schema import IS_QUEUED, db_now, invocations
 
 _row = invocations.c
 
@@ -36,7 +36,7 @@ async def insert_new(
     Returns:
         for each of `wanted` its record, or QueueFull or IdempotencyConflict.
     """
-    queued = select(func.count()).where(_row.state == "queued").scalar_subquery()
+    queued = select(func.count()).where(IS_QUEUED).scalar_subquery()
     now, waiting = (await transaction.connection.execute(select(db_now(), queued))).one()
     known = await _find(transaction, wanted)
     answers: list[Record | Exception] = []
@@ -66,9 +66,9 @@ async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> di
     """Those that are there already, by id and by the hash of their key."""
     ids = [new.id for new in wanted]
     hashes = [new.idempotency_hash for new in wanted if new.idempotency_hash]
-    query = select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(
-        or_(_row.id.in_(ids), _row.idempotency_hash.in_(hashes))
-    )
+    # SQLite reads the whole table for "in (nothing)".
+    same = or_(_row.id.in_(ids), _row.idempotency_hash.in_(hashes)) if hashes else _row.id.in_(ids)
+    query = select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(same)
     found = {}
     for row in (await transaction.connection.execute(query)).mappings():
         fields = dict(row)
@@ -86,6 +86,7 @@ def _new_row(new: NewInvocation, now: float) -> dict[str, Any]:
         "mode": new.mode,
         "deliverable_format": new.deliverable_format,
         "arguments": new.arguments,
+        "tags": new.tags,
         "state": "queued",
         "cancel_requested": False,
         "attempts": 0,

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-from .database import LedgerUnavailable
+from .database import LedgerUnavailable, NotAnnounced
 from .events import Event, History
 from .ledger import Ledger
+from .log import log
 from .records import Piece, Record
 
 _SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
 _RETRY = 0.5
+_RETRY_BEHIND_POOLER = 60.0
 
 
 class Topic:
@@ -68,6 +70,7 @@ class Hub:
         self._ledger = ledger
         self._tick = tick
         self._local = local
+        self._announced = False  # whether the changes of other processes are heard
         self._topics: dict[str, Topic] = {}
         self._stale: set[str] = set()
         self._wanted = asyncio.Event()
@@ -147,13 +150,25 @@ class Hub:
             if time.monotonic() - last_safety >= _SAFETY:
                 last_safety = time.monotonic()
                 self.changed(watched)
-            elif not self._ledger.database.postgresql:
+            elif not self._announced:
                 self.changed(watched.difference(self._local()))
 
     async def _listen(self) -> None:
+        told = False
         while True:
-            with suppress(LedgerUnavailable):
+            pause = _RETRY
+            try:
                 async for ids in self._ledger.database.listen():
+                    self._announced = True
                     # An empty set says that listening has just begun: anything may have changed before.
                     self.changed(ids or list(self._topics))
-            await asyncio.sleep(_RETRY)
+            except NotAnnounced:
+                pause = _RETRY_BEHIND_POOLER
+                if not told:
+                    log.warning("the ledger announces no changes (a pooler per transaction?): looking for them instead")
+                told = True
+            except LedgerUnavailable:
+                pass
+            finally:
+                self._announced = False
+            await asyncio.sleep(pause)

@@ -117,7 +117,7 @@ class Job:
         if self._cancel.is_set():
             return await self._settle(_CANCELLED)
         if not self._lease.may_send:  # another process may believe us dead by now
-            await self._keep(lambda: self._ledger.put_back(self.id, 0.0))
+            await self._keep(lambda: self._ledger.put_back(self.id, 0.0, attempt=self._record.attempts))
             return None
         if self._left <= 0:
             return await self._settle(Outcome("failed", "gateway_unavailable"))
@@ -162,7 +162,7 @@ class Job:
         if pause >= self._left:
             return await self._settle(Outcome("failed", "gateway_unavailable"))
         self._gate.not_sent(pause)
-        await self._keep(lambda: self._ledger.put_back(self.id, pause))
+        await self._keep(lambda: self._ledger.put_back(self.id, pause, attempt=self._record.attempts))
         return None
 
     async def _answered(self, reply: Reply, inbox: Inbox) -> None:

@@ -33,29 +33,52 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...config import ConfigurationError
-from ..contract import TERMINAL
 from .acceptance import RECORD, insert_new
 from .batch import Batch
-from .database import Database, LedgerUnavailable, Transaction
+from .database import Database, Transaction
+from .engines import why_not_opened
 from .records import NewInvocation, Outcome, Piece, Record
-from .schema import db_now, invocations, pieces, prepare, workers
+from .schema import (
+    ACTIVE,
+    IS_ACTIVE,
+    IS_ENDED,
+    IS_QUEUED,
+    db_now,
+    in_state,
+    invocations,
+    pieces,
+    prepare,
+    workers,
+)
+from .schema import (
+    IN_FLIGHT as IN_FLIGHT,
+)
 
-IN_FLIGHT = ("submitting", "awaiting")
-ACTIVE = ("submitting", "awaiting", "running")
 INDETERMINATE = Outcome("failed", "submission_indeterminate")
-_PURGED_AT_ONCE = 500
+_PURGED_AT_ONCE = 200
 _ACCEPTED_AT_ONCE = 200
 _READ_AT_ONCE = 500
+_LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
+_LONGEST_DELAY = 600.0  # a later `not_before` was written before the clock was set back
+_THOROUGH_EVERY = 30.0
+_PROBE = 1.5
 
 _row = invocations.c
+_SUBMITTING = and_(IS_ACTIVE, in_state(_row, IN_FLIGHT))
+_FOLLOWED = and_(IS_ACTIVE, in_state(_row, ["running"]))
+
+Conditions = Callable[[AsyncConnection], Awaitable[Sequence[ColumnElement[bool]]]]
 
 
 class Ledger:
@@ -66,36 +89,57 @@ class Ledger:
         worker: the name of this process, never used before.
         lease: seconds that this process may be silent before others take its work.
         max_queued: invocations that may wait to be submitted.
-
-    Attributes:
-        accept: write an invocation down, or find the one that was accepted under its idempotency key; raises
-            QueueFull, IdempotencyConflict or LedgerUnavailable.
-        get: the record of an id, None if there is none; raises LedgerUnavailable.
+        clock: seconds, the same for all processes of this machine, never set.
     """
 
-    def __init__(self, database: Database, worker: str, *, lease: float, max_queued: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        *,
+        lease: float,
+        max_queued: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.database = database
         self.worker = worker
         self._lease = lease
         self._max_queued = max_queued
+        self._clock = clock
         self._secret = b""
-        self.accept = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
-        self.get = Batch(self._get, largest=_READ_AT_ONCE)
+        self._next_thorough = 0.0
+        self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
+        self._getting = Batch(self._get, largest=_READ_AT_ONCE)
 
     async def open(self) -> None:
         """Create or check the tables. Raises ConfigurationError in words for a person."""
         try:
             self._secret = await self.database.run(prepare)
-        except (LedgerUnavailable, DBAPIError, OSError) as error:
-            raise ConfigurationError(
-                f"the ledger cannot be opened ({type(getattr(error, 'orig', None) or error).__name__})"
-            ) from None
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise ConfigurationError(f"the ledger cannot be opened: {why_not_opened(error)}") from None
         self.database.start()
+
+    async def check(self) -> None:
+        """Raises LedgerUnavailable unless a write goes through now; answers in two seconds, whatever is wrong."""
+
+        async def work(transaction: Transaction) -> None:
+            mine = update(workers).where(workers.c.id == self.worker).values(id=workers.c.id)
+            await transaction.connection.execute(mine)
+
+        await self.database.check(work, _PROBE)
 
     def token(self, invocation_id: str) -> str:
         """The token that reads and cancels an invocation. It is derived, so that no copy has to be kept."""
         digest = hmac.digest(self._secret, invocation_id.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    async def accept(self, new: NewInvocation) -> Record:
+        """Write an invocation down, or find the one that was accepted under its idempotency key.
+
+        Raises:
+            QueueFull, IdempotencyConflict, LedgerUnavailable
+        """
+        return await self._accepting(new)
 
     async def _accept(self, wanted: Sequence[NewInvocation]) -> list[Record | Exception]:
         async def work(transaction: Transaction) -> list[Record | Exception]:
@@ -107,6 +151,10 @@ class Ledger:
             return await self.database.write(work)
 
     # Reading
+
+    async def get(self, invocation_id: str) -> Record | None:
+        """The record of an id, None if there is none. Raises LedgerUnavailable."""
+        return await self._getting(invocation_id)
 
     async def _get(self, ids: Sequence[str]) -> list[Record | None]:
         records = await self.get_many(ids)
@@ -131,14 +179,23 @@ class Ledger:
 
         With `judge`, a process whose lease is over counts as dead.
         """
-        queued = select(_row.id).where(_row.state == "queued", _row.not_before <= db_now()).exists()
-        orphaned = select(_row.id).where(_row.state.in_(ACTIVE), _is_orphan(_row, judge)).exists()
-        row = (await self.database.read(lambda connection: connection.execute(select(queued, orphaned)))).one()
-        return bool(row[0]), bool(row[1])
+
+        async def work(connection: AsyncConnection) -> tuple[bool, bool]:
+            queued = select(_row.id).where(*_is_due()).exists()
+            orphaned = select(_row.id).where(IS_ACTIVE, await self._is_orphan(connection, judge)).exists()
+            row = (await connection.execute(select(queued, orphaned))).one()
+            return bool(row[0]), bool(row[1])
+
+        return await self.database.read(work)
+
+    async def owned(self) -> list[str]:
+        """The invocations that are this process's, as the ledger has it."""
+        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker)
+        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
 
     async def cancel_requests(self) -> list[str]:
         """Invocations of this process that somebody wants cancelled."""
-        query = select(_row.id).where(_row.state.in_(ACTIVE), _row.owner == self.worker, _row.cancel_requested)
+        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker, _row.cancel_requested)
         return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
 
     async def _records(self, query: Select[Any]) -> list[Record]:
@@ -151,38 +208,69 @@ class Ledger:
         """Renew this process's lease."""
 
         async def work(transaction: Transaction) -> None:
-            lease = {"id": self.worker, "expires_at": db_now() + self._lease}
+            ticks = None if self.database.postgresql else self._clock() + self._lease
+            lease = {"id": self.worker, "expires_at": db_now() + self._lease, "ticks": ticks}
             renewed = update(workers).where(workers.c.id == self.worker).values(lease)
             if (await transaction.connection.execute(renewed)).rowcount == 0:
                 await transaction.connection.execute(insert(workers).values(lease))
 
         await self.database.write(work)
 
-    async def owned(self) -> list[str]:
-        """What this process owns, by its name: what a commit did whose answer was lost can be seen here."""
-        query = select(_row.id).where(_row.owner == self.worker, _row.state.in_(ACTIVE))
-        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
-
     async def take_over(self, *, judge: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
-        mine = _pick(lambda row: (row.state == "running", _is_orphan(row, judge)), limit)
-        return await self._change(update(invocations).where(mine).values(owner=self.worker))
+
+        async def orphans(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+            return _FOLLOWED, await self._is_orphan(connection, judge), self._holds_lease()
+
+        return await self._change(orphans, {"owner": self.worker}, limit)
 
     async def bury(self, *, judge: bool) -> list[Record]:
         """Fail the submissions in flight of processes that are no more."""
-        lost = _pick(lambda row: (row.state.in_(IN_FLIGHT), _is_orphan(row, judge)))
-        return await self._change(update(invocations).where(lost).values(_settled(INDETERMINATE)))
+
+        async def lost(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+            return _SUBMITTING, await self._is_orphan(connection, judge)
+
+        return await self._change(lost, _settled(INDETERMINATE))
+
+    def _is_alive(self) -> ColumnElement[bool]:
+        """Whether a lease of `workers` holds."""
+        lease = workers.c
+        if self.database.postgresql:
+            return lease.expires_at > db_now()
+        now = self._clock()
+        return or_(
+            func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
+            and_(lease.ticks.is_(None), lease.expires_at > db_now()),
+        )
+
+    def _holds_lease(self) -> ColumnElement[bool]:
+        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
+        return select(workers.c.id).where(workers.c.id == self.worker, self._is_alive()).exists()
+
+    async def _is_orphan(self, connection: AsyncConnection, judge: bool) -> ColumnElement[bool]:
+        """Of an active row, that nobody does it: its owner has left, or (with `judge`) let its lease run out.
+
+        Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
+        """
+        left: ColumnElement[bool] = _row.owner.is_(None)
+        if not judge:
+            return left
+        dead: Any = select(workers.c.id).where(~self._is_alive())
+        if self._clock() >= self._next_thorough:
+            self._next_thorough = self._clock() + _THOROUGH_EVERY
+            leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
+            dead = dead.union(select(_row.owner).where(IS_ACTIVE, _row.owner.is_not(None), ~leased))
+        names = [row.id for row in await connection.execute(dead)]
+        return or_(left, _row.owner.in_(names)) if names else left
 
     async def leave(self) -> None:
         """This process stops: others may take over its work at once."""
-        in_flight = (_row.owner == self.worker, _row.state.in_(IN_FLIGHT))
-        await self._change(update(invocations).where(*in_flight).values(_settled(INDETERMINATE)))
+        await self._change(_always(_row.owner == self.worker, _SUBMITTING), _settled(INDETERMINATE))
 
         async def work(transaction: Transaction) -> None:
+            mine = (_row.owner == self.worker, _FOLLOWED)
+            await transaction.connection.execute(update(invocations).where(*mine).values(owner=None))
             await transaction.connection.execute(delete(workers).where(workers.c.id == self.worker))
-            await transaction.connection.execute(
-                update(invocations).where(_row.owner == self.worker, _row.state == "running").values(owner=None)
-            )
 
         await self.database.write(work)
 
@@ -190,7 +278,6 @@ class Ledger:
 
     async def claim(self, limit: int, *, blocks: bool) -> list[Record]:
         """Commit the intent to submit up to `limit` queued invocations."""
-        due = _pick(lambda row: (row.state == "queued", row.not_before <= db_now()), limit)
         values = {
             "state": "awaiting" if blocks else "submitting",
             "owner": self.worker,
@@ -198,12 +285,21 @@ class Ledger:
             "started_at": func.coalesce(_row.started_at, db_now()),
             "updated_at": db_now(),
         }
-        return await self._change(update(invocations).where(due).values(values))
+        return await self._change(_always(*_is_due(), self._holds_lease()), values, limit)
 
-    async def put_back(self, invocation_id: str, delay: float) -> bool:
-        """It was certainly not sent: try again in `delay` seconds."""
-        values = {"state": "queued", "owner": None, "not_before": db_now() + delay, "updated_at": db_now()}
-        return await self._change_mine(invocation_id, IN_FLIGHT, values)
+    async def put_back(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
+        """The `attempt`-th (from 1) was certainly not sent: try again in `delay` seconds, 300 at most.
+
+        Repeating it does nothing once another attempt was claimed.
+        """
+        values = {
+            "state": "queued",
+            "owner": None,
+            "not_before": db_now() + min(delay, _LONGEST_DELAY / 2),
+            "updated_at": db_now(),
+        }
+        this_one = () if attempt is None else (_row.attempts == attempt,)
+        return await self._change_mine(invocation_id, IN_FLIGHT, values, *this_one)
 
     async def leave_gate(self, invocation_id: str) -> bool:
         return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})
@@ -253,29 +349,29 @@ class Ledger:
         await self.database.write(work)
 
     async def purge(self, retention: float) -> int:
-        """Delete what ended more than `retention` seconds ago, and leases that are long over; returns how many."""
+        """Delete what ended more than `retention` seconds ago, a block of it, and leases that are long over.
+
+        Returns:
+            how many were deleted: 0 if nothing was left.
+        """
 
         async def work(transaction: Transaction) -> int:
             cutoff = db_now() - retention
-            old = (
-                select(_row.id)
-                .where(_row.state.in_(sorted(TERMINAL)), _row.created_at < cutoff, _row.updated_at < cutoff)
-                .limit(_PURGED_AT_ONCE)
-            )
-            ids = [row.id for row in await transaction.connection.execute(old)]
-            await transaction.connection.execute(delete(pieces).where(pieces.c.invocation_id.in_(ids)))
-            await transaction.connection.execute(delete(invocations).where(_row.id.in_(ids)))
-            dead = (
-                workers.c.expires_at < db_now() - 3600,
-                workers.c.id.not_in(select(_row.owner).where(_row.state.in_(ACTIVE), _row.owner.is_not(None))),
-            )
-            await transaction.connection.execute(delete(workers).where(*dead))
+            ids = await _pick(transaction, (IS_ENDED, _row.updated_at < cutoff), _row.updated_at, _PURGED_AT_ONCE)
+            if ids:
+                await transaction.connection.execute(delete(pieces).where(pieces.c.invocation_id.in_(ids)))
+                await transaction.connection.execute(delete(invocations).where(_row.id.in_(ids)))
+            owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
+            long_over = (workers.c.expires_at < db_now() - 3600, ~self._is_alive(), ~owns)
+            await transaction.connection.execute(delete(workers).where(*long_over))
             return len(ids)
 
         return await self.database.write(work)
 
-    async def _change_mine(self, invocation_id: str, states: Iterable[str], values: dict[str, Any]) -> bool:
-        mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(list(states)))
+    async def _change_mine(
+        self, invocation_id: str, states: Iterable[str], values: dict[str, Any], *more: ColumnElement[bool]
+    ) -> bool:
+        mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(states), *more)
 
         async def work(transaction: Transaction) -> bool:
             made = await transaction.connection.execute(update(invocations).where(*mine).values(values))
@@ -286,12 +382,18 @@ class Ledger:
 
         return await self.database.write(work)
 
-    async def _change(self, statement: Update) -> list[Record]:
+    async def _change(self, conditions: Conditions, values: dict[str, Any], limit: int | None = None) -> list[Record]:
+        """Change those that fulfil `conditions`, oldest first, and that no other process is just about to change."""
+
         async def work(transaction: Transaction) -> list[Record]:
-            rows = await transaction.connection.execute(statement.returning(*RECORD))
-            records = [Record(**row) for row in rows.mappings()]
-            transaction.changed.update(record.id for record in records)
-            return records
+            wanted = await conditions(transaction.connection)
+            ids = await _pick(transaction, wanted, _row.created_at, limit)
+            if not ids:
+                return []
+            changed = update(invocations).where(_row.id.in_(ids)).values(values).returning(*RECORD)
+            rows = await transaction.connection.execute(changed)
+            transaction.changed.update(ids)
+            return sorted((Record(**row) for row in rows.mappings()), key=lambda record: record.created_at)
 
         return await self.database.write(work)
 
@@ -302,24 +404,27 @@ def _settled(outcome: Outcome) -> dict[str, Any]:
         "error_code": outcome.error_code,
         "output_text": outcome.output_text,
         "response": None if outcome.response is None else json.dumps(outcome.response),
+        "cost_usd": (outcome.response or {}).get("cost_usd"),
         "owner": None,
         "updated_at": db_now(),
     }
 
 
-def _is_orphan(row: Any, judge: bool) -> ColumnElement[bool]:
-    """Nobody does it: its owner has left, or (with `judge`) let its lease run out."""
-    left: ColumnElement[bool] = row.owner.is_(None)
-    if not judge:
-        return left
-    alive = select(workers.c.id).where(workers.c.id == row.owner, workers.c.expires_at > db_now())
-    return or_(left, ~alive.exists())
+def _is_due() -> Sequence[ColumnElement[bool]]:
+    """Queued, and to be claimed now; or its time is so far off that the clock must have been set back since."""
+    return IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY)
 
 
-def _pick(
-    conditions: Callable[[Any], tuple[ColumnElement[bool], ...]], limit: int | None = None
-) -> ColumnElement[bool]:
-    """Rows that fulfil `conditions`, oldest first, and that no other process is just about to change."""
-    picked = invocations.alias()
-    query = select(picked.c.id).where(*conditions(picked.c)).order_by(picked.c.created_at).limit(limit)
-    return _row.id.in_(query.with_for_update(skip_locked=True))
+def _always(*conditions: ColumnElement[bool]) -> Conditions:
+    async def same(_: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+        return conditions
+
+    return same
+
+
+async def _pick(
+    transaction: Transaction, conditions: Sequence[ColumnElement[bool]], order: Any, limit: int | None
+) -> list[str]:
+    """The ids first, then what happens to them: in one statement the planner may read the whole table for them."""
+    query = select(_row.id).where(*conditions).order_by(order).limit(limit).with_for_update(skip_locked=True)
+    return [row.id for row in await transaction.connection.execute(query)]

@@ -18,6 +18,7 @@ import uvicorn
 from .app import create_app
 from .connection import BoundedConnection
 from .database import LedgerUnavailable
+from .engines import quiet_drivers
 from .log import configure_logging, log
 from .relay import Relay
 from .settings import Settings
@@ -46,6 +47,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     """
     configure_logging()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
+    quiet_drivers()
     _allow_many_connections()
     gc.freeze()  # what has been imported stays for good: the collector need not walk it
     stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)

@@ -18,7 +18,7 @@ _STATUS = {"submitting": "queued", "awaiting": "running"}
 
 @dataclass(frozen=True)
 class NewInvocation:
-    """An invocation that is to be accepted."""
+    """An invocation that is to be accepted. `tags` is JSON, what the client wants to be passed on to the gateway."""
 
     id: str
     idempotency_hash: str | None
@@ -26,6 +26,7 @@ class NewInvocation:
     mode: str
     deliverable_format: str
     arguments: str
+    tags: str | None = None
 
     @classmethod
     def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None) -> NewInvocation:
@@ -83,6 +84,8 @@ class Record:
     created_at: float
     started_at: float | None
     updated_at: float
+    cost_usd: float | None
+    tags: str | None
     age: float | None
 
     @property

@@ -115,7 +115,7 @@ class Relay:
         """Raises Problem or LedgerUnavailable while no work can be taken."""
         if self.hub.closing:
             raise Problem("shutting_down", retry_after=1)
-        await self._in_time(self.ledger.pending(judge=False))
+        await self.ledger.check()
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:

@@ -1,0 +1,183 @@
+"""How the ledger's database is reached: the options of its drivers, and in words why it cannot be opened.
+
+Everything that depends on SQLite's or PostgreSQL's driver stands here and in `schema.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ...config import ConfigurationError
+
+SQLITE_BUSY = 2.0  # seconds that a statement waits for another process's transaction
+_READERS_POSTGRESQL = 8
+_READERS_SQLITE = 2
+_POSTGRESQL_OPTIONS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "litellm-relay",
+}
+# In the words of libpq, of the server and of PgBouncer; they come without an error code. The first that fits.
+_POSTGRESQL_REASONS = (
+    (
+        r"translate host name|resolve host|name or service not known|nodename nor servname|name resolution",
+        "no such host",
+    ),
+    (r"connection refused|no such file or directory", "connection refused, nobody listens at that host and port"),
+    (r"timeout expired|timed out", "no answer from that host and port"),
+    (r"no route to host|network is unreachable", "that host cannot be reached"),
+    (
+        r"invalid response|unexpected response|closed the connection unexpectedly",
+        "what listens there is not PostgreSQL",
+    ),
+    (r"does not support ssl", "the server offers no TLS, but sslmode asks for it"),
+    (r"no encryption|ssl off|ssl required", "the server wants TLS or does not admit this user from here"),
+    (r"certificate|ssl|tls", "TLS with the server failed"),
+    (r"password|sasl", "the user (role) or the password is wrong"),
+    (r"database \S+ does not exist|no such database", "no such database"),
+    (r"role \S+ does not exist|no such user|user \S+ does not exist", "no such role (user)"),
+    (r"authentication|pg_hba", "the server does not admit this user (role) to this database from here"),
+    (r"too many|connection slots", "the server has no connection free"),
+    (r"starting up|shutting down|recovery", "the server is just starting or stopping"),
+)
+_SQLITE_REASONS = {
+    "SQLITE_CANTOPEN": "the file cannot be opened",
+    "SQLITE_NOTADB": "the file is not a SQLite database",
+    "SQLITE_CORRUPT": "the file is damaged",
+    "SQLITE_READONLY": "the file cannot be written",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_BUSY": "another program keeps the file locked",
+    "SQLITE_IOERR": "the disk fails, or the file system cannot lock files",
+}
+
+
+def engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
+    """What writes (one connection) and what reads; nothing is opened yet, but SQLite's file is made.
+
+    Raises:
+        ConfigurationError: the file cannot be made, or the URL holds a setting that cannot be obeyed.
+    """
+    postgresql = url.get_backend_name() == "postgresql"
+    options: dict[str, Any] = {"pool_reset_on_return": None, "pool_timeout": 5}
+    if postgresql:
+        url, options["connect_args"] = _postgresql_options(url)
+    else:
+        url = _sqlite_file(url)
+    readers = _READERS_POSTGRESQL if postgresql else _READERS_SQLITE
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
+    reader = create_async_engine(url, pool_size=readers, max_overflow=0, isolation_level="AUTOCOMMIT", **options)
+    if not postgresql:
+        _prepare_sqlite(writer, writes=True)
+        _prepare_sqlite(reader, writes=False)
+    return writer, reader
+
+
+def quiet_drivers() -> None:
+    """Keep the drivers' own warnings out of the log: they name host, port and database."""
+    for name in ("psycopg", "sqlalchemy", "aiosqlite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the database is to blame, so that the same may succeed later."""
+    if isinstance(error, DBAPIError):
+        return not isinstance(error, IntegrityError | DataError | ProgrammingError)
+    return isinstance(error, PoolTimeout | TimeoutError | OSError)
+
+
+def kind(error: BaseException) -> str:
+    """The error by its code or its class: a driver's message may hold the address of the database."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlite_errorname", None) or type(cause).__name__
+
+
+def why_not_opened(error: Exception) -> str:
+    """Why the database cannot be opened, in words of our own."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.Error):
+        name = kind(cause)
+        return next((words for code, words in _SQLITE_REASONS.items() if name.startswith(code)), name)
+    if getattr(cause, "sqlstate", None) is None:  # the connection was not made: there are only words
+        for pattern, words in _POSTGRESQL_REASONS:
+            if re.search(pattern, str(cause), re.IGNORECASE):
+                return words
+    return kind(cause)
+
+
+def _postgresql_options(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The URL without what is for the driver itself, and the driver's arguments.
+
+    Statements are not prepared unless the URL asks for it: a pooler that gives each transaction another session
+    (PgBouncer) would lose them, and PostgreSQL plans a statement that it has prepared without looking at its values.
+    """
+    threshold: int | None = None
+    if "prepare_threshold" in url.query:
+        given = url.query["prepare_threshold"]
+        if given != "None":
+            if not (isinstance(given, str) and given.isascii() and given.isdigit() and len(given) < 10):
+                raise ConfigurationError(
+                    "prepare_threshold in RELAY_DATABASE_URL must be a whole number, or None (the default)"
+                )
+            threshold = int(given)
+        url = url.difference_update_query(["prepare_threshold"])
+    _check_postgresql_settings(url)
+    ours = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
+    return url, {**ours, "prepare_threshold": threshold}
+
+
+def _check_postgresql_settings(url: URL) -> None:
+    from psycopg.pq import Conninfo
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name in url.query:
+        if name not in known:
+            raise ConfigurationError(f"RELAY_DATABASE_URL has a setting that PostgreSQL does not know: {name[:40]!r}")
+
+
+def _sqlite_file(url: URL) -> URL:
+    """Make the file before SQLite does, readable by its user alone (its side files take over the mode), and name it
+    so that SQLite never makes another one in its place: what is in an empty ledger was never promised."""
+    path = Path(str(url.database))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigurationError(
+            f"the ledger cannot be opened: {reason} (RELAY_DATABASE_URL names another place)"
+        ) from None
+    return url.set(database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"})
+
+
+def _prepare_sqlite(engine: AsyncEngine, *, writes: bool) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def on_connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        cursor = connection.cursor()
+        for pragma in (f"busy_timeout={SQLITE_BUSY * 1000:.0f}", "journal_mode=WAL", "synchronous=FULL"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    if writes:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def on_begin(connection: Any) -> None:
+            # A transaction that begins as a reader and writes later fails when another process wrote in between.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")

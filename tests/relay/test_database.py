@@ -1,0 +1,145 @@
+"""PostgreSQL behind a proxy that loses the answer to a COMMIT, or falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from litellm_openai_example.config import ConfigurationError
+from litellm_openai_example.relay.server import database, engines
+from litellm_openai_example.relay.server.database import LedgerUnavailable
+from litellm_openai_example.relay.server.records import Outcome
+
+from .conftest import PostgreSQL
+from .test_ledger import new, opened, run
+
+
+class Proxy:
+    """Passes bytes on, until it is told otherwise.
+
+    Attributes:
+        lose_commit: close instead of passing on the answer to the next COMMIT.
+        silent: pass nothing on, in connections that are open.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._socket = f"{make_url(url).query['host']}/.s.PGSQL.5432"
+        self.lose_commit = self.silent = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(self._socket)
+        losing = False
+
+        async def up() -> None:
+            nonlocal losing
+            while data := await reader.read(65536):
+                if b"COMMIT" in data and self.lose_commit:
+                    losing, self.lose_commit = True, False
+                await self._pass(data, back)
+            back.close()
+
+        async def down() -> None:
+            while (data := await there.read(65536)) and not losing:
+                await self._pass(data, writer)
+            writer.close()
+            back.close()
+
+        with suppress(OSError):
+            await asyncio.gather(up(), down(), return_exceptions=True)
+
+    async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
+        while self.silent:
+            await asyncio.sleep(0.02)
+        to.write(data)
+        await to.drain()
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    proxy = Proxy(url)
+    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield proxy, make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+
+
+def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:
+    async def work() -> None:
+        async with proxied(postgresql.new_database()) as (proxy, url), opened(url) as ledger:
+            proxy.lose_commit = True
+            assert (await ledger.accept(new("a"))).id == "a"
+            assert not proxy.lose_commit
+            await ledger.accept(new("b"))
+            proxy.lose_commit = True
+            assert [record.id for record in await ledger.claim(1, blocks=False)] == ["a"]
+            assert not proxy.lose_commit
+            assert await ledger.owned() == ["a"]
+            proxy.lose_commit = True
+            assert await ledger.submitted("a", "resp_1")
+            proxy.lose_commit = True
+            await ledger.request_cancel("a")
+            assert await ledger.cancel_requests() == ["a"]
+            proxy.lose_commit = True
+            assert await ledger.settle("a", Outcome("completed", output_text="x"))
+            proxy.lose_commit = True
+            await ledger.request_cancel("b")
+            records = await ledger.get_many(["a", "b"])
+            assert (records["a"].state, records["b"].state) == ("completed", "cancelled")
+
+    run(work)
+
+
+def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_LONGEST_WRITE", 2.0)
+
+    async def work() -> None:
+        async with proxied(postgresql.new_database()) as (proxy, url):
+            async with opened(url) as ledger:
+                await asyncio.sleep(0.6)
+                proxy.silent = True
+                for _ in range(2):
+                    began = time.monotonic()
+                    with pytest.raises(LedgerUnavailable):
+                        await ledger.check()
+                    assert time.monotonic() - began < 2
+                began = time.monotonic()
+            assert time.monotonic() - began < 1
+            proxy.silent = False
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ('connection failed: FATAL:  password authentication failed for user "pg"', "password"),
+        ('FATAL:  database "nope" does not exist', "no such database"),
+        ('FATAL:  role "stranger" does not exist', "no such role"),
+        ("server does not support SSL, but SSL was required", "no TLS"),
+        ("[Errno -2] Name or service not known", "no such host"),
+        ("connection to server at 127.0.0.1 failed: Connection refused", "nobody listens"),
+        ("connection timeout expired", "no answer"),
+    ],
+)
+def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
+    assert reason in engines.why_not_opened(OSError(words))
+
+
+@pytest.mark.parametrize("query", ["prepare_threshold=soon", "autocommit=1", "row_factory=x"])
+def test_a_setting_that_cannot_be_obeyed(query: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        engines.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
+    assert "hushhush" not in str(caught.value)
+    assert query.partition("=")[0] in str(caught.value)
+
+
+def test_settings_that_are_obeyed() -> None:
+    url = make_url("postgresql+psycopg://h/d?prepare_threshold=3&connect_timeout=9")
+    rest, options = engines._postgresql_options(url)
+    assert options["prepare_threshold"] == 3
+    assert "connect_timeout" not in options
+    assert rest.query == {"connect_timeout": "9"}

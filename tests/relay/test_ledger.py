@@ -1,0 +1,324 @@
+"""The ledger itself, on both databases: what it asks costs the same however much has ended, whatever the clock does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+from sqlalchemy.engine import make_url
+
+from litellm_openai_example.config import ConfigurationError
+from litellm_openai_example.relay.server.database import Database, LedgerUnavailable
+from litellm_openai_example.relay.server.ledger import Ledger
+from litellm_openai_example.relay.server.records import NewInvocation, Outcome
+from litellm_openai_example.relay.server.schema import invocations
+
+FINISHED = 3000
+
+
+class Clock:
+    """A settable one."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def opened(url: str, name: str = "me", **more: Any) -> AsyncIterator[Ledger]:
+    database = Database(make_url(url), name)
+    ledger = Ledger(database, name, lease=6.0, max_queued=100, **more)
+    await ledger.open()
+    try:
+        await ledger.heartbeat()
+        yield ledger
+    finally:
+        await database.close()
+
+
+def new(name: str) -> NewInvocation:
+    return NewInvocation(name, None, "f", "background", "markdown_brief", "{}")
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), 60))
+
+
+def finished_rows(count: int) -> list[dict[str, Any]]:
+    row = {
+        "fingerprint": "f", "mode": "background", "deliverable_format": "x", "arguments": "{}", "state": "completed",
+        "cancel_requested": False, "attempts": 1, "not_before": 0.0, "output_text": "x" * 200,
+    }  # fmt: skip
+    now = time.time()
+    return [row | {"id": f"inv_{n}", "created_at": now - n, "updated_at": now - n} for n in range(count)]
+
+
+async def fill(ledger: Ledger, count: int) -> None:
+    def work(connection: Connection) -> None:
+        connection.execute(insert(invocations), finished_rows(count))
+        connection.execute(text("ANALYZE"))
+
+    await ledger.database.run(work)
+
+
+def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await fill(ledger, FINISHED)
+            asked: list[tuple[str, Any]] = []
+            writer, reader = ledger.database._writer, ledger.database._reader
+            for engine in (writer, reader):
+
+                @event.listens_for(engine.sync_engine, "before_cursor_execute")
+                def note(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
+                    if re.match("SELECT|UPDATE|DELETE", statement) and "pg_catalog" not in statement and not many:
+                        asked.append((statement, parameters))
+
+            for name in "abcdef":
+                await ledger.accept(new(name))
+            await ledger.claim(2, blocks=False)
+            await ledger.claim(2, blocks=True)
+            await ledger.submitted("a", "resp_1")
+            await ledger.put_back("b", 1.0, attempt=1)
+            await ledger.leave_gate("b")
+            for judge in (False, True):
+                await ledger.pending(judge=judge)
+                await ledger.bury(judge=judge)
+                await ledger.take_over(judge=judge, limit=10)
+            await ledger.owned()
+            await ledger.cancel_requests()
+            await ledger.request_cancel("a")
+            await ledger.settle("c", Outcome("completed"))
+            await ledger.heartbeat()
+            await ledger.check()
+            await ledger.get("a")
+            await ledger.purge(FINISHED / 2)
+            await ledger.leave()
+            explain = "EXPLAIN " if ledger.database.postgresql else "EXPLAIN QUERY PLAN "
+            assert len(asked) > 20
+            async with reader.connect() as connection:
+                for statement, parameters in list(asked):
+                    rows = (await connection.exec_driver_sql(explain + statement, parameters)).all()
+                    plan = "\n".join(str(row[-1]) for row in rows)
+                    full = r"Seq Scan on relay_invocations|SCAN relay_invocations(?! USING (COVERING )?INDEX relay_inv)"
+                    assert not re.search(full, plan), f"{statement}\n{plan}"
+
+    run(work)
+
+
+def test_a_purge_is_one_block_at_a_time(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await fill(ledger, 500)
+            deleted: list[int] = []
+            while not deleted or deleted[-1]:
+                deleted.append(await ledger.purge(-10.0))
+            assert max(deleted) <= 200
+            assert sum(deleted) == 500
+
+    run(work)
+
+
+def test_a_take_over_knows_its_limit(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url, "first") as first, opened(database_url, "second") as second:
+            for n in range(9):
+                await first.accept(new(f"i{n}"))
+            for record in await first.claim(9, blocks=False):
+                await first.submitted(record.id, "resp_" + record.id)
+            await first.leave()
+            assert len(await second.take_over(judge=False, limit=4)) == 4
+            assert len(await second.take_over(judge=False, limit=9)) == 5
+
+    run(work)
+
+
+def test_nothing_is_claimed_without_a_lease(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("a"))
+            await ledger.leave()
+            assert await ledger.claim(1, blocks=False) == []
+            await ledger.heartbeat()
+            assert [record.id for record in await ledger.claim(1, blocks=False)] == ["a"]
+
+    run(work)
+
+
+def test_a_repeated_requeue_does_not_touch_the_next_attempt(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("a"))
+            await ledger.claim(1, blocks=False)
+            assert await ledger.put_back("a", 0.0, attempt=1)
+            assert len(await ledger.claim(1, blocks=False)) == 1
+            assert not await ledger.put_back("a", 0.0, attempt=1)
+            assert await ledger.owned() == ["a"]
+
+    run(work)
+
+
+class TestClockSteps:
+    """SQLite: all on one machine, whose clock is set while relays run and after one has died."""
+
+    @pytest.fixture
+    def wall(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        wall = Clock()
+        from litellm_openai_example.relay.server import engines
+
+        prepare = engines._prepare_sqlite
+
+        def prepare_and_set_clock(engine: Any, *, writes: bool) -> None:
+            prepare(engine, writes=writes)
+
+            @event.listens_for(engine.sync_engine, "connect")
+            def on_connect(connection: Any, _: object) -> None:
+                days = lambda _: wall.now / 86400 + 2440587.5  # noqa: E731
+                connection.create_function("julianday", 1, days)
+
+        monkeypatch.setattr(engines, "_prepare_sqlite", prepare_and_set_clock)
+        wall.now = time.time()
+        return wall
+
+    @pytest.mark.parametrize("step", [3600.0, -3600.0])
+    def test_a_living_relay_keeps_its_own(self, sqlite_url: str, wall: Clock, step: float) -> None:
+        async def work() -> None:
+            clock = Clock()
+            async with opened(sqlite_url, "a", clock=clock) as first, opened(sqlite_url, "b", clock=clock) as second:
+                await first.accept(new("i"))
+                await first.claim(1, blocks=False)
+                wall.now += step
+                assert await second.pending(judge=True) == (False, False)
+                assert await second.bury(judge=True) == []
+                assert await first.submitted("i", "resp_1")
+
+        run(work)
+
+    @pytest.mark.parametrize("step", [3600.0, -3600.0])
+    def test_the_work_of_a_dead_one_is_taken_up(self, sqlite_url: str, wall: Clock, step: float) -> None:
+        async def work() -> None:
+            clock = Clock()
+            async with opened(sqlite_url, "a", clock=clock) as first, opened(sqlite_url, "b", clock=clock) as second:
+                for name in "ij":
+                    await first.accept(new(name))
+                await first.claim(1, blocks=False)
+                await first.submitted("i", "resp_1")
+                wall.now += step
+                clock.now += 7.0
+                await second.heartbeat()
+                assert await second.pending(judge=True) == (True, True)
+                assert [record.id for record in await second.take_over(judge=True, limit=5)] == ["i"]
+                assert [record.id for record in await second.claim(1, blocks=False)] == ["j"]
+
+        run(work)
+
+    def test_after_the_machine_started_anew(self, sqlite_url: str, wall: Clock) -> None:
+        async def work() -> None:
+            old, now = Clock(), Clock()
+            now.now = 5.0
+            async with opened(sqlite_url, "a", clock=old) as first, opened(sqlite_url, "b", clock=now) as second:
+                await first.accept(new("i"))
+                await first.claim(1, blocks=False)
+                assert (await second.pending(judge=True))[1]
+
+        run(work)
+
+    def test_what_was_to_be_tried_later_is_not_an_hour_later(self, sqlite_url: str, wall: Clock) -> None:
+        async def work() -> None:
+            async with opened(sqlite_url) as ledger:
+                await ledger.accept(new("i"))
+                await ledger.claim(1, blocks=False)
+                await ledger.put_back("i", 5.0, attempt=1)
+                assert await ledger.claim(1, blocks=False) == []
+                wall.now -= 3600
+                assert len(await ledger.claim(1, blocks=False)) == 1
+
+        run(work)
+
+
+class TestFile:
+    """SQLite's file, of which anything may happen while it is open."""
+
+    def test_deleted(self, sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+        path = Path(sqlite_url.removeprefix("sqlite+aiosqlite:///"))
+
+        async def work() -> None:
+            async with opened(sqlite_url) as ledger:
+                await ledger.accept(new("a"))
+                backup = path.with_suffix(".backup")
+                with sqlite3.connect(path) as source, sqlite3.connect(backup) as target:
+                    source.backup(target)
+                for end in ("", "-wal", "-shm"):
+                    Path(f"{path}{end}").unlink(missing_ok=True)
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.accept(new("b"))
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.check()
+                assert not path.exists()
+                shutil.move(backup, path)
+                await ledger.check()
+                assert await ledger.get("a") is not None
+                await ledger.accept(new("c"))
+
+        run(work)
+        said = [record.getMessage() for record in caplog.records if "ledger" in record.getMessage()]
+        assert len(said) == 2
+        assert "again" in said[1]
+
+    def test_read_only(self, sqlite_url: str) -> None:
+        async def work() -> None:
+            async with opened(sqlite_url) as ledger:
+                await ledger.accept(new("a"))
+                await ledger.database.write(lambda t: t.connection.execute(text("PRAGMA query_only=1")))
+                await ledger.check()  # another connection is taken
+
+        run(work)
+
+    def test_locked(self, sqlite_url: str) -> None:
+        async def work() -> None:
+            async with opened(sqlite_url) as ledger:
+                await asyncio.sleep(0.6)
+                holder = sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"), isolation_level=None)
+                holder.execute("BEGIN IMMEDIATE")
+                began = time.monotonic()
+                with pytest.raises(LedgerUnavailable):
+                    await ledger.check()
+                assert time.monotonic() - began < 2
+                holder.execute("ROLLBACK")
+                holder.close()
+                async with asyncio.timeout(10):
+                    while True:
+                        try:
+                            return await ledger.check()
+                        except LedgerUnavailable:
+                            await asyncio.sleep(0.1)
+
+        run(work)
+
+    @pytest.mark.parametrize(
+        ("content", "words"), [(b"no database, but long enough to be read as one" * 9, "not a SQLite database")]
+    )
+    def test_something_else(self, sqlite_url: str, content: bytes, words: str) -> None:
+        Path(sqlite_url.removeprefix("sqlite+aiosqlite:///")).write_bytes(content)
+
+        async def work() -> None:
+            async with opened(sqlite_url):
+                pass
+
+        with pytest.raises(ConfigurationError, match=words):
+            run(work)
+
+    def test_a_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="directory"):
+            Database(make_url(f"sqlite+aiosqlite:///{tmp_path}"), "me")
