@@ -1,0 +1,1 @@
+"""The relay for agents, by the Model Context Protocol. Needs the extra `[mcp]`."""
