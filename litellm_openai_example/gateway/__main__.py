@@ -94,7 +94,7 @@ def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, boo
         return
     # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
     env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
-    with OfflineProvider() as provider:
+    with OfflineProvider(folder=state.folder / "offline") as provider:
         offline = configuration({}, provider.base_url)
         with Proxy(offline, state=state, port=port, env=env, tell=_tell) as proxy:
             _wait(proxy, timeout)

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider, Stored
+from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider
+from litellm_openai_example.gateway.offline.stored import Stored
 from litellm_openai_example.gateway.offline.wire import Json
 from litellm_openai_example.gateway.proxy import Proxy
 from litellm_openai_example.gateway.routes import route, with_settings
@@ -104,7 +105,7 @@ class FaultyHandler(Handler):
         if parts[:1] == ["_seen"]:
             seen = self.provider.seen[unquote(parts[1])]
             return self.send_json(200, {"seen": [asdict(one) for one in seen]})
-        stored = self.provider.find(parts[1]) if len(parts) == 2 and parts[0] == "responses" else None
+        stored = self.provider.responses.find(parts[1]) if len(parts) == 2 and parts[0] == "responses" else None
         if stored is None:
             return super().get(parts)
         model = str(stored.whole["model"])
@@ -112,7 +113,7 @@ class FaultyHandler(Handler):
         return self._take(step, lambda: super(FaultyHandler, self).get(parts))
 
     def cancel(self, parts: list[str]) -> None:
-        stored = self.provider.find(parts[1])
+        stored = self.provider.responses.find(parts[1])
         if stored is not None:
             self.provider.seen[str(stored.whole["model"])].append(Seen("CANCEL", self.path, None))
         super().cancel(parts)

@@ -477,4 +477,4 @@ def test_old_responses_are_dropped(provider: OfflineProvider) -> None:
     first = provider.create_response({"model": "m", "input": "x"}).whole["id"]
     for _ in range(1000):
         provider.create_response({"model": "m", "input": "x"})
-    assert provider.find(first) is None
+    assert provider.responses.find(first) is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +16,7 @@ from .embeddings import embeddings
 from .files import Files
 from .model import Entry, decide
 from .rules import BadRequest
+from .stored import Responses, Stored
 from .wire import Json
 
 # Those of today, and older ones that gateways still list; every other name is taken as well.
@@ -28,42 +29,7 @@ _MODELS = (
     "o4-mini-deep-research",
     "text-embedding-3-small",
 )
-_KEPT = 1000
 _LARGEST_BODY = 64 * 1024 * 1024
-_QUEUED_SECONDS = 0.2
-
-
-class Stored:
-    """A response that can be retrieved; a background one becomes finished as time passes.
-
-    Attributes:
-        whole: the finished response.
-        items: the input items it was asked with.
-        conversation: what a next turn follows on.
-        seconds: how long it takes until it is finished.
-    """
-
-    def __init__(self, whole: Json, items: Sequence[Json], conversation: Sequence[Entry], seconds: float) -> None:
-        self.whole = whole
-        self.items = [{"id": f"in_{number}_{whole['id']}", **item} for number, item in enumerate(items)]
-        self.conversation = conversation
-        self.cancelled = False
-        self.seconds = seconds
-        self._created = time.monotonic()
-
-    @property
-    def left(self) -> float:
-        """Seconds until it is finished."""
-        return max(0.0, self._created + self.seconds - time.monotonic())
-
-    def now(self) -> Json:
-        """The response as it stands."""
-        if self.cancelled:
-            return wire.unfinished(self.whole, "cancelled")
-        if self.left == 0:
-            return self.whole
-        young = time.monotonic() - self._created < _QUEUED_SECONDS
-        return wire.unfinished(self.whole, "queued" if young else "in_progress")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -102,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_json(200, {"object": "list", "data": data})
         if parts[:1] == ["files"]:
             return self.get_file(parts)
-        stored = self.provider.find(parts[1]) if len(parts) >= 2 and parts[0] == "responses" else None
+        stored = self.provider.responses.find(parts[1]) if len(parts) >= 2 and parts[0] == "responses" else None
         if stored is not None and len(parts) == 2:
             return self.send_json(200, stored.now())
         if stored is not None and parts[2:] == ["input_items"]:
@@ -127,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
     def delete(self, parts: list[str]) -> None:
         if len(parts) == 2 and parts[0] == "files" and self.provider.files.delete(parts[1]):
             return self.send_json(200, {"id": parts[1], "object": "file", "deleted": True})
-        if len(parts) != 2 or parts[0] != "responses" or not self.provider.delete(parts[1]):
+        if len(parts) != 2 or parts[0] != "responses" or not self.provider.responses.delete(parts[1]):
             return self.not_found(parts)
         return self.send_json(200, {"id": parts[1], "object": "response", "deleted": True})
 
@@ -167,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.send_json(200, stored.now())
 
     def cancel(self, parts: list[str]) -> None:
-        stored = self.provider.find(parts[1])
+        stored = self.provider.responses.find(parts[1])
         if stored is None:
             return self.not_found(parts)
         if not stored.whole["background"]:
@@ -175,6 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         if stored.left == 0 and not stored.cancelled:
             raise BadRequest("Cannot cancel a completed response.")
         stored.cancelled = True
+        self.provider.responses.keep(stored)
         return self.send_json(200, stored.now())
 
     def parts(self) -> list[str]:
@@ -255,15 +222,22 @@ class OfflineProvider:
         port: to listen on, 0 for any free one.
         research_seconds: how long a research run takes.
         background_seconds: how long another background response takes.
+        folder: where responses are kept for the next provider; None keeps them as long as this one runs.
     """
 
     handler: ClassVar[type[Handler]] = Handler
 
-    def __init__(self, port: int = 0, *, research_seconds: float = 3.0, background_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        research_seconds: float = 3.0,
+        background_seconds: float = 1.0,
+        folder: Path | None = None,
+    ) -> None:
         self._seconds = {True: research_seconds, False: background_seconds}
         self.files = Files()
-        self._responses: OrderedDict[str, Stored] = OrderedDict()
-        self._lock = threading.Lock()
+        self.responses = Responses(folder)
         self._server = _Server(("127.0.0.1", port), type("BoundHandler", (self.handler,), {"provider": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
@@ -299,7 +273,7 @@ class OfflineProvider:
         earlier: Sequence[Entry] = ()
         previous = body.get("previous_response_id")
         if previous:
-            stored = self.find(str(previous))
+            stored = self.responses.find(str(previous))
             if stored is None:
                 raise BadRequest(f"Previous response with id '{previous}' not found.", "previous_response_not_found")
             earlier = stored.conversation
@@ -308,20 +282,8 @@ class OfflineProvider:
         seconds = self._seconds[turn.is_research] if turn.is_research or body.get("background") else 0.0
         created = Stored(whole, wire.input_items(body), wire.conversation_after(turn, whole), seconds)
         if whole["store"]:
-            with self._lock:
-                self._responses[whole["id"]] = created
-                while len(self._responses) > _KEPT:
-                    self._responses.popitem(last=False)
+            self.responses.keep(created)
         return created
-
-    def find(self, response_id: str) -> Stored | None:
-        with self._lock:
-            return self._responses.get(response_id)
-
-    def delete(self, response_id: str) -> bool:
-        """Forget a response; whether it was known."""
-        with self._lock:
-            return self._responses.pop(response_id, None) is not None
 
 
 class _Server(ThreadingHTTPServer):
