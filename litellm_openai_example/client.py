@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from openai import Timeout
 
 from . import operations
-from .answer import ChatStream, ResponseStream
+from .assembly import ChatStream, ResponseStream, StreamReader
 from .bodies import MAX_ANSWER
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .deadline import Deadline, deadline
 from .operations import check_prompt, check_response_id
 from .sdk import AsyncLiteLLM, LiteLLM
 from .steps import Operation, run, run_async
-from .streams import AsyncTextStream, Reader, Reading, TextStream
+from .streams import AsyncTextStream, Reading, TextStream
 
 if TYPE_CHECKING:
     from .relay.operations import Requests
@@ -214,7 +214,11 @@ class LiteLLMClient(_Client):
             return self.run(_with_tools(conversation, relay), timeout)
 
     def _stream(
-        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
+        self,
+        resource: Callable[[Any], Any],
+        request: dict[str, Any],
+        reader: StreamReader,
+        timeout: float | Deadline | None,
     ) -> TextStream:
         def create(sdk: Any) -> Any:
             return resource(sdk).create(**request, stream=True)
@@ -352,7 +356,11 @@ class AsyncLiteLLMClient(_Client):
             return await self.run(_with_tools(conversation, relay), timeout)
 
     def _stream(
-        self, resource: Callable[[Any], Any], request: dict[str, Any], reader: Reader, timeout: float | Deadline | None
+        self,
+        resource: Callable[[Any], Any],
+        request: dict[str, Any],
+        reader: StreamReader,
+        timeout: float | Deadline | None,
     ) -> AsyncTextStream:
         async def create(sdk: Any) -> Any:
             return await resource(sdk).create(**request, stream=True)

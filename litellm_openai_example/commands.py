@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from . import operations, work
-from .answer import RUNNING
 from .errors import ErrorKind, GatewayError
-from .operations import Reply
 from .output import notice, progress, readable_json
+from .reasons import RUNNING
+from .reply import Reply, require_complete
 from .sending import telling_retries
 from .session import Session
 from .sources import source_list
@@ -62,7 +62,7 @@ def _stream(session: Session, prompt: str) -> Reply:
             stream = _searching(session, lambda tools: client.stream_response(prompt, tools=tools, **more))
         for piece in stream:
             shown.stop()
-            session.answer_id = stream.reply.answer.id
+            session.answer_id = stream.id
             session.out.write(piece)
     session.out.end()
     _print_sources(session, stream.reply)
@@ -82,7 +82,7 @@ def _submit(session: Session, prompt: str) -> Reply:
         return reply
     notice(f"[submitted as {session.response_id}]")
     if reply.answer.status not in RUNNING:  # a bridged model: it blocked until it was done
-        reply = operations.whole(reply)
+        reply = require_complete(reply)
         _print(session, reply)
     else:
         reply = _wait(session)
@@ -101,7 +101,7 @@ def _wait(session: Session) -> Reply:
 def _retrieve(session: Session) -> Reply:
     reply = _run(session, operations.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
-        return operations.whole(reply)  # which raises what is to be said of it
+        return require_complete(reply)  # which raises what is to be said of it
     _print_raw(session, reply)
     if reply.answer.status not in RUNNING:
         work.forget(session.response_id)
@@ -111,7 +111,7 @@ def _retrieve(session: Session) -> Reply:
 def _cancel(session: Session) -> Reply:
     reply = _run(session, operations.cancel(session.options.cancel or ""))
     if reply.answer.failed and reply.answer.status != "cancelled":
-        return operations.whole(reply)
+        return require_complete(reply)
     work.forget(session.options.cancel)
     _print_raw(session, reply)
     return reply

@@ -10,7 +10,8 @@ from typing import Any
 
 from . import deep_research
 from .answer import Source, Usage
-from .operations import Reply, response_request
+from .operations import response_request
+from .reply import Reply
 from .sources import source_list
 
 MAX_ROUNDS = 4

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from . import answer as answers
-from . import headers
-from .answer import Answer, as_beginning, read_chat, read_json, read_response
-from .bodies import MAX_ANSWER, is_cut, too_large
+from .assembly import ChatStream, ResponseStream, StreamReader
 from .config import header_value
 from .deadline import current_deadline
-from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError, one_line
-from .explain import explain, explain_body
+from .errors import ErrorKind, GatewayError, StillRunningError, one_line
+from .explain import explain
+from .headers import poll_after
+from .lenient import read_json
+from .reasons import RUNNING, TERMINAL
+from .reply import Reply, read_reply, require_complete, require_submitted
 from .steps import EXPECTED, call, sleep
 
 T = TypeVar("T")
@@ -28,32 +29,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 10.0, 1.5
 _LAST_LOOK = 0.4  # seconds before the deadline: what ended during a long pause is not missed
 _PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes this often in a row
 _MODELS_TIMEOUT = 3.0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answered call.
-
-    Attributes:
-        answer: what it says (text, status, id, usage, ...).
-        raw: the gateway's JSON text, exactly; empty for a stream.
-        headers: of the HTTP answer, lower case.
-        retries: how often the call was sent again before it was answered.
-    """
-
-    answer: Answer
-    raw: str
-    headers: Mapping[str, str]
-    retries: int = 0
-
-    @property
-    def text(self) -> str:
-        return self.answer.text
-
-    @property
-    def cost(self) -> float | None:
-        """US dollars, as LiteLLM reckons them (`x-litellm-response-cost`); None if it does not say."""
-        return headers.cost(self.headers)
 
 
 def chat_request(model: str, prompt: str, instructions: str | None = None) -> dict[str, Any]:
@@ -84,8 +59,8 @@ def response_request(
 async def chat(request: dict[str, Any]) -> Reply:
     """Create a chat completion and return it if it is whole."""
     send = call(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
-    reply = await _explained(_fetch(send, read_chat), request["model"])
-    return whole(reply)
+    reply = await _explained(_fetch(send, ChatStream), request["model"])
+    return require_complete(reply)
 
 
 async def respond(request: dict[str, Any], *, may_call: bool = False) -> Reply:
@@ -94,23 +69,23 @@ async def respond(request: dict[str, Any], *, may_call: bool = False) -> Reply:
     A background one is returned as it is submitted, and with `may_call` one that calls functions as well.
     """
     send = call(lambda sdk: sdk.responses.with_raw_response.create(**request))
-    reply = await _explained(_fetch(send, read_response), request["model"])
+    reply = await _explained(_fetch(send, ResponseStream), request["model"])
     if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
         return reply
-    return submitted(reply) if request.get("background") else whole(reply)
+    return require_submitted(reply) if request.get("background") else require_complete(reply)
 
 
 async def retrieve(response_id: str, **options: Any) -> Reply:
     """Look at a response once, whatever its status; options are those of the SDK."""
     send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
-    reply = await _explained(_fetch(send, read_response))
+    reply = await _explained(_fetch(send, ResponseStream))
     return _as_created(reply, response_id)
 
 
 async def cancel(response_id: str) -> Reply:
     """Ask the gateway to stop a background response."""
     send = call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
-    reply = await _explained(_fetch(send, read_response))
+    reply = await _explained(_fetch(send, ResponseStream))
     return _as_created(reply, response_id)
 
 
@@ -128,7 +103,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
     while True:
         wish = None
         try:
-            reply = await _explained(_fetch(send, read_response))
+            reply = await _explained(_fetch(send, ResponseStream))
         except GatewayError as error:
             missing = missing + 1 if error.status == 404 else 0
             if _stays(error) or missing >= _PATIENCE:
@@ -137,12 +112,12 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             trouble = f"; the last look at it failed: {error}"
         else:
             trouble, missing = "", 0
-            wish = headers.poll_after(reply.headers)
+            wish = poll_after(reply.headers)
             if on_status is not None:
                 on_status(reply.answer.status)
-            if reply.answer.status in answers.TERMINAL or (reply.text and not reply.answer.status):
-                return whole(_as_created(reply, response_id))
-            if reply.answer.status not in answers.RUNNING:  # it says nothing about the response either
+            if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
+                return require_complete(_as_created(reply, response_id))
+            if reply.answer.status not in RUNNING:  # it says nothing about the response either
                 trouble = f"; the last look at it showed: {one_line(reply.raw)}"
         until = current_deadline()
         left = math.inf if until is None else until.remaining()
@@ -158,75 +133,6 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
 async def open_stream(create: Callable[[Any], Any], model: str) -> Any:
     """Send a streaming create and return the SDK's raw response, its body not yet read."""
     return await _explained(call(create), model)
-
-
-def whole(reply: Reply) -> Reply:
-    """The reply, if it holds a whole answer.
-
-    Raises:
-        CutShortError: it holds only a part of one.
-        GatewayError: it holds none, or says that it failed.
-    """
-    answer = reply.answer
-    if answer.status == "failed" or answer.error_message is not None:
-        raise _failed(answer)
-    if answer.status == "cancelled":
-        raise GatewayError("the response was cancelled", response_id=answer.id)
-    if answer.status in answers.RUNNING:
-        raise GatewayError(
-            f"the gateway answered before the response was finished (status {answer.status})", response_id=answer.id
-        )
-    if answer.status not in answers.TERMINAL and answer.status:
-        raise GatewayError(f"the response has an unknown status: {one_line(answer.status)}", response_id=answer.id)
-    if answer.cut_short and not (answer.calls and not answer.text):
-        raise CutShortError(
-            f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
-        )
-    if answer.refusal:
-        cause = f"the model refused: {one_line(answer.refusal)}"
-        if answer.text:
-            raise CutShortError(cause, text=answer.text, raw=reply.raw, response_id=answer.id)
-        raise GatewayError(cause, response_id=answer.id)
-    if not answer.text:
-        raise GatewayError(_why_empty(answer), response_id=answer.id)
-    return reply
-
-
-def submitted(reply: Reply) -> Reply:
-    """The reply to a background submit, if there is something to pick up."""
-    answer = reply.answer
-    if answer.status in ("failed", "cancelled") or answer.error_message is not None:
-        return whole(reply)
-    if not answer.id:
-        raise GatewayError(
-            "the gateway accepted the background response without an id",
-            hint="it cannot be picked up; look into the gateway's log",
-            outcome_unknown=True,
-        )
-    return reply
-
-
-def read_reply(raw: Any, content: bytes | str, read: Callable[[object], Answer]) -> Reply:
-    """Put a reply together from the SDK's raw response.
-
-    Raises:
-        ValueError: the body is not a JSON object.
-        GatewayError: it is larger than what is read of one answer, and its beginning holds no text.
-    """
-    cut = is_cut(raw.http_response)
-    answer = read(read_json(content, beginning=cut))
-    if cut:
-        too_long = too_large(MAX_ANSWER)
-        if not answer.text:
-            raise too_long
-        answer = as_beginning(answer, too_long.cause)
-    text = content if isinstance(content, str) else content.decode("utf-8", "replace")
-    return Reply(answer, text, headers_of(raw), raw.retries_taken)
-
-
-def headers_of(raw: Any) -> dict[str, str]:
-    """The headers of the SDK's raw response, names in lower case."""
-    return {name.lower(): value for name, value in raw.headers.items()}
 
 
 def check_prompt(prompt: object, name: str = "prompt") -> str:
@@ -255,9 +161,9 @@ def check_response_id(response_id: object) -> str:
     return header_value(response_id, "the response id")
 
 
-async def _fetch(send: call, read: Callable[[object], Answer]) -> Reply:
+async def _fetch(send: call, kind: type[StreamReader]) -> Reply:
     raw = await send
-    return read_reply(raw, raw.http_response.content, read)
+    return read_reply(raw, raw.http_response.content, kind)
 
 
 async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
@@ -284,26 +190,6 @@ async def _model_names(wanted: str) -> list[str]:
     ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     likely = difflib.get_close_matches(wanted, ids, n=10, cutoff=0.4)
     return [one_line(name) for name in dict.fromkeys([*likely, *ids])][:10]
-
-
-def _failed(answer: Answer) -> GatewayError:
-    explained = explain_body({"error": {"code": answer.error_code, "message": answer.error_message}})
-    cause = "the response failed" if answer.status == "failed" else "the gateway reported an error"
-    return GatewayError(
-        cause,
-        kind=ErrorKind.FAILED if explained.kind is ErrorKind.OTHER else explained.kind,
-        code=explained.code,
-        message=explained.message or "no reason is given",
-        hint=explained.hint,
-        response_id=answer.id,
-    )
-
-
-def _why_empty(answer: Answer) -> str:
-    if answer.calls:
-        names = ", ".join(one_line(wanted.name) or "?" for wanted in answer.calls)
-        return f"the model called a function instead of answering: {names}"
-    return "the answer holds no text"
 
 
 def _as_created(reply: Reply, response_id: str) -> Reply:

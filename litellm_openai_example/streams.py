@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any, Self
 
-from httpx2 import EventSource, ServerSentEvent
-
-from .answer import TERMINAL, Answer, ChatStream, ResponseStream, read_chat, read_response
+from .answer import Answer
+from .assembly import CUT, StreamReader
 from .errors import CutShortError, GatewayError, redact
-from .events import DONE, data_of, events_of, has_events
+from .events import Event, Events, data_of, has_events
 from .explain import explain
-from .operations import Reply, headers_of, read_reply, whole
+from .reasons import TERMINAL
+from .reply import Reply, headers_of, read_reply, require_complete, with_text
 from .steps import EXPECTED
-
-Reader = ChatStream | ResponseStream
 
 
 class Reading:
     """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
 
-    def __init__(self, raw: Any, reader: Reader, secret: str) -> None:
+    def __init__(self, raw: Any, reader: StreamReader, secret: str) -> None:
         self._raw = raw
         self._reader = reader
         self._secret = secret
@@ -34,24 +32,34 @@ class Reading:
         return self._body or Reply(self._reader.answer(), "", headers_of(self._raw), self._raw.retries_taken)
 
     @property
+    def id(self) -> str | None:
+        """The id of the answer; unlike `reply`, it costs nothing to ask for while pieces arrive."""
+        return self._body.id if self._body else self._reader.id
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more can come, so that a server that keeps the connection open is not waited for."""
-        return self._done or (isinstance(self._reader, ResponseStream) and self._reader.answer().status in TERMINAL)
+        return self._done or self._reader.ended
 
-    def events(self) -> EventSource:
+    def events(self) -> Events:
         """The events of the body."""
-        return events_of(self._raw.http_response)
+        return Events(self._raw.http_response)
 
-    def event(self, event: ServerSentEvent) -> str:
+    def event(self, event: Event) -> str:
         """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
-        self._done = event.data.startswith(DONE)
+        if event.is_last:
+            self._done = True
+            return self._reader.end()
         return self._reader.feed(data_of(event))
 
     def body(self, content: bytes) -> str:
         """The text of an answer that came in one piece."""
-        read = read_response if isinstance(self._reader, ResponseStream) else read_chat
-        self._body = read_reply(self._raw, content, read)
+        self._body = read_reply(self._raw, content, type(self._reader))
         return self._body.text
+
+    def rest(self) -> str:
+        """The text that was held back, when nothing more comes."""
+        return self._reader.rest()
 
     def verdict(self, error: Exception | None = None) -> None:
         """Raise what a stream that ended, or broke with `error`, has to be called; nothing if it is whole."""
@@ -60,12 +68,12 @@ class Reading:
             if error is not None and reply.answer.status not in TERMINAL:
                 raise explain(error)
             if not reply.answer.status and self._body is None:
-                raise GatewayError("the stream ended before the answer was complete")
-            whole(reply)
+                raise GatewayError(CUT)
+            require_complete(reply)
         except CutShortError as failure:
             raise redact(failure, self._secret) from error
         except GatewayError as failure:
-            raise redact(_cut_short(failure, reply) if reply.text else failure, self._secret) from error
+            raise redact(with_text(failure, reply) if reply.text else failure, self._secret) from error
 
 
 class TextStream(Iterator[str]):
@@ -80,6 +88,11 @@ class TextStream(Iterator[str]):
     def reply(self) -> Reply:
         """The answer so far, with the gateway's headers."""
         return self._reading.reply
+
+    @property
+    def id(self) -> str | None:
+        """The id of the answer, as soon as it is known."""
+        return self._reading.id
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -109,6 +122,7 @@ class TextStream(Iterator[str]):
             failure = error
         finally:
             self._raw.http_response.close()
+        yield from _if_any(self._reading.rest())
         self._reading.verdict(failure)
 
 
@@ -127,6 +141,11 @@ class AsyncTextStream(AsyncIterator[str]):
     def reply(self) -> Reply:
         """The answer so far, with the gateway's headers."""
         return self._opened[1].reply if self._opened else Reply(Answer(), "", {})
+
+    @property
+    def id(self) -> str | None:
+        """The id of the answer, as soon as it is known."""
+        return self._opened[1].id if self._opened else None
 
     def __await__(self) -> Generator[Any, None, Self]:
         yield from self._start().__await__()
@@ -169,21 +188,10 @@ class AsyncTextStream(AsyncIterator[str]):
             failure = error
         finally:
             await raw.http_response.aclose()
+        for piece in _if_any(reading.rest()):
+            yield piece
         reading.verdict(failure)
 
 
 def _if_any(piece: str) -> list[str]:
     return [piece] if piece else []
-
-
-def _cut_short(failure: GatewayError, reply: Reply) -> CutShortError:
-    return CutShortError(
-        f"the answer is cut short: {failure.cause}",
-        text=reply.text,
-        status=failure.status,
-        code=failure.code,
-        message=failure.message,
-        hint=failure.hint,
-        support_ids=failure.support_ids,
-        response_id=reply.answer.id,
-    )

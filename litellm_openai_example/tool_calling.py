@@ -20,9 +20,10 @@ from . import deep_research
 from .answer import FunctionCall, Source, read_response
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
 from .errors import ErrorKind, GatewayError, StillRunningError, one_line
-from .operations import POLL_TIMEOUT, Reply, respond, retrieve, whole
+from .operations import POLL_TIMEOUT, respond, retrieve
 from .relay.contract import Invocation
 from .relay.operations import Requests
+from .reply import Reply, require_complete
 from .steps import Operation, gather
 
 __all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
@@ -50,7 +51,7 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
             previous, conversation.response_id = conversation.response_id, reply.answer.id
             called = reply.answer.calls
             if not called or conversation.rounds >= MAX_ROUNDS:
-                return conversation.result(whole(reply), previous)
+                return conversation.result(require_complete(reply), previous)
             conversation.rounds += 1
             conversation.bridged = conversation.bridged or any(_needs_the_items(call) for call in called) or None
             conversation.calls += _new_calls(called, reply, conversation.rounds)

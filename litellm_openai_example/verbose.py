@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 
 from .answer import Usage
-from .operations import Reply
 from .output import notice
+from .reply import Reply
 from .session import Session
 
 

@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import httpx2
 
-from ..answer import read_json
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..deadline import Deadline, current_deadline
 from ..errors import GatewayError, StillRunningError, one_line
 from ..headers import retry_after
+from ..lenient import read_json
 from ..network import reachable
 from ..steps import EXPECTED, call, sleep
 from . import contract

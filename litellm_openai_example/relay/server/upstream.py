@@ -5,20 +5,22 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import openai
 
-from ...answer import TERMINAL, Answer, ResponseStream, as_beginning, read_json, read_response
+from ...answer import Answer, as_beginning
+from ...assembly import ResponseStream, read_body
 from ...bodies import MAX_ANSWER, is_cut, too_large
 from ...config import GatewaySettings
 from ...deadline import deadline
 from ...errors import ErrorKind
-from ...events import data_of, events_of, has_events
+from ...events import Events, data_of, has_events
 from ...explain import explain
 from ...headers import poll_after
+from ...lenient import read_json
 from ...sdk import AsyncLiteLLM
 from ...sending import when_sent
 from .failures import OutcomeUnknown, PollFailed, poll_failed, submit_failed
@@ -200,7 +202,7 @@ class Upstream:
 
     async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
         reader, response_id, begun = ResponseStream(), None, False
-        events = aiter(events_of(raw.http_response))
+        events = aiter(Events(raw.http_response))
         while True:
             try:
                 event = data_of(await anext(events))
@@ -209,25 +211,19 @@ class Upstream:
                     raise OutcomeUnknown from None
                 return  # over or broken: the response itself tells what became of it
             text = reader.feed(event)
-            outcome = self._last_outcome(reader, event)
+            outcome = self._last_outcome(reader) if reader.ended else None
             if not response_id:
-                response_id = _usable(reader.answer().id)
+                response_id = _usable(reader.id)
             begun = begun or bool(response_id or text)
             if begun:
                 yield Reply(response_id, outcome, None, storable(text), streaming=True)
             if begun and outcome is not None:
                 return
 
-    def _last_outcome(self, reader: ResponseStream, event: object) -> Outcome | None:
-        """How it ended, None if `event` is not the last one. Only then the text is put together: it may be long."""
-        kind = event.get("type") if isinstance(event, dict) else None
-        if not isinstance(kind, str) or kind.removeprefix("response.") not in TERMINAL:
-            return None
-        answer, body = reader.answer(), event.get("response") if isinstance(event, dict) else None
-        if (whole := read_response(body).text).strip():  # what came in pieces may be another version of it
-            answer = replace(answer, text=whole)
+    def _last_outcome(self, reader: ResponseStream) -> Outcome | None:
+        """How it ended. Only now the text is put together: it may be long."""
         # The headers came before the answer: what they say of its cost is not true yet.
-        return outcome_of(answer, body, {}, longest=self._longest)
+        return outcome_of(reader.answer(), reader.body(), {}, longest=self._longest)
 
     async def _read_one(self, raw: Any) -> Reply:
         try:
@@ -247,8 +243,7 @@ class Upstream:
 
     def _read_body(self, raw: Any) -> Reply:
         cut = is_cut(raw.http_response)
-        body = read_json(raw.http_response.content, beginning=cut)
-        answer = read_response(body)
+        answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         return self._read(answer, body, raw.headers)

@@ -1,0 +1,126 @@
+"""JSON that may hold anything: what is not of the kind that is asked for counts as absent."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
+
+
+def read_json(content: bytes | str, *, beginning: bool = False) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Args:
+        beginning: the body ends somewhere in the middle; what is there is read.
+
+    Raises:
+        ValueError: the body is empty, is not JSON, or is JSON of another kind than an object.
+    """
+    if not content.strip():
+        raise ValueError("the answer is empty")
+    try:
+        body = _parse_beginning(content) if beginning else parse_json(content)
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply") from None
+    except ValueError:
+        raise ValueError("the answer is not JSON") from None
+    if not isinstance(body, dict):
+        raise ValueError("the answer is not a JSON object")
+    return body
+
+
+def parse_json(content: bytes | str) -> Any:
+    """`json.loads`, to which a number is never too long: one of thousands of digits is kept as its text.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
+        return json.loads(content, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def _parse_beginning(content: bytes | str) -> Any:
+    from pydantic_core import from_json  # seldom needed, and slow to import
+
+    return from_json(content, allow_partial="trailing-strings")
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def as_str(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_int(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def as_id(value: object) -> str:
+    """An id that can be sent again; a broken one is none."""
+    text = as_str(value)
+    return text if text.isprintable() else ""
+
+
+def sendable(value: object) -> str:
+    """A text that goes back to the gateway: half a surrogate pair cannot travel."""
+    return as_str(value).encode("utf-8", "replace").decode()
+
+
+def join(pieces: list[str]) -> str:
+    """Pieces of a text put together, and with them the characters whose halves came apart."""
+    text = "".join(pieces)
+    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+class Text:
+    """A text that arrives in pieces, in time that grows with its length alone."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Take a piece; what can be shown of the text now that could not be shown before."""
+        if self._half or not piece.isascii():
+            piece, self._half = join([self._half, piece]), ""
+            if _HIGH_HALF.search(piece):
+                piece, self._half = piece[:-1], piece[-1]
+        if piece:
+            self._pieces.append(piece)
+        return piece
+
+    def end(self) -> str:
+        """What was held back for a second half that never came."""
+        half, self._half = self._half, ""
+        if half:
+            self._pieces.append(half)
+        return half
+
+    def __str__(self) -> str:
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] + self._half
+
+    def __bool__(self) -> bool:
+        return bool(self._half) or any(self._pieces)
