@@ -49,7 +49,8 @@ def _relay() -> Iterator[str]:
     base_url = f"http://127.0.0.1:{port}"
     relay = [sys.executable, "-m", "litellm_openai_example.relay", "--host", "127.0.0.1", "--port", str(port)]
     # A session of its own: Ctrl-C at the terminal is for the command, the relay is stopped after it.
-    process = subprocess.Popen(relay, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)  # noqa: S603
+    env = {"RELAY_LOG_LEVEL": "WARNING", **os.environ}  # the command tells how its run goes
+    process = subprocess.Popen(relay, env=env, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)  # noqa: S603
     try:
         _wait(process, base_url)
         yield base_url

@@ -1,0 +1,143 @@
+"""`make run-auto` cut short, and a terminal that was lost: the line that was printed gives the answer.
+
+Gateway and relay end with the command here, and the line starts new ones: nothing may depend on their memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ..scripted import eventually
+from .conftest import Gateway
+from .test_tools_real import Relay
+
+ROOT = Path(__file__).parent.parent.parent
+QUESTION = "Research the history of jajangmyeon (짜장면)"
+COMMAND = [sys.executable, "-m", "litellm_openai_example"]
+
+# Dependencies are there already, and are not what is tried here.
+UV = f"""#!/bin/sh
+[ "$1" = run ] || exit 0
+while [ "$1" != python ]; do shift; done
+shift
+exec {sys.executable} "$@"
+"""
+
+
+class Checkout:
+    """A directory with our Makefile, and a user who has no gateway and has never used one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("Makefile", "pyproject.toml", "uv.lock"):
+            shutil.copy(ROOT / name, folder)
+        (folder / ".venv").mkdir()
+        (folder / "bin").mkdir()
+        (folder / "bin/uv").write_text(UV)
+        (folder / "bin/uv").chmod(0o755)
+        theirs = ("LITELLM_", "RELAY_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "MAKE", "MFLAGS")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+        self.env["PATH"] = f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.env["XDG_STATE_HOME"] = str(folder / "state")
+
+    def type(self, line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", line], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=240,
+        )  # fmt: skip
+
+
+class Terminal:
+    """A command in the foreground of a terminal of its own."""
+
+    def __init__(self, checkout: Checkout, *command: str) -> None:
+        self.master, slave = os.openpty()
+        self.process = subprocess.Popen(
+            command, cwd=checkout.folder, env=checkout.env, start_new_session=True,
+            preexec_fn=lambda: os.login_tty(os.dup(slave)),
+        )  # fmt: skip
+        os.close(slave)
+        self.printed = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def end(self) -> int:
+        code = self.process.wait(120)
+        self._reader.join(10)
+        os.close(self.master)
+        return code
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self.master, 65536):
+                self.printed += data.decode(errors="replace")
+        except OSError:  # how Linux tells that the last program has closed the terminal
+            pass
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, litellm_python: Path) -> Checkout:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    return Checkout(tmp_path)
+
+
+def line_in(printed: str) -> str:
+    (line,) = re.findall(r"Pick it up: (.*?)\r?\n", printed)
+    return str(line)
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "deadline"])
+def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
+    limit = ["ARGS=--timeout 3"] if by == "deadline" else []
+    terminal = Terminal(checkout, "make", "run-auto", f"PROMPT={QUESTION}", *limit)
+    try:
+        assert eventually(lambda: "was accepted by the relay" in terminal.printed, 120), terminal.printed
+        if by == "Ctrl-C":
+            os.write(terminal.master, b"\x03")
+    finally:
+        code = terminal.end()
+    assert code != 0
+    assert "The relay has stopped with this command and keeps the research run" in terminal.printed
+
+    run = checkout.type(line_in(terminal.printed))
+    assert run.returncode == 0, run.stderr
+    assert f"You asked: {QUESTION}" in run.stdout
+    assert "# Offline demo research" in run.stdout
+    assert "https://example.com/offline-demo" in run.stdout
+    state = checkout.folder / "state/litellm-openai-example"
+    assert not list(state.glob("work-*.json"))  # it was read whole
+    assert {file.stat().st_mode & 0o777 for file in state.rglob("*") if file.is_file()} == {0o600}
+
+
+def test_a_terminal_is_lost(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
+    monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)
+    relay = Relay(gateway, tmp_path)
+    try:
+        there = {**os.environ, "RELAY_BASE_URL": relay.url}
+        submitted = _run(there, "--target", "relay", "--background", QUESTION)
+        invocation = json.loads(submitted)["invocation_id"]
+        listed = _run(dict(os.environ), "--list")
+        assert invocation in listed
+        assert "Research the history" in listed
+        assert "# Offline demo research" in _run(dict(os.environ), "--invocation", invocation, "--timeout", "60")
+        assert invocation not in _run(dict(os.environ), "--list")
+    finally:
+        relay.stop()
+
+
+def _run(env: dict[str, str], *arguments: str) -> str:
+    run = subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=90)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
