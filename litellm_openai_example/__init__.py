@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
     from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
-    from .relay.client import AsyncRelayClient, RelayClient
-    from .relay.operations import RelayError, ResearchRunningError
+    from .research.loop import ToolCallingResult
+    from .research.relay_calls import RelayError, ResearchRunningError
+    from .research.relay_client import AsyncRelayClient, RelayClient
     from .sdk import AsyncLiteLLM, LiteLLM
-    from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
-    from .tool_calling import ToolCallingResult
+    from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 
 _HOMES = {
     "AsyncLiteLLM": "sdk",
     "AsyncLiteLLMClient": "client",
-    "AsyncLiteLLMHttpxClient": "sending",
-    "AsyncRelayClient": "relay.client",
+    "AsyncLiteLLMHttpxClient": "transport.policy",
+    "AsyncRelayClient": "research.relay_client",
     "ConfigurationError": "config",
     "CutShortError": "errors",
     "ErrorKind": "errors",
     "GatewayError": "errors",
     "LiteLLM": "sdk",
     "LiteLLMClient": "client",
-    "LiteLLMHttpxClient": "sending",
-    "RelayClient": "relay.client",
-    "RelayError": "relay.operations",
-    "ResearchRunningError": "relay.operations",
+    "LiteLLMHttpxClient": "transport.policy",
+    "RelayClient": "research.relay_client",
+    "RelayError": "research.relay_calls",
+    "ResearchRunningError": "research.relay_calls",
     "StillRunningError": "errors",
-    "ToolCallingResult": "tool_calling",
+    "ToolCallingResult": "research.loop",
 }
 
 __all__ = [

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from openai import Timeout
 
-from . import operations
-from .assembly import ChatStream, ResponseStream, StreamReader
-from .bodies import MAX_ANSWER
+from .calls import calls
+from .calls.assembly import ChatStream, ResponseStream, StreamReader
+from .calls.calls import check_prompt, check_response_id
+from .calls.steps import Operation, run, run_async
+from .calls.streams import AsyncTextStream, Reading, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
-from .deadline import Deadline, deadline
-from .operations import check_prompt, check_response_id
 from .sdk import AsyncLiteLLM, LiteLLM
-from .steps import Operation, run, run_async
-from .streams import AsyncTextStream, Reading, TextStream
+from .transport.bodies import MAX_ANSWER
+from .transport.deadline import Deadline, deadline
 
 if TYPE_CHECKING:
-    from .relay.operations import Requests
-    from .tool_calling import Conversation, ToolCallingResult
+    from .research.loop import Conversation, ToolCallingResult
+    from .research.relay_calls import Requests
 
 T = TypeVar("T")
 Tools = list[dict[str, Any]]
@@ -51,13 +51,13 @@ class _Client:
         return timeout if isinstance(timeout, Deadline) else check_timeout(timeout)
 
     def _chat(self, prompt: str, instructions: str | None) -> dict[str, Any]:
-        return operations.chat_request(self.model, check_prompt(prompt), instructions)
+        return calls.chat_request(self.model, check_prompt(prompt), instructions)
 
     def _conversation(
         self, prompt: str, instructions: str | None, previous_response_id: str | None, web_search: bool
     ) -> Conversation:
         # Here and below: what only this call needs would cost every other one a good part of its start.
-        from .tool_calling import Conversation
+        from .research.loop import Conversation
 
         if previous_response_id is not None:
             check_response_id(previous_response_id)
@@ -66,7 +66,7 @@ class _Client:
     def _response(self, prompt: str, **options: Any) -> dict[str, Any]:
         if options.get("previous_response_id") is not None:
             check_response_id(options["previous_response_id"])
-        return operations.response_request(self.model, check_prompt(prompt), **options)
+        return calls.response_request(self.model, check_prompt(prompt), **options)
 
 
 class LiteLLMClient(_Client):
@@ -112,7 +112,7 @@ class LiteLLMClient(_Client):
     ) -> str:
         """The text of a chat completion."""
         request = self._chat(prompt, instructions)
-        return self.run(operations.chat(request), timeout).text
+        return self.run(calls.chat(request), timeout).text
 
     def create_response(
         self,
@@ -132,7 +132,7 @@ class LiteLLMClient(_Client):
             previous_response_id=previous_response_id,
             instructions=instructions,
         )
-        reply = self.run(operations.respond(request), timeout)
+        reply = self.run(calls.respond(request), timeout)
         return reply.raw if background else reply.text
 
     def stream_chat_completion(
@@ -171,16 +171,16 @@ class LiteLLMClient(_Client):
             timeout: seconds to wait at most.
             on_status: told the status of each poll.
         """
-        operation = operations.wait(check_response_id(response_id), on_status)
+        operation = calls.wait(check_response_id(response_id), on_status)
         return self.run(operation, timeout).text
 
     def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """The gateway's JSON of a response, whatever its status."""
-        return self.run(operations.retrieve(check_response_id(response_id)), timeout).raw
+        return self.run(calls.retrieve(check_response_id(response_id)), timeout).raw
 
     def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """Stop a background response; the gateway's JSON."""
-        return self.run(operations.cancel(check_response_id(response_id)), timeout).raw
+        return self.run(calls.cancel(check_response_id(response_id)), timeout).raw
 
     def create_response_with_tool_calling(
         self,
@@ -207,7 +207,7 @@ class LiteLLMClient(_Client):
                 invocation's id and token.
             GatewayError: `research` on it is the text of what was paid for before it failed.
         """
-        from .relay.client import RelayClient
+        from .research.relay_client import RelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
         with RelayClient(relay_base_url, relay_api_key) as relay:
@@ -223,7 +223,7 @@ class LiteLLMClient(_Client):
         def create(sdk: Any) -> Any:
             return resource(sdk).create(**request, stream=True)
 
-        opened = self.run(operations.open_stream(create, request["model"]), timeout)
+        opened = self.run(calls.open_stream(create, request["model"]), timeout)
         return TextStream(opened, Reading(opened, reader, self.openai.api_key))
 
     @property
@@ -271,7 +271,7 @@ class AsyncLiteLLMClient(_Client):
     ) -> str:
         """See `LiteLLMClient.create_chat_completion`."""
         request = self._chat(prompt, instructions)
-        return (await self.run(operations.chat(request), timeout)).text
+        return (await self.run(calls.chat(request), timeout)).text
 
     async def create_response(
         self,
@@ -291,7 +291,7 @@ class AsyncLiteLLMClient(_Client):
             previous_response_id=previous_response_id,
             instructions=instructions,
         )
-        reply = await self.run(operations.respond(request), timeout)
+        reply = await self.run(calls.respond(request), timeout)
         return reply.raw if background else reply.text
 
     def stream_chat_completion(
@@ -324,17 +324,17 @@ class AsyncLiteLLMClient(_Client):
         on_status: Callable[[str], None] | None = None,
     ) -> str:
         """See `LiteLLMClient.wait_for_response`."""
-        operation = operations.wait(check_response_id(response_id), on_status)
+        operation = calls.wait(check_response_id(response_id), on_status)
         return (await self.run(operation, timeout)).text
 
     async def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """See `LiteLLMClient.retrieve_response`."""
-        operation = operations.retrieve(check_response_id(response_id))
+        operation = calls.retrieve(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
     async def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
         """See `LiteLLMClient.cancel_response`."""
-        operation = operations.cancel(check_response_id(response_id))
+        operation = calls.cancel(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
     async def create_response_with_tool_calling(
@@ -349,7 +349,7 @@ class AsyncLiteLLMClient(_Client):
         timeout: float | None = None,
     ) -> ToolCallingResult:
         """See `LiteLLMClient.create_response_with_tool_calling`."""
-        from .relay.client import AsyncRelayClient
+        from .research.relay_client import AsyncRelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
         async with AsyncRelayClient(relay_base_url, relay_api_key) as relay:
@@ -366,7 +366,7 @@ class AsyncLiteLLMClient(_Client):
             return await resource(sdk).create(**request, stream=True)
 
         async def open_() -> tuple[Any, Reading]:
-            raw = await self.run(operations.open_stream(create, request["model"]), timeout)
+            raw = await self.run(calls.open_stream(create, request["model"]), timeout)
             return raw, Reading(raw, reader, self.openai.api_key)
 
         return AsyncTextStream(open_)
@@ -387,7 +387,7 @@ class AsyncLiteLLMClient(_Client):
 
 
 async def _with_tools(conversation: Conversation, relay: Requests) -> ToolCallingResult:
-    from .tool_calling import converse, research_through
+    from .research.loop import converse, research_through
 
     await relay.check_operation()  # before anything is paid for
     return await converse(conversation, research_through(relay))

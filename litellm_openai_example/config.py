@@ -13,6 +13,7 @@ from typing import NamedTuple
 DEFAULT_MODEL = "gpt-6-luna"
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_RELAY_URL = "http://127.0.0.1:8080"
+OWN_RELAY = "LITELLM_EXAMPLE_OWN_RELAY"  # set where the relay runs as long as the command does, and no longer
 
 _ENDPOINTS = ("/chat/completions", "/responses", "/completions", "/models", "/embeddings")
 _TRUE = frozenset({"1", "true", "yes", "on"})

@@ -14,10 +14,10 @@ import openai
 from openai import AsyncOpenAI, NotGiven, OpenAI, Timeout, not_given
 
 from .config import resolve_api_key, resolve_base_url
+from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
-from .explain import explain
-from .network import reachable, trusting
-from .sending import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
+from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
+from .transport.tls import reachable, trusting
 
 
 class LiteLLM(OpenAI):

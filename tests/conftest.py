@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from litellm_openai_example import cli
+from litellm_openai_example.cli import main
 
-from .scripted import KEY, ScriptedServer
+from .fakes.scripted import KEY, ScriptedServer
 
 # Variables that would send a test elsewhere, or change what it sees.
 _CLEARED = (
@@ -81,7 +81,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         with _Stdin(stdin or b"", stdin is None) as given:
             monkeypatch.setattr(sys, "stdin", given)
             capfd.readouterr()
-            code = cli._main(list(arguments))
+            code = main._main(list(arguments))
         captured = capfd.readouterr()
         assert KEY not in captured.out + captured.err
         assert "Traceback" not in captured.out + captured.err or "--verbose" in arguments

@@ -10,15 +10,9 @@ from typing import Any
 import openai
 import pytest
 
-from litellm_openai_example import (
-    AsyncLiteLLMClient,
-    CutShortError,
-    GatewayError,
-    LiteLLMClient,
-    StillRunningError,
-)
+from litellm_openai_example import AsyncLiteLLMClient, CutShortError, GatewayError, LiteLLMClient, StillRunningError
 
-from .scripted import (
+from .fakes.scripted import (
     COMPLETED,
     KEY,
     Answer,
@@ -152,7 +146,7 @@ def test_a_wait_that_outlasts_its_deadline(call: Client, gateway: ScriptedServer
 
 
 def test_a_poll_that_hangs_is_given_up(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litellm_openai_example.operations.POLL_TIMEOUT", 0.3)
+    monkeypatch.setattr("litellm_openai_example.calls.calls.POLL_TIMEOUT", 0.3)
     gateway.answers(Answer(pause=30), reply(response_body("done")))
     assert call("wait_for_response", "resp_1", 20) == "done"
 

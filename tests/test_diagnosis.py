@@ -19,13 +19,13 @@ from litellm_openai_example import (
     RelayError,
     ResearchRunningError,
     StillRunningError,
-    explain,
+    diagnosis,
 )
 from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
-from litellm_openai_example.relay.server import failures
+from litellm_openai_example.relay.engine import failures
 
 from .conftest import RunCommand
-from .scripted import KEY, Answer, ScriptedServer, reply, response_body
+from .fakes.scripted import KEY, Answer, ScriptedServer, reply, response_body
 
 
 def error(status: int, message: str, type_: str = "", param: str | None = None) -> Answer:
@@ -105,8 +105,8 @@ def test_no_decision_depends_on_words(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = decisions(configured, command)
-    reworded = [row._replace(cause=f"row {n}", hint=f"hint {n}") for n, row in enumerate(explain._ROWS)]
-    monkeypatch.setattr(explain, "_ROWS", reworded)
+    reworded = [row._replace(cause=f"row {n}", hint=f"hint {n}") for n, row in enumerate(diagnosis._ROWS)]
+    monkeypatch.setattr(diagnosis, "_ROWS", reworded)
     configured.answers(error(403, "nope"))
     assert "row " in command("hi").err
     assert decisions(configured, command) == before

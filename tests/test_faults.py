@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from .conftest import RunCommand
-from .scripted import (
+from .fakes.scripted import (
     KEY,
     Answer,
     Json,

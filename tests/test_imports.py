@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from .scripted import KEY, ScriptedServer, chat_body, reply, response_body, response_events, sse
+from .fakes.scripted import KEY, ScriptedServer, chat_body, reply, response_body, response_events, sse
 
 PACKAGE = Path(__file__).parent.parent / "litellm_openai_example"
 
 _RUN = """
 import json, sys
-from litellm_openai_example import cli
-code = cli._main(sys.argv[1:])
+from litellm_openai_example.cli import main
+code = main._main(sys.argv[1:])
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
@@ -78,16 +78,18 @@ def test_no_model_of_a_response_is_built(gateway: ScriptedServer, monkeypatch: p
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a file imports, by their path below it."""
+    """The modules of the package that a file imports, by their path below it; those of others by `/NAME`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = path.parent
             for _ in range(node.level - 1):
                 base = base.parent
-            prefix = ".".join(base.relative_to(PACKAGE).parts)
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found |= {".".join(part for part in (prefix, name) if part) for name in names}
+            base = base.joinpath(*(node.module or "").split("."))
+            for alias in node.names:
+                submodule = base / f"{alias.name}.py"
+                target = submodule if submodule.is_file() else base
+                found.add(".".join(target.relative_to(PACKAGE).with_suffix("").parts) or "__init__")
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             found |= {f"/{name.partition('.')[0]}" for name in names}
@@ -96,7 +98,7 @@ def imports_of(path: Path) -> set[str]:
 
 def all_imports() -> dict[str, set[str]]:
     return {
-        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): imports_of(path)
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imports_of(path)
         for path in PACKAGE.rglob("*.py")
     }
 
@@ -124,37 +126,62 @@ def test_there_is_no_circle() -> None:
     assert circle({"a": {"b"}, "b": {"c", "/os"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     known = all_imports()
-    assert "cli" in known["__main__"]
-    assert "commands" in known["quick_import"]
+    assert "cli.main" in known["__main__"]
+    assert "cli.ask" in known["cli.quick_import"]
     assert circle(known) == []
 
 
+# Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
+_CLIENT = (
+    *("config", "late_types", "state", "errors", "diagnosis", "transport", "sdk", "calls", "research", "client", "cli"),
+    "__main__",
+)
+_RELAY = (
+    *("config", "late_types", "state", "errors", "diagnosis", "transport", "sdk", "calls", "research.contract"),
+    *("relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
+    *("relay.http.body", "relay.relay", "relay.http", "relay.process", "relay.__main__"),
+)
+_GATEWAY = ("config", "state", "gateway")
+_MCP = ("config", "errors", "research", "mcp")
+
+
+def place(name: str, line: tuple[str, ...]) -> int | None:
+    """Where a module stands in a line; None if it does not."""
+    return next((n for n, room in enumerate(line) if name == room or name.startswith(room + ".")), None)
+
+
+def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The imports by modules of a line of what stands behind them in it, or not in it at all."""
+    found = []
+    for name, imported in known.items():
+        own = place(name, line)
+        if own is None:
+            continue
+        for other in imported:
+            there = place(other, line)
+            if not other.startswith("/") and (there is None or there > own):
+                found.append((name, other))
+    return found
+
+
 def test_the_arrows_go_one_way() -> None:
+    assert arrows_back({"calls.x": {"cli.main", "errors", "/os", "calls.y"}}, _CLIENT) == [("calls.x", "cli.main")]
+    assert arrows_back({"gateway.proxy": {"errors"}}, _GATEWAY) == [("gateway.proxy", "errors")]
     known = all_imports()
-    assert {module for module in known["state"] if not module.startswith("/")} == {"config"}
-    for name in ("config", "deadline"):
-        assert not {module for module in known[name] if not module.startswith("/")}
+    lines = {"relay": _RELAY, "gateway": _GATEWAY, "mcp": _MCP}
+    for name, imported in known.items():
+        line = lines.get(name.partition(".")[0], _CLIENT)
+        assert arrows_back({name: imported}, line) == []
+        assert place(name, line) is not None or name in ("__init__", "relay"), f"{name} has no place"
+
+
+def test_what_stands_before_the_sdk_does_not_import_it() -> None:
+    known = all_imports()
+    for name in ("config", "state", "transport.deadline", "late_types"):
         assert not known[name] & {"/openai", "/httpx2", "/pydantic"}
-    for name in (
-        "sending",
-        "sdk",
-        "errors",
-        "explain",
-        "events",
-        "network",
-        "steps",
-        "operations",
-        "streams",
-        "client",
-        "tool_calling",
-    ):
-        assert not known[name] & {"cli", "commands", "output", "session", "options"}
     for name, imported in known.items():
         if name.startswith("gateway"):
-            assert not [m for m in imported - {"config", "state"} if not m.startswith(("/", "gateway"))], name
-            assert not imported & {"/openai", "/httpx2"}
-        if name.startswith("relay.server"):
-            assert not imported & {"client", "cli", "commands", "relay.client"}, name
+            assert not imported & {"/openai", "/httpx2"}, name
 
 
 def test_no_private_name_of_another_package_is_imported() -> None:

@@ -11,9 +11,19 @@ from typing import Any
 import pytest
 
 from .conftest import RunCommand
-from .scripted import KEY, Answer, ScriptedServer, chat_body, chat_events, reply, response_body, response_events, sse
+from .fakes.scripted import (
+    KEY,
+    Answer,
+    ScriptedServer,
+    chat_body,
+    chat_events,
+    reply,
+    response_body,
+    response_events,
+    sse,
+)
+from .research.test_loop import ARGUMENTS, AUTO, FakeRelay, Turns, view
 from .test_faults import NOT_SEARCHED
-from .test_tool_calling import ARGUMENTS, AUTO, FakeRelay, Turns, view
 
 ODD: list[Any] = [
     None, True, 0, -1, 1e308, 10**30, float("nan"), "", "x" * 3000, "\ud800", "한", "\x1b[31m", [], {}, [None],

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .scripted import ScriptedServer, chat_body, reply, response_body
+from .fakes.scripted import ScriptedServer, chat_body, reply, response_body
 
 # Neither the modules nor the functions are there; os.kill(pid, 0) would end the process.
 HIDE = """
@@ -41,7 +41,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 )
 def test_the_command_runs(configured: ScriptedServer, arguments: list[str]) -> None:
     configured.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
-    done = run(f"sys.argv[1:] = {arguments!r}\nfrom litellm_openai_example.cli import main\nmain()")
+    done = run(f"sys.argv[1:] = {arguments!r}\nfrom litellm_openai_example.cli.main import main\nmain()")
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
+from .fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
 
-from .scripted import (
+from .fakes.scripted import (
     COMPLETED,
     KEY,
     Answer,

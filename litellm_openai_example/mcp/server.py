@@ -18,8 +18,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
 from ..errors import GatewayError
-from ..relay.client import AsyncRelayClient
-from ..relay.contract import DeliverableFormat, Invocation
+from ..research.contract import DeliverableFormat, Invocation
+from ..research.relay_client import AsyncRelayClient
 
 _ASK_AGAIN = 20  # seconds; a run takes minutes
 _LOOK = 5.0  # seconds between two progress notifications

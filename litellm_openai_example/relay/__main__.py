@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from ..config import ConfigurationError
-from .server.settings import Settings, make_settings, request_fields
+from .settings import Settings, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
@@ -117,7 +117,7 @@ def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: f
     """
     gc.disable()  # importing creates many objects that stay
     try:
-        from .server.process import CannotStart, run
+        from .process import CannotStart, run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(

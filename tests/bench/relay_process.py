@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from litellm_openai_example.relay.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH, TOKEN_HEADER
+from litellm_openai_example.research.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH, TOKEN_HEADER
 
-from ..scripted import free_port
+from ..fakes.scripted import free_port
 from .load import Connection
 
 OURS = Path(sys.executable).parent

@@ -16,7 +16,7 @@ import pytest
 
 from litellm_openai_example.gateway.environment import ensure
 
-from .upstream import READY, USERS, UpstreamControl
+from ..fakes.upstream import READY, USERS, UpstreamControl
 
 _HERE = Path(__file__).parent
 # The first run on a machine installs LiteLLM.
@@ -77,7 +77,7 @@ def _start(folder: Path) -> int:
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    command = [sys.executable, str(_HERE / "upstream.py"), str(folder)]
+    command = [sys.executable, str(_HERE.parent / "fakes" / "upstream.py"), str(folder)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=files)
     while not (folder / READY).exists():
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), log.read_text()

@@ -10,8 +10,8 @@ import pytest
 from litellm_openai_example import AsyncLiteLLMClient, GatewayError, LiteLLMClient
 
 from ..conftest import RunCommand
+from ..fakes.upstream import UNKNOWN_MODEL, UpstreamControl
 from .conftest import Gateway
-from .upstream import UNKNOWN_MODEL, UpstreamControl
 
 R = ["--api", "responses"]
 EXACTLY = "Reply with exactly: 안녕 OK"

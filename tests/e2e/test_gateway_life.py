@@ -21,7 +21,7 @@ import pytest
 
 from litellm_openai_example.state import cache_dir
 
-from .upstream import Upstream
+from ..fakes.upstream import Upstream
 
 ASK = """
 import openai, os

@@ -9,8 +9,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from ..fakes.upstream import UNKNOWN_MODEL, UpstreamControl
 from .conftest import Gateway
-from .upstream import UNKNOWN_MODEL, UpstreamControl
 
 SEARCH: Any = {"type": "web_search_preview"}
 RESEARCH: Any = {

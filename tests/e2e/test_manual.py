@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..scripted import free_port
+from ..fakes.scripted import free_port
 from .conftest import Gateway
 from .test_tools_real import Relay
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ..scripted import eventually
+from ..fakes.scripted import eventually
 from .conftest import Gateway
 from .test_tools_real import Relay
 

@@ -18,7 +18,7 @@ import pytest
 from litellm_openai_example import LiteLLMClient, RelayClient
 
 from ..conftest import RunCommand
-from ..scripted import free_port
+from ..fakes.scripted import free_port
 from .conftest import Gateway
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ..scripted import free_port
+from ..fakes.scripted import free_port
 from .conftest import Launcher, proxy_of, wait_until
 
 PRINT_ENV = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'], os.environ['NO_PROXY'])"

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from .gateway import KEY, SECRET_WORDS, Gateway
+from ..fakes.gateway import KEY, SECRET_WORDS, Gateway
 from .running import ThreadedRelay, settings
 
 StartRelay = Callable[..., ThreadedRelay]

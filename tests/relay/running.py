@@ -18,12 +18,12 @@ import httpx2
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import GatewaySettings
-from litellm_openai_example.relay.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
-from litellm_openai_example.relay.server.process import RelayServer, bind
-from litellm_openai_example.relay.server.relay import Relay
-from litellm_openai_example.relay.server.settings import Settings, Timings
+from litellm_openai_example.relay.process import RelayServer, bind
+from litellm_openai_example.relay.relay import Relay
+from litellm_openai_example.relay.settings import Settings, Timings
+from litellm_openai_example.research.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
 
-from .gateway import KEY, Gateway
+from ..fakes.gateway import KEY, Gateway
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import get_args
 import httpx2
 import pytest
 
-from litellm_openai_example.relay.contract import (
+from litellm_openai_example.research.contract import (
     API_ERRORS,
     INVOCATION_ERRORS,
     INVOCATIONS_PATH,
@@ -22,8 +22,8 @@ from litellm_openai_example.relay.contract import (
     InvocationErrorCode,
 )
 
+from ..fakes.gateway import SECRET_WORDS, Fault, Gateway, message
 from .conftest import StartRelay, assert_clean
-from .gateway import SECRET_WORDS, Fault, Gateway, message
 from .running import ThreadedRelay, body, finished, token
 
 

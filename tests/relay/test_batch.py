@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from litellm_openai_example.relay.server.batch import Batch
+from litellm_openai_example.relay.ledger.batch import Batch
 
 
 def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:

@@ -17,9 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
-from litellm_openai_example.relay.contract import INVOCATIONS_PATH, MAX_BODY_BYTES, MAX_TEXT
+from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES, MAX_TEXT
 
-from .gateway import Gateway
+from ..fakes.gateway import Gateway
 from .running import ThreadedRelay, body, settings
 
 MARK = "words-that-must-not-come-back"

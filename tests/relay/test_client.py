@@ -12,9 +12,9 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
-from litellm_openai_example.relay.contract import Invocation
-from litellm_openai_example.relay.operations import RelayEvent
-from litellm_openai_example.relay.views import read_view
+from litellm_openai_example.research.contract import Invocation
+from litellm_openai_example.research.relay_calls import RelayEvent
+from litellm_openai_example.research.views import read_view
 
 INVOCATIONS = "/api/v1/tool-invocations"
 VIEW = {"invocation_id": "0c7f", "tool_name": "deep_research", "mode": "background", "invocation_token": "tok"}

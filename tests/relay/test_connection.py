@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn.protocols.http.auto
 
-from litellm_openai_example.relay.contract import INVOCATIONS_PATH
-from litellm_openai_example.relay.server import connection as limits
-from litellm_openai_example.relay.server import process
+from litellm_openai_example.relay import process
+from litellm_openai_example.relay.http import connection as limits
+from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
-from ..scripted import eventually
+from ..fakes.gateway import Gateway, message
+from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .gateway import Gateway, message
 from .running import ThreadedRelay, token
 
 

@@ -17,11 +17,11 @@ import httpx2
 import pytest
 
 from litellm_openai_example import AsyncRelayClient, RelayClient
-from litellm_openai_example.relay.contract import INVOCATIONS_PATH
+from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
-from ..scripted import eventually, free_port
+from ..fakes.gateway import Gateway, Json
+from ..fakes.scripted import eventually, free_port
 from .conftest import PostgreSQL, assert_clean
-from .gateway import Gateway, Json
 from .running import Api, RelayProcess, body, environment
 
 RUNNING = 200

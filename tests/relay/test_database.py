@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.server import database, engines
-from litellm_openai_example.relay.server.database import LedgerUnavailable
-from litellm_openai_example.relay.server.records import Outcome
+from litellm_openai_example.relay.ledger import database, engines
+from litellm_openai_example.relay.ledger.database import LedgerUnavailable
+from litellm_openai_example.relay.ledger.records import Outcome
 
 from .conftest import PostgreSQL
 from .test_ledger import new, opened, run

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 
 from litellm_openai_example.relay.__main__ import relay as relay_command
 
-from ..scripted import eventually, free_port
+from ..fakes.gateway import Fault, Gateway
+from ..fakes.scripted import eventually, free_port
 from .conftest import StartRelay
-from .gateway import Fault, Gateway
 from .running import body, token
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"

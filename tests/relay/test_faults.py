@@ -6,9 +6,9 @@ import pytest
 
 from litellm_openai_example.config import GatewaySettings
 
-from ..scripted import free_port
+from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
+from ..fakes.scripted import free_port
 from .conftest import StartRelay, assert_clean
-from .gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
 from .running import ThreadedRelay
 
 

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.server.database import Database, LedgerUnavailable
-from litellm_openai_example.relay.server.ledger import Ledger
-from litellm_openai_example.relay.server.records import NewInvocation, Outcome
-from litellm_openai_example.relay.server.schema import invocations
+from litellm_openai_example.relay.ledger.database import Database, LedgerUnavailable
+from litellm_openai_example.relay.ledger.ledger import Ledger
+from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
+from litellm_openai_example.relay.ledger.schema import invocations
 
 FINISHED = 3000
 
@@ -175,7 +175,7 @@ class TestClockSteps:
     @pytest.fixture
     def wall(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
         wall = Clock()
-        from litellm_openai_example.relay.server import engines
+        from litellm_openai_example.relay.ledger import engines
 
         prepare = engines._prepare_sqlite
 

@@ -14,7 +14,7 @@ pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 
 from mcp import Client, StdioServerParameters
 
-from .gateway import Gateway, message
+from ..fakes.gateway import Gateway, message
 from .running import ThreadedRelay
 
 NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One"}

@@ -6,8 +6,8 @@ import json
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from ..fakes.gateway import Gateway
 from .conftest import StartRelay, assert_clean
-from .gateway import Gateway
 from .running import ThreadedRelay, environment, relay_process
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from litellm_openai_example.gateway.environment import GatewayUnavailable, find_uv
 
-from ..scripted import eventually
-from .gateway import Gateway
+from ..fakes.gateway import Gateway
+from ..fakes.scripted import eventually
 from .running import Api, environment, relay_process
 
 ROOT = Path(__file__).parents[2]

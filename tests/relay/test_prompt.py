@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.relay.contract import DeepResearchArguments
-from litellm_openai_example.relay.server.research import research_request
+from litellm_openai_example.relay.engine.prompt import research_request
+from litellm_openai_example.research.contract import DeepResearchArguments
 
+from ..fakes.gateway import Fault, Gateway, Json
 from .conftest import StartRelay
-from .gateway import Fault, Gateway, Json
 from .running import ThreadedRelay
 
 NEW, OLD = {"type": "web_search"}, {"type": "web_search_preview"}

@@ -50,7 +50,7 @@ def test_from_version_1(database_url: str) -> None:
     async def work() -> None:
         from sqlalchemy.engine import make_url
 
-        from litellm_openai_example.relay.server.database import Database
+        from litellm_openai_example.relay.ledger.database import Database
 
         old = Database(make_url(database_url), "old")
         await old.run(write_old)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.relay.server.database import LedgerUnavailable
-from litellm_openai_example.relay.server.gate import Gate
-from litellm_openai_example.relay.server.job import pause_at
-from litellm_openai_example.relay.server.settings import Timings
+from litellm_openai_example.relay.engine.gate import Gate
+from litellm_openai_example.relay.engine.job import pause_at
+from litellm_openai_example.relay.ledger.database import LedgerUnavailable
+from litellm_openai_example.relay.settings import Timings
 
-from ..scripted import eventually
+from ..fakes.gateway import Gateway
+from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .gateway import Gateway
 from .running import ThreadedRelay
 
 

@@ -1,0 +1,1 @@
+"""Requests out, answers read, without I/O of their own."""

@@ -1,0 +1,312 @@
+"""Answers that come in pieces, put together. What is done for a piece costs no more when much has arrived before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from ..errors import GatewayError
+from .answer import (
+    Answer,
+    blank_line,
+    first_choice,
+    is_message,
+    message_text,
+    phase_of,
+    read_chat,
+    read_error,
+    read_response,
+    refusal_of,
+    text_of,
+)
+from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, read_json
+from .reasons import TERMINAL, read_reason, reason_in_words
+from .sse import EventParser, data_of, looks_like_events
+
+_TOP = ("model", "usage", "citations", "search_results")
+CUT = "the stream ended before the answer was complete"
+
+
+class ChatStream:
+    """Puts the chunks of a chat stream together. It is whole once a chunk gave a reason to stop, or `[DONE]` came."""
+
+    read: ClassVar[Callable[[object], Answer]] = staticmethod(read_chat)
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.ended = False
+        self._text = Text()
+        self._refusals: list[str] = []
+        self._top: dict[str, Any] = {}
+        self._choice: dict[str, Any] = {}
+        self._notes: list[Any] = []
+        self._searches: list[Any] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def feed(self, event: object) -> str:
+        """Take one chunk and return the text that it adds."""
+        data = as_dict(event)
+        self.id = self.id or as_id(data.get("id")) or None
+        self._top.update({name: data[name] for name in _TOP if data.get(name)})
+        choice = first_choice(data)
+        for name in ("finish_reason", "native_finish_reason"):
+            if read_reason(choice.get(name)):
+                self._choice[name] = choice[name]
+        extra = as_dict(choice.get("provider_specific_fields"))
+        if extra or choice.get("error"):
+            kept = {**as_dict(self._choice.get("provider_specific_fields")), **{k: v for k, v in extra.items() if v}}
+            self._choice["provider_specific_fields"] = kept
+            self._choice["error"] = choice.get("error") or self._choice.get("error")
+        return self._delta(choice)
+
+    def _delta(self, choice: dict[str, Any]) -> str:
+        delta = as_dict(choice.get("delta"))
+        whole = {} if delta.get("content") else as_dict(choice.get("message"))
+        told = {**whole, **delta}
+        self._refusals += [as_str(told.get("refusal")), refusal_of(told.get("content"))]
+        self._notes += as_list(told.get("annotations"))
+        self._searches += as_list(as_dict(told.get("provider_specific_fields")).get("web_search_calls"))
+        for position, call in enumerate(as_list(told.get("tool_calls"))):
+            self._call(as_dict(call), position)
+        piece = text_of(delta.get("content")) or ("" if whole else text_of(choice.get("text")))
+        if whole:  # a gateway that feigns to stream, or repeats the whole message at the end
+            sent, text = str(self._text), text_of(whole.get("content"))
+            piece = text[len(sent) :] if text.startswith(sent) else ""
+        return self._text.add(piece)
+
+    def _call(self, call: dict[str, Any], position: int) -> None:
+        index = as_int(call.get("index"))
+        known = self._calls.setdefault(position if index is None else index, {"id": "", "name": "", "arguments": []})
+        function = as_dict(call.get("function"))
+        known["id"] = known["id"] or as_id(call.get("id"))
+        known["name"] = known["name"] or as_str(function.get("name"))
+        given = function.get("arguments")
+        known["arguments"].append(json.dumps(given) if isinstance(given, dict) else as_str(given))
+
+    def end(self) -> str:
+        """Take the `[DONE]` at the end of the events."""
+        self.ended = True
+        return self.rest()
+
+    def rest(self) -> str:
+        """What was held back of the text, when nothing more comes."""
+        return self._text.end()
+
+    def body(self) -> dict[str, Any]:
+        """What has arrived so far, as a chat completion."""
+        calls = [
+            {"id": call["id"], "function": {"name": call["name"], "arguments": join(call["arguments"])}}
+            for _, call in sorted(self._calls.items())
+        ]
+        message = {
+            "role": "assistant",
+            "content": str(self._text),
+            "refusal": join(self._refusals) or None,
+            "annotations": self._notes,
+            "tool_calls": calls,
+            "provider_specific_fields": {"web_search_calls": self._searches},
+        }
+        choice = {"index": 0, "finish_reason": None, **self._choice, "message": message}
+        return {"id": self.id, "object": "chat.completion", **self._top, "choices": [choice]}
+
+    def answer(self) -> Answer:
+        """What has arrived so far; its status is empty while the stream has not reached its end."""
+        answer = read_chat(self.body())
+        something = answer.text or answer.refusal or answer.calls
+        reached = (self.ended and something) or answer.cut_short or read_reason(self._choice.get("finish_reason"))
+        return answer if reached else replace(answer, status="")
+
+
+class ResponseStream:
+    """Puts the events of a response stream together. It is whole once a terminal event arrived.
+
+    A text comes as deltas, again in up to three `*.done` events, and again in the last one. Some gateways leave out
+    all but one of them, so each adds what the ones before did not bring.
+    """
+
+    read: ClassVar[Callable[[object], Answer]] = staticmethod(read_response)
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self._text = Text()
+        self._tail = ""
+        self._parts: dict[int | None, dict[int, list[str]]] = {}
+        self._phases: dict[int | None, str] = {}
+        self._indexes: dict[str, int] = {}
+        self._latest: int | None = None
+        self._refusals: list[str] = []
+        self._notes: list[Any] = []
+        self._items: dict[int, dict[str, Any]] = {}
+        self._final: Answer | None = None
+        self._body: dict[str, Any] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has arrived."""
+        return self._final is not None
+
+    def feed(self, event: object) -> str:
+        """Take one event and return the text that it adds."""
+        data = as_dict(event)
+        kind = as_str(data.get("type"))
+        if kind == "error":
+            code, message = read_error(data.get("error") or data)
+            self._final = Answer(status="failed", error_code=code, error_message=message)
+        elif isinstance(data.get("response"), dict):
+            return self._response(kind.removeprefix("response."), data["response"])
+        elif data.get("object") == "response" or "output" in data:  # a gateway that feigns to stream
+            return self._response("", data)
+        else:
+            return self._piece(kind.removeprefix("response."), data)
+        return ""
+
+    def _piece(self, kind: str, data: dict[str, Any]) -> str:
+        if kind in ("output_text.delta", "text.delta"):
+            return self._add(self._index(data), data.get("content_index"), text_of(data.get("delta")))
+        if kind in ("output_text.done", "text.done"):
+            return self._settle(self._index(data), data.get("content_index"), text_of(data.get("text")))
+        if kind == "content_part.done":
+            self._refuse(refusal_of([data.get("part")]))
+            return self._settle(self._index(data), data.get("content_index"), text_of(data.get("part")))
+        if kind in ("output_item.added", "output_item.done"):
+            return self._item(kind, data)
+        if kind == "refusal.delta":
+            self._refusals.append(as_str(data.get("delta")))
+        elif kind == "refusal.done":
+            self._refuse(as_str(data.get("refusal")))
+        elif kind == "output_text.annotation.added":
+            self._notes.append(data.get("annotation"))
+        return ""
+
+    def _item(self, kind: str, data: dict[str, Any]) -> str:
+        item = as_dict(data.get("item"))
+        index = self._index({"item_id": item.get("id"), **data})
+        if is_message(item):
+            self._phases[index] = phase_of(item) or self._phases.get(index, "")
+        if kind == "output_item.added":
+            return ""
+        self._items[len(self._items) if index is None else index] = item
+        if not is_message(item):
+            return ""
+        self._refuse(refusal_of(item.get("content")))
+        return self._settle(index, None, message_text(item))
+
+    def _index(self, data: dict[str, Any]) -> int | None:
+        """The output item that an event is about; None where it does not say."""
+        index, name = as_int(data.get("output_index")), as_str(data.get("item_id"))
+        if index is not None and name:
+            self._indexes[name] = index
+        return self._indexes.get(name) if index is None else index
+
+    def _add(self, index: int | None, part: object, piece: str) -> str:
+        """Take a piece of one part of one item."""
+        if not piece:
+            return ""
+        self._parts.setdefault(index, {}).setdefault(as_int(part) or 0, []).append(piece)
+        if index != self._latest and self._phases.get(self._latest) == "commentary" and self._tail:
+            piece = blank_line(self._tail, piece) + piece
+        self._latest = index
+        self._tail = (self._tail + piece)[-2:]
+        return self._text.add(piece)
+
+    def _settle(self, index: int | None, part: object, text: str) -> str:
+        """Take the whole text of a part, or (without `part`) of an item: what of it has not come before."""
+        if index is not None and index not in self._parts and None in self._parts:
+            self._parts[index] = self._parts.pop(None)  # the deltas did not say of which item they are
+            self._latest = index if self._latest is None else self._latest
+        parts = self._parts.get(index, {})
+        number = as_int(part)
+        pieces = [p for _, some in sorted(parts.items()) for p in some] if number is None else parts.get(number, [])
+        sent = join(pieces)
+        return self._add(index, part, text[len(sent) :]) if text.startswith(sent) else ""
+
+    def _refuse(self, refusal: str) -> None:
+        if refusal and not join(self._refusals).endswith(refusal):
+            self._refusals.append(refusal)
+
+    def _response(self, kind: str, response: dict[str, Any]) -> str:
+        if not as_list(response.get("output")) and self._items:
+            response = {**response, "output": [item for _, item in sorted(self._items.items())]}
+        answer = read_response(response)
+        self.id = self.id or answer.id
+        self._body = response
+        if not kind and not answer.status:
+            kind = "completed"
+        if kind not in TERMINAL:
+            if kind in ("created", "queued", "in_progress") or answer.status not in TERMINAL:
+                return ""
+            kind = answer.status
+        if answer.status not in TERMINAL or kind != "completed":
+            answer = replace(answer, status=kind)  # the event's name is the surer of the two: a status may be null
+        if answer.status == "incomplete" and answer.cut_short is None:
+            answer = replace(answer, cut_short=reason_in_words("incomplete"))
+        self._final = answer
+        # A bridge may send the text, or the end of it, in the last event alone.
+        sent = str(self._text)
+        piece = self._text.add(answer.text[len(sent) :]) if answer.text.startswith(sent) else ""
+        return piece + self.rest()
+
+    def end(self) -> str:
+        """Take a `[DONE]`, which says nothing here."""
+        return self.rest()
+
+    def rest(self) -> str:
+        """What was held back of the text, when nothing more comes."""
+        return self._text.end()
+
+    def body(self) -> dict[str, Any]:
+        """The response as the last event that held one had it."""
+        return self._body
+
+    def answer(self) -> Answer:
+        """What has arrived so far; its status is empty while the stream has not reached its end."""
+        final, sent = self._final or Answer(), str(self._text)
+        if not final.sources and self._notes:
+            found = read_response({"output": [{"type": "message", "content": [{"annotations": self._notes}]}]})
+            final = replace(final, sources=found.sources, searched=final.searched or found.searched)
+        return replace(
+            final,
+            # What was shown, unless the last event knows better.
+            text=sent if sent.startswith(final.text) else final.text,
+            # The id of the first event is the one that can be retrieved later: gateways change it on every reply.
+            id=self.id or final.id,
+            refusal=final.refusal or join(self._refusals),
+        )
+
+
+StreamReader = ChatStream | ResponseStream
+
+
+def read_body(
+    content: bytes | str, kind: type[StreamReader], *, beginning: bool = False
+) -> tuple[Answer, dict[str, Any]]:
+    """An answer that came in one piece, and its JSON; also where a gateway sends events though none were asked for.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not looks_like_events(content):
+        body = read_json(content, beginning=beginning)
+        return kind.read(body), body
+    reader, parser = kind(), EventParser()
+    error: GatewayError | None = None
+    events = parser.feed(content.encode() if isinstance(content, str) else content) + parser.end()
+    for event in events:
+        try:
+            reader.feed(data_of(event))
+        except GatewayError as failure:
+            error = failure
+            break
+        if event.is_last:
+            reader.end()
+        if reader.ended:
+            break
+    answer = reader.answer()
+    if error is not None:
+        message = error.message or error.cause
+        answer = replace(answer, status="failed", error_code=error.code, error_message=message)
+    elif not answer.status:
+        answer = replace(answer, status="incomplete", cut_short=CUT)
+    return answer, reader.body()

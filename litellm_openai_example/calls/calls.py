@@ -1,0 +1,202 @@
+"""What both clients do, written once without I/O.
+
+Each operation is a coroutine that awaits what it needs done; see `steps`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..config import header_value
+from ..diagnosis import explain
+from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
+from ..transport.deadline import current_deadline
+from ..transport.headers import poll_after
+from .assembly import ChatStream, ResponseStream, StreamReader
+from .lenient import read_json
+from .reasons import RUNNING, TERMINAL
+from .reply import Reply, read_reply, require_complete, require_submitted
+from .steps import EXPECTED, call, sleep
+
+T = TypeVar("T")
+
+POLL_TIMEOUT = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 10.0, 1.5
+_LAST_LOOK = 0.4  # seconds before the deadline: what ended during a long pause is not missed
+_PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes this often in a row
+_MODELS_TIMEOUT = 3.0
+
+
+def chat_request(model: str, prompt: str, instructions: str | None = None) -> dict[str, Any]:
+    """The arguments of `chat.completions.create` for one prompt."""
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    return {"model": model, "messages": [*messages, {"role": "user", "content": prompt}]}
+
+
+def response_request(
+    model: str,
+    input: object,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    previous_response_id: str | None = None,
+    instructions: str | None = None,
+    background: bool = False,
+) -> dict[str, Any]:
+    """The arguments of `responses.create`; what is not given is not sent."""
+    given = {
+        "tools": tools,
+        "previous_response_id": previous_response_id,
+        "instructions": instructions,
+        "background": background or None,
+    }
+    return {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
+
+
+async def chat(request: dict[str, Any]) -> Reply:
+    """Create a chat completion and return it if it is whole."""
+    send = call(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
+    reply = await _explained(_fetch(send, ChatStream), request["model"])
+    return require_complete(reply)
+
+
+async def respond(request: dict[str, Any], *, may_call: bool = False) -> Reply:
+    """Create a response and return it if it is whole.
+
+    A background one is returned as it is submitted, and with `may_call` one that calls functions as well.
+    """
+    send = call(lambda sdk: sdk.responses.with_raw_response.create(**request))
+    reply = await _explained(_fetch(send, ResponseStream), request["model"])
+    if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
+        return reply
+    return require_submitted(reply) if request.get("background") else require_complete(reply)
+
+
+async def retrieve(response_id: str, **options: Any) -> Reply:
+    """Look at a response once, whatever its status; options are those of the SDK."""
+    send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
+    reply = await _explained(_fetch(send, ResponseStream))
+    return _as_created(reply, response_id)
+
+
+async def cancel(response_id: str) -> Reply:
+    """Ask the gateway to stop a background response."""
+    send = call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
+    reply = await _explained(_fetch(send, ResponseStream))
+    return _as_created(reply, response_id)
+
+
+async def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Reply:
+    """Poll a background response until it has ended, and return it if it is whole.
+
+    A poll that fails says nothing about the response, so it is repeated, unless the error is of a kind that stays.
+
+    Raises:
+        StillRunningError: the deadline passed first.
+        GatewayError: the response failed, or cannot be retrieved.
+    """
+    send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
+    pause, missing, trouble = _FIRST_PAUSE, 0, ""
+    while True:
+        wish = None
+        try:
+            reply = await _explained(_fetch(send, ResponseStream))
+        except GatewayError as error:
+            missing = missing + 1 if error.status == 404 else 0
+            if _stays(error) or missing >= _PATIENCE:
+                error.response_id = response_id
+                raise
+            trouble = f"; the last look at it failed: {error}"
+        else:
+            trouble, missing = "", 0
+            wish = poll_after(reply.headers)
+            if on_status is not None:
+                on_status(reply.answer.status)
+            if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
+                return require_complete(_as_created(reply, response_id))
+            if reply.answer.status not in RUNNING:  # it says nothing about the response either
+                trouble = f"; the last look at it showed: {one_line(reply.raw)}"
+        until = current_deadline()
+        left = math.inf if until is None else until.remaining()
+        if left <= _LAST_LOOK:
+            await sleep(left)
+            raise StillRunningError(
+                f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
+            )
+        await sleep(min(wish if wish is not None else pause, left - _LAST_LOOK / 2))
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+async def open_stream(create: Callable[[Any], Any], model: str) -> Any:
+    """Send a streaming create and return the SDK's raw response, its body not yet read."""
+    return await _explained(call(create), model)
+
+
+def check_prompt(prompt: object, name: str = "prompt") -> str:
+    """`prompt`, if it can be sent.
+
+    Raises:
+        ValueError: it is not a text, is blank, or is no valid Unicode.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"the {name} is empty")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)") from None
+    return prompt
+
+
+def check_response_id(response_id: object) -> str:
+    """`response_id`, if it can stand in a URL: whole, without white space.
+
+    Raises:
+        ValueError: it is not a text, or is blank or broken.
+    """
+    if not isinstance(response_id, str) or not response_id.strip():
+        raise ValueError("the response id is empty")
+    return header_value(response_id, "the response id")
+
+
+async def _fetch(send: call, kind: type[StreamReader]) -> Reply:
+    raw = await send
+    return read_reply(raw, raw.http_response.content, kind)
+
+
+async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
+    """Turn whatever an operation raises into a `GatewayError`, with the gateway's models where that helps."""
+    try:
+        return await operation
+    except EXPECTED as error:
+        failure, origin = explain(error), error
+    if model and failure.kind is ErrorKind.UNKNOWN_MODEL and failure.status in (400, 401, 403, 404):
+        names = await _model_names(model)
+        if names:
+            failure.hint = f"the gateway has: {', '.join(names)}"
+    raise failure from origin
+
+
+async def _model_names(wanted: str) -> list[str]:
+    """Up to ten models that the gateway lists, the likeliest first; none if it does not tell."""
+    try:
+        raw = await call(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
+        listed = read_json(raw.http_response.content).get("data")
+    except EXPECTED:
+        return []
+    entries = listed if isinstance(listed, list) else []
+    ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    likely = difflib.get_close_matches(wanted, ids, n=10, cutoff=0.4)
+    return [one_line(name) for name in dict.fromkeys([*likely, *ids])][:10]
+
+
+def _as_created(reply: Reply, response_id: str) -> Reply:
+    # A gateway gives the same response another id on every reply, some of which cannot be retrieved.
+    return replace(reply, answer=replace(reply.answer, id=response_id))
+
+
+def _stays(error: GatewayError) -> bool:
+    """Whether another poll would meet the same error."""
+    return error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED

@@ -1,0 +1,92 @@
+"""Why an answer ended: whole only if a word that is known to mean so says it.
+
+Providers keep words of their own, and gateways pass them on in any case, as names of an enum, or in place of a status.
+Sources: the finish reasons of OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock and Hugging Face, and LiteLLM's own
+table of them, which calls some failures `stop`.
+"""
+
+from __future__ import annotations
+
+from ..errors import one_line
+from .lenient import as_str
+
+TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
+RUNNING = frozenset({"queued", "in_progress"})
+
+_WHOLE = frozenset(
+    {"stop", "stop_sequence", "stop_token", "stop_string", "stop_str", "stopped", "end_turn", "end", "eos", "eos_token"}
+    | {"eos_found", "end_of_text", "end_of_sequence", "complete", "completed", "finish", "finished", "done", "success"}
+    | {"succeeded"}
+)
+_LENGTH = frozenset(
+    {"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded"}
+    | {"continuation", "compaction", "token_limit", "max_completion_tokens", "context_length_exceeded"}
+)
+_FILTER = frozenset(
+    {"content_filter", "content_filtered", "safety", "recitation", "prohibited_content", "blocklist", "spii"}
+    | {"refusal", "language", "sensitive", "guardrail_intervened", "error_toxic", "image_safety", "content_policy"}
+)
+_TOOLS = frozenset({"tool_calls", "function_call", "tool_use", "tool_call"})
+# No finish reasons of those above, but words for a break that stand where a status should.
+_BROKEN = frozenset(
+    {"insufficient_system_resource", "network_error", "abort", "aborted", "timeout", "malformed_function_call"}
+    | {"malformed_response", "interrupted", "truncated", "partial"}
+)
+_ABSENT = frozenset({"", "null", "none", "nil", "undefined"})
+_STATUSES = {
+    "canceled": "cancelled",
+    "error": "failed",
+    "errored": "failed",
+    "failure": "failed",
+    "pending": "queued",
+    "running": "in_progress",
+    "processing": "in_progress",
+    "started": "in_progress",
+}
+
+
+def read_reason(value: object) -> str:
+    """A reason to stop as it was given, empty where none is; the word "null" is none."""
+    if isinstance(value, str):
+        return "" if _plain(value) in _ABSENT else value
+    return "of an unknown kind" if value else ""
+
+
+def read_status(value: object) -> str:
+    """A response's status in the words of the Responses API; one that means nothing there as it was given.
+
+    A bridge may put a finish reason there.
+    """
+    given = as_str(value)
+    word = _plain(given)
+    if word in TERMINAL | RUNNING:
+        return word
+    if word in _ABSENT:
+        return ""
+    if word in _WHOLE:
+        return "completed"
+    if word in _LENGTH | _FILTER | _TOOLS | _BROKEN:
+        return "incomplete"
+    return _STATUSES.get(word, given)
+
+
+def cut_short(*reasons: str) -> str | None:
+    """Why an answer that ended for these reasons is only a part; None if they are known to mean that it is whole."""
+    return next((reason_in_words(reason) for reason in reasons if reason and _plain(reason) not in _WHOLE), None)
+
+
+def reason_in_words(reason: str) -> str:
+    """A reason to stop, in words for a person."""
+    word, shown = _plain(reason), one_line(reason)
+    if word in _LENGTH:
+        return f"the length limit was reached ({shown})"
+    if word in _FILTER:
+        return f"the content filter stopped it ({shown})"
+    if word in _TOOLS:
+        return f"the model wants to call a tool ({shown})"
+    return f"the provider stopped early ({shown})"
+
+
+def _plain(word: str) -> str:
+    word = word.strip().lower().replace("-", "_").replace(" ", "_")
+    return word.rpartition(".")[2].removeprefix("finish_reason_")

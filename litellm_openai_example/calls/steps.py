@@ -1,0 +1,179 @@
+"""Work without I/O: an operation is a coroutine that awaits the steps it needs done: `call`, `sleep`, `gather`.
+
+A step gives itself to whoever drives the coroutine: `run` with a blocking client, `run_async` with an asynchronous one,
+so that what an operation decides is written once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+import anyio
+from httpx2 import RequestError
+from openai import OpenAIError
+
+from ..config import ConfigurationError
+from ..errors import GatewayError, redact
+
+T = TypeVar("T")
+
+# What can go wrong on the way; anything else that a call raises is the caller's own (a function that gives the key, a
+# value that is no JSON), and reaches the caller as it is. So does a setting that cannot be used.
+_ON_THE_WAY = (OpenAIError, RequestError)
+# What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
+EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
+
+Operation = Coroutine[Any, Any, T]
+
+
+class _Step(Awaitable[Any]):
+    """Awaited, it is handed to the driver, which gives its result back or raises what went wrong."""
+
+    def __await__(self) -> Generator[Self, Any, Any]:
+        return (yield self)
+
+
+@dataclass(frozen=True)
+class call(_Step):
+    """Call the client: `function(client)` gives its result, or an awaitable of it."""
+
+    function: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class sleep(_Step):
+    """Wait for that many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class gather(_Step):
+    """Carry out operations side by side; gives a list of their results, an exception where one failed."""
+
+    operations: Sequence[Operation[Any]]
+
+
+class _Driver(Generic[T]):
+    """An operation on its way: the step that it wants done now (None at its end), and its result."""
+
+    def __init__(self, client: Any, operation: Operation[T]) -> None:
+        self.step: Any = None
+        self.result: T
+        self._client = client
+        self._operation = operation
+        self.give(None)
+
+    def give(self, value: object) -> None:
+        self._advance(lambda: self._operation.send(value))
+
+    def throw(self, error: Exception) -> None:
+        self._advance(lambda: self._operation.throw(error))
+
+    def _advance(self, move: Callable[[], Any]) -> None:
+        try:
+            self.step = move()
+        except StopIteration as stop:
+            self.step, self.result = None, stop.value
+        except GatewayError as error:
+            raise redact(error, getattr(self._client, "api_key", None)) from error.__cause__
+
+
+def run(client: Any, operation: Operation[T]) -> T:
+    """Drive an operation to its end with a blocking client."""
+    driver = _Driver(client, operation)
+    while driver.step is not None:
+        try:
+            value = _do(client, driver.step)
+        except _ON_THE_WAY as error:
+            driver.throw(_not_a_setting(error))
+        else:
+            driver.give(value)
+    return driver.result
+
+
+async def run_async(client: Any, operation: Operation[T]) -> T:
+    """Drive an operation to its end with an asynchronous client."""
+    driver = _Driver(client, operation)
+    while driver.step is not None:
+        try:
+            value = await _do_async(client, driver.step)
+        except _ON_THE_WAY as error:
+            driver.throw(_not_a_setting(error))
+        else:
+            driver.give(value)
+    return driver.result
+
+
+def _not_a_setting(error: Exception) -> Exception:
+    if isinstance(error, ConfigurationError):
+        raise error
+    return error
+
+
+def _do(client: Any, step: Any) -> Any:
+    if isinstance(step, call):
+        return step.function(client)
+    if isinstance(step, gather):
+        return _side_by_side(client, step.operations)
+    return time.sleep(step.seconds)
+
+
+async def _do_async(client: Any, step: Any) -> Any:
+    if isinstance(step, call):
+        return await step.function(client)
+    if isinstance(step, gather):
+        return await _side_by_side_async(client, step.operations)
+    return await anyio.sleep(step.seconds)
+
+
+def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
+    outcomes: list[Any] = [None] * len(operations)
+
+    def one(index: int, operation: Operation[Any]) -> None:
+        try:
+            outcomes[index] = run(client, operation)
+        except BaseException as error:
+            outcomes[index] = error
+
+    # Daemons: an interrupt in the main thread must not wait for a research. Each has the caller's deadline.
+    threads = [
+        threading.Thread(target=copy_context().run, args=(one, index, operation), daemon=True)
+        for index, operation in enumerate(operations)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _outcomes(outcomes)
+
+
+async def _side_by_side_async(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
+    outcomes: list[Any] = [None] * len(operations)
+
+    async def one(index: int, operation: Operation[Any]) -> None:
+        try:
+            outcomes[index] = await run_async(client, operation)
+        except EXPECTED as error:
+            outcomes[index] = error
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for index, operation in enumerate(operations):
+                tasks.start_soon(one, index, operation)
+    finally:
+        for operation in operations:
+            operation.close()  # one that was cancelled before it began
+    return outcomes
+
+
+def _outcomes(outcomes: list[Any]) -> list[Any]:
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED):
+            raise outcome
+    return outcomes

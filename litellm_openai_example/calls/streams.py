@@ -1,0 +1,197 @@
+"""Answers in pieces, as they arrive. A stream counts as whole only after its terminal event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Self
+
+from ..diagnosis import explain
+from ..errors import CutShortError, GatewayError, redact
+from .answer import Answer
+from .assembly import CUT, StreamReader
+from .reasons import TERMINAL
+from .reply import Reply, headers_of, read_reply, require_complete, with_text
+from .sse import Event, Events, data_of, has_events
+from .steps import EXPECTED
+
+
+class Reading:
+    """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
+
+    def __init__(self, raw: Any, reader: StreamReader, secret: str) -> None:
+        self._raw = raw
+        self._reader = reader
+        self._secret = secret
+        self._body: Reply | None = None
+        self._done = False
+        self.has_events = has_events(raw.headers)
+
+    @property
+    def reply(self) -> Reply:
+        """What has arrived so far."""
+        return self._body or Reply(self._reader.answer(), "", headers_of(self._raw), self._raw.retries_taken)
+
+    @property
+    def id(self) -> str | None:
+        """The id of the answer; unlike `reply`, it costs nothing to ask for while pieces arrive."""
+        return self._body.id if self._body else self._reader.id
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more can come, so that a server that keeps the connection open is not waited for."""
+        return self._done or self._reader.ended
+
+    def events(self) -> Events:
+        """The events of the body."""
+        return Events(self._raw.http_response)
+
+    def event(self, event: Event) -> str:
+        """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
+        if event.is_last:
+            self._done = True
+            return self._reader.end()
+        return self._reader.feed(data_of(event))
+
+    def body(self, content: bytes) -> str:
+        """The text of an answer that came in one piece."""
+        self._body = read_reply(self._raw, content, type(self._reader))
+        return self._body.text
+
+    def rest(self) -> str:
+        """The text that was held back, when nothing more comes."""
+        return self._reader.rest()
+
+    def verdict(self, error: Exception | None = None) -> None:
+        """Raise what a stream that ended, or broke with `error`, has to be called; nothing if it is whole."""
+        reply = self.reply
+        try:
+            if error is not None and reply.answer.status not in TERMINAL:
+                raise explain(error)
+            if not reply.answer.status and self._body is None:
+                raise GatewayError(CUT)
+            require_complete(reply)
+        except CutShortError as failure:
+            raise redact(failure, self._secret) from error
+        except GatewayError as failure:
+            raise redact(with_text(failure, reply) if reply.text else failure, self._secret) from error
+
+
+class TextStream(Iterator[str]):
+    """Pieces of text. At the end it raises as the call without a stream would; `reply` is what has arrived."""
+
+    def __init__(self, raw: Any, reading: Reading) -> None:
+        self._raw = raw
+        self._reading = reading
+        self._pieces = self._read()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer so far, with the gateway's headers."""
+        return self._reading.reply
+
+    @property
+    def id(self) -> str | None:
+        """The id of the answer, as soon as it is known."""
+        return self._reading.id
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop reading and release the connection."""
+        self._pieces.close()
+        self._raw.http_response.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _read(self) -> Generator[str, None, None]:
+        failure: Exception | None = None
+        try:
+            if not self._reading.has_events:
+                yield from _if_any(self._reading.body(self._raw.http_response.read()))
+            else:
+                for event in self._reading.events():
+                    yield from _if_any(self._reading.event(event))
+                    if self._reading.finished:
+                        break
+        except EXPECTED as error:
+            failure = error
+        finally:
+            self._raw.http_response.close()
+        yield from _if_any(self._reading.rest())
+        self._reading.verdict(failure)
+
+
+class AsyncTextStream(AsyncIterator[str]):
+    """Pieces of text, asynchronously; see `TextStream`.
+
+    The call is sent when the first piece is asked for, or when the stream itself is awaited.
+    """
+
+    def __init__(self, open_: Callable[[], Awaitable[tuple[Any, Reading]]]) -> None:
+        self._open = open_
+        self._opened: tuple[Any, Reading] | None = None
+        self._pieces = self._read()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer so far, with the gateway's headers."""
+        return self._opened[1].reply if self._opened else Reply(Answer(), "", {})
+
+    @property
+    def id(self) -> str | None:
+        """The id of the answer, as soon as it is known."""
+        return self._opened[1].id if self._opened else None
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        yield from self._start().__await__()
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def close(self) -> None:
+        """Stop reading and release the connection."""
+        await self._pieces.aclose()
+        if self._opened:
+            await self._opened[0].http_response.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def _start(self) -> tuple[Any, Reading]:
+        if self._opened is None:
+            self._opened = await self._open()
+        return self._opened
+
+    async def _read(self) -> AsyncGenerator[str, None]:
+        raw, reading = await self._start()
+        failure: Exception | None = None
+        try:
+            if not reading.has_events:
+                for piece in _if_any(reading.body(await raw.http_response.aread())):
+                    yield piece
+            else:
+                async for event in reading.events():
+                    for piece in _if_any(reading.event(event)):
+                        yield piece
+                    if reading.finished:
+                        break
+        except EXPECTED as error:
+            failure = error
+        finally:
+            await raw.http_response.aclose()
+        for piece in _if_any(reading.rest()):
+            yield piece
+        reading.verdict(failure)
+
+
+def _if_any(piece: str) -> list[str]:
+    return [piece] if piece else []

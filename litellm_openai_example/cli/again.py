@@ -1,0 +1,61 @@
+"""Lines for the user to type: each works as it is printed, from where it is printed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+
+from ..config import DEFAULT_RELAY_URL, OWN_RELAY, setting
+from .options import PROGRAM
+
+MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # the Makefile's target that runs this command
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def own_relay() -> bool:
+    """Whether the relay ends with this command."""
+    return bool(setting(OWN_RELAY))
+
+
+def typed(*arguments: str, token: str | None = None) -> str:
+    """The line that runs this command with other arguments.
+
+    Args:
+        arguments: not to be trusted: an id comes from a gateway. They are quoted for the shell.
+        token: of a research run, which is the relay's.
+    """
+    settings = {}
+    relay = setting("RELAY_BASE_URL")
+    if token and relay and relay.rstrip("/") != DEFAULT_RELAY_URL and not own_relay():
+        settings["RELAY_BASE_URL"] = relay
+    if token:
+        settings["RELAY_INVOCATION_TOKEN"] = token
+    words = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    target = setting(MAKE_TARGET)
+    if target:
+        # Quoted twice: make hands the words of ARGS to a shell of its own.
+        words += ["make", shlex.quote(target), f"ARGS={shlex.quote(shlex.join(arguments))}"]
+    else:
+        words += [shlex.quote(word) for word in (*_program(), *arguments)]
+    return " ".join(words)
+
+
+def _program() -> list[str]:
+    """How this command was called, for another time."""
+    start = os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] else ""
+    folder, name = os.path.split(start)
+    program = [PROGRAM]
+    if name == "__main__.py" and folder == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+        program = [sys.executable, "-m", _PACKAGE]
+    elif name == PROGRAM and not _is(shutil.which(PROGRAM), start):
+        program = [start]
+    if own_relay():
+        return [sys.executable, "-m", f"{_PACKAGE}.gateway.relay", "--", *program]
+    return program
+
+
+def _is(found: str | None, start: str) -> bool:
+    return found is not None and os.path.realpath(found) == os.path.realpath(start)

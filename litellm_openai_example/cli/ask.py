@@ -1,0 +1,198 @@
+"""Asking the gateway: answers, streams, background responses and what follows up on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..calls import calls
+from ..calls.reasons import RUNNING
+from ..calls.reply import Reply, require_complete
+from ..calls.sources import source_list
+from ..errors import ErrorKind, GatewayError
+from ..transport.policy import telling_retries
+from . import work
+from .output import notice, progress, readable_json
+from .session import Session
+from .verbose import tell
+
+T = TypeVar("T")
+Tools = list[dict[str, Any]] | None
+
+_CHECK_SECONDS = 5.0
+
+
+def run(session: Session, prompt: str) -> int:
+    """Carry out a command line that asks the gateway alone."""
+    options = session.options
+    if options.retrieve:
+        session.response_id = options.retrieve
+        reply = _wait(session) if options.wait else _retrieve(session)
+    elif options.cancel:
+        reply = _cancel(session)
+    elif options.background:
+        reply = _submit(session, prompt)
+    elif session.streams:
+        reply = _stream(session, prompt)
+    else:
+        reply = _ask(session, prompt)
+    if options.verbose:
+        tell(session, reply)
+    return 0
+
+
+def _ask(session: Session, prompt: str) -> Reply:
+    create = calls.chat if session.options.api == "chat" else calls.respond
+    session.sent = True
+    with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
+        reply = _searching(session, lambda tools: _run(session, create(_request(session, prompt, tools))))
+    _print(session, reply)
+    _tell_what_is_missing(session, reply)
+    return reply
+
+
+def _stream(session: Session, prompt: str) -> Reply:
+    options, client = session.options, session.client
+    more = {"instructions": options.instructions, "timeout": session.until, **_fields(session)}
+    session.sent = True
+    with progress(f"waiting for {client.model}") as shown, telling_retries(shown.retrying):
+        if options.api == "chat":
+            stream = client.stream_chat_completion(prompt, **more)
+        else:
+            more["previous_response_id"] = options.previous_response_id
+            stream = _searching(session, lambda tools: client.stream_response(prompt, tools=tools, **more))
+        for piece in stream:
+            shown.stop()
+            session.answer_id = stream.id
+            session.out.write(piece)
+    session.out.end()
+    _print_sources(session, stream.reply)
+    _tell_what_is_missing(session, stream.reply)
+    return stream.reply
+
+
+def _submit(session: Session, prompt: str) -> Reply:
+    session.sent = True
+    with progress(f"submitting to {session.client.model}") as shown, telling_retries(shown.retrying):
+        reply = _searching(session, lambda tools: _run(session, calls.respond(_request(session, prompt, tools))))
+    session.response_id = reply.answer.id
+    if reply.answer.status in RUNNING and reply.answer.id:
+        work.remember(work.begun(work.RESPONSE, reply.answer.id, prompt))
+    if not session.options.wait:
+        _print_raw(session, reply)
+        return reply
+    notice(f"[submitted as {session.response_id}]")
+    if reply.answer.status not in RUNNING:  # a bridged model: it blocked until it was done
+        reply = require_complete(reply)
+        _print(session, reply)
+    else:
+        reply = _wait(session)
+    _tell_what_is_missing(session, reply)
+    return reply
+
+
+def _wait(session: Session) -> Reply:
+    with progress("waiting for the response") as shown:
+        reply = _run(session, calls.wait(session.response_id or "", shown.status))
+    _print(session, reply)
+    work.forget(session.response_id)
+    return reply
+
+
+def _retrieve(session: Session) -> Reply:
+    reply = _run(session, calls.retrieve(session.response_id or ""))
+    if reply.answer.status == "incomplete" or reply.answer.failed:
+        return require_complete(reply)  # which raises what is to be said of it
+    _print_raw(session, reply)
+    if reply.answer.status not in RUNNING:
+        work.forget(session.response_id)
+    return reply
+
+
+def _cancel(session: Session) -> Reply:
+    reply = _run(session, calls.cancel(session.options.cancel or ""))
+    if reply.answer.failed and reply.answer.status != "cancelled":
+        return require_complete(reply)
+    work.forget(session.options.cancel)
+    _print_raw(session, reply)
+    return reply
+
+
+def _run(session: Session, operation: Any) -> Reply:
+    reply: Reply = session.client.run(operation, session.until)
+    return reply
+
+
+def _request(session: Session, prompt: str, tools: Tools) -> dict[str, Any]:
+    options, model = session.options, session.client.model
+    if options.api == "chat":
+        request = calls.chat_request(model, prompt, options.instructions)
+    else:
+        request = calls.response_request(
+            model,
+            prompt,
+            tools=tools,
+            previous_response_id=options.previous_response_id,
+            instructions=options.instructions,
+            background=options.background,
+        )
+    return request | _fields(session)
+
+
+def _fields(session: Session) -> dict[str, Any]:
+    # In the body as they are: the SDK's own arguments refuse what this version of it does not know.
+    return {"extra_body": session.options.fields} if session.options.fields else {}
+
+
+def _searching(session: Session, send: Callable[[Tools], T]) -> T:
+    """Send with the tool of --web-search, by its other name where the model refuses the first one."""
+    tool = session.options.tool
+    if tool is None:
+        return send(None)
+    try:
+        return send([tool])
+    except GatewayError as error:
+        if error.kind is not ErrorKind.UNSUPPORTED_TOOL:
+            raise
+    return send([{**tool, "type": "web_search"}])  # a request that was refused was not executed
+
+
+def _print(session: Session, reply: Reply) -> None:
+    session.answer_id = reply.answer.id
+    if session.options.json:
+        _print_raw(session, reply)
+        return
+    session.out.write(reply.text)
+    session.out.end()
+    _print_sources(session, reply)
+
+
+def _print_sources(session: Session, reply: Reply) -> None:
+    if session.options.sources and not session.options.json:
+        session.out.paragraph(source_list(reply.answer.sources, reply.text))
+
+
+def _print_raw(session: Session, reply: Reply) -> None:
+    session.answer_id = reply.answer.id
+    session.out.write(readable_json(reply.raw))
+    session.out.end()
+
+
+def _tell_what_is_missing(session: Session, reply: Reply) -> None:
+    """What a gateway leaves out without a word: the search that was asked for, the conversation before."""
+    options = session.options
+    if options.web_search and not reply.answer.searched:
+        notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
+    if options.previous_response_id and _is_bridged(session, reply):
+        notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")
+
+
+def _is_bridged(session: Session, reply: Reply) -> bool:
+    """Whether the gateway makes this model's responses out of another API, which keeps none of them."""
+    try:
+        with progress("checking that the model knew the conversation"):
+            seconds = min(_CHECK_SECONDS, session.until.remaining())
+            session.client.run(calls.retrieve(reply.answer.id or "", timeout=seconds), seconds)
+    except GatewayError as error:
+        return error.kind is ErrorKind.NOT_SUPPORTED
+    return False

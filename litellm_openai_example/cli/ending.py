@@ -1,0 +1,132 @@
+"""How a run of the command ends: the exit code, and what is said of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from ..config import ConfigurationError
+from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
+from . import work
+from .again import own_relay, typed
+from .options import PROGRAM, Options
+from .output import abandon_stdout, notice, readable_json
+from .session import Session
+
+FAILED, USAGE, NOT_AS_ASKED, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
+
+
+def carry_out(run: Callable[[Session, str], int], options: Options, prompt: str, started: float) -> int:
+    """Run it, and give the exit code. Every way to end is told apart here."""
+    session = Session(options, started)
+    try:
+        return run(session, prompt)
+    except BaseException as error:
+        try:
+            return _ending(session, error)
+        except OSError as broken:  # stdout does not even take what arrived of the answer
+            return _ending(session, broken)
+
+
+def _ending(session: Session, error: BaseException) -> int:
+    """The exit code for an error, once it is told; what was paid for is printed or can be picked up."""
+    if session.options.verbose and not isinstance(error, BrokenPipeError):
+        notice(session.out.without_secrets(traceback.format_exc()).rstrip())
+    if isinstance(error, BrokenPipeError):
+        abandon_stdout()
+        if not session.out.wrote:  # a reader that has what it wanted is no news
+            _tell_how_to_pick_up(session)
+        return READER_GONE
+    if isinstance(error, KeyboardInterrupt):
+        known = session.response_id or session.invocation
+        lost = session.sent and not known
+        notice("interrupted" + ("; the request was on its way and may have been executed" if lost else ""))
+        _tell_how_to_pick_up(session, stop=True)
+        return INTERRUPTED
+    if isinstance(error, ConfigurationError):
+        notice(f"Error: {error}")
+        return USAGE
+    if isinstance(error, GatewayError):
+        return _failed(session, error)
+    if isinstance(error, OSError):  # what goes wrong with the network is a GatewayError
+        abandon_stdout()
+        notice(f"Error: cannot write the answer to stdout: {error.strerror or error}{_named(session)}")
+        _tell_how_to_pick_up(session)
+        return FAILED
+    if isinstance(error, Exception):
+        notice(f"Error: {PROGRAM} hit an internal error ({type(error).__name__}); --verbose shows where")
+        _tell_how_to_pick_up(session)
+        return FAILED
+    raise error
+
+
+def _failed(session: Session, failure: GatewayError) -> int:
+    _add_hint(session, failure)
+    ended = not isinstance(failure, StillRunningError)
+    if isinstance(failure, CutShortError) and failure.text and not session.out.wrote:
+        session.answer_id = session.answer_id or failure.response_id
+        session.out.write(readable_json(failure.raw) if session.options.json and failure.raw else failure.text)
+    elif failure.research and not session.out.wrote:
+        session.out.write(failure.research)  # it was paid for, whatever came after it
+    session.out.end()
+    notice(session.out.without_secrets(f"Error: {failure}"))
+    if not ended:
+        session.invocation = getattr(failure, "invocation", session.invocation)
+        _tell_how_to_pick_up(session)
+    elif failure.research:
+        _tell_how_to_pick_up(session, "The research run is kept by the relay. Try to finish the answer")
+    elif session.response_id and _is_final(failure):
+        work.forget(session.response_id)
+    return failure.exit_code
+
+
+_FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED, ErrorKind.UNKNOWN_RESPONSE)
+
+
+def _is_final(failure: GatewayError) -> bool:
+    """Whether there is nothing more to be had of a response."""
+    return isinstance(failure, CutShortError) or failure.kind in _FINAL
+
+
+def _add_hint(session: Session, failure: GatewayError) -> None:
+    options = session.options
+    if failure.kind is ErrorKind.MISSING_TOOL and not options.web_search:
+        failure.hint = "a deep-research model needs something to search with: " + (
+            "--web-search" if options.api == "responses" else "--api responses --web-search"
+        )
+
+
+def _named(session: Session) -> str:
+    """By what an answer that was not written can be had again, for the end of a message."""
+    answer_id = session.answer_id
+    if not answer_id or session.response_id or session.invocation:
+        return ""
+    if session.options.api == "responses" and _is_id(answer_id):
+        return f"; the answer can be had again: {typed('--retrieve', answer_id, '--wait')}"
+    return f"; the gateway gave the answer the id {answer_id}"
+
+
+def _tell_how_to_pick_up(session: Session, words: str = "", *, stop: bool = False) -> None:
+    """Say how to go on with what was paid for, and how to stop it where the user has just interrupted."""
+    if session.invocation:
+        work_id, token = session.invocation
+        if own_relay():
+            kept = "The relay has stopped with this command and keeps the research run. Pick it up"
+        else:
+            kept = "The research run goes on at the relay. Pick it up"
+        arguments, secret = ["--invocation", work_id, "--timeout", "3600"], token
+    elif session.response_id and (session.options.background or session.options.retrieve):
+        work_id, kept = session.response_id, "The response is kept by the gateway. Pick it up"
+        arguments, secret = ["--retrieve", work_id, "--wait"], None
+    else:
+        return
+    if not _is_id(work_id):
+        notice(f"It has an id that no command line takes: {work_id!r}")
+        return
+    notice(f"{words or kept}: {typed(*arguments, token=secret)}")
+    if stop:
+        notice(f"Stop it: {typed('--cancel', work_id, token=secret)}")
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

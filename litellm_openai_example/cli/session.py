@@ -1,0 +1,51 @@
+"""One run of the command: its options, its deadline, its output, and what it has paid for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import cached_property
+
+from ..client import LiteLLMClient
+from ..config import gateway_settings, is_secret, setting
+from ..transport.deadline import Deadline
+from .options import Options
+from .output import Output
+
+
+class Session:
+    """One run of the command.
+
+    Args:
+        options: the command line.
+        started: when it began, on the monotonic clock; its deadline counts from then.
+
+    Attributes:
+        response_id: of a background response that can be picked up.
+        invocation: id and token of a research run that can be picked up.
+        answer_id: of a foreground answer, by which the gateway knows it.
+        sent: whether something that costs may be on its way.
+    """
+
+    def __init__(self, options: Options, started: float) -> None:
+        self.options = options
+        self.started = started
+        self.until = Deadline(options.timeout)
+        self.until.at -= time.monotonic() - started
+        keys = [setting(name) for name in ("LITELLM_API_KEY", "RELAY_API_KEY")]
+        self.out = Output(sys.stdout, [key for key in keys if is_secret(key)])
+        self.response_id: str | None = None
+        self.invocation: tuple[str, str] | None = None
+        self.answer_id: str | None = None
+        self.sent = False
+
+    @cached_property
+    def client(self) -> LiteLLMClient:
+        """The client of the gateway. Raises ConfigurationError when its settings are unusable."""
+        settings = gateway_settings()
+        return LiteLLMClient(settings.base_url, settings.api_key, self.options.model or settings.model)
+
+    @property
+    def streams(self) -> bool:
+        wanted = self.options.stream
+        return self.out.terminal and not self.options.json if wanted is None else wanted

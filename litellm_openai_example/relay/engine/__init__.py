@@ -1,0 +1,1 @@
+"""Who does what when: jobs, and the worker that owns them."""

@@ -1,0 +1,93 @@
+"""What each failure of the gateway means for a research run.
+
+A failed submission is one of three things, and the difference is money: certainly not executed and hopeless
+(`Refused`), certainly not executed but worth another try (`NotSent`), or possibly executed (`OutcomeUnknown`).
+"""
+
+from __future__ import annotations
+
+import httpx2
+import openai
+
+from ...diagnosis import explain
+from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
+
+
+class Refused(Exception):
+    """The gateway will not do it; `code` is one of the contract's."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NotSent(Exception):
+    """It was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
+
+    def __init__(self, delay: float | None = None) -> None:
+        super().__init__("not sent")
+        self.delay = delay
+
+
+class OutcomeUnknown(Exception):
+    """It may have been executed, and there is no way to tell."""
+
+
+class PollFailed(PortableError):
+    """A look at a response that says nothing about it.
+
+    Attributes:
+        missing: the gateway says that it does not know the response.
+        hopeless: it can never be looked at.
+        outage: there was no answer, or one that blames the server: it says nothing of this response in particular.
+    """
+
+    def __init__(self, *, missing: bool = False, hopeless: bool = False, outage: bool = False) -> None:
+        super().__init__("poll failed")
+        self.missing = missing
+        self.hopeless = hopeless
+        self.outage = outage
+
+
+def submit_failed(error: Exception) -> Exception:
+    """Which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
+    explained = explain(error)
+    if explained.outcome_unknown:
+        return OutcomeUnknown()
+    if explained.status is None:
+        unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
+        return NotSent() if unsent else OutcomeUnknown()
+    if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
+        return NotSent(explained.retry_after)
+    if 300 <= explained.status < 500:
+        return Refused(_refusal_code(explained))
+    return OutcomeUnknown()
+
+
+def _is_unsent(error: openai.APIConnectionError) -> bool:
+    if isinstance(error, LostAnswerError | DeadlineExceededError):
+        return not error.outcome_unknown
+    unsent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
+    return isinstance(error.__cause__, unsent)
+
+
+def _refusal_code(explained: GatewayError) -> str:
+    if explained.kind is ErrorKind.BUDGET or explained.status == 402:
+        return "gateway_budget_exceeded"
+    if explained.kind is ErrorKind.UNKNOWN_MODEL:
+        return "model_unavailable"
+    if explained.status in (401, 403) or explained.kind is ErrorKind.BAD_KEY:
+        return "gateway_key_rejected"
+    return "gateway_rejected_request"
+
+
+def poll_failed(error: Exception) -> PollFailed:
+    """What an exception of the SDK says about the response that was asked for."""
+    if isinstance(error, PollFailed):
+        return error
+    explained = explain(error)
+    return PollFailed(
+        missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
+        hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
+        outage=explained.status is None or explained.status >= 500 or explained.status in (401, 408, 429),
+    )

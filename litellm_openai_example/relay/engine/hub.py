@@ -1,0 +1,174 @@
+"""Who waits for what: all waiters and event streams of this process hang here, and none of them asks the database.
+
+A change, made here or announced by another process, is read once for all who watch that invocation. What is not
+announced (changes by another process on SQLite, or while PostgreSQL was away) is found by looking again now and then
+at what is watched and not done here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+
+from ..events import Event, History
+from ..ledger.database import LedgerUnavailable, NotAnnounced
+from ..ledger.ledger import Ledger
+from ..ledger.records import Piece, Record
+from ..log import log
+
+_SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
+_RETRY = 0.5
+_RETRY_BEHIND_POOLER = 60.0
+
+
+class Topic:
+    """One invocation while somebody watches it: the newest record, and the streamed text."""
+
+    def __init__(self, record: Record, pieces: list[Piece]) -> None:
+        self.record = record
+        self.pieces = pieces
+        self.history = History()
+        self.watchers = 0
+        self._changed = asyncio.Event()
+
+    def update(self, record: Record, pieces: list[Piece]) -> None:
+        self.pieces += pieces
+        if pieces or record != self.record:
+            self.record = record
+            self.wake()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def events_after(self, last: int) -> list[Event]:
+        """What has happened after the event with the id `last` (0 for all)."""
+        return self.history.after(self.record, self.pieces, last)
+
+    async def change(self, timeout: float) -> bool:
+        """Wait for the next change, `timeout` seconds at most; whether there was one."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
+
+
+class Hub:
+    """The topics of one process.
+
+    Args:
+        ledger: where changes are read.
+        tick: seconds between two looks at what may change without an announcement.
+        local: the invocations that this process itself runs; their changes are always announced.
+    """
+
+    def __init__(self, ledger: Ledger, *, tick: float, local: Callable[[], Collection[str]]) -> None:
+        self.closing = False
+        self._ledger = ledger
+        self._tick = tick
+        self._local = local
+        self._announced = False  # whether the changes of other processes are heard
+        self._topics: dict[str, Topic] = {}
+        self._stale: set[str] = set()
+        self._wanted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def watchers(self) -> int:
+        """How many wait or watch here."""
+        return sum(topic.watchers for topic in self._topics.values())
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._refresh_stale()), asyncio.create_task(self._look_again())]
+        if self._ledger.database.postgresql:
+            self._tasks.append(asyncio.create_task(self._listen()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Wake all who wait: this process is about to end."""
+        self.closing = True
+        for topic in self._topics.values():
+            topic.wake()
+
+    @asynccontextmanager
+    async def watch(self, record: Record) -> AsyncIterator[Topic]:
+        """The topic of an invocation, of which `record` was just read."""
+        topic = self._topics.get(record.id)
+        if topic is None:
+            pieces = await self._ledger.pieces(record.id) if record.mode == "stream" else []
+            topic = self._topics.setdefault(record.id, Topic(record, pieces))
+            self.changed([record.id])  # it may have changed since
+        topic.watchers += 1
+        try:
+            yield topic
+        finally:
+            topic.watchers -= 1
+            if topic.watchers == 0:
+                self._topics.pop(record.id, None)
+
+    def changed(self, ids: Iterable[str]) -> None:
+        """Take notice that these invocations are not what they were."""
+        watched = self._topics.keys() & ids
+        if watched:
+            self._stale |= watched
+            self._wanted.set()
+
+    async def _refresh_stale(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            ids, self._stale = self._stale, set()
+            try:
+                await self._refresh(ids)
+            except LedgerUnavailable:
+                await asyncio.sleep(_RETRY)
+                self.changed(ids)
+
+    async def _refresh(self, ids: Collection[str]) -> None:
+        records = await self._ledger.get_many(list(ids))
+        for record in records.values():
+            topic = self._topics.get(record.id)
+            if topic is None:
+                continue
+            pieces = []
+            if record.mode == "stream":
+                pieces = await self._ledger.pieces(record.id, topic.pieces[-1].seq if topic.pieces else 0)
+            topic.update(record, pieces)
+
+    async def _look_again(self) -> None:
+        last_safety = time.monotonic()
+        while True:
+            await asyncio.sleep(self._tick)
+            watched = {id for id, topic in self._topics.items() if not topic.record.finished}
+            if time.monotonic() - last_safety >= _SAFETY:
+                last_safety = time.monotonic()
+                self.changed(watched)
+            elif not self._announced:
+                self.changed(watched.difference(self._local()))
+
+    async def _listen(self) -> None:
+        told = False
+        while True:
+            pause = _RETRY
+            try:
+                async for ids in self._ledger.database.listen():
+                    self._announced = True
+                    # An empty set says that listening has just begun: anything may have changed before.
+                    self.changed(ids or list(self._topics))
+            except NotAnnounced:
+                pause = _RETRY_BEHIND_POOLER
+                if not told:
+                    log.warning("the ledger announces no changes (a pooler per transaction?): looking for them instead")
+                told = True
+            except LedgerUnavailable:
+                pass
+            finally:
+                self._announced = False
+            await asyncio.sleep(pause)

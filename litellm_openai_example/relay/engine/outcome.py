@@ -1,0 +1,114 @@
+"""What a reply of the gateway means for an invocation, and what of it is kept.
+
+======================================= ============ ==========================
+the reply says                          state        error code
+======================================= ============ ==========================
+completed, with text                    completed    -
+completed, a refusal                    failed       model_refused
+completed, without text                 failed       empty_output
+completed, with an error                failed       upstream_failed
+failed                                  failed       upstream_failed
+incomplete                              incomplete   by its reason
+cancelled                               cancelled    upstream_cancelled
+anything else                           (not ended)
+======================================= ============ ==========================
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ...calls.answer import Answer
+from ...transport.headers import cost
+from ..ledger.records import Outcome
+from .shorten import shortened
+
+_MOST_SOURCES = 1000
+_LONGEST_URL = 2000
+_LONGEST_TITLE = 500
+_KEPT = ("object", "model", "status", "output", "usage", "incomplete_details")
+_REASONS = (
+    (re.compile("larger than"), "output_too_large"),
+    (re.compile("max|length|limit"), "output_limit_reached"),
+    (re.compile("filter|safety|policy"), "content_filtered"),
+)
+# PostgreSQL stores no NUL, and no database or JSON text half of a surrogate pair.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def outcome_of(answer: Answer, body: object, headers: Mapping[str, str], *, longest: int) -> Outcome | None:
+    """How the invocation ended, None if it has not ended.
+
+    Args:
+        answer, body, headers: the reply, as read and as it came.
+        longest: characters of text that are stored.
+    """
+    state, code = _verdict(answer)
+    if state is None:
+        return None
+    text: str | None = storable(answer.text) or None
+    if text is not None and len(text) > longest:
+        text = text[:longest]
+        state, code = ("incomplete", "output_too_large") if state == "completed" else (state, code)
+    return Outcome(state, code, text, _kept(answer, body, headers, longest))
+
+
+def storable(text: str) -> str:
+    """`text` with what cannot be stored replaced."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _verdict(answer: Answer) -> tuple[str | None, str | None]:
+    if answer.status == "cancelled":
+        return "cancelled", "upstream_cancelled"
+    if answer.status == "incomplete":
+        reason = (answer.cut_short or "").lower()
+        return "incomplete", next((code for words, code in _REASONS if words.search(reason)), "upstream_incomplete")
+    if answer.status not in ("completed", "failed"):
+        return None, None
+    if answer.failed:
+        return "failed", "upstream_failed"
+    if answer.text.strip():
+        return "completed", None
+    return "failed", "model_refused" if answer.refusal else "empty_output"
+
+
+def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int) -> dict[str, Any] | None:
+    """The part of a response that is shown: not what was asked, which may hold secrets of the relay's tools.
+
+    Beside the response's own fields it holds `sources` and `cost_usd`, which the view shows beside the response.
+    """
+    if not isinstance(body, dict) or answer.status == "failed":
+        return None  # the words of a provider's failure are not passed on
+    kept = {name: body[name] for name in _KEPT if body.get(name) is not None}
+    try:
+        kept = shortened(_scrub(kept), 4 * longest)
+    except (ValueError, RecursionError):
+        kept = {name: storable(kept[name]) for name in ("model", "status") if isinstance(kept.get(name), str)}
+        kept["shortened"] = True
+    if answer.sources:
+        sources = [source for source in answer.sources if len(source.url) <= _LONGEST_URL][:_MOST_SOURCES]
+        kept["sources"] = [{"url": storable(s.url), "title": storable(s.title)[:_LONGEST_TITLE]} for s in sources]
+    cost = _cost(body, headers)
+    return kept if cost is None else {**kept, "cost_usd": cost}
+
+
+def _scrub(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_scrub(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): _scrub(item) for key, item in value.items()}
+    return value
+
+
+def _cost(body: dict[str, Any], headers: Mapping[str, str]) -> float | None:
+    """US dollars; the last event of a stream has them in its usage, as no header can."""
+    usage = body.get("usage")
+    value = usage.get("cost") if isinstance(usage, dict) else None
+    told = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return cost(headers) if not told else value

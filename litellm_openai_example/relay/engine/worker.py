@@ -1,0 +1,229 @@
+"""The work of one process: claim what is queued, carry on what was left behind, keep the lease, and stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, Ledger
+from ..ledger.records import Record
+from ..log import kind_and_place, log
+from ..settings import Settings
+from .gate import Gate
+from .job import Job
+from .lease import Lease
+from .loops import keep_going
+from .upstream import Upstream
+
+_PURGE_EVERY = 600.0
+_TROUBLE_PAUSE = 0.5
+
+
+class Worker:
+    """Runs invocations until it is stopped.
+
+    Args:
+        ledger: opened.
+        upstream: the gateway.
+        settings: limits and timings.
+
+    Attributes:
+        jobs: what this process runs, by the id of the invocation.
+        on_failure: called when a loop has ended that must not: the process does no good any more.
+    """
+
+    def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.on_failure: Callable[[], None] = _nobody
+        self._ledger = ledger
+        self._upstream = upstream
+        self._settings = settings
+        self._timings = settings.timings
+        self._gate = Gate(settings.submit_gate)
+        self._lease = Lease(ledger, settings.timings.lease)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._wanted = asyncio.Event()
+        self._gate.on_change = self._wanted.set
+        self._queued = False  # whether there may be something to claim
+        self._owning = asyncio.Lock()  # held while what this process owns and what it runs may differ
+        self._broken: set[str] = set()  # jobs that ended by an error: perhaps sent, so never to be sent again
+        self._next_purge = self._next_check = 0.0
+
+    async def start(self) -> None:
+        """Take the lease and begin. Raises LedgerUnavailable."""
+        await self._lease.beat()
+        self._keep("keeping the lease", self._keep_lease)
+        self._keep("claiming", self._dispatch)
+        self._keep("looking after what was left behind", self._look_after)
+        self._loops.append(asyncio.create_task(self._look_for_model()))
+
+    def wake(self) -> None:
+        """There is something to claim."""
+        self._queued = True
+        self._wanted.set()
+
+    def cancel(self, invocation_id: str) -> None:
+        """Somebody wants this invocation cancelled, which may be another process's."""
+        job = self.jobs.get(invocation_id)
+        if job is not None:
+            job.cancel()
+
+    async def stop(self, drain: float) -> None:
+        """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others."""
+        self._stopping = True
+        for loop in self._loops[1:]:  # the lease is kept to the end
+            loop.cancel()
+        for invocation_id, job in self.jobs.items():
+            if job.submit_done.is_set():
+                self._tasks[invocation_id].cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain):
+                await asyncio.gather(*(job.submit_done.wait() for job in self.jobs.values()))
+        tasks = [*self._loops, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        ran = self._broken | self.jobs.keys()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            for invocation_id in set(await self._ledger.owned()) - ran:  # claimed just now: nothing was sent
+                await self._ledger.put_back(invocation_id, 0.0)
+            await self._ledger.leave()
+        except Exception as error:
+            log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
+
+    def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(keep_going(name, step, pause=self._timings.tick), name=name)
+        task.add_done_callback(self._loop_ended)
+        self._loops.append(task)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not self._stopping:
+            log.critical("%s ended: this process cannot do its work any more", task.get_name())
+            self.on_failure()
+
+    async def _keep_lease(self) -> None:
+        await asyncio.sleep(self._timings.lease / 3)
+        await self._lease.beat()
+
+    async def _look_for_model(self) -> None:
+        """Say at the start what every run would fail with."""
+        model = self._settings.model
+        nearest = await self._upstream.missing_model(model, timeout=self._timings.poll_timeout)
+        if nearest is not None:
+            like = f"; it lists {', '.join(nearest)}" if nearest else ""
+            log.warning("the gateway does not list the model %s (RELAY_MODEL)%s", model, like)
+
+    # Claiming
+
+    async def _dispatch(self) -> None:
+        await self._wanted.wait()
+        self._wanted.clear()
+        try:
+            async with self._owning:
+                await self._claim()
+        except Exception:
+            self._next_check = 0.0  # it may have been committed all the same
+            self.wake()
+            raise
+        if self._gate.trouble:
+            await asyncio.sleep(_TROUBLE_PAUSE)
+
+    async def _claim(self) -> None:
+        while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_send:
+            self._queued = False  # until somebody says so again, perhaps while we claim
+            claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
+            self._queued = self._queued or len(claimed) == free
+            for record in claimed:
+                self._run(record)
+            if self._gate.trouble:
+                return
+
+    @property
+    def _free(self) -> int:
+        return self._settings.max_running - len(self.jobs)
+
+    def _run(self, record: Record) -> None:
+        job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
+        self.jobs[record.id] = job
+        self._gate.jobs = len(self.jobs)
+        task = asyncio.create_task(job.run(), name=record.id)
+        self._tasks[record.id] = task
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        invocation_id = task.get_name()
+        self.jobs.pop(invocation_id, None)
+        self._tasks.pop(invocation_id, None)
+        self._gate.jobs = len(self.jobs)
+        if not self._stopping and (task.cancelled() or task.exception() is not None):
+            error = None if task.cancelled() else task.exception()
+            log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
+            self._broken.add(invocation_id)
+            self._next_check = 0.0
+        self._wanted.set()
+
+    # What is found in the ledger
+
+    async def _look_after(self) -> None:
+        await asyncio.sleep(self._timings.tick)
+        async with self._owning:
+            await self._check_owned()
+            await self._carry_on()
+        if self.jobs:
+            for invocation_id in await self._ledger.cancel_requests():
+                self.cancel(invocation_id)
+        if time.monotonic() >= self._next_purge:
+            await self._purge()
+
+    async def _check_owned(self) -> None:
+        """Run what the ledger says is this process's and nobody runs here.
+
+        The answer to a commit may be lost: a claim or a take-over has been made then, and this process does not know.
+        """
+        if time.monotonic() < self._next_check:
+            return
+        owned = set(await self._ledger.owned()) - self.jobs.keys()
+        for record in (await self._ledger.get_many(sorted(owned))).values() if owned else ():
+            if record.id in self.jobs or record.owner != self._ledger.worker:
+                continue
+            if record.state == "running":
+                self._run(record)
+            elif record.state in IN_FLIGHT and record.id in self._broken:
+                await self._ledger.settle(record.id, INDETERMINATE)
+            elif record.state in IN_FLIGHT:  # claimed by a commit whose answer was lost: nothing was sent
+                await self._ledger.put_back(record.id, 0.0)
+                self.wake()
+        self._broken.clear()
+        self._next_check = time.monotonic() + self._timings.lease
+
+    async def _carry_on(self) -> None:
+        judge = self._lease.may_declare_dead
+        queued, orphaned = await self._ledger.pending(judge=judge)
+        if queued:
+            self.wake()
+        if not orphaned or not self._lease.may_send:
+            return
+        for record in await self._ledger.bury(judge=judge):
+            log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
+        if self._free > 0:
+            try:
+                taken = await self._ledger.take_over(judge=judge, limit=self._free)
+            except Exception:
+                self._next_check = 0.0
+                raise
+            for record in taken:
+                if record.id not in self.jobs:
+                    self._run(record)
+
+    async def _purge(self) -> None:
+        more = await self._ledger.purge(self._settings.retention) > 0
+        if not more:  # else the next block comes with the next tick
+            self._next_purge = time.monotonic() + _PURGE_EVERY
+
+
+def _nobody() -> None:
+    """Nobody minds."""

@@ -1,0 +1,92 @@
+"""The event stream of an invocation, made from what the ledger holds of it.
+
+Ids are positions: 1 is `queued`, 2 `running`, then one for each stored piece of text, one for text that was not
+streamed, and one for the end. They are the same on every process and after every restart.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from ..research.contract import LastEvent, OutputTextEvent, StatusEvent
+from .ledger.records import Piece, Record, when
+
+RETRY_MILLISECONDS = 1000
+_QUEUED, _RUNNING = 1, 2
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event, as it is sent."""
+
+    id: int
+    encoded: bytes
+
+    @classmethod
+    def of(cls, id: int, name: str, data: bytes) -> Event:
+        """From JSON: that has no line breaks of its own, so one data line is enough."""
+        return cls(id, f"id: {id}\nevent: {name}\ndata: ".encode() + data + b"\n\n")
+
+
+class History:
+    """The events of one invocation, encoded once for all who read them: a result may have some megabytes."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def after(self, record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
+        """What has happened after the event with the id `last` (0 for all); `record` and `pieces` are the newest."""
+        newest = self._events[-1].id if self._events else 0
+        self._events += events_after(record, pieces, newest)
+        return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
+
+
+def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
+    """What has happened after the event with the id `last` (0 for all)."""
+    events = []
+    if last < _QUEUED:
+        events.append(_status(record, _QUEUED, "queued", None, record.created_at))
+    if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
+        events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
+    for piece in pieces[max(0, last - _RUNNING) :]:
+        events.append(_text(record, piece.seq + _RUNNING, piece.start, piece.text))
+    if record.finished:
+        rest = _rest(record, pieces)
+        end = last_id(record, pieces)
+        if rest is not None and last < end - 1:
+            events.append(_text(record, end - 1, rest.start, rest.text))
+        if last < end:
+            view = LastEvent.model_construct(**vars(record.view))
+            events.append(Event.of(end, view.type, view.model_dump_json().encode()))
+    return events
+
+
+def last_id(record: Record, pieces: Sequence[Piece]) -> int:
+    """The highest id that has been given out so far."""
+    streamed = len(pieces) + _RUNNING
+    if record.finished:
+        return streamed + 1 + (_rest(record, pieces) is not None)
+    return streamed if pieces or record.status == "running" else _QUEUED
+
+
+def _rest(record: Record, pieces: Sequence[Piece]) -> Piece | None:
+    """The text that was not streamed; nothing if the final text is another than what was streamed."""
+    text, start = record.output_text or "", pieces[-1].end if pieces else 0
+    if len(text) <= start or not text.startswith("".join(piece.text for piece in pieces)):
+        return None
+    return Piece(len(pieces) + 1, start, text[start:])
+
+
+def _status(record: Record, id: int, status: str, upstream_id: str | None, at: float) -> Event:
+    event = StatusEvent.model_construct(
+        invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
+    )
+    return Event.of(id, "status", event.model_dump_json().encode())
+
+
+def _text(record: Record, id: int, start: int, text: str) -> Event:
+    event = OutputTextEvent.model_construct(invocation_id=record.id, offset=start, delta=text)
+    return Event.of(id, "output_text", event.model_dump_json().encode())

@@ -1,0 +1,274 @@
+"""The relay's routes."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from ...research.contract import (
+    IDEMPOTENCY_HEADER,
+    INVOCATIONS_PATH,
+    LAST_EVENT_HEADER,
+    MAX_IDEMPOTENCY_KEY,
+    TOKEN_HEADER,
+    VISIBLE,
+    AcceptedInvocation,
+    ErrorDetail,
+)
+from ..engine.hub import Topic
+from ..events import RETRY_MILLISECONDS, last_id
+from ..ledger.database import LedgerUnavailable
+from ..ledger.records import NewInvocation, Record
+from ..metrics import CONTENT_TYPE, exposition
+from ..relay import Relay
+from .body import Problem, parse, read_body
+from .docs import docs
+from .guard import Guard, error_response
+from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
+from .responses import BoundedResponse, JsonResponse, in_pieces
+
+_LIVENESS = 15.0  # seconds between two looks whether a waiting client is still there
+_ONE = INVOCATIONS_PATH + "/{invocation_id}"
+
+routes = APIRouter()
+_bearer = HTTPBearer(auto_error=False, description="`RELAY_API_KEY`, if the relay has one.")
+_token = APIKeyHeader(name=TOKEN_HEADER, auto_error=False, description="As `POST` returned it.")
+
+
+_KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": VISIBLE}
+IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, json_schema_extra=_KEY_FORM)]
+
+
+def create_app(relay: Relay) -> ASGIApp:
+    """The ASGI application of one relay."""
+    app = FastAPI(
+        title="LiteLLM relay",
+        description="Runs deep research through a LiteLLM gateway: started once, never lost.",
+        version="1",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.relay = relay
+    app.include_router(routes)
+    app.include_router(docs)
+    for problem in (HTTPException, RequestValidationError, Problem, LedgerUnavailable, Exception):
+        app.add_exception_handler(problem, _on_error)
+    describe(app, needs_key=relay.settings.api_key is not None)
+    return Guard(app, loopback=relay.settings.loopback)
+
+
+async def the_relay(request: Request) -> Relay:
+    """The relay that this application belongs to."""
+    relay: Relay = request.app.state.relay
+    return relay
+
+
+TheRelay = Annotated[Relay, Depends(the_relay)]
+
+
+async def may_pay(request: Request, relay: TheRelay, _: Annotated[Any, Depends(_bearer)]) -> None:
+    """Raises Problem unless the client has the relay's key, where there is one."""
+    key = relay.settings.api_key
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if key is not None and not (_same(given.strip(), key) and scheme.lower() == "bearer"):
+        raise Problem("unauthorized")
+
+
+async def may_read(invocation_id: str, relay: TheRelay, token: Annotated[str | None, Depends(_token)]) -> str:
+    """The invocation's id. Raises Problem unless the client has its token.
+
+    Checked without the ledger: neither the answer nor its time tells whether the invocation exists.
+    """
+    if not _same(token or "", relay.ledger.token(invocation_id)):
+        raise Problem("forbidden")
+    return invocation_id
+
+
+Readable = Annotated[str, Depends(may_read)]
+
+
+@routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research")
+async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyKey = None) -> Response:
+    """Starts a research, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
+    after a lost answer is free of charge."""
+    arguments = parse(await read_body(request, relay.settings.timings.body))
+    record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key)))
+    if arguments.mode == "foreground":
+        record = await _until_finished(relay, record, relay.settings.wait, request)
+    accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))
+    status = 200 if arguments.mode == "foreground" and record.finished else 202
+    return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
+
+
+@routes.get(_ONE, responses=VIEW, summary="The invocation as it is")
+async def view(relay: TheRelay, invocation_id: Readable) -> Response:
+    return JsonResponse((await _found(relay, invocation_id)).view_json)
+
+
+@routes.get(_ONE + "/wait", responses=WAITED, summary="The invocation once it has ended")
+async def wait(
+    request: Request,
+    relay: TheRelay,
+    invocation_id: Readable,
+    timeout: Annotated[
+        float | None,
+        Query(ge=0, allow_inf_nan=False, description="Seconds; by default and at most what the operator allows."),
+    ] = None,
+) -> Response:
+    """200 with the view once it has ended, 202 when it has not ended in time."""
+    limit = relay.settings.wait
+    seconds = limit if timeout is None else min(timeout, limit)
+    record = await _until_finished(relay, await _found(relay, invocation_id), seconds, request)
+    return JsonResponse(record.view_json, 200 if record.finished else 202)
+
+
+@routes.get(_ONE + "/events", responses=STREAM, summary="What happens to the invocation, as it happens")
+async def events(
+    relay: TheRelay,
+    invocation_id: Readable,
+    last_event_id: Annotated[str | None, Header(alias=LAST_EVENT_HEADER)] = None,
+) -> Response:
+    """Server-sent events from the first one on, or from the one after `Last-Event-ID`."""
+    record = await _found(relay, invocation_id)
+    last = 0
+    if last_event_id:
+        newest = last_id(record, await relay.pieces(record))
+        last = _event_id(last_event_id, newest)
+        if record.finished and last == newest:
+            return Response(status_code=204)
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(_stream(relay, record, last), media_type="text/event-stream", headers=headers)
+
+
+@routes.post(_ONE + "/cancel", responses=VIEW, summary="Stop the research")
+async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> Response:
+    """Asks the gateway to stop it. What has ended stays as it is."""
+    record = await _found(relay, invocation_id)
+    if not record.finished:
+        await relay.cancel(invocation_id)
+        record = await _until_finished(relay, record, relay.settings.timings.cancel, request)
+    return JsonResponse(record.view_json)
+
+
+@routes.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("/docs")
+
+
+@routes.head("/healthz", include_in_schema=False)
+@routes.get("/healthz", responses=HEALTH, summary="Whether the process lives")
+async def healthz() -> Response:
+    return JsonResponse('{"status":"ok"}')
+
+
+@routes.head("/readyz", include_in_schema=False)
+@routes.get("/readyz", responses=HEALTH, summary="Whether it can take work")
+async def readyz(relay: TheRelay) -> Response:
+    await relay.check_ready()
+    return JsonResponse('{"status":"ready"}')
+
+
+@routes.get("/metrics", dependencies=[Depends(may_pay)], include_in_schema=False)
+async def metrics(relay: TheRelay) -> Response:
+    text = await exposition(relay.ledger, waiters=relay.hub.watchers, seconds=relay.settings.timings.ledger)
+    return BoundedResponse(text, headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:
+    """The record once it has ended, or as it is after `seconds`, or when the relay stops or the client has gone."""
+    until = time.monotonic() + seconds
+    if record.finished or seconds == 0:
+        return record
+    async with relay.hub.watch(record) as topic:
+        while True:
+            record = topic.record
+            left = until - time.monotonic()
+            if record.finished or left <= 0 or relay.hub.closing or await request.is_disconnected():
+                break
+            await topic.change(min(left, _LIVENESS))
+    return record
+
+
+async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes | memoryview]:
+    hint = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+    yield hint
+    # Without its ledger the stream ends too soon, which tells the client to come back.
+    with suppress(LedgerUnavailable):
+        async with relay.hub.watch(record) as topic:
+            async for part in _follow(relay, topic, last):
+                yield part
+    if relay.hub.closing:
+        yield hint
+
+
+async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes | memoryview]:
+    while not relay.hub.closing:
+        for event in topic.events_after(last):
+            for piece in in_pieces(event.encoded):
+                yield piece
+            last = event.id
+        if topic.record.finished:
+            return
+        if not await topic.change(relay.settings.timings.keep_alive):
+            yield b": keep-alive\n\n"
+
+
+async def _found(relay: Relay, invocation_id: str) -> Record:
+    record = await relay.get(invocation_id)
+    if record is None:  # its token was right, so it was here once
+        raise Problem("not_found", "This invocation has been deleted: it ended longer ago than results are kept.")
+    return record
+
+
+def _checked_key(request: Request, key: str | None) -> str | None:
+    if key is None:
+        return None
+    if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
+        raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
+    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and all("!" <= character <= "~" for character in key)):
+        raise _bad_header(IDEMPOTENCY_HEADER, f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
+    return key
+
+
+def _event_id(text: str, newest: int) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:12]) <= newest and len(text) <= 12):
+        raise _bad_header(LAST_EVENT_HEADER, "is not the id of an event of this invocation")
+    return int(text)
+
+
+def _bad_header(name: str, problem: str) -> Problem:
+    return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
+
+
+def _same(given: str, right: str) -> bool:
+    """Whether two secrets are the same; takes as long whatever the difference."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, Problem):
+        problem = error
+    elif isinstance(error, LedgerUnavailable):
+        problem = Problem("ledger_unavailable", retry_after=1)
+    elif isinstance(error, RequestValidationError):
+        details = [ErrorDetail(where=".".join(map(str, one["loc"])), problem=one["msg"]) for one in error.errors()[:10]]
+        problem = Problem("invalid_request", details=details)
+    elif isinstance(error, HTTPException):
+        problem = Problem("method_not_allowed" if error.status_code == 405 else "not_found")
+    else:
+        problem = Problem("internal_error")
+    response = error_response(problem)
+    for name, value in (getattr(error, "headers", None) or {}).items():
+        response.headers.setdefault(name, value)  # `Allow`
+    return response

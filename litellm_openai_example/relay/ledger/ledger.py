@@ -1,0 +1,417 @@
+"""The ledger: what was promised to clients, as a state machine in SQL.
+
+Every change of state is one conditional UPDATE, so that any number of processes may share the ledger: the first one
+whose condition holds has made it, the others change nothing and see so.
+
+=============  ===============  ====================================================  ==================
+from           to               when                                                  method
+=============  ===============  ====================================================  ==================
+(nothing)      queued           accepted                                              accept
+queued         submitting       a process is about to send it: the intent             claim
+queued         awaiting         the same, for a model known to answer at the end      claim
+submitting     queued           certainly not sent; tried again later                 put_back
+awaiting       queued           the same                                              put_back
+submitting     awaiting         no answer for some seconds                            leave_gate
+submitting     running          the gateway gave its id                               submitted
+awaiting       running          the same                                              submitted
+submitting     failed           its process died: whether it was paid is unknown      bury
+awaiting       failed           the same                                              bury
+running        running          its process died or stopped: another owner            take_over
+any of these   completed        settled by the gateway's answer                       settle
+any of these   incomplete       the same                                              settle
+any of these   failed           the same, or refused, or out of time                  settle
+any of these   cancelled        the same, or on request                               settle
+queued         cancelled        on request                                            request_cancel
+=============  ===============  ====================================================  ==================
+
+submitting, awaiting and running rows have an owner: the process that has a lease in `relay_workers`. Readers see
+submitting as queued and awaiting as running. Ended rows never change again, and are deleted when they are old.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ...config import ConfigurationError
+from .acceptance import RECORD, insert_new
+from .batch import Batch
+from .database import Database, Transaction
+from .engines import why_not_opened
+from .records import NewInvocation, Outcome, Piece, Record
+from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
+from .schema import IN_FLIGHT as IN_FLIGHT
+
+INDETERMINATE = Outcome("failed", "submission_indeterminate")
+_PURGED_AT_ONCE = 200
+_ACCEPTED_AT_ONCE = 200
+_READ_AT_ONCE = 500
+_LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
+_LONGEST_DELAY = 600.0  # a later `not_before` was written before the clock was set back
+_THOROUGH_EVERY = 30.0
+_PROBE = 1.5
+
+_row = invocations.c
+_SUBMITTING = and_(IS_ACTIVE, in_state(_row, IN_FLIGHT))
+_FOLLOWED = and_(IS_ACTIVE, in_state(_row, ["running"]))
+
+Conditions = Callable[[AsyncConnection], Awaitable[Sequence[ColumnElement[bool]]]]
+
+
+class Ledger:
+    """The invocations in one database, as one process sees and changes them.
+
+    Args:
+        database: not started yet.
+        worker: the name of this process, never used before.
+        lease: seconds that this process may be silent before others take its work.
+        max_queued: invocations that may wait to be submitted.
+        clock: seconds, the same for all processes of this machine, never set.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        *,
+        lease: float,
+        max_queued: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database = database
+        self.worker = worker
+        self._lease = lease
+        self._max_queued = max_queued
+        self._clock = clock
+        self._secret = b""
+        self._next_thorough = 0.0
+        self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
+        self._getting = Batch(self._get, largest=_READ_AT_ONCE)
+
+    async def open(self) -> None:
+        """Create or check the tables. Raises ConfigurationError in words for a person."""
+        try:
+            self._secret = await self.database.run(prepare)
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            raise ConfigurationError(f"the ledger cannot be opened: {why_not_opened(error)}") from None
+        self.database.start()
+
+    async def check(self) -> None:
+        """Raises LedgerUnavailable unless a write goes through now; answers in two seconds, whatever is wrong."""
+
+        async def work(transaction: Transaction) -> None:
+            mine = update(workers).where(workers.c.id == self.worker).values(id=workers.c.id)
+            await transaction.connection.execute(mine)
+
+        await self.database.check(work, _PROBE)
+
+    def token(self, invocation_id: str) -> str:
+        """The token that reads and cancels an invocation. It is derived, so that no copy has to be kept."""
+        digest = hmac.digest(self._secret, invocation_id.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    async def accept(self, new: NewInvocation) -> Record:
+        """Write an invocation down, or find the one that was accepted under its idempotency key.
+
+        Raises:
+            QueueFull, IdempotencyConflict, LedgerUnavailable
+        """
+        return await self._accepting(new)
+
+    async def _accept(self, wanted: Sequence[NewInvocation]) -> list[Record | Exception]:
+        async def work(transaction: Transaction) -> list[Record | Exception]:
+            return await insert_new(transaction, wanted, self._max_queued)
+
+        try:
+            return await self.database.write(work)
+        except IntegrityError:  # another process was faster with one of the keys: now it can be seen
+            return await self.database.write(work)
+
+    # Reading
+
+    async def get(self, invocation_id: str) -> Record | None:
+        """The record of an id, None if there is none. Raises LedgerUnavailable."""
+        return await self._getting(invocation_id)
+
+    async def _get(self, ids: Sequence[str]) -> list[Record | None]:
+        records = await self.get_many(ids)
+        return [records.get(one) for one in ids]
+
+    async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
+        query = select(*RECORD).where(_row.id.in_(ids))
+        return {record.id: record for record in await self._records(query)}
+
+    async def pieces(self, invocation_id: str, after: int = 0) -> list[Piece]:
+        """Streamed text, from the piece that follows the `after`-th."""
+        query = (
+            select(pieces.c.seq, pieces.c.start, pieces.c.text)
+            .where(pieces.c.invocation_id == invocation_id, pieces.c.seq > after)
+            .order_by(pieces.c.seq)
+        )
+        rows = await self.database.read(lambda connection: connection.execute(query))
+        return [Piece(*row) for row in rows]
+
+    async def pending(self, *, judge: bool) -> tuple[bool, bool]:
+        """Whether there is something to claim, and whether there is work that nobody does.
+
+        With `judge`, a process whose lease is over counts as dead.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[bool, bool]:
+            queued = select(_row.id).where(*_is_due()).exists()
+            orphaned = select(_row.id).where(IS_ACTIVE, await self._is_orphan(connection, judge)).exists()
+            row = (await connection.execute(select(queued, orphaned))).one()
+            return bool(row[0]), bool(row[1])
+
+        return await self.database.read(work)
+
+    async def owned(self) -> list[str]:
+        """The invocations that are this process's, as the ledger has it."""
+        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker)
+        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
+
+    async def cancel_requests(self) -> list[str]:
+        """Invocations of this process that somebody wants cancelled."""
+        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker, _row.cancel_requested)
+        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
+
+    async def _records(self, query: Select[Any]) -> list[Record]:
+        rows = await self.database.read(lambda connection: connection.execute(query))
+        return [Record(**row) for row in rows.mappings()]
+
+    # Leases
+
+    async def heartbeat(self) -> None:
+        """Renew this process's lease."""
+
+        async def work(transaction: Transaction) -> None:
+            ticks = None if self.database.postgresql else self._clock() + self._lease
+            lease = {"id": self.worker, "expires_at": db_now() + self._lease, "ticks": ticks}
+            renewed = update(workers).where(workers.c.id == self.worker).values(lease)
+            if (await transaction.connection.execute(renewed)).rowcount == 0:
+                await transaction.connection.execute(insert(workers).values(lease))
+
+        await self.database.write(work)
+
+    async def take_over(self, *, judge: bool, limit: int) -> list[Record]:
+        """Make up to `limit` orphaned running invocations this process's own."""
+
+        async def orphans(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+            return _FOLLOWED, await self._is_orphan(connection, judge), self._holds_lease()
+
+        return await self._change(orphans, {"owner": self.worker}, limit)
+
+    async def bury(self, *, judge: bool) -> list[Record]:
+        """Fail the submissions in flight of processes that are no more."""
+
+        async def lost(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+            return _SUBMITTING, await self._is_orphan(connection, judge)
+
+        return await self._change(lost, _settled(INDETERMINATE))
+
+    def _is_alive(self) -> ColumnElement[bool]:
+        """Whether a lease of `workers` holds."""
+        lease = workers.c
+        if self.database.postgresql:
+            return lease.expires_at > db_now()
+        now = self._clock()
+        return or_(
+            func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
+            and_(lease.ticks.is_(None), lease.expires_at > db_now()),
+        )
+
+    def _holds_lease(self) -> ColumnElement[bool]:
+        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
+        return select(workers.c.id).where(workers.c.id == self.worker, self._is_alive()).exists()
+
+    async def _is_orphan(self, connection: AsyncConnection, judge: bool) -> ColumnElement[bool]:
+        """Of an active row, that nobody does it: its owner has left, or (with `judge`) let its lease run out.
+
+        Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
+        """
+        left: ColumnElement[bool] = _row.owner.is_(None)
+        if not judge:
+            return left
+        dead: Any = select(workers.c.id).where(~self._is_alive())
+        if self._clock() >= self._next_thorough:
+            self._next_thorough = self._clock() + _THOROUGH_EVERY
+            leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
+            dead = dead.union(select(_row.owner).where(IS_ACTIVE, _row.owner.is_not(None), ~leased))
+        names = [row.id for row in await connection.execute(dead)]
+        return or_(left, _row.owner.in_(names)) if names else left
+
+    async def leave(self) -> None:
+        """This process stops: others may take over its work at once."""
+        await self._change(_always(_row.owner == self.worker, _SUBMITTING), _settled(INDETERMINATE))
+
+        async def work(transaction: Transaction) -> None:
+            mine = (_row.owner == self.worker, _FOLLOWED)
+            await transaction.connection.execute(update(invocations).where(*mine).values(owner=None))
+            await transaction.connection.execute(delete(workers).where(workers.c.id == self.worker))
+
+        await self.database.write(work)
+
+    # Submitting
+
+    async def claim(self, limit: int, *, blocks: bool) -> list[Record]:
+        """Commit the intent to submit up to `limit` queued invocations."""
+        values = {
+            "state": "awaiting" if blocks else "submitting",
+            "owner": self.worker,
+            "attempts": _row.attempts + 1,
+            "started_at": func.coalesce(_row.started_at, db_now()),
+            "updated_at": db_now(),
+        }
+        return await self._change(_always(*_is_due(), self._holds_lease()), values, limit)
+
+    async def put_back(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
+        """The `attempt`-th (from 1) was certainly not sent: try again in `delay` seconds, 300 at most.
+
+        Repeating it does nothing once another attempt was claimed.
+        """
+        values = {
+            "state": "queued",
+            "owner": None,
+            "not_before": db_now() + min(delay, _LONGEST_DELAY / 2),
+            "updated_at": db_now(),
+        }
+        this_one = () if attempt is None else (_row.attempts == attempt,)
+        return await self._change_mine(invocation_id, IN_FLIGHT, values, *this_one)
+
+    async def leave_gate(self, invocation_id: str) -> bool:
+        return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})
+
+    async def submitted(self, invocation_id: str, upstream_id: str) -> bool:
+        """Keep the gateway's id. False if the invocation is no longer this process's."""
+        values = {"state": "running", "upstream_id": upstream_id, "updated_at": db_now()}
+        return await self._change_mine(invocation_id, (*IN_FLIGHT, "running"), values)
+
+    # Running and ending
+
+    async def append(self, invocation_id: str, piece: Piece) -> bool:
+        """Add a piece of streamed text; False if the invocation is no longer this process's."""
+
+        async def work(transaction: Transaction) -> bool:
+            mine = select(_row.id).where(_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(ACTIVE))
+            if (await transaction.connection.execute(mine.with_for_update())).first() is None:
+                return False
+            key = {"invocation_id": invocation_id, "seq": piece.seq}
+            await transaction.connection.execute(delete(pieces).filter_by(**key))
+            await transaction.connection.execute(insert(pieces).values(**key, start=piece.start, text=piece.text))
+            transaction.changed.add(invocation_id)
+            return True
+
+        return await self.database.write(work)
+
+    async def settle(self, invocation_id: str, outcome: Outcome, upstream_id: str | None = None) -> bool:
+        """End an invocation, and keep the gateway's id if it came with the outcome.
+
+        Returns:
+            False if it has ended already or is no longer this process's.
+        """
+        upstream = {} if upstream_id is None else {"upstream_id": upstream_id}
+        return await self._change_mine(invocation_id, ACTIVE, _settled(outcome) | upstream)
+
+    async def request_cancel(self, invocation_id: str) -> None:
+        """Cancel an invocation that is queued; ask the owner of one that runs to do it."""
+
+        async def work(transaction: Transaction) -> None:
+            cancelled = _settled(Outcome("cancelled", "cancelled_by_client"))
+            queued = update(invocations).where(_row.id == invocation_id, _row.state == "queued").values(cancelled)
+            if (await transaction.connection.execute(queued)).rowcount == 0:
+                active = (_row.id == invocation_id, _row.state.in_(ACTIVE))
+                await transaction.connection.execute(update(invocations).where(*active).values(cancel_requested=True))
+            transaction.changed.add(invocation_id)
+
+        await self.database.write(work)
+
+    async def purge(self, retention: float) -> int:
+        """Delete what ended more than `retention` seconds ago, a block of it, and leases that are long over.
+
+        Returns:
+            how many were deleted: 0 if nothing was left.
+        """
+
+        async def work(transaction: Transaction) -> int:
+            cutoff = db_now() - retention
+            ids = await _pick(transaction, (IS_ENDED, _row.updated_at < cutoff), _row.updated_at, _PURGED_AT_ONCE)
+            if ids:
+                await transaction.connection.execute(delete(pieces).where(pieces.c.invocation_id.in_(ids)))
+                await transaction.connection.execute(delete(invocations).where(_row.id.in_(ids)))
+            owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
+            long_over = (workers.c.expires_at < db_now() - 3600, ~self._is_alive(), ~owns)
+            await transaction.connection.execute(delete(workers).where(*long_over))
+            return len(ids)
+
+        return await self.database.write(work)
+
+    async def _change_mine(
+        self, invocation_id: str, states: Iterable[str], values: dict[str, Any], *more: ColumnElement[bool]
+    ) -> bool:
+        mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(states), *more)
+
+        async def work(transaction: Transaction) -> bool:
+            made = await transaction.connection.execute(update(invocations).where(*mine).values(values))
+            if made.rowcount == 0:
+                return False
+            transaction.changed.add(invocation_id)
+            return True
+
+        return await self.database.write(work)
+
+    async def _change(self, conditions: Conditions, values: dict[str, Any], limit: int | None = None) -> list[Record]:
+        """Change those that fulfil `conditions`, oldest first, and that no other process is just about to change."""
+
+        async def work(transaction: Transaction) -> list[Record]:
+            wanted = await conditions(transaction.connection)
+            ids = await _pick(transaction, wanted, _row.created_at, limit)
+            if not ids:
+                return []
+            changed = update(invocations).where(_row.id.in_(ids)).values(values).returning(*RECORD)
+            rows = await transaction.connection.execute(changed)
+            transaction.changed.update(ids)
+            return sorted((Record(**row) for row in rows.mappings()), key=lambda record: record.created_at)
+
+        return await self.database.write(work)
+
+
+def _settled(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "state": outcome.state,
+        "error_code": outcome.error_code,
+        "output_text": outcome.output_text,
+        "response": None if outcome.response is None else json.dumps(outcome.response),
+        "cost_usd": (outcome.response or {}).get("cost_usd"),
+        "owner": None,
+        "updated_at": db_now(),
+    }
+
+
+def _is_due() -> Sequence[ColumnElement[bool]]:
+    """Queued, and to be claimed now; or its time is so far off that the clock must have been set back since."""
+    return IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY)
+
+
+def _always(*conditions: ColumnElement[bool]) -> Conditions:
+    async def same(_: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+        return conditions
+
+    return same
+
+
+async def _pick(
+    transaction: Transaction, conditions: Sequence[ColumnElement[bool]], order: Any, limit: int | None
+) -> list[str]:
+    """The ids first, then what happens to them: in one statement the planner may read the whole table for them."""
+    query = select(_row.id).where(*conditions).order_by(order).limit(limit).with_for_update(skip_locked=True)
+    return [row.id for row in await transaction.connection.execute(query)]

@@ -1,0 +1,136 @@
+"""What the ledger holds, as values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation, Source
+
+# What a reader sees of each state of the ledger that is not a status itself.
+_STATUS = {"submitting": "queued", "awaiting": "running"}
+
+
+@dataclass(frozen=True)
+class NewInvocation:
+    """An invocation that is to be accepted. `tags` is JSON, what the client wants to be passed on to the gateway."""
+
+    id: str
+    idempotency_hash: str | None
+    fingerprint: str
+    mode: str
+    deliverable_format: str
+    arguments: str
+    tags: str | None = None
+
+    @classmethod
+    def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None) -> NewInvocation:
+        given = arguments.model_dump(exclude_none=True)
+        same = json.dumps(given, sort_keys=True)  # whatever order a client gives them in
+        return cls(
+            id=f"inv_{secrets.token_hex(16)}",
+            idempotency_hash=None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(same.encode()).hexdigest(),
+            mode=arguments.mode,
+            deliverable_format=arguments.deliverable_format,
+            arguments=json.dumps(given),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an invocation ended: its last state and what is kept of the answer."""
+
+    state: str
+    error_code: str | None = None
+    output_text: str | None = None
+    response: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Streamed text: the `seq`-th piece (from 1) begins at character `start`."""
+
+    seq: int
+    start: int
+    text: str
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True)
+class Record:
+    """An invocation as the ledger has it. `age` is in seconds since its first submission, by the ledger's clock."""
+
+    id: str
+    mode: str
+    deliverable_format: str
+    arguments: str
+    state: str
+    owner: str | None
+    cancel_requested: bool
+    attempts: int
+    upstream_id: str | None
+    output_text: str | None
+    response: str | None
+    error_code: str | None
+    created_at: float
+    started_at: float | None
+    updated_at: float
+    cost_usd: float | None
+    tags: str | None
+    age: float | None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def status(self) -> Any:
+        return _STATUS.get(self.state, self.state)
+
+    @cached_property
+    def view(self) -> Invocation:
+        response = json.loads(self.response) if self.response else None
+        sources = response.pop("sources", []) if response else []
+        if response and self.upstream_id is not None:
+            # As create returned it: the gateway gives another one on each reply, and knows only this one again.
+            response = {"id": self.upstream_id, **response}
+        return Invocation.model_construct(
+            invocation_id=self.id,
+            mode=self.mode,
+            status=self.status,
+            deliverable_format=self.deliverable_format,
+            upstream_response_id=self.upstream_id,
+            output_text=self.output_text,
+            sources=[Source.model_construct(**source) for source in sources],
+            cost_usd=response.get("cost_usd") if response else None,
+            response=response,
+            error_code=self.error_code,
+            error_message=_message(self.error_code, response),
+            created_at=when(self.created_at),
+            updated_at=when(self.updated_at),
+        )
+
+    @cached_property
+    def view_json(self) -> bytes:
+        return self.view.model_dump_json().encode()
+
+
+def when(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _message(code: str | None, response: dict[str, Any] | None) -> str | None:
+    text = INVOCATION_ERRORS.get(code) if code else None
+    model = response.get("model") if response else None
+    if code == "model_unavailable" and model:
+        return f"The gateway has no model {model} for the relay's key: check RELAY_MODEL. Nothing was paid."
+    return text

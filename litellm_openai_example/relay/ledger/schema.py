@@ -1,0 +1,181 @@
+"""The ledger's tables, and the version that says which code may use them.
+
+A ledger of an older version is brought to this one when it is opened, under the lock. Steps only add (columns that
+may be empty, indexes), so that processes of the older version that are running go on; while a step builds its indexes
+they and their clients wait, or are told `ledger_unavailable`, for as long as that takes. One of the older version
+that starts afterwards refuses, with one line. Alembic would need a second place that says what the tables are, and
+its own table and command; a step here is a function.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateColumn
+from sqlalchemy.sql.expression import FunctionElement
+
+from ...config import ConfigurationError
+from ...research.contract import TERMINAL
+
+VERSION = 2
+IN_FLIGHT = ("submitting", "awaiting")
+ACTIVE = (*IN_FLIGHT, "running")
+_ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
+
+metadata = MetaData()
+
+meta = Table(
+    "relay_meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+# One row per invocation; see ledger.py for what `state` means and how it changes. Times are seconds since 1970.
+invocations = Table(
+    "relay_invocations",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("idempotency_hash", String, unique=True),
+    Column("fingerprint", String, nullable=False),
+    Column("mode", String, nullable=False),
+    Column("deliverable_format", String, nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("owner", String),
+    Column("cancel_requested", Boolean, nullable=False, default=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", Float, nullable=False, default=0.0),
+    Column("upstream_id", Text),
+    Column("output_text", Text),
+    Column("response", Text),
+    Column("error_code", String),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("updated_at", Float, nullable=False),
+    Column("cost_usd", Float),
+    Column("tags", Text),
+)
+
+
+def in_state(row: Any, states: Iterable[str]) -> ColumnElement[bool]:
+    """Written out, not as parameters: only so are the indexes below of use, which hold the rows of some states."""
+    names = [literal_column(f"'{state}'", String) for state in states]
+    return row.state == names[0] if len(names) == 1 else row.state.in_(names)  # type: ignore[no-any-return]
+
+
+IS_QUEUED = in_state(invocations.c, ["queued"])
+IS_ACTIVE = in_state(invocations.c, ACTIVE)
+IS_ENDED = in_state(invocations.c, sorted(TERMINAL))
+
+# What is looked for again and again is in few rows; the many that have ended cost nothing.
+for _name, _column, _where in (
+    ("queued", invocations.c.created_at, IS_QUEUED),
+    ("active", invocations.c.owner, IS_ACTIVE),
+    ("ended", invocations.c.updated_at, IS_ENDED),
+):
+    Index(f"relay_invocations_{_name}", _column, postgresql_where=_where, sqlite_where=_where)
+
+# The text of a streamed invocation as it came.
+pieces = Table(
+    "relay_pieces",
+    metadata,
+    Column("invocation_id", String, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("start", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+# A lease per process: what it owns is its own until `expires_at`, by the database's clock. On SQLite all processes are
+# on one machine, whose clock may be set or may have slept: there `ticks` counts, the end of the lease by the clock that
+# only runs forward while the machine runs. It is empty for processes of version 1, and on PostgreSQL.
+workers = Table(
+    "relay_workers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("expires_at", Float, nullable=False),
+    Column("ticks", Float),
+)
+
+
+class db_now(FunctionElement[float]):
+    """The database's clock, seconds since 1970: the one clock that all processes share."""
+
+    type = Float()
+    inherit_cache = True
+    name = "db_now"
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(_element: db_now, _compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(_element: db_now, _compiler: Any, **_: Any) -> str:
+    # Not now(): that stands still within a transaction.
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+def prepare(connection: Connection) -> bytes:
+    """Create the tables if there are none, bring them to this version, and return the ledger's secret.
+
+    Runs in one transaction that no other process can share.
+
+    Raises:
+        ConfigurationError: the tables are of a newer version.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    if not inspect(connection).has_table(meta.name):
+        metadata.create_all(connection)
+        values = {"version": str(VERSION), "secret": secrets.token_hex(32)}
+        connection.execute(insert(meta), [{"key": key, "value": value} for key, value in values.items()])
+    stored = {row.key: row.value for row in connection.execute(select(meta))}
+    version = stored.get("version", "")
+    if version != str(VERSION):
+        if not (version.isascii() and version.isdigit() and int(version) in range(1, VERSION)):
+            raise ConfigurationError(
+                f"the ledger has schema version {version or 'None'}, this relay needs {VERSION}: "
+                "use the release that wrote it, or another RELAY_DATABASE_URL"
+            )
+        for step in _STEPS[int(version) - 1 :]:
+            step(connection)
+        connection.execute(update(meta).where(meta.c.key == "version").values(value=str(VERSION)))
+    return bytes.fromhex(stored["secret"])
+
+
+def _to_2(connection: Connection) -> None:
+    """Cost and tags; leases that no clock step ends; indexes over the rows that are looked for."""
+    row = invocations.c
+    for column in (row.cost_usd, row.tags, workers.c.ticks):
+        definition = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
+    for index in invocations.indexes:
+        index.create(connection)
+    connection.execute(text("DROP INDEX relay_invocations_by_state"))
+
+
+_STEPS: list[Callable[[Connection], None]] = [_to_2]

@@ -1,0 +1,60 @@
+"""The relay's log: own words only. What a gateway, a database or a client said may hold keys, hosts and prompts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..config import ConfigurationError
+
+log = logging.getLogger("litellm_relay")
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def configure_logging(env: Mapping[str, str] = os.environ) -> None:
+    """Log to stderr, as `RELAY_LOG_LEVEL` (INFO) and `RELAY_LOG_FORMAT` (text, json) say. Raises ConfigurationError."""
+    level = env.get("RELAY_LOG_LEVEL", "").strip().upper() or "INFO"
+    form = env.get("RELAY_LOG_FORMAT", "").strip().lower() or "text"
+    if level not in _LEVELS:
+        raise ConfigurationError(f"RELAY_LOG_LEVEL must be one of {', '.join(_LEVELS)}")
+    if form not in ("text", "json"):
+        raise ConfigurationError("RELAY_LOG_FORMAT must be text or json")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    log.setLevel(level)  # others' loggers may repeat what they were sent: from them warnings alone
+
+
+def log_run(event: str, invocation_id: str, **facts: object) -> None:
+    """One line of a run's life: facts in the text, and as fields of the JSON."""
+    known = {name: value for name, value in facts.items() if value is not None}
+    text = "".join(f" {name}={value}" for name, value in known.items())
+    log.info("%s %s%s", invocation_id, event, text, extra={"facts": {"event": event, "id": invocation_id, **known}})
+
+
+def kind_and_place(error: BaseException) -> str:
+    """The type of an error and where it was raised, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + place
+
+
+_TEXT = "[relay] %(asctime)s %(levelname)s %(message)s"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        return json.dumps(line)

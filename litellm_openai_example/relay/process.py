@@ -1,0 +1,207 @@
+"""The relay as a process: its socket, its signals, its log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import uvicorn
+
+from .http.connection import BoundedConnection
+from .http.routes import create_app
+from .ledger.database import LedgerUnavailable
+from .ledger.engines import quiet_drivers
+from .log import configure_logging, log
+from .relay import Relay
+from .settings import Settings
+
+_KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
+_CLOSING = 1  # seconds that answers in progress get at shutdown
+_AFTER_DRAIN = 1.2  # seconds from the end of the drain until the process ends, whatever still hangs
+
+
+class CannotStart(Exception):
+    """The relay cannot start; the text is one line for a person."""
+
+
+def run(settings: Settings, tell: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: checked.
+        tell: takes the lines that a person at the terminal wants to see.
+
+    Returns:
+        the signal that ended it, 0 if there was none.
+
+    Raises:
+        ConfigurationError, CannotStart: with one line for a person.
+    """
+    configure_logging()
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
+    quiet_drivers()
+    _allow_many_connections()
+    gc.freeze()  # what has been imported stays for good: the collector need not walk it
+    stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
+    try:
+        asyncio.run(serve(settings, tell, stopping))
+    except asyncio.CancelledError:
+        if not stopping.by:
+            raise
+    return stopping.by
+
+
+async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopping) -> None:
+    """See `run`."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
+    try:
+        relay = Relay(settings)
+    except OSError as error:  # the ledger's file cannot be made
+        raise CannotStart(f"the ledger cannot be opened: {error.strerror or type(error).__name__}") from None
+    await relay.open()
+    with bind(settings.host, settings.port) as listener:
+        try:
+            await relay.start()
+            server = RelayServer(settings, relay, listener, tell)
+            stopping.handle(lambda: loop.call_soon_threadsafe(server.stop))
+            relay.on_failure = server.stop
+            await server.serve(sockets=[listener])
+            if relay.failed:
+                raise CannotStart("a part of the relay ended by an error, see above; start it again")
+        except LedgerUnavailable:
+            raise CannotStart("the ledger does not answer") from None
+        finally:
+            await relay.stop()
+
+
+class Stopping:
+    """Ends the process at the first SIGINT, SIGTERM or SIGHUP, once; further ones change nothing.
+
+    They come in numbers: a terminal sends Ctrl-C to the whole process group, and wrappers (uv, make, a supervisor) pass
+    on what reached the relay already. Only a bounded time makes an end sooner, not another signal: a submission in
+    flight is paid for, and is lost if its answer is not waited for.
+
+    Args:
+        seconds: from the first signal until the process ends, even if something hangs.
+
+    Attributes:
+        by: the first signal, 0 if there was none.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.by = 0
+        self._seconds = seconds
+        self._stop: Callable[[], object] = lambda: None
+
+    def handle(self, stop: Callable[[], object]) -> None:
+        """Call `stop` at the first signal, from a signal handler; at once if there was one already."""
+        self._stop = stop
+        for number in _signals():
+            signal.signal(number, self._on_signal)
+        if self.by:
+            stop()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.by:
+            return
+        self.by = number
+        if sys.platform != "win32":  # no thread: one cannot be started safely in a signal handler
+            signal.signal(signal.SIGALRM, self._end)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        self._stop()
+
+    def _end(self, *_: object) -> None:
+        os.write(2, b"[relay] WARNING something did not stop in time; the process ends without it\n")
+        os._exit(exit_code(self.by))
+
+
+def exit_code(ended_by: int) -> int:
+    """130 after Ctrl-C, as shells have it; 0 after any other end on request."""
+    return 130 if ended_by == signal.SIGINT else 0
+
+
+def _signals() -> list[signal.Signals]:
+    # A hangup is for those who belong to a terminal: whoever ignores it (nohup) wants the relay to stay.
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+class RelayServer(uvicorn.Server):
+    """Uvicorn, which lets go of those who wait when it stops, and leaves signals and the exit code to us."""
+
+    def __init__(self, settings: Settings, relay: Relay, listener: socket.socket, tell: Callable[[str], None]) -> None:
+        config = uvicorn.Config(
+            create_app(relay),
+            http=BoundedConnection,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_CLOSING,
+        )
+        super().__init__(config)
+        self._relay = relay
+        self._listener = listener
+        self._tell = tell
+        self._ledger_name = settings.ledger_name
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self._listener.getsockname()[:2]
+        self._tell(f"ledger: {self._ledger_name}")
+        self._tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # `Stopping` has them already, and keeps them when this server has ended
+
+    def stop(self) -> None:
+        """Serve no more: those who wait are let go at once."""
+        log.info("stopping: submissions in flight are waited for, at most some seconds")
+        self.should_exit = True
+        self._relay.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at that address, not listening yet. Raises CannotStart."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise CannotStart("RELAY_HOST is not an address of this machine") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return listener
+
+
+def _allow_many_connections() -> None:
+    """Each waiter is a connection, and the usual limit of 1,024 files is soon reached."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,125 @@
+"""The relay as a whole: its parts, put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from .engine.hub import Hub
+from .engine.upstream import Upstream
+from .engine.worker import Worker
+from .http.body import Problem
+from .ledger.acceptance import IdempotencyConflict, QueueFull
+from .ledger.database import Database, LedgerUnavailable
+from .ledger.ledger import Ledger
+from .ledger.records import NewInvocation, Piece, Record
+from .log import log_run
+from .metrics import count_accepted
+from .settings import Settings
+
+T = TypeVar("T")
+
+_RETRY_FULL = 10
+
+
+class Relay:
+    """One relay process.
+
+    Args:
+        settings: checked.
+
+    Attributes:
+        failed: whether a loop has ended without which the relay does no good; `on_failure` is called then.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        timings = settings.timings
+        name = secrets.token_hex(8)
+        self._database = Database(settings.database_url, name)
+        self._upstream = Upstream(settings.gateway, longest=settings.max_output)
+        self.ledger = Ledger(self._database, name, lease=timings.lease, max_queued=settings.max_queued)
+        self._worker = Worker(self.ledger, self._upstream, settings)
+        self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())
+        self._database.on_change = self.hub.changed
+        self._closed_at = 0.0
+        self.failed = False
+        self.on_failure: Callable[[], None] = self.close
+        self._worker.on_failure = self._fail
+
+    async def open(self) -> None:
+        """Open the ledger. Raises ConfigurationError in words for a person."""
+        await self.ledger.open()
+
+    async def start(self) -> None:
+        """Begin to work. Raises LedgerUnavailable."""
+        self.hub.start()
+        await self._worker.start()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.on_failure()
+
+    def close(self) -> None:
+        """The process is about to end: let all who wait go. May be called twice."""
+        self._closed_at = self._closed_at or time.monotonic()
+        self.hub.close()
+
+    async def stop(self) -> None:
+        """Stop working; submissions in flight get the rest of their time."""
+        self.close()
+        drained = time.monotonic() - self._closed_at
+        await self._worker.stop(max(0.0, self.settings.timings.drain - drained))
+        await self.hub.stop()
+        await self._upstream.close()
+        await self._database.close()
+
+    # What the routes ask for, bounded in time
+
+    async def accept(self, new: NewInvocation) -> Record:
+        """Accept an invocation, or find the one of its idempotency key.
+
+        Raises:
+            Problem: there is no room, the key belongs to other arguments, or the relay stops.
+            LedgerUnavailable
+        """
+        if self.hub.closing:
+            raise Problem("shutting_down", retry_after=1)
+        try:
+            record = await self._in_time(self.ledger.accept(new))
+        except QueueFull:
+            raise Problem("queue_full", retry_after=_RETRY_FULL) from None
+        except IdempotencyConflict:
+            raise Problem("idempotency_conflict") from None
+        self._worker.wake()
+        count_accepted()
+        log_run("accepted", record.id, mode=record.mode, state=record.state)
+        return record
+
+    async def get(self, invocation_id: str) -> Record | None:
+        return await self._in_time(self.ledger.get(invocation_id))
+
+    async def pieces(self, record: Record) -> list[Piece]:
+        """The streamed text of an invocation."""
+        return await self._in_time(self.ledger.pieces(record.id)) if record.mode == "stream" else []
+
+    async def cancel(self, invocation_id: str) -> None:
+        """Cancel an invocation, or ask the process that runs it to do so."""
+        await self._in_time(self.ledger.request_cancel(invocation_id))
+        self._worker.cancel(invocation_id)
+
+    async def check_ready(self) -> None:
+        """Raises Problem or LedgerUnavailable while no work can be taken."""
+        if self.hub.closing:
+            raise Problem("shutting_down", retry_after=1)
+        await self.ledger.check()
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.settings.timings.ledger):
+                return await work
+        except TimeoutError:
+            raise LedgerUnavailable from None

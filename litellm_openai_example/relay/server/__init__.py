@@ -1,1 +1,0 @@
-"""The relay server: research that is started once, runs to its end, and can be read again."""

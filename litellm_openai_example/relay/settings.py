@@ -1,0 +1,171 @@
+"""What the relay is told by its environment, checked before anything is opened or bound."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
+from ..state import state_dir
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+DEFAULT_MODEL = "gpt-6.1-sol"
+
+_OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How often and how long, in seconds. Not settings: tests run faster with other values.
+
+    Attributes:
+        first_poll, longest_poll: the pause between two polls of one invocation grows from the one to the other.
+        poll_timeout: of one poll.
+        polls_per_second: what all pollers of this process may add up to.
+        missing: how long a gateway may say that it does not know a response before it is believed.
+        gate: a submission that takes longer leaves the submit gate.
+        lease: how long a process that fell silent keeps its work; a third of it passes between two heartbeats.
+        tick: how often work left behind is looked for, and changes made by others on SQLite.
+        flush: how long streamed text is gathered before it is stored.
+        stall: how long a stream may be silent before the response is polled beside it.
+        retry: longest pause before a submission that was not sent is tried again.
+        keep_alive: between two comments of an event stream.
+        body: for a request's body to arrive.
+        ledger: how long a request waits for a database that does not answer.
+        cancel: how long `POST .../cancel` waits for the outcome.
+        drain: how long submissions in flight may take at shutdown.
+    """
+
+    first_poll: float = 1.0
+    longest_poll: float = 15.0
+    poll_timeout: float = 20.0
+    polls_per_second: float = 200.0
+    missing: float = 120.0
+    gate: float = 2.0
+    lease: float = 6.0
+    tick: float = 1.0
+    flush: float = 0.15
+    stall: float = 15.0
+    retry: float = 15.0
+    keep_alive: float = 15.0
+    body: float = 10.0
+    ledger: float = 5.0
+    cancel: float = 5.0
+    drain: float = 3.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the relay can be told. Secrets stay out of `repr`.
+
+    Attributes:
+        request: fields of `responses.create` that replace those of the recipe (see research.py).
+        max_running, max_queued: invocations, per process and per ledger.
+        research_timeout, wait, retention: seconds.
+        submit_gate: submissions in flight at once.
+        max_output: characters of text that are kept of one answer.
+    """
+
+    gateway: GatewaySettings
+    database_url: URL = field(repr=False)
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    model: str = DEFAULT_MODEL
+    api_key: str | None = field(default=None, repr=False)
+    request: dict[str, Any] = field(default_factory=dict, repr=False)
+    max_running: int = 32
+    max_queued: int = 1000
+    research_timeout: float = 3600.0
+    wait: float = 300.0
+    retention: float = 72 * 3600.0
+    submit_gate: int = 8
+    max_output: int = 2_000_000
+    timings: Timings = field(default_factory=Timings)
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+    @property
+    def ledger_name(self) -> str:
+        """The ledger in words for a person, without credentials."""
+        if self.database_url.get_backend_name() == "sqlite":
+            return f"SQLite {self.database_url.database}"
+        return f"PostgreSQL database {self.database_url.database or '(default)'}"
+
+
+def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settings:
+    """The settings from the command's options and from what only the environment may tell: addresses and secrets.
+
+    Args:
+        env: holds `LITELLM_*`, `RELAY_API_KEY` and `RELAY_DATABASE_URL`.
+        options: fields of `Settings`, checked.
+
+    Raises:
+        ConfigurationError: a setting is missing or unusable; one line, without any secret.
+    """
+    key = env.get("RELAY_API_KEY", "").strip()
+    settings = Settings(
+        gateway=gateway_settings(env),
+        database_url=_database_url(env.get("RELAY_DATABASE_URL", "").strip(), env),
+        api_key=header_value(key, "RELAY_API_KEY") if key else None,
+        **options,
+    )
+    if not settings.loopback and not settings.api_key:
+        raise ConfigurationError("RELAY_API_KEY must be set to listen on anything but this machine's loopback address")
+    return settings
+
+
+def request_fields(text: str) -> dict[str, Any]:
+    """The fields of `RELAY_REQUEST`. Raises ValueError, whose text is for a person and does not quote the value."""
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(fields, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
+    if taken := sorted(_OWN_FIELDS & fields.keys()):
+        raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
+    tools = fields.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in tools):
+        raise ValueError('must hold tools as a list of objects with a type, such as [{"type": "web_search"}]')
+    return fields
+
+
+def _refuse_constant(_: str) -> float:
+    raise ValueError  # NaN and infinity are not JSON
+
+
+def _database_url(text: str, env: Mapping[str, str]) -> URL:
+    from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
+    from sqlalchemy.exc import ArgumentError
+
+    if not text:
+        return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError("RELAY_DATABASE_URL is not a database URL") from None
+    driver = _DRIVERS.get(url.drivername)
+    if driver is None:
+        raise ConfigurationError("RELAY_DATABASE_URL must start with sqlite:// or postgresql://")
+    if driver.startswith("sqlite"):
+        if url.database in (None, "", ":memory:") or url.query:
+            raise ConfigurationError("RELAY_DATABASE_URL must name a file: sqlite:////absolute/path.sqlite3")
+        url = url.set(database=os.path.abspath(str(url.database)))
+    return url.set(drivername=driver)

@@ -1,0 +1,191 @@
+"""The function-calling loop, written once without I/O and driven by both clients.
+
+1. create with the tools; 2. every function call in the output is answered, side by side, through the relay; 3. create
+with `previous_response_id` and the outputs; 4. again while the model calls functions, for four rounds at most.
+
+A model that LiteLLM bridges to another API forgets the conversation behind a `previous_response_id` without a word. Two
+things tell (measured with LiteLLM 1.106): the bridge makes the id of a function call's item from its call id, and
+retrieving a response is not supported. For such a model, and where the id turns out not to be known, the items
+themselves are sent.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from ..calls.answer import FunctionCall, Source, read_response
+from ..calls.calls import POLL_TIMEOUT, respond, retrieve
+from ..calls.reply import Reply, require_complete
+from ..calls.steps import Operation, gather
+from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
+from . import tool
+from .contract import Invocation
+from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
+from .relay_calls import Requests
+
+__all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
+
+# Carries out one call with these arguments, and fills in what became of it.
+Research = Callable[[ToolCall, dict[str, Any]], Operation[None]]
+
+
+async def converse(conversation: Conversation, research: Research) -> ToolCallingResult:
+    """Go on with a conversation until the model answers.
+
+    Args:
+        conversation: a new one, or one that was left with calls pending; it is kept up to date.
+        research: carries out one deep_research call and fills in what became of it.
+
+    Raises:
+        StillRunningError: the deadline passed while a research run goes on.
+        GatewayError: a turn failed; `research` on it holds what was paid for until then.
+    """
+    try:
+        while True:
+            if conversation.pending:
+                await _answer_calls(conversation, research)
+            reply = await _turn(conversation)
+            previous, conversation.response_id = conversation.response_id, reply.answer.id
+            called = reply.answer.calls
+            if not called or conversation.rounds >= MAX_ROUNDS:
+                return conversation.result(require_complete(reply), previous)
+            conversation.rounds += 1
+            conversation.bridged = conversation.bridged or any(_needs_the_items(call) for call in called) or None
+            conversation.calls += _new_calls(called, reply, conversation.rounds)
+    except GatewayError as error:
+        error.research = conversation.research
+        error.response_id = error.response_id or conversation.response_id
+        raise
+
+
+def research_through(
+    relay: Requests,
+    on_accepted: Callable[[ToolCall], None] | None = None,
+    on_view: Callable[[Invocation], None] | None = None,
+) -> Research:
+    """Research by a relay.
+
+    Args:
+        relay: the helper of the client's kind, blocking or asynchronous.
+        on_accepted: told when the relay has accepted a call, before it is waited for.
+        on_view: told how it stands, every now and then.
+    """
+
+    async def research(call: ToolCall, arguments: dict[str, Any]) -> None:
+        view: Invocation | None = None
+        started = time.monotonic()
+        if call.invocation_id is None or call.invocation_token is None:
+            # In the background, because then the id is known, and can be picked up, from the start.
+            accepted = await relay.invoke_operation({**arguments, "background": True}, call.key)
+            call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
+            view = accepted
+            if on_accepted is not None:
+                on_accepted(call)
+        if view is None or not view.finished:
+            view = await relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
+        _take(call, view, time.monotonic() - started)
+
+    return research
+
+
+def _take(call: ToolCall, view: Invocation, waited: float) -> None:
+    """What became of a run, for the model and for the caller. A failed one is never told as an empty answer."""
+    response = read_response(view.response)
+    call.status, call.upstream_response_id = view.status, view.upstream_response_id
+    call.model, call.usage, call.cost = response.model, response.usage, view.cost_usd
+    # The relay's own clock knows the time before this process began to wait.
+    call.seconds = max(waited, (view.updated_at - view.created_at).total_seconds())
+    call.sources = [Source(page.url, page.title) for page in view.sources]
+    text = view.output_text or ""
+    if view.status == "completed" and text:
+        call.summary = text
+        call.output = call.report
+        return
+    why = f"{view.error_code or 'no reason given'}: {view.error_message or 'the relay gives no reason'}"
+    call.error = one_line(why)
+    if view.status == "incomplete" and text:
+        call.summary = text
+        call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{call.report}"
+    else:
+        call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
+
+
+async def _turn(conversation: Conversation) -> Reply:
+    started = time.monotonic()
+    try:
+        reply = await respond(conversation.request(), may_call=True)
+    except GatewayError as error:
+        # Refused because of the id, and so not executed: it can be asked again with all items.
+        unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
+        if not (unknown and conversation.calls and not conversation.bridged):
+            raise
+        conversation.bridged = True
+        reply = await respond(conversation.request(), may_call=True)
+    answer = reply.answer
+    conversation.turns.append(Turn(answer.id, answer.model, answer.usage, reply.cost, time.monotonic() - started))
+    return reply
+
+
+def _needs_the_items(call: FunctionCall) -> bool:
+    """Whether the bridge made this call, or it has no id by which a response that is stored would know it."""
+    return not call.call_id or call.item_id == f"fc_{call.call_id}"
+
+
+async def _answer_calls(conversation: Conversation, research: Research) -> None:
+    """Answer what is pending, side by side, and find out meanwhile whether the model is bridged."""
+    twins: dict[str, list[ToolCall]] = {}
+    for call in conversation.pending:
+        twins.setdefault(call.key, []).append(call)
+    firsts = [next((call for call in same if call.invocation_id), same[0]) for same in twins.values()]
+    work: list[Operation[Any]] = [_answer_call(call, research) for call in firsts]
+    if conversation.bridged is None and conversation.response_id:
+        work.append(_find_out(conversation))
+    outcomes = await gather(work)
+    # A call that the model made twice is carried out once.
+    for first, same in zip(firsts, twins.values(), strict=True):
+        for call in same:
+            if call is not first:
+                call.become(first)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _answer_call(call: ToolCall, research: Research) -> None:
+    """Fill in the output of one call; what goes wrong is told to the model, unless the research runs on."""
+    try:
+        if call.name != tool.NAME:
+            raise ValueError(f"there is no function {call.name[:80]!r}; there is: {tool.NAME}")
+        arguments = tool.parse_arguments(call.arguments)
+    except ValueError as error:
+        call.status, call.error, call.output = "refused", str(error), f"Error: {error}."
+        return
+    try:
+        await research(call, arguments)
+    except StillRunningError:
+        raise
+    except GatewayError as error:
+        call.status, call.error = "failed", str(error)
+        call.output = f"Error: the research could not be run ({error.cause}). Say so in your answer."
+
+
+async def _find_out(conversation: Conversation) -> None:
+    try:
+        await retrieve(conversation.response_id or "", timeout=POLL_TIMEOUT)
+        conversation.bridged = False
+    except GatewayError as error:
+        # Any other failure says nothing about the model: the usual way is tried.
+        conversation.bridged = error.kind is ErrorKind.NOT_SUPPORTED
+
+
+def _new_calls(called: tuple[FunctionCall, ...], reply: Reply, round: int) -> list[ToolCall]:
+    # Where a gateway leaves an id out, one of our own keeps these calls apart from all others. Two without an id are
+    # told apart by what they ask.
+    response_id = reply.answer.id or f"unnamed_{uuid.uuid4().hex}"
+    calls = [ToolCall(response_id, call.call_id, call.name, call.arguments, round) for call in called]
+    for call in calls:
+        call.call_id = call.call_id or f"unnamed_{call.key[:32]}"
+    return calls

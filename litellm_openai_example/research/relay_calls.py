@@ -1,0 +1,245 @@
+"""The relay's calls, written once without I/O for the blocking and the asynchronous helper.
+
+A relay that restarts in the middle is waited for: reads cost nothing, and a repeated start carries the same
+idempotency key, so that the relay answers it with the same invocation. The gateway's key is not known here and never
+goes to the relay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx2
+
+from ..calls.lenient import read_json
+from ..calls.steps import EXPECTED, call, sleep
+from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
+from ..errors import GatewayError, StillRunningError, one_line
+from ..transport.deadline import Deadline, current_deadline
+from ..transport.headers import retry_after
+from ..transport.tls import reachable
+from . import contract
+from .contract import AcceptedInvocation, Invocation
+from .views import read_accepted, read_view
+
+T = TypeVar("T")
+Arguments = Mapping[str, Any]
+
+_WAIT_SECONDS = 20.0  # of one wait request; then it is asked anew, so that a status is never old
+_CHECK_SECONDS = 5.0
+_DEFAULT_FORMAT: str = contract.ToolArguments.model_fields["deliverable_format"].default
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class RelayError(GatewayError):
+    """The relay cannot be reached, or refused a request; `code` is from the closed list of the contract."""
+
+
+class ResearchRunningError(StillRunningError):
+    """The deadline passed while the research runs on at the relay; id and token pick it up later."""
+
+    def __init__(self, cause: str, *, invocation_id: str, invocation_token: str) -> None:
+        super().__init__(cause)
+        self.invocation_id = invocation_id
+        self.invocation_token = invocation_token
+
+    @property
+    def invocation(self) -> tuple[str, str]:
+        """Id and token."""
+        return self.invocation_id, self.invocation_token
+
+
+class RelayEvent(NamedTuple):
+    """One server-sent event: its name, its id, and its data (see `contract`)."""
+
+    name: str
+    id: str
+    data: dict[str, Any]
+
+
+class Requests:
+    """The relay's calls as operations; what both helpers share."""
+
+    _http: Any
+
+    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None) -> None:
+        url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
+        name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
+        self.base_url = reachable(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
+        key = api_key if api_key is not None else setting("RELAY_API_KEY")
+        self._key = header_value(key, "RELAY_API_KEY") if key else ""
+        self.timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
+
+    async def check_operation(self) -> None:
+        """Find out that the relay is ready, before anything is paid for."""
+        try:
+            response = await self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
+        except EXPECTED as error:
+            raise self._unreachable(error) from error
+        # A relay of another make need not have this address.
+        if response.status_code not in (200, 404, 405):
+            raise self.refused(response)
+
+    async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
+        """Start a research; repeated with the same key until the relay has answered."""
+        headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        # Other relays demand the form of the result.
+        given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
+        body = {"tool_name": contract.TOOL_NAME, "arguments": given}
+        response = await self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
+        return _read(read_accepted, response)
+
+    async def get_operation(self, invocation_id: str, token: str) -> Invocation:
+        """Look at an invocation."""
+        return _read(read_view, await self._until_answered("GET", invocation_path(invocation_id), token_header(token)))
+
+    async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
+        """Cancel an invocation."""
+        path = f"{invocation_path(invocation_id)}/cancel"
+        return _read(read_view, await self._until_answered("POST", path, token_header(token)))
+
+    async def wait_operation(
+        self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
+    ) -> Invocation:
+        """Wait until an invocation has ended.
+
+        Raises:
+            ResearchRunningError: the deadline passed first.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            left = _left()
+            seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
+            path = f"{invocation_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            try:
+                response = await self._until_answered("GET", path, token_header(token), timeout=seconds + 10)
+            except RelayError as error:
+                # It was asked again until the deadline was near: the run is none the worse for it.
+                if error.status is None or error.status in PASSING:
+                    raise research_running(invocation_id, token, str(error)) from error
+                raise
+            view = _read(read_view, response)
+            if on_view is not None:
+                on_view(view)
+            if view.finished:
+                return view
+            if _left() <= 0.2:
+                raise research_running(invocation_id, token)
+            # A relay that answers too early (it is about to stop, or never waits) must not be asked in a tight loop.
+            pause = FIRST_PAUSE if left - _left() > seconds / 2 else min(pause * 2, LONGEST_PAUSE)
+            await sleep(max(0.0, min(pause, _left() - 0.2)))
+
+    async def _until_answered(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: object = None,
+        timeout: float | None = None,
+    ) -> httpx2.Response:
+        """Send until the relay has answered for good, or the deadline is near."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
+            except EXPECTED as error:
+                failure, wish = self._unreachable(error), None
+                origin: Exception | None = error
+            else:
+                if response.status_code < 400:
+                    return response  # type: ignore[no-any-return]
+                failure, wish, origin = self.refused(response), _wish(response), None
+                if response.status_code not in PASSING:
+                    raise failure
+            delay = pause if wish is None else wish
+            if delay >= _left():
+                raise failure from origin
+            await sleep(delay)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: object = None,
+        timeout: float | None = None,
+    ) -> call:
+        options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx2.Timeout(timeout, connect=5.0)}
+        if body is not None:
+            options["content"] = json.dumps(body, ensure_ascii=False).encode()
+            options["headers"]["Content-Type"] = "application/json"
+        return call(lambda _: self._http.request(method, self.base_url + path, **options))
+
+    def _unreachable(self, error: Exception) -> RelayError:
+        reason = one_line(str(error)) or type(error).__name__
+        hint = "is it running, and is RELAY_BASE_URL right? `make relay` in the checkout starts one here"
+        return RelayError(f"the relay at {self.base_url} does not answer: {reason}", hint=hint)
+
+    def refused(self, response: httpx2.Response) -> RelayError:
+        """What an answer with a status of 400 or more means."""
+        code, message = None, ""
+        try:
+            error = json.loads(response.content)["error"]
+            code, message = one_line(str(error["code"])), one_line(str(error["message"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        hint = "check RELAY_API_KEY" if response.status_code == 401 else ""
+        hint = "check the invocation id and RELAY_INVOCATION_TOKEN" if response.status_code == 403 else hint
+        return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
+
+
+async def pausing(seconds: float) -> None:
+    """Wait, as an operation."""
+    await sleep(seconds)
+
+
+def until_of(relay: Requests, timeout: float | Deadline | None) -> Deadline:
+    """The deadline of one call: its own, the helper's, or one around it that is nearer."""
+    if isinstance(timeout, Deadline):
+        return timeout
+    mine = Deadline(relay.timeout if timeout is None else timeout)
+    outer = current_deadline()
+    return outer if outer is not None and outer.at <= mine.at else mine
+
+
+def _left() -> float:
+    until = current_deadline()
+    return math.inf if until is None else until.remaining()
+
+
+def research_running(invocation_id: str, token: str, trouble: str = "") -> ResearchRunningError:
+    cause = "the deadline passed while the research runs on" + (f" ({trouble})" if trouble else "")
+    return ResearchRunningError(cause, invocation_id=invocation_id, invocation_token=token)
+
+
+def invocation_path(invocation_id: str) -> str:
+    return f"{contract.INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
+
+
+def token_header(token: str) -> dict[str, str]:
+    return {contract.TOKEN_HEADER: header_value(token, "the invocation token")}
+
+
+def _read(read: Callable[[dict[str, Any]], T], response: httpx2.Response) -> T:
+    try:
+        return read(read_json(response.content))
+    except ValueError:
+        raise RelayError("the relay's answer cannot be read", status=response.status_code) from None
+
+
+def _wish(response: httpx2.Response) -> float | None:
+    seconds = retry_after(response.headers)
+    return None if seconds is None else min(max(seconds, 0.1), 60.0)

@@ -1,0 +1,89 @@
+"""The deep_research tool as a model sees it: its schema, and the arguments that a model wrote for it.
+
+Both come from one model, `relay.contract.ToolArguments`, which is the relay's own check as well.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from .contract import TOOL_NAME, ToolArguments
+
+NAME = TOOL_NAME
+
+# What providers read of a JSON schema; some refuse a tool whose schema says more.
+_READ = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+_ENCODINGS = 3  # how often arguments may be JSON text within JSON text
+_PROBLEMS = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "string_too_short": "must be a text that is not blank",
+    "string_pattern_mismatch": "must be a text that is not blank",
+    "string_unicode": "holds half of a surrogate pair",
+    "list_type": "must be a list of texts",
+    "bool_type": "must be true or false",
+}
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with the keywords that every provider takes, and no others."""
+    kept = {name: value for name, value in schema.items() if name in _READ}
+    if "properties" in kept:
+        kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = _plain(kept["items"])
+    return kept
+
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "name": NAME,
+    "description": (
+        "Research one question thoroughly, over many sources. A run takes minutes and costs money: call it when "
+        "the question needs current, broad or cited evidence, once per question, and not for what you know well."
+    ),
+    "strict": False,
+    "parameters": {
+        name: value for name, value in _plain(ToolArguments.model_json_schema()).items() if name != "description"
+    },
+}
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """The arguments of one call, checked, ready for the relay.
+
+    JSON text within JSON text is read, and what the schema does not know is left out: neither is a reason to lose a
+    call whose meaning is clear.
+
+    Args:
+        text: JSON as the model wrote it.
+
+    Returns:
+        What the model set, no more: the relay knows the defaults.
+
+    Raises:
+        ValueError: they cannot be used; the message is meant for the model, which may try again.
+    """
+    value: Any = text
+    try:
+        for _ in range(_ENCODINGS):
+            value = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError("the arguments are not valid JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("the arguments must be a JSON object")
+    # A model writes null for what it leaves out.
+    known = {name: value[name] for name in ToolArguments.model_fields if value.get(name) is not None}
+    try:
+        return ToolArguments.model_validate(known).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(dict.fromkeys(map(_problem, error.errors(include_url=False))))) from None
+
+
+def _problem(error: Any) -> str:
+    """What is wrong, in words by which a model can do better."""
+    where = ".".join(map(str, error["loc"]))
+    return f"{where} {_PROBLEMS.get(error['type']) or error['msg'].replace('Input should', 'must')}"

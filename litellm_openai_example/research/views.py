@@ -1,0 +1,124 @@
+"""Reading what a relay answers, this one's or another's: what it does not send, or sends in another form, is not
+demanded.
+
+Only the ids must be there. A field that is missing or of another type has the value that says the least: a state that
+is not known is "running", a time the moment of reading. Other relays keep text and sources in `response` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..calls.answer import read_response, read_sources
+from ..errors import one_line
+from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
+
+View = TypeVar("View", bound=Invocation)
+
+_RICHES = 1e12  # US dollars that no run costs
+
+# Other words for the end; every word that is not known means that it goes on.
+_ENDS = {
+    "canceled": "cancelled",
+    "succeeded": "completed",
+    "success": "completed",
+    "done": "completed",
+    "finished": "completed",
+    "error": "failed",
+    "errored": "failed",
+    "failure": "failed",
+    "expired": "failed",
+    "timeout": "failed",
+    "timed_out": "failed",
+}
+
+
+def read_view(data: Mapping[str, Any]) -> Invocation:
+    """The view of an invocation. Raises ValueError where it holds no id that can be used."""
+    return _read(Invocation, data)
+
+
+def read_accepted(data: Mapping[str, Any]) -> AcceptedInvocation:
+    """The answer to a start. Raises ValueError where id or token cannot be used."""
+    return _read(AcceptedInvocation, data)
+
+
+def read_status(value: object) -> str:
+    """A word for a state, as one of the contract's; "running" where it is none."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    word = _ENDS.get(word, word)
+    return word if word in TERMINAL or word == "queued" else "running"
+
+
+def _read(model: type[View], data: Mapping[str, Any]) -> View:
+    response = data["response"] if isinstance(data.get("response"), dict) else None
+    answer = read_response(response)
+    text = _text(data.get("output_text")) or answer.text or _text((response or {}).get("output_text"))
+    sources = read_sources(data.get("sources")) or answer.sources
+    now = datetime.now(UTC)
+    least = {
+        "mode": "background",
+        "deliverable_format": "markdown_brief",
+        "created_at": now,
+        "updated_at": now,
+    }
+    given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
+    given = {
+        # An id that is broken is none: mended, it would be another's.
+        name: _text(value) if isinstance(value, str) and name not in ("invocation_id", "invocation_token") else value
+        for name, value in given.items()
+    }
+    read = {
+        "status": "completed" if text and data.get("status") is None else read_status(data.get("status")),
+        "output_text": text or None,
+        "sources": [{"url": page.url, "title": page.title} for page in sources],
+        "cost_usd": _cost(data.get("cost_usd"), (response or {}).get("cost_usd")),
+        "response": response,
+        "error_code": _code(data),
+        "error_message": _message(data),
+        **{name: _time(data.get(name)) or now for name in ("created_at", "updated_at")},
+    }
+    try:
+        return model.model_validate({**least, **given, **read})
+    except ValidationError as error:
+        unusable = {str(problem["loc"][0]) for problem in error.errors(include_url=False)}
+    kept = {name: value for name, value in {**given, **read}.items() if name not in unusable}
+    return model.model_validate({**least, **kept})
+
+
+def _text(value: object) -> str:
+    # Half of a surrogate pair can be neither printed nor sent on.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _cost(*values: object) -> float | None:
+    for value in values:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _RICHES:
+            return float(value)
+    return None
+
+
+def _code(data: Mapping[str, Any]) -> str | None:
+    code = data.get("error_code")
+    return code if isinstance(code, str) and code in INVOCATION_ERRORS else None
+
+
+def _message(data: Mapping[str, Any]) -> str | None:
+    code, message = _text(data.get("error_code")), one_line(_text(data.get("error_message")))
+    if code and code not in INVOCATION_ERRORS:
+        message = f"{one_line(code)}: {message}" if message else one_line(code)
+    return message or None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        read = datetime.fromisoformat(value) if isinstance(value, str) else None
+        read = read if read is None or read.tzinfo is not None else read.replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    # The calendar's first and last years cannot be told in every time zone.
+    return read if read is not None and 1970 < read.year < 9000 else None

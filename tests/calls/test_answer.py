@@ -1,0 +1,53 @@
+"""What answers say, read from JSON that may hold anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litellm_openai_example.calls.answer import Source, read_chat, read_response
+
+A, B, C = "https://a.example/1", "https://b.example/2", "https://c.example/3"
+
+
+def cited(*urls: str) -> dict[str, Any]:
+    notes = [{"type": "url_citation", "url": url, "title": f"Title of {url}"} for url in urls]
+    return {"type": "message", "content": [{"type": "output_text", "text": "Found.", "annotations": notes}]}
+
+
+def searched(*urls: str) -> dict[str, Any]:
+    action = {"type": "search", "query": "q", "sources": [{"type": "url", "url": url} for url in urls]}
+    return {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
+
+
+def test_sources_are_the_cited_pages_and_those_that_a_search_read_each_once() -> None:
+    answer = read_response({"status": "completed", "output": [searched(B, A, B), cited(A, C, A)]})
+    assert answer.sources == (Source(A, f"Title of {A}"), Source(C, f"Title of {C}"), Source(B, ""))
+    assert answer.searched
+
+
+def test_a_bridged_answer_has_its_sources_in_the_search_item_alone() -> None:
+    answer = read_response({"status": "completed", "output": [searched(A), cited()]})
+    assert answer.sources == (Source(A),)
+
+
+def test_an_answer_without_search_item_and_citation_was_not_searched_for() -> None:
+    assert not read_response({"status": "completed", "output": [cited()]}).searched
+    assert read_response({"status": "completed", "output": [searched(), cited()]}).searched
+    assert read_response({"status": "completed", "output": [cited(A)]}).searched
+
+
+def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
+    notes = [{"type": "url_citation", "url_citation": {"url": A, "title": "T"}}]
+    answer = read_chat(
+        {"choices": [{"message": {"content": "x", "annotations": notes}, "finish_reason": "stop"}], "citations": [B, A]}
+    )
+    assert answer.sources == (Source(A, "T"), Source(B))
+    assert answer.searched
+
+
+def test_broken_sources_are_left_out() -> None:
+    odd: list[Any] = [None, 5, {"url": None}, {"url": ["x"]}, {"url": "javascript:alert(1)"}, {"url": "https://a b"}]
+    part = {"type": "output_text", "text": "x", "annotations": [*odd, {"url": A, "title": 7}]}
+    items = [{"type": "web_search_call", "action": action} for action in (None, "x", {"sources": 3}, {"sources": odd})]
+    answer = read_response({"output": [*items, {"type": "message", "content": [part]}]})
+    assert answer.sources == (Source(A),)

@@ -1,0 +1,496 @@
+"""The command line: which combinations are refused, what is sent, what is printed where."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Run, RunCommand
+from ..fakes.scripted import (
+    KEY,
+    Answer,
+    ScriptedServer,
+    Seen,
+    chat_body,
+    chat_events,
+    eventually,
+    reply,
+    response_body,
+    response_events,
+    sse,
+)
+
+PROGRAM = str(Path(sys.executable).parent / "litellm-example")
+R = ["--api", "responses"]
+
+NONSENSE = [
+    ["--background", "hi"],
+    ["--api", "chat", "--background", "hi"],
+    ["--web-search", "hi"],
+    ["--previous-response-id", "resp_1", "hi"],
+    ["--api", "chat", "--auto-tool-call", "hi"],
+    [*R, "--wait", "hi"],
+    ["--wait", "hi"],
+    [*R, "--background", "--stream", "hi"],
+    [*R, "--background", "--wait", "--stream", "hi"],
+    [*R, "--auto-tool-call", "--background", "hi"],
+    [*R, "--auto-tool-call", "--stream", "hi"],
+    ["--json", "--stream", "hi"],
+    ["--retrieve", "resp_1", "hi"],
+    ["--retrieve", "resp_1", "--cancel", "resp_1"],
+    ["--retrieve", "resp_1", "--background", *R],
+    ["--retrieve", "resp_1", "--web-search", *R],
+    ["--retrieve", "resp_1", "--stream"],
+    ["--retrieve", "resp_1", "--instructions", "x"],
+    ["--retrieve", "resp_1", "--previous-response-id", "resp_0"],
+    ["--cancel", "resp_1", "--wait"],
+    ["--cancel", "resp_1", "hi"],
+    ["--retrieve", ""],
+    ["--retrieve", " "],
+    ["--retrieve", "한국"],
+    ["--cancel", "\x1b"],
+    ["--model", " ", "hi"],
+    ["--target", "relay", "--auto-tool-call", *R, "hi"],
+    ["--target", "relay", "--auto-tool-call", "hi"],
+    ["--target", "relay", "--api", "responses", "hi"],
+    ["--target", "relay", "--web-search", "hi"],
+    ["--target", "relay", "--background", "--stream", "hi"],
+    ["--deliverable-format", "markdown_brief", "hi"],
+    ["--target", "relay", "--deliverable-format", "pdf", "hi"],
+    ["--invocation", "inv_1", "hi"],
+    ["--invocation", "inv_1", "--retrieve", "resp_1"],
+    ["--invocation", "inv_1", "--instructions", "x"],
+    ["--invocation", "inv_1", "--model", "x"],
+    ["--list", "hi"],
+    ["--list", "--retrieve", "resp_1"],
+    ["--list", "--wait"],
+    ["--search-country", "KR", "hi"],
+    [*R, "--search-country", "KR", "hi"],
+    [*R, "--web-search", "--search-country", "KOR", "hi"],
+    [*R, "--web-search", "--search-country", "XX", "hi"],
+    ["-o", "temperature", "hi"],
+    ["-o", "=1", "hi"],
+    ["-o", "a..b=1", "hi"],
+    ["-o", "a=1", "-o", "a.b=2", "hi"],
+    ["-o", "model=x", "hi"],
+    ["-o", "stream=true", "hi"],
+    [*R, "-o", "tools=[]", "hi"],
+    [*R, "-o", "input.x=1", "hi"],
+    ["-o", "extra_body.model=x", "hi"],
+    ["-o", "temperature=1e999", "hi"],
+    ["-o", "user=\udc80", "hi"],
+    ["--target", "relay", "-o", "temperature=1", "hi"],
+    ["--retrieve", "resp_1", "-o", "temperature=1"],
+    ["--api", "completions", "hi"],
+    ["--no-such-option", "hi"],
+    ["two", "prompts"],
+    ["--timeout", "0", "hi"],
+    ["--timeout", "-1", "hi"],
+    ["--timeout", "nan", "hi"],
+    ["--timeout", "inf", "hi"],
+    ["--timeout", "1e999", "hi"],
+    ["--timeout", "abc", "hi"],
+    [""],
+    ["  \n "],
+    ["--instructions", "", "hi"],
+    ["half a pair \udc80"],
+    [],
+]
+
+
+@pytest.mark.parametrize("arguments", NONSENSE, ids=" ".join)
+def test_nonsense_is_refused_before_anything_is_sent(
+    arguments: list[str], configured: ScriptedServer, command: RunCommand
+) -> None:
+    run = command(*arguments)
+    assert run.code == 2
+    assert run.out == ""
+    assert "Error: " in run.err
+    assert configured.seen == []
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"\xff\xfe"])
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_a_bad_prompt_on_stdin_is_refused(
+    content: bytes, arguments: list[str], configured: ScriptedServer, command: RunCommand
+) -> None:
+    assert command(*arguments, stdin=content).code == 2
+    assert configured.seen == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LITELLM_BASE_URL", None),
+        ("LITELLM_API_KEY", None),
+        ("LITELLM_API_KEY", "  "),
+        ("LITELLM_API_KEY", "two words"),
+        ("LITELLM_API_KEY", "키"),
+        ("LITELLM_MODEL", "a\nb"),
+        ("LITELLM_MODEL", "\udcff"),
+        *(
+            ("LITELLM_BASE_URL", url)
+            for url in (
+                "",
+                "localhost:4000",
+                "ftp://gateway",
+                "https://",
+                "https://user:pass@gateway",
+                "https://gateway:99999",
+                "https://gateway/?key=1",
+                "https://gate way",
+                "https://256.1.1.1",
+                "http://192.0.2.1:4000",
+                "https://gateway/v1/chat/completions",
+            )
+        ),
+    ],
+)
+def test_bad_settings_are_refused(
+    variable: str, value: str | None, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, value)
+    run = command("hi")
+    assert run.code == 2
+    assert run.err.startswith("Error: ")
+    assert variable.lower()[8:] in run.err.lower() or "address" in run.err
+    assert "pass@" not in run.err
+    assert configured.seen == []
+
+
+DIRECT, RELAY = ["hi"], ["--target", "relay", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value", "said"),
+    [
+        *(
+            (arguments, variable, value, said)
+            for arguments in (DIRECT, RELAY)
+            for variable, value, said in [
+                ("HTTPS_PROXY", "foo://me:s3cret@proxy:1", "proxy"),
+                ("ALL_PROXY", "socks5://me:s3cret@proxy:1", "SOCKS"),
+                ("HTTP_PROXY", "http://[::1", "proxy"),
+            ]
+        ),
+        (RELAY, "RELAY_BASE_URL", "http://127.0.0.1:1/?x=1", "query"),
+        (DIRECT, "SSL_CERT_FILE", "/no/such/file", "certificates"),
+        (RELAY, "SSL_CERT_FILE", "/no/such/file", "certificates"),
+    ],
+)
+def test_settings_of_the_network_that_cannot_be_used(
+    arguments: list[str],
+    variable: str,
+    value: str,
+    said: str,
+    configured: ScriptedServer,
+    command: RunCommand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if variable == "SSL_CERT_FILE" else ():
+        monkeypatch.setenv(name, "https://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    run = command(*arguments)
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert said in run.err
+    assert "s3cret" not in run.err
+    assert configured.seen == []
+
+
+@pytest.mark.parametrize("seconds", ["1e10", "1e300"])
+def test_a_deadline_beyond_what_clocks_can_hold(seconds: str, configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(chat_body("OK")))
+    assert command("--timeout", seconds, "hi") == Run(0, "OK\n", "")
+
+
+@pytest.mark.parametrize("key", ["a", "dummy", "EMPTY", "none", "1"])
+def test_a_stand_in_for_a_key_is_not_taken_out_of_an_answer(
+    key: str, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_API_KEY", key)
+    configured.answers(reply(chat_body("a dummy EMPTY none 1")))
+    assert command("hi").out == "a dummy EMPTY none 1\n"
+
+
+@pytest.mark.parametrize("prompt", ["hi", "안녕 👩‍🚀", '"quoted" $HOME `x`', "two\nlines", "-- not an option"])
+def test_a_prompt_arrives_word_for_word(prompt: str, configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(chat_body("OK")))
+    assert command("--", prompt).out == "OK\n"
+    assert command(stdin=f"{prompt}\n".encode()).out == "OK\n"
+    assert command("-", stdin=b"\xef\xbb\xbf" + prompt.encode()).out == "OK\n"
+    assert [seen.json["messages"] for seen in configured.posts] == [[{"role": "user", "content": prompt}]] * 3
+
+
+def test_what_is_sent(configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured.answers(reply(response_body("OK")))
+    monkeypatch.setenv("LITELLM_MODEL", "from-env")
+    command(*R, "--web-search", "--instructions", "be brief", "--previous-response-id", "resp_0", "hi")
+    command(*R, "--model", "given", "hi")
+    first, second = (seen.json for seen in configured.posts)
+    assert first == {
+        "model": "from-env",
+        "input": "hi",
+        "tools": [{"type": "web_search_preview"}],
+        "previous_response_id": "resp_0",
+        "instructions": "be brief",
+    }
+    assert second == {"model": "given", "input": "hi"}
+    assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_background_json_is_printed_as_it_came(configured: ScriptedServer, command: RunCommand) -> None:
+    raw = b'{ "id":"resp_1",  "status":"queued", "a": 1.50, "note": "\\uc548\\ub155 \\ud83d\\ude00 \\u001b \\\\u0041" }'
+    configured.answers(reply(raw))
+    run = command(*R, "--background", "hi")
+    assert run.code == 0
+    assert run.out == '{ "id":"resp_1",  "status":"queued", "a": 1.50, "note": "안녕 😀 \\u001b \\\\u0041" }\n'
+    assert configured.posts[0].json["background"] is True
+
+
+def test_json_prints_the_raw_answer(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(chat_body("OK")))
+    assert json.loads(command("--json", "hi").out) == chat_body("OK")
+    half = response_body("Half", "incomplete", incomplete_details={"reason": "max_output_tokens"})
+    configured.answers(reply(half))
+    run = command(*R, "--json", "hi")
+    assert (run.code, json.loads(run.out)) == (3, half)
+
+
+def test_verbose_tells_the_facts(configured: ScriptedServer, command: RunCommand) -> None:
+    headers = {"x-litellm-call-id": "call-7", "x-litellm-response-cost": "0.0123", "x-litellm-model-id": "m-1"}
+    configured.answers(reply({}, 429), reply(chat_body("OK"), **headers))
+    run = command("--verbose", "hi")
+    assert run.out == "OK\n"
+    for fact in ("model: gpt-4o", "response id: chatcmpl-1", "call-7", "m-1", "retries: 1 here", "3 in, 1 out",
+                 "cost: 0.012300 USD", "first text: ", "total: "):  # fmt: skip
+        assert fact in run.err
+
+
+def polling(*statuses: Any) -> Any:
+    """A submit, then these answers to the polls: a status, or an answer as it is."""
+    left = list(statuses)
+
+    def script(seen: Seen) -> Answer:
+        if seen.method == "POST":
+            return reply(response_body(None, "queued"))
+        status = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(status, Answer):
+            return status
+        body = response_body("done" if status == "completed" else None, status, id="resp_other")
+        return reply(body, **{"openai-poll-after-ms": "50"})
+
+    return script
+
+
+def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunCommand) -> None:
+    trouble = [
+        reply({}),
+        reply({"error": "busy"}),
+        reply({}, 500),
+        Answer(drop=True),
+        reply(b"{"),
+        reply({}, 404),
+        reply({}, 429),
+        reply(b"", 502),
+    ]
+    configured.script = polling("queued", *trouble, "in_progress", "completed")
+    run = command(*R, "--background", "--wait", "hi")
+    assert (run.code, run.out) == (0, "done\n")
+    assert "resp_1" in run.err
+    assert {seen.path for seen in configured.seen if seen.method == "GET"} == {"/v1/responses/resp_1"}
+    assert len(configured.posts) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("failed", 1, "failed"),
+        ("cancelled", 1, "cancelled"),
+        ("incomplete", 3, "cut short"),
+        (reply(response_body(None)), 1, "no text"),
+        (reply({"error": {"message": "model=None"}}, 400), 1, "does not know that response id"),
+        (reply({"error": {"message": "GET is not supported for anthropic"}}, 500), 1, "bridges"),
+        (reply({"detail": "Not Found"}, 404), 1, "HTTP 404"),
+        (reply(response_body(None, None)), 4, "the last look at it showed"),
+        (reply({"error": {"message": "busy"}}), 4, "busy"),
+        (reply(response_body(None, "pondering")), 4, "pondering"),
+    ],
+)
+def test_wait_ends(end: Any, code: int, said: str, configured: ScriptedServer, command: RunCommand) -> None:
+    configured.script = polling("queued", end)
+    run = command("--retrieve", "resp_1", "--wait", "--timeout", "3" if code == 4 else "30")
+    assert (run.code, run.out) == (code, "")
+    assert said in run.err
+
+
+def test_the_deadline_of_a_wait_says_how_to_go_on(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.script = polling("in_progress")
+    run = command(*R, "--background", "--wait", "--timeout", "1", "hi")
+    assert (run.code, run.out) == (4, "")
+    assert "litellm-example --retrieve resp_1 --wait" in run.err
+
+
+@pytest.mark.parametrize("flag", ["--retrieve", "--cancel"])
+def test_following_up(flag: str, configured: ScriptedServer, command: RunCommand) -> None:
+    body = response_body(None, "in_progress" if flag == "--retrieve" else "cancelled")
+    configured.answers(reply(body))
+    run = command(flag, "resp_1")
+    assert (run.code, json.loads(run.out)) == (0, body)
+
+
+def test_a_bridged_model_that_blocked_is_not_polled(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(response_body("at once")))
+    assert command(*R, "--background", "--wait", "hi").out == "at once\n"
+    assert len(configured.seen) == 1
+
+
+def environment(server: ScriptedServer, **more: str) -> dict[str, str]:
+    return {**os.environ, "LITELLM_BASE_URL": server.url, "LITELLM_API_KEY": KEY, **more}
+
+
+def start(server: ScriptedServer, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    env = environment(server, **more.pop("env", {}))
+    more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.Popen([PROGRAM, *arguments], env=env, **more)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_output_survives_any_encoding(encoding: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("é 한 \ud83d")))
+    with start(gateway, "hi", env={"PYTHONIOENCODING": encoding}) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert out == "é 한 \ud83d\n".encode(encoding, "backslashreplace")
+
+
+def test_interrupting_a_wait_says_how_to_go_on(gateway: ScriptedServer) -> None:
+    gateway.script = polling("in_progress")
+    with start(gateway, *R, "--background", "--wait", "--timeout", "60", "hi") as process:
+        assert eventually(lambda: len(gateway.seen) > 2, 60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"litellm-example --retrieve resp_1 --wait" in err
+    assert b"Traceback" not in err
+
+
+def test_interrupting_a_call_says_that_it_was_sent(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(pause=30))
+    with start(gateway, "hi") as process:
+        assert eventually(lambda: bool(gateway.seen), 60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"may have been executed" in err
+
+
+def test_a_closed_pipe_ends_quietly(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*chat_events(*["line\n"] * 2000), pause=0.001))
+    shell = f'"{PROGRAM}" --stream hi | head -1'
+    result = subprocess.run(["sh", "-c", shell], env=environment(gateway), capture_output=True, timeout=60)
+    assert (result.stdout, result.stderr) == (b"line\n", b"")
+
+
+@pytest.mark.parametrize("arguments", [["hi"], ["--stream", "hi"], ["--help"]])
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_full_disk_is_told(arguments: list[str], reason: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("OK", reason)))
+    with open("/dev/full", "wb") as full, start(gateway, *arguments, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith(b"Error: cannot write ")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["hi"], ["--help"]])
+def test_a_pipe_that_is_closed_from_the_start_ends_quietly(arguments: list[str], gateway: ScriptedServer) -> None:
+    gateway.answers(reply(chat_body("Half", "length")))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe, start(gateway, *arguments, stdout=pipe) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, b"")
+
+
+def test_a_piece_is_on_stdout_before_the_next_is_sent(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*response_events("first ", "second"), {"type": "response.completed", "response": {}}, pause=3))
+    with start(gateway, *R, "--stream", "hi") as process:
+        assert process.stdout is not None
+        started = time.monotonic()
+        assert os.read(process.stdout.fileno(), 100) == b"first "
+        first = time.monotonic() - started
+        process.communicate(timeout=60)
+    assert time.monotonic() - started - first > 2
+
+
+def on_terminal(server: ScriptedServer, *arguments: str, **more: Any) -> tuple[int, str]:
+    """Run the command with stdout and stderr on a pseudo-terminal; exit code and all that was shown."""
+    controller, terminal = pty.openpty()
+    with start(server, *arguments, stdout=terminal, stderr=terminal, **more) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while chunk := os.read(controller, 65536):
+                shown += chunk
+        except OSError:
+            pass  # Linux says so when the other side has closed
+        process.wait(60)
+    os.close(controller)
+    return process.returncode, shown.decode()
+
+
+def test_escapes_are_harmless_on_a_terminal(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*chat_events("\x1b[31mred\x07", "\x9b2J", "한국\tx\n")))
+    code, shown = on_terminal(gateway, "hi")
+    assert code == 0
+    assert shown.endswith("\\x1b[31mred\\x07\\x9b2J한국\tx\r\n")
+    assert gateway.posts[0].json["stream"] is True
+
+
+def test_progress_shows_on_a_terminal_only(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(body=json.dumps(chat_body("OK")).encode(), pause=2.5))
+    code, shown = on_terminal(gateway, "--no-stream", "hi")
+    assert code == 0
+    assert "1 s  waiting for gpt-6-luna" in shown
+    assert shown.rstrip().endswith("OK")
+    with start(gateway, "hi") as process:
+        assert process.communicate(timeout=60) == (b"OK\n", b"")
+
+
+def test_progress_names_a_rate_limit(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429, **{"retry-after": "3"}), reply(chat_body("OK")))
+    code, shown = on_terminal(gateway, "--no-stream", "hi")
+    assert code == 0
+    assert "1 s  waiting for a rate limit, 2 s left" in shown
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    env = {**os.environ, "_LITELLM_EXAMPLE_COMPLETE": f"{shell}_source"}
+    result = subprocess.run([PROGRAM], env=env, capture_output=True, text=True, timeout=60)
+    if shell == "bash" and result.returncode:
+        pytest.fail(result.stderr)
+    assert "_LITELLM_EXAMPLE_COMPLETE" in result.stdout
+
+
+def test_completion_suggests_options() -> None:
+    env = {**os.environ, "_LITELLM_EXAMPLE_COMPLETE": "bash_complete", "COMP_WORDS": "litellm-example --ver"}
+    result = subprocess.run([PROGRAM], env={**env, "COMP_CWORD": "1"}, capture_output=True, text=True, timeout=60)
+    assert set(result.stdout.split()) == {"plain,--version", "plain,--verbose"}
+
+
+def test_the_module_is_the_command() -> None:
+    run = [sys.executable, "-m", "litellm_openai_example", "--version"]
+    assert subprocess.run(run, capture_output=True, text=True, timeout=60).stdout.startswith("litellm-example, version")

@@ -1,0 +1,188 @@
+"""What a command has submitted can be had again: what is remembered, what is told to type, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from litellm_openai_example.cli import again, work
+from litellm_openai_example.config import OWN_RELAY
+from litellm_openai_example.state import state_dir
+
+from ..conftest import RunCommand
+from ..fakes.scripted import ScriptedServer, reply, response_body
+from ..research.test_loop import ARGUMENTS, FINAL, FakeRelay, Turns, calling, relay, view
+from .test_main import R, polling, start
+
+__all__ = ["relay"]
+
+
+def test_a_background_response_is_listed_until_it_is_read(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.script = polling("in_progress", "completed")
+    command(*R, "--background", "Write\na long report")
+    (file,) = state_dir().glob("work-*")
+    assert file.stat().st_mode & 0o777 == 0o600
+    run = command("--list")
+    assert run.code == 0
+    assert run.out.startswith("resp_1  response, 0 s ago: Write a long report")
+    assert "litellm-example --retrieve ID --wait" in run.err
+    assert [entry["id"] for entry in json.loads(command("--list", "--json").out)] == ["resp_1"]
+    assert json.loads(command("--retrieve", "resp_1").out)["status"] == "in_progress"
+    assert "resp_1" in command("--list").out
+    assert command("--retrieve", "resp_1", "--wait").out == "done\n"
+    run = command("--list")
+    assert (run.code, run.out, run.err) == (0, "", "nothing is waiting to be read\n")
+
+
+def test_a_research_run_needs_no_token_from_the_user(relay: FakeRelay, command: RunCommand) -> None:
+    command("--target", "relay", "--background", "Why noodles?")
+    run = command("--list", "--json")
+    assert "inv_1" in run.out
+    assert "tok_1" not in run.out
+    assert command("--invocation", "inv_1").out == "RESEARCHED\n"
+    assert relay.server.seen[-1].headers["x-invocation-token"] == "tok_1"
+    assert command("--list").out == ""
+
+
+def test_a_research_run_is_cancelled_at_the_relay(relay: FakeRelay, command: RunCommand) -> None:
+    command("--target", "relay", "--background", "Why noodles?")
+    relay.accepts = reply(view("cancelled", None))
+    run = command("--cancel", "inv_1")
+    assert (run.code, json.loads(run.out)["status"]) == (0, "cancelled")
+    assert relay.server.posts[-1].path.endswith("/inv_1/cancel")
+    assert command("--list").out == ""
+
+
+def test_what_is_too_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    work.remember(work.begun(work.RESPONSE, "resp_1", "hi"))
+    monkeypatch.setenv("RELAY_RETENTION_HOURS", "0.0000001")
+    assert work.remembered() == []
+    assert list(state_dir().glob("work-*")) == []
+
+
+def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
+    for number, content in enumerate(["", "[]", "{}", '{"kind": 1}', "\0", '"x"']):
+        (state_dir() / f"work-{number}.json").write_text(content)
+    assert command("--list").code == 0
+
+
+def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = f"resp_$(touch {tmp_path}/bad);`id`'\""
+    monkeypatch.setattr(again, "_program", lambda: ["printf", "%s|"])
+    monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
+    line = again.typed("--retrieve", evil)
+    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30).stdout
+    assert shown == f"--retrieve|{evil}|"
+    line = again.typed("--invocation", evil, token="a b")
+    assert line.startswith("RELAY_BASE_URL=http://127.0.0.1:9 RELAY_INVOCATION_TOKEN='a b' ")
+
+    monkeypatch.setenv(again.MAKE_TARGET, "run")
+    makefile = tmp_path / "Makefile"
+    makefile.write_text("override ARGS := $(value ARGS)\nrun:\n\t@printf '%s|' $(ARGS)\n")
+    line = again.typed("--retrieve", evil)
+    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, cwd=tmp_path).stdout
+    assert shown == f"--retrieve|{evil}|"
+    assert not (tmp_path / "bad").exists()
+    monkeypatch.setenv(OWN_RELAY, "1")
+    assert "RELAY_BASE_URL" not in again.typed("--invocation", "inv_1", token="tok")
+
+
+def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(again.__file__).parents[1]
+    monkeypatch.setattr(sys, "argv", [str(package / "__main__.py")])
+    assert again.typed("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
+    monkeypatch.setattr(sys, "argv", ["/no/where/litellm-example"])
+    assert again.typed("--list") == "/no/where/litellm-example --list"
+
+
+@pytest.mark.parametrize(
+    "fault", [reply(view("failed", None, error_code="x", error_message="It broke.")), reply({}, 403)]
+)
+def test_an_answer_without_the_research_is_not_what_was_asked(
+    fault: object, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
+    Turns(configured, calling(ARGUMENTS), FINAL)
+    relay.ends = fault  # type: ignore[assignment]
+    run = command("--auto-tool-call", "Research noodles")
+    assert (run.code, run.out) == (3, "The answer\n")
+    assert "without the research" in run.err
+
+
+def test_a_run_that_no_relay_accepted_was_not_called(
+    configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
+    Turns(configured, calling(ARGUMENTS), FINAL)
+    relay.accepts = reply({"error": {"code": "unauthorized", "message": "no"}}, 401)
+    run = command("--auto-tool-call", "-o", "metadata.team=blue", "Research noodles")
+    assert (run.code, run.out) == (3, "The answer\n")
+    assert "called automatically" not in run.err
+    assert configured.posts[0].json["metadata"] == {"team": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body", "named"),
+    [(["hi"], None, b"chatcmpl-1"), ([*R, "hi"], response_body("OK"), b"--retrieve resp_1 --wait")],
+)
+def test_an_answer_that_was_not_written_is_named(
+    arguments: list[str], body: object, named: bytes, gateway: ScriptedServer
+) -> None:
+    from ..fakes.scripted import chat_body
+
+    gateway.answers(reply(body or chat_body("OK")))
+    with open("/dev/full", "wb") as full, start(gateway, *arguments, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert named in err
+    assert err.count(b"\n") == 1
+
+
+def test_prompt_and_pipe(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(response_body("OK")))
+    given = [(b"the diff\n", "Review\n\nthe diff"), (b"", "Review"), (b" \n", "Review")]
+    for piped, expected in given:
+        assert command(*R, "Review", stdin=piped).code == 0
+        assert configured.posts[-1].json["input"] == expected
+    before = len(configured.seen)
+    assert command(*R, " ", stdin=b"text").code == 2
+    assert command(*R, "Review", stdin=b"\xff").code == 2
+    assert len(configured.seen) == before
+
+
+def test_a_pipe_that_never_ends(gateway: ScriptedServer) -> None:
+    reading, writing = os.pipe()
+    with start(gateway, "--timeout", "1", "hi", stdin=reading) as process:
+        _, err = process.communicate(timeout=60)
+    os.close(reading)
+    os.close(writing)
+    assert process.returncode == 2
+    assert b"</dev/null" in err
+    assert gateway.seen == []
+
+
+def test_fields_and_the_place_of_a_search(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.answers(reply(response_body("OK")))
+    more = ["-o", "reasoning.effort=high", "-o", "max_output_tokens=500", "-o", "user=x y", "-o", 'a.b={"c": [1]}']
+    run = command(*R, "--web-search", "--search-country", "kr", *more, "hi")
+    assert run.code == 0
+    assert "no web search" in run.err
+    sent = configured.posts[0].json
+    where = {"type": "approximate", "country": "KR"}
+    assert sent["tools"] == [{"type": "web_search_preview", "user_location": where}]
+    assert (sent["reasoning"], sent["max_output_tokens"], sent["user"]) == ({"effort": "high"}, 500, "x y")
+    assert sent["a"] == {"b": {"c": [1]}}
+
+
+def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command: RunCommand) -> None:
+    pages = ["https://a.example/x", "https://a.example/xy", "https://a.example/x"]
+    notes = [{"type": "url_citation", "url": url, "title": "A\npage"} for url in pages]
+    content = [{"type": "output_text", "text": "See https://a.example/xy.", "annotations": notes}]
+    body = response_body(None, output=[{"type": "message", "role": "assistant", "content": content}])
+    configured.answers(reply(body))
+    assert command(*R, "hi").out == "See https://a.example/xy.\n\nSources:\n- A page: https://a.example/x\n"
+    assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"

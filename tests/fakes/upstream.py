@@ -1,0 +1,284 @@
+"""A provider that fails as its models' names say, and the real LiteLLM proxy in front of it.
+
+A model of `UpstreamControl.model` carries a program in its name: steps joined by `-then-`, one for each POST, of which
+the last one repeats (`429-then-ok`). Steps for the polls of a background response follow a `+`
+(`ok+500-then-404-then-ok`). Other models are the offline provider's. All that a model is asked is counted.
+
+`python tests/fakes/upstream.py DIRECTORY` runs both as long as a process holds a shared lock on DIRECTORY/users: the
+workers use one proxy, and nobody has to be the last to tidy up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider
+from litellm_openai_example.gateway.offline.stored import Stored
+from litellm_openai_example.gateway.offline.wire import Json
+from litellm_openai_example.gateway.proxy import Proxy
+from litellm_openai_example.gateway.routes import route, with_settings
+from litellm_openai_example.gateway.state import State
+
+MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
+READY = "running.json"
+USERS = "users"
+# A name that the proxy's configuration does not have.
+UNKNOWN_MODEL = "no-such-model"
+
+# As names of fine-tuned models these are in LiteLLM's price table: it streams others of unknown names only in the end.
+_PROGRAMMED = "ft:gpt-4o-2024-08-06:e2e:{}.{}:0"
+_PROGRAM = re.compile(r"ft:[^:]+:e2e:([^.+]*)\+?([^.]*)\..*")
+
+_SLOW_SECONDS = 3.0
+_PAUSE = 0.1
+_WHOLE_EVENTS = 7  # of a stream that is cut; the text has begun by then
+
+
+@dataclass
+class Seen:
+    """One request that arrived at the provider."""
+
+    method: str
+    path: str
+    body: Json | None
+
+
+def _message(whole: Json) -> Json:
+    found: Json = next(item for item in whole["output"] if item["type"] == "message")
+    return found
+
+
+def _failed(whole: Json) -> None:
+    whole.update(status="failed", output=[], error={"code": "server_error", "message": "The model has failed."})
+
+
+def _incomplete(whole: Json) -> None:
+    _message(whole)["status"] = "incomplete"
+    whole.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+
+
+def _refusal(whole: Json) -> None:
+    _message(whole)["content"] = [{"type": "refusal", "refusal": "I cannot help with that."}]
+
+
+def _empty(whole: Json) -> None:
+    whole["output"] = []
+
+
+OUTCOMES: dict[str, Callable[[Json], None]] = {
+    "failed": _failed,
+    "incomplete": _incomplete,
+    "refusal": _refusal,
+    "empty": _empty,
+}
+
+
+class FaultyHandler(Handler):
+    """The offline provider's, with the step of a program in between."""
+
+    provider: Upstream
+    cut = False
+    _written = 0
+
+    def chat(self, body: Json) -> None:
+        self._post(body, super().chat)
+
+    def respond(self, body: Json) -> None:
+        self._post(body, super().respond)
+
+    def get(self, parts: list[str]) -> None:
+        if parts[:1] == ["_seen"]:
+            seen = self.provider.seen[unquote(parts[1])]
+            return self.send_json(200, {"seen": [asdict(one) for one in seen]})
+        stored = self.provider.responses.find(parts[1]) if len(parts) == 2 and parts[0] == "responses" else None
+        if stored is None:
+            return super().get(parts)
+        model = str(stored.whole["model"])
+        step = self.provider.next_step(model, Seen("GET", self.path, None))
+        return self._take(step, lambda: super(FaultyHandler, self).get(parts))
+
+    def cancel(self, parts: list[str]) -> None:
+        stored = self.provider.responses.find(parts[1])
+        if stored is not None:
+            self.provider.seen[str(stored.whole["model"])].append(Seen("CANCEL", self.path, None))
+        super().cancel(parts)
+
+    def send_json(self, status: int, answer: Json, headers: Any = ()) -> None:
+        if not self.cut:
+            return super().send_json(status, answer, headers)
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+        return None
+
+    def write_chunk(self, text: str) -> None:
+        self._written += 1
+        if self.cut:
+            time.sleep(_PAUSE)  # or the break would be seen before what was whole
+            if self._written > _WHOLE_EVENTS:
+                raise ConnectionAbortedError
+        super().write_chunk(text)
+
+    def _post(self, body: Json, answer: Callable[[Json], None]) -> None:
+        model = str(body.get("model"))
+        step = self.provider.next_step(model, Seen("POST", self.path, body))
+        if step in OUTCOMES or step == "slow":
+            stored = self.provider.create_response(body)
+            self._alter(stored, step)
+            return self.send_stored(body, stored)
+        return self._take(step, lambda: answer(body))
+
+    def _alter(self, stored: Stored, step: str) -> None:
+        if step == "slow":
+            stored.seconds = _SLOW_SECONDS
+        else:
+            OUTCOMES[step](stored.whole)
+
+    def _take(self, step: str, answer: Callable[[], None]) -> None:
+        self.cut, self._written = step == "cut", 0
+        if step in ("ok", "cut"):
+            return answer()
+        if step.isdigit():
+            headers = {"retry-after": "1"} if step == "429" else {}
+            return self.send_error_json(int(step), f"The provider says {step}.", f"upstream_{step}", **headers)
+        if step == "html":
+            return self._send_raw("text/html", b"<html><body>Bad gateway</body></html>")
+        if step == "garbage":
+            return self._send_raw("application/json", b'{"id": "resp_1", "output": [')
+        self.close_connection = True
+        if step == "hang":
+            self.provider.stopping.wait(60)
+        elif step == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif step != "drop":
+            self.send_error_json(400, f"unknown step {step}")
+        return None
+
+    def _send_raw(self, kind: str, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+class Upstream(OfflineProvider):
+    """The offline provider with faults.
+
+    Attributes:
+        seen: what each model was asked.
+        stopping: set when the provider ends, so that nothing hangs on.
+    """
+
+    handler = FaultyHandler
+
+    def __init__(self) -> None:
+        super().__init__(research_seconds=1.5, background_seconds=0.8)
+        self.seen: defaultdict[str, list[Seen]] = defaultdict(list)
+        self.stopping = threading.Event()
+        self._steps = threading.Lock()
+
+    def next_step(self, model: str, request: Seen) -> str:
+        """Note a request, and what to do with it."""
+        with self._steps:
+            earlier = sum(one.method == request.method for one in self.seen[model])
+            self.seen[model].append(request)
+        program = _PROGRAM.fullmatch(model)
+        steps = program[1 if request.method == "POST" else 2] if program else ""
+        steps_in_turn = (steps or "ok").split("-then-")
+        return steps_in_turn[min(earlier, len(steps_in_turn) - 1)]
+
+    def stop(self) -> None:
+        self.stopping.set()
+        super().stop()
+
+
+class UpstreamControl:
+    """What a test may ask of the provider: a model that fails in some way, and what arrived for it."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+
+    def model(self, posts: str = "ok", polls: str = "", *, bridged: bool = False, research: bool = False) -> str:
+        """A new model on the proxy.
+
+        Args:
+            posts: steps for its POSTs, joined by `-then-`. A step is `ok`, a status such as `503` (429 comes with
+                Retry-After: 1), `hang`, `drop`, `reset`, `cut` (half an answer, or a stream cut halfway), `html`,
+                `garbage`, and for responses `slow` (3 s), `failed`, `incomplete`, `refusal`, `empty`.
+            polls: likewise for the GETs of its background responses.
+            bridged: whether LiteLLM is to reach it by chat completions.
+            research: whether it is a deep-research model.
+        """
+        program = f"{posts}+{polls}" if polls else posts
+        unique = f"deep-research-{uuid.uuid4().hex}" if research else uuid.uuid4().hex
+        return f"{'faulty-bridged' if bridged else 'faulty'}/{_PROGRAMMED.format(program, unique)}"
+
+    def requests(self, model: str) -> list[Seen]:
+        """What has arrived for a model: `POST`, `GET` and `CANCEL`, oldest first."""
+        name = quote(model.partition("/")[2] or model, safe="")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{self.base_url}/_seen/{name}", timeout=10) as answer:
+            return [Seen(**one) for one in json.load(answer)["seen"]]
+
+    def posts(self, model: str) -> int:
+        """How many times it was asked to create something."""
+        return sum(one.method == "POST" for one in self.requests(model))
+
+    def wait_for_posts(self, model: str, count: int, seconds: float = 10.0) -> None:
+        """Return once that many POSTs have arrived."""
+        limit = time.monotonic() + seconds
+        while self.posts(model) < count:
+            assert time.monotonic() < limit, f"{count} POSTs have not arrived"
+            time.sleep(0.02)
+
+
+def configuration(base_url: str) -> dict[str, Any]:
+    """LiteLLM's: models by their names, so that others are unknown, and the two families of faulty ones."""
+    to = {"api_base": base_url, "api_key": "sk-upstream"}
+    routes = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
+    bridge = {"use_chat_completions_api": True}
+    routes += [
+        route("bridged", {"model": "openai/bridged", **to, **bridge}),
+        route("faulty/*", {"model": "openai/*", **to}),
+        route("faulty-bridged/*", {"model": "openai/*", **to, **bridge}),
+    ]
+    return with_settings(routes)
+
+
+def serve(folder: Path) -> None:
+    """Run provider and proxy until the last user has gone."""
+    state = State(folder / "state")
+    with Upstream() as upstream, Proxy(configuration(upstream.base_url), state=state, env={}) as proxy:
+        proxy.wait_until_ready()
+        place = {"base_url": proxy.base_url, "api_key": proxy.api_key, "upstream": upstream.base_url}
+        State(folder).write(READY, json.dumps(place))
+        try:
+            with (folder / USERS).open("w") as users:
+                fcntl.flock(users, fcntl.LOCK_EX)
+        finally:
+            (folder / READY).unlink()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

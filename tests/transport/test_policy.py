@@ -1,0 +1,391 @@
+"""The sending policy: what is sent again, what never, and the deadline over all attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from litellm_openai_example import (
+    AsyncLiteLLM,
+    AsyncLiteLLMClient,
+    ConfigurationError,
+    GatewayError,
+    LiteLLM,
+    LiteLLMClient,
+    LiteLLMHttpxClient,
+)
+from litellm_openai_example.calls import steps
+from litellm_openai_example.transport.deadline import deadline
+
+from ..conftest import RunCommand
+from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body, sse
+
+Call = Callable[..., Any]
+CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
+
+
+def sync_create(url: str, **arguments: Any) -> Any:
+    timeout, retries = arguments.pop("timeout", 20), arguments.pop("max_retries", 4)
+    with LiteLLM(base_url=url, api_key=KEY, timeout=timeout, max_retries=retries) as sdk:
+        return sdk.responses.create(**{**CREATE, **arguments})
+
+
+def async_create(url: str, **arguments: Any) -> Any:
+    async def create() -> Any:
+        timeout, retries = arguments.pop("timeout", 20), arguments.pop("max_retries", 4)
+        async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=timeout, max_retries=retries) as sdk:
+            return await sdk.responses.create(**{**CREATE, **arguments})
+
+    return asyncio.run(create())
+
+
+both = pytest.mark.parametrize("create", [sync_create, async_create], ids=["sync", "async"])
+OK = reply(response_body("OK"))
+
+
+@both
+@pytest.mark.parametrize(
+    ("answer", "background"),
+    [
+        (reply({}, 408), False),
+        (reply({}, 500), False),
+        (reply({}, 502), False),
+        (reply({}, 504), False),
+        (reply({}, 520), False),
+        (reply({}, 500), True),
+        (reply({}, 502), True),
+        (reply({}, 503), True),
+        (reply({}, 504), True),
+        (Answer(drop=True), False),
+        (Answer(drop=True), True),
+        (Answer(body=b"{}" * 50, cut=3), False),
+        (Answer(pause=30), False),
+    ],
+    ids=lambda value: f"{value.status}-{value.drop}-{value.cut}-{value.pause}" if isinstance(value, Answer) else value,
+)
+def test_what_may_have_been_executed_is_sent_once(
+    create: Call, answer: Answer, background: bool, gateway: ScriptedServer
+) -> None:
+    gateway.answers(answer)
+    with pytest.raises(openai.APIError, match="the outcome is unknown") as caught:
+        create(gateway.url, background=background, timeout=1 if answer.pause else 20)
+    assert len(gateway.posts) == 1
+    assert isinstance(caught.value, openai.APIStatusError | openai.APIConnectionError)
+    assert KEY not in str(caught.value) + repr(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    "first",
+    [
+        reply({}, 429),
+        reply({}, 503),
+        reply({}, 429, retry_after="0.2"),
+        reply({}, 503, **{"retry-after-ms": "10"}),
+        reply({}, 429, **{"llm_provider-retry-after": "0.2"}),
+        reply({}, 429, retry_after="nonsense"),
+        reply({}, 429, retry_after="-5"),
+    ],
+    ids=lambda answer: f"{answer.status} {list(answer.headers.items())[1:]}",
+)
+def test_what_was_refused_is_sent_again(create: Call, first: Answer, gateway: ScriptedServer) -> None:
+    gateway.answers(first, OK)
+    assert create(gateway.url).output_text == "OK"
+    assert len(gateway.posts) == 2
+
+
+@both
+def test_a_wish_to_wait_is_honoured(create: Call, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429, **{"llm_provider-retry-after": "1"}), OK)
+    started = time.monotonic()
+    create(gateway.url)
+    assert time.monotonic() - started >= 1
+
+
+@both
+@pytest.mark.parametrize("wish", ["60", "1e400", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_a_wait_beyond_the_deadline_is_not_begun(create: Call, wish: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({"error": {"message": "later"}}, 429, retry_after=wish))
+    started = time.monotonic()
+    with pytest.raises(openai.RateLimitError, match="later"):
+        create(gateway.url, timeout=5, max_retries=0 if wish == "1e400" else 4)
+    assert time.monotonic() - started < 3
+    assert len(gateway.posts) == 1
+
+
+@pytest.mark.parametrize("where", ["sdk", "copy", "http client"])
+def test_who_would_rather_pay_twice_can_have_a_500_sent_again(where: str, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 500), reply({}, 500), OK)
+    if where == "http client":
+        http = LiteLLMHttpxClient(retry_server_errors=True)
+        sdk = LiteLLM(base_url=gateway.url, api_key=KEY, http_client=http)
+    else:
+        sdk = LiteLLM(base_url=gateway.url, api_key=KEY, retry_server_errors=True)
+        sdk = sdk.with_options(timeout=20).copy(max_retries=2) if where == "copy" else sdk
+    with sdk:
+        assert sdk.responses.create(**CREATE).output_text == "OK"
+        assert len(gateway.posts) == 3
+        gateway.answers(reply({}, 500))
+        with pytest.raises(openai.InternalServerError, match="the outcome is unknown"):
+            sdk.responses.create(**CREATE, background=True)
+        assert len(gateway.posts) == 4
+
+
+def test_a_500_is_sent_again_asynchronously_too(gateway: ScriptedServer) -> None:
+    async def create() -> None:
+        async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, retry_server_errors=True) as sdk:
+            assert (await sdk.with_options(timeout=9).responses.create(**CREATE)).output_text == "OK"
+
+    gateway.answers(reply({}, 500), OK)
+    asyncio.run(create())
+    assert len(gateway.posts) == 2
+
+
+def test_what_litellm_cannot_do_has_a_known_outcome(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({"error": {"message": "cancel is not supported for anthropic"}}, 500))
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
+        with pytest.raises(openai.InternalServerError) as caught:
+            sdk.responses.cancel("resp_1")
+        assert "unknown" not in str(caught.value)
+        # It stays so: a look at it is not repeated either.
+        with pytest.raises(openai.InternalServerError):
+            sdk.responses.retrieve("resp_1")
+    assert len(gateway.seen) == 2
+
+
+@both
+def test_pauses_grow(create: Call, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+
+    def script(_: Seen) -> Answer:
+        times.append(time.monotonic())
+        return reply({}, 429)
+
+    gateway.script = script
+    with pytest.raises(openai.RateLimitError):
+        create(gateway.url, max_retries=2)
+    first, second = (later - earlier for earlier, later in itertools.pairwise(times))
+    assert first >= 0.37
+    assert second >= 0.75
+
+
+def test_an_idle_connection_is_given_up_before_a_server_closes_it() -> None:
+    """A request on a connection that is just being closed has an unknown outcome; uvicorn and Node close after 5 s."""
+    with ScriptedServer() as server, LiteLLM(base_url=server.url, api_key=KEY) as sdk:
+        server.answers(OK)
+        sdk.responses.create(**CREATE)
+        sdk.responses.create(**CREATE)
+        assert server.connections == 1
+        time.sleep(4)
+        sdk.responses.create(**CREATE)
+        assert server.connections == 2
+
+
+@both
+def test_no_retries_means_none(create: Call, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 429))
+    with pytest.raises(openai.RateLimitError):
+        create(gateway.url, max_retries=0)
+    assert len(gateway.posts) == 1
+
+
+@both
+def test_the_gateway_is_told_not_to_repeat_either(create: Call, gateway: ScriptedServer) -> None:
+    gateway.answers(OK)
+    create(gateway.url)
+    assert gateway.posts[0].headers["x-litellm-num-retries"] == "0"
+    create(gateway.url, extra_headers={"x-litellm-num-retries": "3"})
+    assert gateway.posts[1].headers["x-litellm-num-retries"] == "3"
+
+
+@both
+def test_a_word_about_background_in_the_prompt_changes_nothing(create: Call, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 503), OK)
+    create(gateway.url, input='{"background":true}', metadata={"background": "true"})
+    assert len(gateway.posts) == 2
+
+
+def test_a_get_is_sent_again(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(drop=True), reply({}, 502), reply({}, 500), OK)
+    with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=4) as sdk:
+        assert sdk.responses.retrieve("resp_1").output_text == "OK"
+    assert len(gateway.seen) == 4
+    assert "x-litellm-num-retries" not in gateway.seen[0].headers
+
+
+@both
+def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> None:
+    with ScriptedServer() as closed:
+        url = closed.url
+    with pytest.raises(openai.APIConnectionError) as caught:
+        create(url)
+    assert isinstance(caught.value.__cause__, httpx2.ConnectError)
+    assert "unknown" not in str(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(pause=30),
+        Answer(body=b" " * 1000, drip=0.05),
+        Answer(body=b" " * 1000, drip_head=0.05),
+        Answer(events=[(0.05, b" ")] * 1000),
+    ],
+    ids=["hangs", "drips", "drips from the first byte", "drips without a length"],
+)
+@pytest.mark.parametrize("reused", [False, True], ids=["new connection", "reused connection"])
+def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, gateway: ScriptedServer) -> None:
+    gateway.answers(*([OK] if reused else []), answer)
+    started = time.monotonic()
+    with pytest.raises(openai.APITimeoutError, match=r"within 0\.6 s"):
+        if create is sync_create:
+            with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.6) as sdk:
+                for _ in range(1 + reused):
+                    sdk.responses.create(**CREATE)
+        else:
+            asyncio.run(_twice(gateway.url, 1 + reused))
+    assert time.monotonic() - started < 5
+
+
+async def _twice(url: str, times: int) -> None:
+    async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=0.6) as sdk:
+        for _ in range(times):
+            await sdk.responses.create(**CREATE)
+
+
+def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*[{"type": "ping"}] * 100, pause=0.1))
+    started = time.monotonic()
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk, deadline(0.6):
+        stream = sdk.responses.create(**CREATE, stream=True)
+        with pytest.raises(openai.APITimeoutError):
+            list(stream)
+    assert time.monotonic() - started < 5
+
+
+def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.1))
+    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
+        assert len(list(sdk.responses.create(**CREATE, stream=True))) == 8
+
+
+def test_a_nearer_deadline_outside_wins(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(pause=30))
+    started = time.monotonic()
+    with deadline(0.5), LiteLLMClient(gateway.url, KEY) as client, pytest.raises(GatewayError, match="within"):
+        client.create_response("hi", timeout=20)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("change", ["base_url", "absolute path"])
+def test_no_key_travels_unencrypted(change: str) -> None:
+    sdk = LiteLLM(base_url="https://gateway.invalid", api_key=KEY)
+    with pytest.raises(ConfigurationError, match=r"unencrypted to 192\.0\.2\.1") as caught:
+        if change == "base_url":
+            sdk.base_url = "http://192.0.2.1/v1"
+            sdk.responses.create(**CREATE)
+        else:
+            sdk.get("http://192.0.2.1/v1/models", cast_to=object)
+    assert isinstance(caught.value, openai.OpenAIError)
+
+
+@pytest.mark.parametrize(
+    ("answers", "posts", "code"),
+    [
+        ([Answer(drop=True)], 1, 1),
+        ([reply({}, 502)], 1, 1),
+        ([reply({}, 504)], 1, 1),
+        ([reply({}, 429), reply(chat_body())], 2, 0),
+        ([reply({}, 503), reply(chat_body())], 2, 0),
+    ],
+)
+def test_the_command_keeps_the_policy(
+    answers: list[Answer], posts: int, code: int, configured: ScriptedServer, command: RunCommand
+) -> None:
+    configured.answers(*answers)
+    assert command("hi").code == code
+    assert len(configured.posts) == posts
+
+
+def test_a_failed_connection_through_a_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:proxy-pa55word@127.0.0.1:{port}")
+    with LiteLLMClient("https://gateway.invalid", KEY, timeout=3) as client, pytest.raises(GatewayError) as caught:
+        client.create_response("hi")
+    assert f"through the proxy 127.0.0.1:{port}" in str(caught.value)
+    assert "pa55word" not in str(caught.value)
+    assert caught.value.kind == "unreachable"
+
+
+FORKED = """
+import asyncio, os, sys, time
+from litellm_openai_example import AsyncLiteLLM, LiteLLM
+url, key, kind = sys.argv[1:]
+arguments = dict(model="m", input="hi")
+if kind == "sync":
+    sdk = LiteLLM(base_url=url, api_key=key, timeout=1)
+    ask = lambda text: sdk.responses.create(model="m", input=text).output_text
+    first = ask("first")
+else:
+    sdk = AsyncLiteLLM(base_url=url, api_key=key, timeout=1)
+    async def ask_(text): return (await sdk.responses.create(model="m", input=text)).output_text
+    ask = lambda text: asyncio.run(ask_(text))
+    first = "first" if kind == "async unused" else ask("first")
+if os.fork() == 0:
+    started = time.monotonic()
+    got = ask("child")
+    try: ask("hang")
+    except Exception as error: got += " " + type(error).__name__
+    os.write(1, f"{got} {time.monotonic() - started < 4}\\n".encode())
+    os._exit(0)
+os.wait()
+if kind == "sync": print(first, ask("parent"))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "async unused"])
+def test_a_forked_process_makes_connections_of_its_own(kind: str, gateway: ScriptedServer) -> None:
+    def script(seen: Seen) -> Answer:
+        return Answer(pause=30) if seen.json["input"] == "hang" else reply(response_body(seen.json["input"]))
+
+    gateway.script = script
+    code = [sys.executable, "-c", FORKED.replace("\\\\n", "\\n"), gateway.url, KEY, kind]
+    run = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
+    # The deadline holds there; the asynchronous client is used in a second loop, and says so.
+    failure = "DeadlineExceededError" if kind == "sync" else "APIConnectionError"
+    expected = [f"child {failure} True", *(["first parent"] if kind == "sync" else [])]
+    assert run.stdout.splitlines() == expected, run.stderr
+
+
+def test_a_client_in_a_second_event_loop_says_so(gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body("OK"), connection="close"))
+    client = AsyncLiteLLMClient(gateway.url, KEY)
+    assert asyncio.run(client.create_response("hi")) == "OK"
+    with pytest.raises(GatewayError, match="another event loop"):
+        asyncio.run(client.create_response("hi"))
+    assert len(gateway.posts) == 1
+
+
+def test_threads_of_calls_side_by_side_do_not_hold_up_the_end() -> None:
+    """An interrupt must not wait for a research run."""
+
+    async def one() -> bool:
+        daemon: bool = await steps.call(lambda _: threading.current_thread().daemon)
+        return daemon
+
+    async def both_() -> list[bool]:
+        found: list[bool] = await steps.gather([one(), one()])
+        return found
+
+    assert steps.run(None, both_()) == [True, True]

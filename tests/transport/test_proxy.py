@@ -1,0 +1,261 @@
+"""Through a real HTTP proxy, and over TLS with a certificate authority of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+import trustme
+
+from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM
+
+from ..conftest import RunCommand
+from ..fakes.scripted import KEY, Answer, ScriptedServer, chat_body, reply, response_body
+
+CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
+RESPONSE = reply({**response_body("OK"), "created_at": 1})
+
+
+class Proxy:
+    """A forward proxy: whole URLs for http, CONNECT for https. It keeps the request lines that it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for one in self._sockets:
+            one.close()
+        self._thread.join(5)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            self._sockets.append(client)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.recv(65536)
+        line, rest = head.split(b"\r\n", 1)
+        self.seen.append(line.decode())
+        method, target, version = line.decode().split(" ")
+        if method == "CONNECT":
+            host, _, port = target.partition(":")
+            server = socket.create_connection((host, int(port)))
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            url = urlsplit(target)
+            server = socket.create_connection((url.hostname or "", url.port or 80))
+            server.sendall(f"{method} {url.path} {version}\r\n".encode() + rest)
+        self._sockets.append(server)
+        threading.Thread(target=_pump, args=(server, client), daemon=True).start()
+        _pump(client, server)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+class TLSServer(ScriptedServer):
+    """The scripted server over TLS."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self._context = context
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    def wrap(self, connection: socket.socket) -> socket.socket:
+        return self._context.wrap_socket(connection, server_side=True)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as running:
+        yield running
+
+
+@pytest.fixture(params=["direct", "proxied"])
+def way(request: pytest.FixtureRequest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to a server with TLS, in turn."""
+    if request.param == "proxied":
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> Iterator[TLSServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with TLSServer(context) as server:
+        yield server
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+
+def create(kind: str, url: str, *, made_for: str = "", **options: Any) -> str:
+    """Ask for a response, through a client that was made for another address if there is one."""
+    options = {"base_url": made_for or url, "api_key": KEY, **options}
+    if kind == "sync":
+        with LiteLLM(**options) as sdk:
+            client = sdk.with_options(base_url=f"{url}/v1") if made_for else sdk
+            text: str = client.responses.create(**CREATE).output_text
+            return text
+
+    async def ask() -> str:
+        async with AsyncLiteLLM(**options) as sdk:
+            client = sdk.with_options(base_url=f"{url}/v1") if made_for else sdk
+            text: str = (await client.responses.create(**CREATE)).output_text
+            return text
+
+    return asyncio.run(ask())
+
+
+both = pytest.mark.parametrize("kind", ["sync", "async"])
+
+
+@both
+def test_http_goes_through_the_proxy(
+    kind: str, gateway: ScriptedServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    gateway.answers(RESPONSE)
+    assert create(kind, gateway.url) == "OK"
+    assert proxy.seen == [f"POST {gateway.url}/v1/responses HTTP/1.1"]
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert create(kind, gateway.url) == "OK"
+    assert len(proxy.seen) == 1
+
+
+@both
+def test_https_goes_through_the_proxy(
+    kind: str, tls: TLSServer, trusted: None, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    tls.answers(reply({}, 503), RESPONSE)
+    assert create(kind, tls.url) == "OK"
+    assert set(proxy.seen) == {f"CONNECT localhost:{tls.port} HTTP/1.1"}
+    assert KEY not in str(proxy.seen)
+
+
+@both
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(pause=30), Answer(body=b" " * 500, drip=0.05), Answer(body=b" " * 500, drip_head=0.05), Answer(drop=True)],
+    ids=["hangs", "drips", "drips from the first byte", "drops"],
+)
+def test_the_policy_holds_over_tls(answer: Answer, kind: str, tls: TLSServer, trusted: None) -> None:
+    tls.answers(answer)
+    with pytest.raises(openai.APIConnectionError, match="the outcome is unknown"):
+        create(kind, tls.url, timeout=0.8)
+    assert len(tls.posts) == 1
+
+
+@both
+def test_a_proxy_that_is_away_is_no_unknown_outcome(
+    kind: str, tls: TLSServer, trusted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedServer() as closed:
+        monkeypatch.setenv("HTTPS_PROXY", closed.url)
+    with pytest.raises(openai.APIConnectionError) as caught:
+        create(kind, tls.url)
+    assert "unknown" not in str(caught.value)
+
+
+@both
+def test_a_certificate_that_is_not_trusted(kind: str, tls: TLSServer) -> None:
+    with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
+        create(kind, tls.url)
+    assert tls.seen == []
+
+
+@both
+@pytest.mark.usefixtures("way")
+def test_trust_that_is_loaded_late_is_the_same(
+    kind: str,
+    gateway: ScriptedServer,
+    tls: TLSServer,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
+        create(kind, tls.url, made_for=gateway.url)
+    assert tls.seen == []
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    with pytest.raises(ConfigurationError, match="certificates cannot be read"):
+        create(kind, tls.url, made_for=gateway.url)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls.answers(RESPONSE)
+    assert create(kind, tls.url, made_for=gateway.url) == "OK"
+
+
+@both
+def test_certificates_are_not_read_for_plain_http(
+    kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
+    gateway.answers(RESPONSE)
+    assert create(kind, gateway.url) == "OK"
+
+
+def test_the_command_says_what_to_do_about_a_certificate(
+    tls: TLSServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_BASE_URL", tls.url)
+    monkeypatch.setenv("LITELLM_API_KEY", KEY)
+    run = command("hi")
+    assert (run.code, run.out) == (1, "")
+    assert "SSL_CERT_FILE" in run.err
+    assert tls.seen == []
+
+
+def test_the_command_over_tls(
+    tls: TLSServer, trusted: None, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_BASE_URL", tls.url)
+    monkeypatch.setenv("LITELLM_API_KEY", KEY)
+    tls.answers(reply(chat_body("안녕")))
+    assert command("hi").out == "안녕\n"
