@@ -21,6 +21,7 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway, Json
 from ..fakes.scripted import eventually, free_port
+from ..soak.burst import burst
 from .conftest import PostgreSQL, assert_clean
 from .running import Api, RelayProcess, body, environment
 
@@ -113,6 +114,12 @@ class TestKilled:
         assert unknown <= GATE
         assert outcomes == {("completed", None): len(started) - unknown}
         assert_paid_once(upstream)
+
+    def test_again_and_again_in_bursts_of_slow_submissions(self, database_url: str) -> None:
+        """What is called indeterminate had left this machine, but for those between the mark and the first byte."""
+        found = burst(database_url, kills=4, seed=int(time.time()))
+        assert found.clean, found
+        assert found.found.unknown["killed in flight"] > GATE  # slow submissions leave the gate: the README says so
 
     def test_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds, upstream.pieces = 5.0, list("durable!")

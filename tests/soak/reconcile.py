@@ -1,0 +1,133 @@
+"""What clients were promised, beside the log of the provider: nothing lost, nothing paid twice, nothing stuck."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ENDED = ("completed", "incomplete", "failed", "cancelled")
+# A submission that this relay had in hand when it was killed: its answer may not have reached the ledger.
+NEAR = 2.0  # seconds
+
+
+@dataclass
+class Post:
+    """One request at the provider.
+
+    Attributes:
+        at: seconds on the monotonic clock.
+        paid: whether it was executed.
+        answered: whether the relay got an answer to it that names the response.
+        ends_as: the status that the response ends with.
+        seconds: until it was answered.
+    """
+
+    at: float
+    paid: bool
+    answered: bool
+    ends_as: str = "completed"
+    seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """One research run that a client was promised.
+
+    Attributes:
+        ids: that the client was told; a repeated start must name the same.
+        status, error_code, text: of the view at the end; no status where the relay does not know the run.
+        cancelled: whether a client asked for that.
+    """
+
+    question: str
+    ids: set[str] = field(default_factory=set)
+    token: str = ""
+    cancelled: bool = False
+    status: str | None = None
+    error_code: str | None = None
+    text: str | None = None
+
+
+@dataclass
+class Reconciliation:
+    """The runs that are not as they should be, by what is wrong; how all of them ended, and why some are unknown."""
+
+    runs: int
+    paid: int
+    ended: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.doubled or self.stuck or self.wrong)
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"{count} {way}" for way, count in self.ended.most_common())
+        why = ", ".join(f"{count} {reason}" for reason, count in self.unknown.most_common())
+        lines = [
+            f"accepted {self.runs}, paid {self.paid}; {ways}{f' ({why})' if why else ''}",
+            f"lost {len(self.lost)}, doubled {len(self.doubled)}, stuck {len(self.stuck)}, wrong {len(self.wrong)}",
+        ]
+        for name in ("lost", "doubled", "stuck", "wrong"):
+            lines += [f"  {name}: {one}" for one in getattr(self, name)[:20]]
+        return "\n".join(lines)
+
+
+def reconcile(runs: Sequence[Run], posts: dict[str, list[Post]], kills: Sequence[float]) -> Reconciliation:
+    """Compare every accepted run with the provider's log.
+
+    Args:
+        posts: by the question that they ask.
+        kills: when relays were killed, on the monotonic clock.
+    """
+    found = Reconciliation(len(runs), sum(post.paid for sent in posts.values() for post in sent))
+    for question, sent in posts.items():
+        if sum(post.paid for post in sent) > 1:
+            found.doubled.append(f"{question}: paid {sum(post.paid for post in sent)} times")
+    for run in runs:
+        sent = posts.get(run.question, [])
+        how = f"{run.question}: {run.status} {run.error_code or ''}, {sent}"
+        found.ended[f"{run.status} {run.error_code}" if run.error_code else str(run.status)] += 1
+        if len(run.ids) != 1:
+            found.doubled.append(f"{run.question}: {len(run.ids)} invocations for one key")
+        if run.status is None:
+            found.lost.append(how)
+        elif run.status not in ENDED:
+            found.stuck.append(how)
+        elif run.error_code == "submission_indeterminate":
+            if why := _why_unknown(sent, kills):
+                found.unknown[why] += 1
+            else:
+                found.lost.append(how)
+        elif run.status != _expected(run, sent):
+            found.lost.append(how)
+        elif run.status == "completed" and run.text != answer_to(run.question):
+            found.wrong.append(f"{run.question}: {run.text!r}")
+    return found
+
+
+def answer_to(question: str) -> str:
+    return f"The answer to {question}."
+
+
+def _why_unknown(sent: Sequence[Post], kills: Sequence[float]) -> str:
+    """Why nobody can know whether a run was paid; nothing if that should be known."""
+    if not sent:
+        return "killed between mark and first byte" if kills else ""
+    last = sent[-1]
+    if last.paid and not last.answered:
+        return "broken by the provider"
+    killed = any(last.at - NEAR <= kill <= last.at + last.seconds + NEAR for kill in kills)
+    return "killed in flight" if killed else ""
+
+
+def _expected(run: Run, sent: Sequence[Post]) -> str | None:
+    paid = next((post for post in sent if post.paid), None)
+    if run.cancelled and run.status == "cancelled":
+        return "cancelled"
+    return paid.ends_as if paid is not None and paid.answered else None
