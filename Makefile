@@ -18,7 +18,7 @@ PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-lowest lint format bench soak gateway-lock
+.PHONY: help run run-auto gateway relay test test-lowest lint format bench soak gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -54,6 +54,9 @@ lint: .venv/test-ready ## Check style and types
 format: .venv/test-ready ## Put the code into shape
 	@$(PROJECT_RUN) ruff check --fix --quiet
 	@$(PROJECT_RUN) ruff format --quiet
+
+docs: .venv/test-ready ## Write the generated parts of the documents anew: help texts, public names
+	@$(PROJECT_RUN) python -m tests.docs
 
 bench: .venv-bench/ready ## Measure speed and size, as ratios in one run
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.bench $(ARGS)

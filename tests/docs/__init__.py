@@ -1,0 +1,1 @@
+"""The documents: what in them is generated, and what checks the rest."""
