@@ -39,7 +39,7 @@ class _Amount(click.FloatRange):
         return number
 
 
-class _RequestFields(click.ParamType[dict[str, Any]]):
+class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic in the newest Click alone
     name = "JSON"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
