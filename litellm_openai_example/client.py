@@ -200,10 +200,10 @@ class LiteLLMClient(_Client):
             relay_base_url: the relay's root; else `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
             web_search: offer web search as well.
             relay_api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
-            timeout: seconds; a research takes minutes.
+            timeout: seconds; a research run takes minutes.
 
         Raises:
-            StillRunningError: the deadline passed while a research runs on; its `ResearchRunningError` has the
+            StillRunningError: the deadline passed while a research run goes on; its `ResearchRunningError` has the
                 invocation's id and token.
             GatewayError: `research` on it is the text of what was paid for before it failed.
         """

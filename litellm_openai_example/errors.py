@@ -127,7 +127,7 @@ class GatewayError(PortableError, openai.OpenAIError):
         outcome_unknown: the request may have been executed although no answer tells.
         response_id: of the response that the error is about, if there is one.
         retry_after: seconds that the gateway asks to wait before the next attempt, if it does.
-        research: text of a research that was paid for before the call failed.
+        research: text of a research run that was paid for before the call failed.
     """
 
     exit_code: ClassVar[int] = 1

@@ -1,7 +1,7 @@
 """Work without I/O: an operation is a coroutine that awaits the steps it needs done: `call`, `sleep`, `gather`.
 
 A step gives itself to whoever drives the coroutine: `run` with a blocking client, `run_async` with an asynchronous one,
-so that what an operation decides is written once.
+and what an operation decides is written once.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any
         except BaseException as error:
             outcomes[index] = error
 
-    # Daemons: an interrupt in the main thread must not wait for a research. Each has the caller's deadline.
+    # Daemons: an interrupt in the main thread must not wait for a research run. Each has the caller's deadline.
     threads = [
         threading.Thread(target=copy_context().run, args=(one, index, operation), daemon=True)
         for index, operation in enumerate(operations)

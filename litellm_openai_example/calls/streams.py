@@ -38,7 +38,7 @@ class Reading:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can come, so that a server that keeps the connection open is not waited for."""
+        """Whether nothing more can come: a server that keeps the connection open is not waited for."""
         return self._done or self._reader.ended
 
     def events(self) -> Events:

@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
     @property
     def at_gateway(self) -> bool:
-        """Whether the gateway is asked for certain, so that its settings are needed."""
+        """Whether the gateway is asked for certain, which takes its settings."""
         return not self.at_relay or (self.auto_tool_call and not self.follows_up)
 
     @property

@@ -30,7 +30,7 @@ def run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
 
 
 def _in_foreground() -> bool:
-    """Whether we are what the user of a terminal sees, so that its Ctrl-C goes to all of us."""
+    """Whether we run in the foreground of a terminal, whose Ctrl-C then reaches our children too."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

@@ -29,7 +29,7 @@ class GatewayUnavailable(Exception):
 def ensure(tell: Callable[[str], None]) -> Path:
     """The Python of the gateway's environment, which is made on first use (about 470 MB on disk).
 
-    Its name is made from the pinned requirements and the Python version, so that a new release gets a new one.
+    Its name is made from the pinned requirements and the Python version: a new release gets a new one.
 
     Args:
         tell: told what takes its time, a line at a time.

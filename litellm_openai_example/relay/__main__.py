@@ -16,7 +16,7 @@ from .settings import Settings, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
-Told by the environment alone:
+Read from the environment only:
   LITELLM_BASE_URL    address of the gateway, its root or /v1 (required)
   LITELLM_API_KEY     key of the gateway (required)
   RELAY_API_KEY       what clients must send to start a research run;

@@ -170,8 +170,8 @@ class RelayServer(uvicorn.Server):
         yield  # `Stopping` has them already, and keeps them when this server has ended
 
     def stop(self) -> None:
-        """Serve no more: those who wait are let go at once."""
-        log.info("stopping: submissions in flight are waited for, at most some seconds")
+        """Stop serving; waiting clients are answered at once."""
+        log.info("stopping: waiting a few seconds for submissions in flight")
         self.should_exit = True
         self._relay.close()
 

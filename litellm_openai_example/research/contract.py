@@ -7,8 +7,8 @@ event           data                     sent
 =============== ======================== =========================================================
 `status`        `StatusEvent`            when the invocation is queued, and when it starts to run
 `output_text`   `OutputTextEvent`        for each piece of the text; together they are the text
-`completed`     `LastEvent`              once, last: the research is complete
-`error`         `LastEvent`              once, last: the research ended incomplete, failed or cancelled
+`completed`     `LastEvent`              once, last: the run is complete
+`error`         `LastEvent`              once, last: the run ended incomplete, failed or cancelled
 =============== ======================== =========================================================
 
 Beside its own fields every event's data has `invocation_id`, `type` (the event's name), `status` and `data`, the form
@@ -75,23 +75,23 @@ InvocationErrorCode = Literal[
     "cancelled_by_client",
 ]
 INVOCATION_ERRORS: Final[dict[str, str]] = {
-    "submission_indeterminate": "It is unknown whether the gateway accepted the research: no answer to the submission "
-    "was recorded. It may have been paid for, so it is not sent again; a new invocation would pay again.",
+    "submission_indeterminate": "It is unknown whether the gateway accepted the research run: no answer to the "
+    "submission was recorded. It may have been paid for, so it is not sent again; a new invocation would pay again.",
     "gateway_unavailable": "The gateway could not be reached or took no work until the time limit. Nothing was paid.",
     "gateway_key_rejected": "The gateway does not accept the relay's key. Nothing was paid.",
     "gateway_budget_exceeded": "The budget of the relay's gateway key is spent. Nothing was paid.",
     "gateway_rejected_request": "The gateway refused the request. Nothing was paid.",
     "model_unavailable": "The gateway has no such model for the relay's key. Nothing was paid.",
-    "research_timeout": "The research did not end within the relay's time limit; the gateway was asked to stop it.",
-    "result_unavailable": "The gateway accepted the research but can no longer give its result.",
-    "upstream_failed": "The provider reports that the research failed.",
-    "upstream_incomplete": "The provider stopped the research early; the text is only a part.",
-    "upstream_cancelled": "The research was cancelled at the provider.",
+    "research_timeout": "The research run did not end within the relay's time limit; the gateway was asked to stop it.",
+    "result_unavailable": "The gateway accepted the research run but can no longer give its result.",
+    "upstream_failed": "The provider reports that the research run failed.",
+    "upstream_incomplete": "The provider stopped the research run early; the text is only a part.",
+    "upstream_cancelled": "The research run was cancelled at the provider.",
     "output_limit_reached": "The length limit was reached; the text is only a part.",
-    "content_filtered": "The provider's content filter stopped the research; the text is only a part.",
+    "content_filtered": "The provider's content filter stopped the research run; the text is only a part.",
     "output_too_large": "The text is larger than the relay stores; it is cut off.",
     "model_refused": "The model refused to do the research.",
-    "empty_output": "The provider reports a completed research without any text.",
+    "empty_output": "The provider reports a completed research run without any text.",
     "cancelled_by_client": "The invocation was cancelled on request.",
 }
 
@@ -231,7 +231,7 @@ class InvocationRequest(_Strict):
 
 
 class Source(BaseModel):
-    """A page that the research cites."""
+    """A page that the report cites."""
 
     url: str
     title: str = Field("", description="Empty where the provider gives none.")
@@ -250,7 +250,7 @@ class Invocation(BaseModel):
         description="The gateway's id of the response, as create returned it; opaque, up to some 1,200 characters.",
     )
     output_text: str | None = Field(
-        None, description="The research text once the invocation has ended; only a part unless it is completed."
+        None, description="The report once the invocation has ended; only a part unless it is completed."
     )
     sources: list[Source] = Field(
         default_factory=list, description="The pages that the text cites, each once, in the order of their first use."

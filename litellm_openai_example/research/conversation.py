@@ -40,9 +40,9 @@ class ToolCall:
         status: pending, refused (it never got to a relay), failed, or that of the invocation.
         invocation_id, invocation_token: of the run; None unless a relay accepted it.
         upstream_response_id: the gateway's id of the run's response.
-        summary: the text of the research, empty where there is none.
-        sources: the pages that the research cites.
-        error: what went wrong; None where the research is complete.
+        summary: the text of the report, empty where there is none.
+        sources: the pages that the report cites.
+        error: what went wrong; None where the run is complete.
         model, usage, cost, seconds: of the run; None where the relay does not say. US dollars.
     """
 
@@ -79,7 +79,7 @@ class ToolCall:
 
     @property
     def report(self) -> str:
-        """The text of the research, with the cited pages whose address it does not hold; empty where there is none."""
+        """The text of the report, with the cited pages whose address it does not hold; empty where there is none."""
         return with_sources(self.summary, self.sources) if self.summary else ""
 
     def become(self, twin: ToolCall) -> None:
@@ -101,7 +101,7 @@ class ToolCallingResult:
         invocation_id, invocation_token, upstream_response_id: of its run.
         research_summary: all research texts with their sources; None if there is none.
         calls: every function call, with its error where it went wrong.
-        sources: the pages that the answer and the research cite, each once.
+        sources: the pages that the answer and the reports cite, each once.
         cost: US dollars of all turns and runs together; None unless all of them are known.
         turns: model, tokens, cost and time of every turn; those of a run are on its call.
     """

@@ -108,9 +108,12 @@ def _take(call: ToolCall, view: Invocation, waited: float) -> None:
     call.error = one_line(why)
     if view.status == "incomplete" and text:
         call.summary = text
-        call.output = f"The research ended early ({call.error}). This is only a part of it; say so:\n\n{call.report}"
+        call.output = (
+            f"The research run ended early ({call.error}). This is only a part of it; say so:\n\n{call.report}"
+        )
     else:
-        call.output = f"Error: the research {view.status} ({call.error}). There is no result; say so in your answer."
+        ended = f"the research run ended as {view.status} ({call.error})"
+        call.output = f"Error: {ended}. There is no result; say so in your answer."
 
 
 async def _turn(conversation: Conversation) -> Reply:
@@ -155,7 +158,7 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
 
 
 async def _answer_call(call: ToolCall, research: Research) -> None:
-    """Fill in the output of one call; what goes wrong is told to the model, unless the research runs on."""
+    """Fill in the output of one call; what goes wrong is told to the model, unless the run goes on."""
     try:
         if call.name != tool.NAME:
             raise ValueError(f"there is no function {call.name[:80]!r}; there is: {tool.NAME}")

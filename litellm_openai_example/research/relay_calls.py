@@ -30,7 +30,7 @@ from .views import read_accepted, read_view
 T = TypeVar("T")
 Arguments = Mapping[str, Any]
 
-_WAIT_SECONDS = 20.0  # of one wait request; then it is asked anew, so that a status is never old
+_WAIT_SECONDS = 20.0  # of one wait request; then the next one, for a fresh status
 _CHECK_SECONDS = 5.0
 _DEFAULT_FORMAT: str = contract.ToolArguments.model_fields["deliverable_format"].default
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
@@ -42,7 +42,7 @@ class RelayError(GatewayError):
 
 
 class ResearchRunningError(StillRunningError):
-    """The deadline passed while the research runs on at the relay; id and token pick it up later."""
+    """The deadline passed while the research run goes on at the relay; id and token pick it up later."""
 
     def __init__(self, cause: str, *, invocation_id: str, invocation_token: str) -> None:
         super().__init__(cause)
@@ -90,7 +90,7 @@ class Requests:
             raise self.refused(response)
 
     async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
-        """Start a research; repeated with the same key until the relay has answered."""
+        """Start a research run; repeated with the same key until the relay has answered."""
         headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -221,7 +221,7 @@ def _left() -> float:
 
 
 def research_running(invocation_id: str, token: str, trouble: str = "") -> ResearchRunningError:
-    cause = "the deadline passed while the research runs on" + (f" ({trouble})" if trouble else "")
+    cause = "the deadline passed while the research run goes on" + (f" ({trouble})" if trouble else "")
     return ResearchRunningError(cause, invocation_id=invocation_id, invocation_token=token)
 
 

@@ -28,8 +28,8 @@ class RelayClient(Requests):
         api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
         timeout: seconds that a whole call may take, reconnects included; None for no limit.
 
-    Every method takes a `timeout` of its own, and raises `RelayError` or, when the deadline passes while a research
-    runs on, `ResearchRunningError`.
+    Every method takes a `timeout` of its own, and raises `RelayError` or, when the deadline passes while a run
+    goes on, `ResearchRunningError`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RelayClient(Requests):
     def invoke(
         self, arguments: Arguments, *, idempotency_key: str | None = None, timeout: float | None = None
     ) -> AcceptedInvocation:
-        """Start a research. In the foreground (neither `background` nor `stream` in the arguments) wait for it."""
+        """Start a research run. In the foreground (neither `background` nor `stream` in the arguments) wait for it."""
         return self._run(self.invoke_operation(arguments, idempotency_key), timeout)
 
     def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:

@@ -107,7 +107,7 @@ def pieces(text: str, size: int = 12) -> list[str]:
 
 
 def tokens(text: str) -> int:
-    """A plausible number of tokens, so that usage is never zero."""
+    """A plausible number of tokens, never zero."""
     return max(1, len(text) // 4)
 
 

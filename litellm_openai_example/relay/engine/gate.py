@@ -1,7 +1,7 @@
 """What the jobs of a process know of their gateway together: whether it takes work, and how much at a time.
 
-At most so many submissions are in flight at a time, so that a crash leaves at most that many of which nobody knows
-whether they were paid. One that gets no answer for some seconds leaves the gate: its model answers only when it is
+At most so many submissions are in flight at a time: a crash leaves at most that many of which nobody knows
+whether they were paid. One that gets no answer for a few seconds leaves the gate: its model answers only when it is
 done, and would hold up all others. Once a model is known for that, its submissions leave as soon as they are sent.
 """
 

@@ -98,9 +98,9 @@ async def may_read(invocation_id: str, relay: TheRelay, token: Annotated[str | N
 Readable = Annotated[str, Depends(may_read)]
 
 
-@routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research")
+@routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research run")
 async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyKey = None) -> Response:
-    """Starts a research, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
+    """Starts a research run, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
     arguments = parse(await read_body(request, relay.settings.timings.body))
     record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key)))
@@ -151,7 +151,7 @@ async def events(
     return StreamingResponse(_stream(relay, record, last), media_type="text/event-stream", headers=headers)
 
 
-@routes.post(_ONE + "/cancel", responses=VIEW, summary="Stop the research")
+@routes.post(_ONE + "/cancel", responses=VIEW, summary="Stop the research run")
 async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> Response:
     """Asks the gateway to stop it. What has ended stays as it is."""
     record = await _found(relay, invocation_id)

@@ -96,7 +96,7 @@ def quiet_drivers() -> None:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the database is to blame, so that the same may succeed later."""
+    """Whether the database is to blame: the same may succeed later."""
     if isinstance(error, DBAPIError):
         return not isinstance(error, IntegrityError | DataError | ProgrammingError)
     return isinstance(error, PoolTimeout | TimeoutError | OSError)

@@ -1,6 +1,6 @@
 """The ledger: what was promised to clients, as a state machine in SQL.
 
-Every change of state is one conditional UPDATE, so that any number of processes may share the ledger: the first one
+Every change of state is one conditional UPDATE: any number of processes may share the ledger, the first one
 whose condition holds has made it, the others change nothing and see so.
 
 =============  ===============  ====================================================  ==================
@@ -11,7 +11,7 @@ queued         submitting       a process is about to send it: the intent       
 queued         awaiting         the same, for a model known to answer at the end      claim
 submitting     queued           certainly not sent; tried again later                 put_back
 awaiting       queued           the same                                              put_back
-submitting     awaiting         no answer for some seconds                            leave_gate
+submitting     awaiting         no answer for a few seconds                           leave_gate
 submitting     running          the gateway gave its id                               submitted
 awaiting       running          the same                                              submitted
 submitting     failed           its process died: whether it was paid is unknown      bury
@@ -212,7 +212,7 @@ class Ledger:
         return await self._change(orphans, {"owner": self.worker}, limit)
 
     async def bury(self, *, judge: bool) -> list[Record]:
-        """Fail the submissions in flight of processes that are no more."""
+        """Fail the submissions in flight of processes that have died."""
 
         async def lost(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
             return _SUBMITTING, await self._is_orphan(connection, judge)
