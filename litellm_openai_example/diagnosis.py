@@ -1,232 +1,22 @@
 """What each gateway answer means: its kind for programs, cause, hint and support ids for a person.
 
-`explain` turns any exception of the SDK, and the gateway's JSON behind it, into a `GatewayError`. The wire facts were
-measured with LiteLLM 1.106.
+`explain` turns any exception of the SDK, and the gateway's JSON behind it, into a `GatewayError`. What the words
+of a gateway mean is in `error_table`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import ssl
+from collections.abc import Mapping
 
 import httpx2
 import openai
 
+from .error_table import Report, read_report, row_of
 from .errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, one_line, redact
 
 _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
-
-
-@dataclass(frozen=True)
-class _Report:
-    """An error as it arrived: the gateway's own words, and the provider's that LiteLLM wrapped up in them."""
-
-    status: int | None
-    content_type: str
-    delay: float | None
-    type: str = ""
-    code: str = ""
-    message: str = ""
-    param: str = ""
-    provider_code: str = ""
-    from_provider: bool = False
-    everything: str = ""
-
-    def says(self, *words: str) -> bool:
-        return any(word in self.everything for word in words)
-
-    def refuses(self, param: str, pattern: str) -> bool:
-        """Whether a request was refused because of a parameter, told by its name or by the words about it."""
-        if self.status not in (400, 422) or not self.says(*_UNSUPPORTED):
-            return False
-        return bool(re.match(param, self.param) or re.search(pattern, self.everything))
-
-    @property
-    def html(self) -> bool:
-        start = self.message.lstrip()[:15].lower()
-        return "html" in self.content_type or start.startswith(("<!doctype", "<html"))
-
-
-_STREAM = r"\bstream(ing)?\b"
-_UNSUPPORTED = (
-    "not support",
-    "unsupported",
-    "not enabled",
-    "invalid value",
-    "unknown",
-    "unrecognized",
-    "not permitted",
-)
-
-
-class _Row(NamedTuple):
-    """One line of the table."""
-
-    fits: Callable[[_Report], bool]
-    kind: ErrorKind
-    cause: str
-    hint: str = ""
-
-
-# The first row that fits explains an error. Rows about a cause come before those about a bare status. This is the one
-# place that may test the words of a gateway; everybody else asks for the kind.
-_ROWS: Sequence[_Row] = (
-    _Row(
-        lambda r: r.says("budget has been exceeded", "budget_exceeded", "exceededbudget"),
-        ErrorKind.BUDGET,
-        "the budget of this key is spent",
-        "ask the people who run the gateway to raise it",
-    ),
-    _Row(
-        lambda r: r.says("no_db_connection", "no connected db", "token_not_found_in_db"),
-        ErrorKind.BAD_KEY,
-        "the gateway does not know this key",
-        "check LITELLM_API_KEY",
-    ),
-    _Row(
-        lambda r: r.says("all_deployments_in_cooldown", "no deployments available"),
-        ErrorKind.RATE_LIMIT,
-        "the gateway has paused this model after an earlier failure",
-        "wait a few seconds and retry; if it persists, look for the first error (often a provider key)",
-    ),
-    _Row(
-        lambda r: (
-            r.says("model=none", "previous_response_not_found")
-            or (r.says("response with id") and r.says("not found"))
-            or (r.status == 403 and r.says("permission_error", "response id"))
-        ),
-        ErrorKind.UNKNOWN_RESPONSE,
-        "the gateway does not know that response id",
-        "use the id as create printed it, with the same gateway and key (results are kept for some minutes only)",
-    ),
-    _Row(
-        lambda r: r.says(
-            "invalid model name",
-            "you passed in model=",
-            "model_not_found",
-            "key_model_access_denied",
-            "can only access models",
-        ),
-        ErrorKind.UNKNOWN_MODEL,
-        "the gateway has no such model for this key",
-        "check --model or LITELLM_MODEL",
-    ),
-    _Row(
-        lambda r: r.says("require at least one of") and r.says("web_search"),
-        ErrorKind.MISSING_TOOL,
-        "this model does not work without a tool to search with",
-        "give it one: --web-search, or tools=[{'type': 'web_search_preview'}]",
-    ),
-    _Row(
-        lambda r: r.refuses(r"reasoning", r"\breasoning"),
-        ErrorKind.UNSUPPORTED_REASONING,
-        "this model does not take `reasoning`",
-        "leave it out, or choose a model that reasons",
-    ),
-    _Row(
-        lambda r: r.refuses(r"tools\b.*\btype$", r"\btools?\b|web[_ ]search"),
-        ErrorKind.UNSUPPORTED_TOOL,
-        "this model does not take that tool",
-        "leave it out, or choose another model",
-    ),
-    _Row(
-        lambda r: r.refuses(r"stream$", _STREAM),
-        ErrorKind.UNSUPPORTED_STREAM,
-        "this model does not stream here",
-        "leave streaming out (--no-stream)",
-    ),
-    _Row(
-        lambda r: r.says("is not supported for"),
-        ErrorKind.NOT_SUPPORTED,
-        "this model does not support that here",
-        "the gateway bridges it to another API: background, retrieve and cancel need a native Responses model",
-    ),
-    _Row(
-        lambda r: r.says("context_length_exceeded", "contextwindowexceeded"),
-        ErrorKind.TOO_LARGE,
-        "the prompt is too long for this model",
-        "shorten it or choose a model with a larger context",
-    ),
-    _Row(
-        lambda r: r.says("content_policy_violation", "contentpolicyviolation", "content_filter"),
-        ErrorKind.POLICY,
-        "the provider's content policy refused the request",
-        "rephrase the prompt",
-    ),
-    _Row(
-        lambda r: r.status == 401 and r.from_provider,
-        ErrorKind.PROVIDER_KEY,
-        "the provider does not accept the gateway's own key",
-        "the people who run the gateway must check the provider key of this model",
-    ),
-    _Row(
-        lambda r: r.status == 401,
-        ErrorKind.BAD_KEY,
-        "the gateway does not accept this key",
-        "check LITELLM_API_KEY",
-    ),
-    _Row(
-        lambda r: r.status == 500 and "text/plain" in r.content_type,
-        ErrorKind.SERVER,
-        "the gateway failed",
-        "a LiteLLM without its database package answers any wrong key like this: check LITELLM_API_KEY",
-    ),
-    _Row(
-        lambda r: r.status == 404 and r.message in ("Not Found", ""),
-        ErrorKind.WRONG_ADDRESS,
-        "the gateway has nothing at that path",
-        "check the path in LITELLM_BASE_URL (its root, or the prefix before /v1)",
-    ),
-    _Row(
-        lambda r: r.status == 404 and r.html,
-        ErrorKind.WRONG_ADDRESS,
-        "no gateway at that address",
-        "check LITELLM_BASE_URL",
-    ),
-    _Row(
-        lambda r: r.status == 403, ErrorKind.FORBIDDEN, "the gateway does not permit this", "check what this key may do"
-    ),
-    _Row(lambda r: r.status == 404, ErrorKind.NOT_FOUND, "the gateway did not find it", "check the id and the model"),
-    _Row(lambda r: r.status == 408, ErrorKind.TIMEOUT, "the provider did not answer the gateway in time", ""),
-    _Row(
-        lambda r: r.status == 413, ErrorKind.TOO_LARGE, "the request is too large for the gateway", "shorten the prompt"
-    ),
-    _Row(lambda r: r.status == 429, ErrorKind.RATE_LIMIT, "too many requests", "wait and try again"),
-    _Row(lambda r: r.status == 402, ErrorKind.BUDGET, "the gateway asks for payment", "check the budget of this key"),
-    _Row(
-        lambda r: r.status == 503,
-        ErrorKind.UNAVAILABLE,
-        "the gateway or the provider is overloaded",
-        "wait and try again",
-    ),
-    _Row(
-        lambda r: r.status in (502, 504),
-        ErrorKind.SERVER,
-        "something between here and the provider failed",
-        "look into the gateway's log before sending it again",
-    ),
-    _Row(
-        lambda r: r.status is not None and 300 <= r.status < 400,
-        ErrorKind.WRONG_ADDRESS,
-        "the gateway answers with a redirect",
-        "",
-    ),
-    _Row(
-        lambda r: r.status is not None and r.status >= 500, ErrorKind.SERVER, "the gateway or the provider failed", ""
-    ),
-    _Row(
-        lambda r: r.status == 400 and re.search(_STREAM, r.everything) is not None,
-        ErrorKind.UNSUPPORTED_STREAM,
-        "the gateway refused the request",
-    ),
-    _Row(
-        lambda r: r.status is not None and r.status >= 400, ErrorKind.BAD_REQUEST, "the gateway refused the request", ""
-    ),
-    _Row(lambda _: True, ErrorKind.OTHER, "the gateway reported an error", ""),
-)
 
 
 def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
@@ -267,13 +57,23 @@ def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
 
 def explain_body(body: object, *, status: int | None = None) -> GatewayError:
     """What an error in the JSON of an answer means (a 200 answer or a stream may hold one)."""
-    return _explain_report(_read_report(body, status, ""), {})
+    return _explain_report(read_report(body, status, ""), {})
+
+
+def kind_of(response: httpx2.Response) -> ErrorKind:
+    """What kind of error an answer is that was read to its end."""
+    try:
+        body = json.loads(response.content)
+    except (ValueError, RecursionError):
+        body = response.text
+    content_type = response.headers.get("content-type", "")
+    return row_of(read_report(body, response.status_code, content_type)).kind
 
 
 def _explain_status(error: openai.APIStatusError) -> GatewayError:
     headers = error.response.headers
     content_type = headers.get("content-type", "")
-    report = _read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
+    report = read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
     explained = _explain_report(report, _support_ids(headers))
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
     if explained.kind is ErrorKind.NOT_SUPPORTED:  # LiteLLM says 500 for that, before it sends anything
@@ -295,7 +95,7 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
             kind=ErrorKind.UNREACHABLE,
             hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
         )
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
+    if _is_distrust(error):
         return GatewayError(
             f"the certificate of {url.host}{port} is not trusted",
             kind=ErrorKind.UNREACHABLE,
@@ -317,6 +117,14 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
     return GatewayError(f"the connection to {url.host}{port} broke: {reason}", kind=ErrorKind.LOST)
 
 
+def _is_distrust(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _proxy_for(url: httpx2.URL) -> str:
     """Host and port of the proxy that the environment names for an address, without its password; empty if none."""
     from urllib.request import getproxies, proxy_bypass  # only where something has failed
@@ -331,8 +139,8 @@ def _proxy_for(url: httpx2.URL) -> str:
     return proxy.host if proxy.port is None else f"{proxy.host}:{proxy.port}"
 
 
-def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayError:
-    _, kind, cause, hint = next(row for row in _ROWS if row.fits(report))
+def _explain_report(report: Report, support_ids: Mapping[str, str]) -> GatewayError:
+    _, kind, cause, hint = row_of(report)
     if report.status == 429 and report.delay is not None:
         hint = f"{hint}; the gateway says to retry after {report.delay:.4g} s"
     code = report.provider_code or report.code
@@ -350,42 +158,6 @@ def _explain_report(report: _Report, support_ids: Mapping[str, str]) -> GatewayE
     )
 
 
-def _read_report(body: object, status: int | None, content_type: str, delay: float | None = None) -> _Report:
-    error = body
-    if isinstance(body, dict):
-        error = body.get("error") or body.get("detail") or body
-    if not isinstance(error, dict):
-        text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)
-        return _Report(status, content_type, delay, message=text, everything=text.lower())
-    message, type_, code = (_text(error.get(name)) for name in ("message", "type", "code"))
-    wrapped = _provider_error(message)
-    return _Report(
-        status,
-        content_type,
-        delay,
-        type=type_,
-        code=code,
-        message=_text(wrapped.get("message")) or message,
-        param=_text(wrapped.get("param")) or _text(error.get("param")),
-        provider_code=_text(wrapped.get("code")) or _text(wrapped.get("type")),
-        from_provider=bool(wrapped) or "Exception - " in message or message.startswith("litellm."),
-        everything=f"{type_} {code} {message}".lower(),
-    )
-
-
-def _provider_error(message: str) -> dict[str, Any]:
-    """The provider's own error object, which LiteLLM puts as JSON into its message after `Exception - `."""
-    found = re.search(r"Exception - .*?(\{)", message, re.DOTALL)
-    if not found:
-        return {}
-    try:
-        inner, _ = json.JSONDecoder().raw_decode(message, found.start(1))
-    except (ValueError, RecursionError):
-        return {}
-    error = inner.get("error", inner) if isinstance(inner, dict) else {}
-    return error if isinstance(error, dict) else {"message": error}
-
-
 def _support_ids(headers: httpx2.Headers) -> dict[str, str]:
     return {name: one_line(headers[name])[:100] for name in _SUPPORT_IDS if headers.get(name)}
 
@@ -400,9 +172,3 @@ def _target(response: httpx2.Response) -> str:
 
 def _unknown_hint(outcome_unknown: bool) -> str:
     return "look into the gateway's log before sending it again" if outcome_unknown else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else ""

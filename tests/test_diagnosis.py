@@ -19,7 +19,7 @@ from litellm_openai_example import (
     RelayError,
     ResearchRunningError,
     StillRunningError,
-    diagnosis,
+    error_table,
 )
 from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
 from litellm_openai_example.relay.engine import failures
@@ -105,8 +105,8 @@ def test_no_decision_depends_on_words(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = decisions(configured, command)
-    reworded = [row._replace(cause=f"row {n}", hint=f"hint {n}") for n, row in enumerate(diagnosis._ROWS)]
-    monkeypatch.setattr(diagnosis, "_ROWS", reworded)
+    reworded = [row._replace(cause=f"row {n}", hint=f"hint {n}") for n, row in enumerate(error_table.ROWS)]
+    monkeypatch.setattr(error_table, "ROWS", reworded)
     configured.answers(error(403, "nope"))
     assert "row " in command("hi").err
     assert decisions(configured, command) == before

@@ -132,12 +132,10 @@ def test_there_is_no_circle() -> None:
 
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
-_CLIENT = (
-    *("config", "late_types", "state", "errors", "diagnosis", "transport", "sdk", "calls", "research", "client", "cli"),
-    "__main__",
-)
+_GROUND = ("config", "late_types", "state", "errors", "error_table", "diagnosis")
+_CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "__main__")
 _RELAY = (
-    *("config", "late_types", "state", "errors", "diagnosis", "transport", "sdk", "calls", "research.contract"),
+    *(*_GROUND, "transport", "sdk", "calls", "research.contract"),
     *("relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
     *("relay.http.body", "relay.relay", "relay.http", "relay.process", "relay.__main__"),
 )

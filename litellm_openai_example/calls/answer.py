@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
-from .reasons import RUNNING, cut_short, read_reason, read_status, reason_in_words
+from .reasons import RUNNING, Cut, CutKind, cut_by, cut_short, read_reason, read_status
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
@@ -53,7 +53,7 @@ class Answer:
     """What one reply says, whichever API it came from.
 
     `status` is that of the Responses API: completed, incomplete, failed, cancelled, queued, in_progress; an
-    unknown one is kept as it came. `cut_short` names why the text is only a part of the answer. `sources` holds each
+    unknown one is kept as it came. `cut_short` tells why the text is only a part of the answer. `sources` holds each
     page once, cited ones first; `searched` tells whether there is any sign that the model searched.
     """
 
@@ -62,7 +62,7 @@ class Answer:
     id: str | None = None
     model: str | None = None
     refusal: str = ""
-    cut_short: str | None = None
+    cut_short: Cut | None = None
     error_code: str | None = None
     error_message: str | None = None
     calls: tuple[FunctionCall, ...] = ()
@@ -77,11 +77,11 @@ class Answer:
         return self.status in ("failed", "cancelled") or self.error_message is not None
 
 
-def as_beginning(answer: Answer, why: str) -> Answer:
+def as_beginning(answer: Answer, words: str) -> Answer:
     """The answer in a body of which only the beginning was read: as long as it does not say that it runs, a part."""
     if answer.status in RUNNING:
         return answer
-    return replace(answer, status="incomplete", cut_short=why, calls=())
+    return replace(answer, status="incomplete", cut_short=Cut(CutKind.TOO_LARGE, words), calls=())
 
 
 def read_response(body: object) -> Answer:
@@ -100,7 +100,7 @@ def read_response(body: object) -> Answer:
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
         refusal=join([refusal_of(item.get("content")) for item in messages]),
-        cut_short=reason_in_words(reason or "incomplete") if status == "incomplete" else None,
+        cut_short=cut_by(reason or "incomplete") if status == "incomplete" else None,
         error_code=code,
         error_message=message,
         calls=tuple(_function_call(item) for item in items if item.get("type") == "function_call"),

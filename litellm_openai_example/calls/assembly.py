@@ -22,7 +22,7 @@ from .answer import (
     text_of,
 )
 from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, read_json
-from .reasons import TERMINAL, read_reason, reason_in_words
+from .reasons import TERMINAL, Cut, CutKind, cut_by, read_reason
 from .sse import EventParser, data_of, looks_like_events
 
 _TOP = ("model", "usage", "citations", "search_results")
@@ -241,7 +241,7 @@ class ResponseStream:
         if answer.status not in TERMINAL or kind != "completed":
             answer = replace(answer, status=kind)  # the event's name is the surer of the two: a status may be null
         if answer.status == "incomplete" and answer.cut_short is None:
-            answer = replace(answer, cut_short=reason_in_words("incomplete"))
+            answer = replace(answer, cut_short=cut_by("incomplete"))
         self._final = answer
         # A bridge may send the text, or the end of it, in the last event alone.
         sent = str(self._text)
@@ -308,5 +308,5 @@ def read_body(
         message = error.message or error.cause
         answer = replace(answer, status="failed", error_code=error.code, error_message=message)
     elif not answer.status:
-        answer = replace(answer, status="incomplete", cut_short=CUT)
+        answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, CUT))
     return answer, reader.body()

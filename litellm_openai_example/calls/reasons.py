@@ -7,6 +7,10 @@ table of them, which calls some failures `stop`.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
 from ..errors import one_line
 from .lenient import as_str
 
@@ -70,21 +74,50 @@ def read_status(value: object) -> str:
     return _STATUSES.get(word, given)
 
 
-def cut_short(*reasons: str) -> str | None:
+class CutKind(StrEnum):
+    """Why an answer is only a part: the thing to branch on."""
+
+    LIMIT = "limit"  # of tokens, of the context, of tool calls
+    FILTER = "filter"
+    TOOL = "tool"  # it waits for the result of a tool
+    TOO_LARGE = "too_large"  # only its beginning was read here
+    BROKEN = "broken"  # the stream ended before it was complete
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Why an answer is only a part; `str()` is for a person."""
+
+    kind: CutKind
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def cut_short(*reasons: str) -> Cut | None:
     """Why an answer that ended for these reasons is only a part; None if they are known to mean that it is whole."""
-    return next((reason_in_words(reason) for reason in reasons if reason and _plain(reason) not in _WHOLE), None)
+    return next((cut_by(reason) for reason in reasons if reason and _plain(reason) not in _WHOLE), None)
 
 
-def reason_in_words(reason: str) -> str:
-    """A reason to stop, in words for a person."""
+def cut_by(reason: str) -> Cut:
+    """What a provider's reason to stop means."""
     word, shown = _plain(reason), one_line(reason)
     if word in _LENGTH:
-        return f"the length limit was reached ({shown})"
+        return Cut(CutKind.LIMIT, f"the length limit was reached ({shown})")
     if word in _FILTER:
-        return f"the content filter stopped it ({shown})"
+        return Cut(CutKind.FILTER, f"the content filter stopped it ({shown})")
     if word in _TOOLS:
-        return f"the model wants to call a tool ({shown})"
-    return f"the provider stopped early ({shown})"
+        return Cut(CutKind.TOOL, f"the model wants to call a tool ({shown})")
+    return Cut(_kind_of_unknown(word), f"the provider stopped early ({shown})")
+
+
+def _kind_of_unknown(word: str) -> CutKind:
+    # Providers form new reasons from the same few words, such as max_tool_calls.
+    if re.search("max|length|limit", word):
+        return CutKind.LIMIT
+    return CutKind.FILTER if re.search("filter|safety|policy", word) else CutKind.OTHER
 
 
 def _plain(word: str) -> str:

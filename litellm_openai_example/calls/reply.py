@@ -122,7 +122,8 @@ def require_complete(reply: Reply) -> Reply:
             f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
         )
     if answer.refusal:
-        refused = GatewayError(f"the model refused: {one_line(answer.refusal)}", response_id=answer.id)
+        words = f"the model refused: {one_line(answer.refusal)}"
+        refused = GatewayError(words, kind=ErrorKind.REFUSED, response_id=answer.id)
         raise with_text(refused, reply, refused.cause) if answer.text else refused
     if not answer.text:
         raise GatewayError(_why_empty(answer), response_id=answer.id)
@@ -170,14 +171,14 @@ def _failure(answer: Answer) -> GatewayError | None:
             hint=explained.hint,
             response_id=answer.id,
         )
-    cause = ""
+    cause, kind = "", ErrorKind.UNREADABLE
     if answer.status == "cancelled":
-        cause = "the response was cancelled"
+        cause, kind = "the response was cancelled", ErrorKind.CANCELLED
     elif answer.status in RUNNING:
         cause = f"the gateway answered before the response was finished (status {answer.status})"
     elif answer.status and answer.status not in TERMINAL:
         cause = f"the response has an unknown status: {one_line(answer.status)}"
-    return GatewayError(cause, response_id=answer.id) if cause else None
+    return GatewayError(cause, kind=kind, response_id=answer.id) if cause else None
 
 
 def _why_empty(answer: Answer) -> str:

@@ -39,7 +39,8 @@ import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
 from ..config import ConfigurationError, http_allowed, is_loopback
-from ..errors import DeadlineExceededError, LostAnswerError, UnusableSettingError, as_sdk_errors
+from ..diagnosis import kind_of
+from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError, as_sdk_errors
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import Deadline, bounded_io, clamp, current_deadline
 from .headers import retry_after
@@ -388,7 +389,7 @@ def _carries_file(request: httpx2.Request) -> bool:
 
 def _stays_so(response: httpx2.Response) -> bool:
     """Whether a 500 is LiteLLM's way to say that a bridged model cannot do this at all."""
-    return response.status_code == 500 and response.is_closed and b"is not supported for" in response.content
+    return response.status_code == 500 and response.is_closed and kind_of(response) is ErrorKind.NOT_SUPPORTED
 
 
 def _backoff(retries: int) -> float:

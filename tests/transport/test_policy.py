@@ -19,10 +19,12 @@ from litellm_openai_example import (
     AsyncLiteLLM,
     AsyncLiteLLMClient,
     ConfigurationError,
+    ErrorKind,
     GatewayError,
     LiteLLM,
     LiteLLMClient,
     LiteLLMHttpxClient,
+    error_table,
 )
 from litellm_openai_example.calls import steps
 from litellm_openai_example.transport.deadline import deadline
@@ -161,6 +163,18 @@ def test_what_litellm_cannot_do_has_a_known_outcome(gateway: ScriptedServer) -> 
         with pytest.raises(openai.InternalServerError):
             sdk.responses.retrieve("resp_1")
     assert len(gateway.seen) == 2
+
+
+def test_whether_a_500_stays_is_read_from_the_table(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        row._replace(fits=lambda report: report.says("geht nicht")) if row.kind is ErrorKind.NOT_SUPPORTED else row
+        for row in error_table.ROWS
+    ]
+    monkeypatch.setattr(error_table, "ROWS", rows)
+    gateway.answers(reply({"error": {"message": "das geht nicht"}}, 500))
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk, pytest.raises(openai.InternalServerError):
+        sdk.responses.retrieve("resp_1")
+    assert len(gateway.seen) == 1
 
 
 @both

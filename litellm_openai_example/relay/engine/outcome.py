@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...calls.answer import Answer
+from ...calls.reasons import CutKind
 from ...transport.headers import cost
 from ..ledger.records import Outcome
 from .shorten import shortened
@@ -30,11 +31,11 @@ _MOST_SOURCES = 1000
 _LONGEST_URL = 2000
 _LONGEST_TITLE = 500
 _KEPT = ("object", "model", "status", "output", "usage", "incomplete_details")
-_REASONS = (
-    (re.compile("larger than"), "output_too_large"),
-    (re.compile("max|length|limit"), "output_limit_reached"),
-    (re.compile("filter|safety|policy"), "content_filtered"),
-)
+_CUTS = {
+    CutKind.TOO_LARGE: "output_too_large",
+    CutKind.LIMIT: "output_limit_reached",
+    CutKind.FILTER: "content_filtered",
+}
 # PostgreSQL stores no NUL, and no database or JSON text half of a surrogate pair.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -65,8 +66,8 @@ def _verdict(answer: Answer) -> tuple[str | None, str | None]:
     if answer.status == "cancelled":
         return "cancelled", "upstream_cancelled"
     if answer.status == "incomplete":
-        reason = (answer.cut_short or "").lower()
-        return "incomplete", next((code for words, code in _REASONS if words.search(reason)), "upstream_incomplete")
+        kind = answer.cut_short.kind if answer.cut_short else CutKind.OTHER
+        return "incomplete", _CUTS.get(kind, "upstream_incomplete")
     if answer.status not in ("completed", "failed"):
         return None, None
     if answer.failed:
