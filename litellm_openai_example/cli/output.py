@@ -92,7 +92,8 @@ def notice(text: str) -> None:
     with suppress(OSError, ValueError, AttributeError):
         if hasattr(sys.stderr, "reconfigure"):
             sys.stderr.reconfigure(errors="backslashreplace")
-        sys.stderr.write(harmless(text) + "\n")
+        # On a terminal the line may hold progress, which is written again with the next second.
+        sys.stderr.write(("\r\x1b[K" if _progress_shown.is_set() else "") + harmless(text) + "\n")
         sys.stderr.flush()
 
 
@@ -133,6 +134,9 @@ def abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_progress_shown = threading.Event()
+
+
 class Progress:
     """Elapsed time and status on a terminal's last line, rewritten each second."""
 
@@ -164,6 +168,7 @@ class Progress:
             sys.stderr.write(f"\r\x1b[K{harmless(text)}")
             sys.stderr.flush()
             self._shown = True
+            _progress_shown.set()
 
     def stop(self) -> None:
         """Clear the line; nothing is written afterwards."""
@@ -171,6 +176,7 @@ class Progress:
         if self._shown:
             self._show("")
             self._shown = False
+            _progress_shown.clear()
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
+from litellm_openai_example.cli import output
 from litellm_openai_example.cli.output import harmless
 
 
@@ -31,3 +35,19 @@ def test_what_people_write_is_left_alone(text: str) -> None:
 )
 def test_what_harms_or_deceives_is_made_visible(text: str, shown: str) -> None:
     assert harmless(text) == shown
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_notice_does_not_stick_to_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with output.progress("waiting") as shown:
+        shown._show("1 s  waiting")
+        output.notice("accepted")
+    output.notice("done")
+    assert "waiting\r\x1b[Kaccepted\n" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[Kdone\n")
