@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=12, help="counted runs of each command")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the raw numbers")
-    parser.add_argument("--publish", action="store_true", help="put tables and picture into README.md and docs/")
+    parser.add_argument("--publish", action="store_true", help="put tables and picture into docs/")
     parser.add_argument("--before", metavar="REVISION", help="measure the relay of this revision beside ours")
     arguments = parser.parse_args()
     raise_file_limit()
@@ -81,12 +81,11 @@ def _step(name: str, measure: Callable[[], T]) -> T:
 
 
 def _publish(text: str, picture: str) -> None:
-    Path("docs").mkdir(exist_ok=True)
     Path("docs/bench.svg").write_text(picture)
-    readme = Path("README.md")
-    before, _, rest = readme.read_text().partition(_BEGIN)
+    document = Path("docs/bench.md")
+    before, _, rest = document.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    readme.write_text(f"{before}{_BEGIN}\n![Time against others](docs/bench.svg)\n\n{text}\n{_END}{after}")
+    document.write_text(f"{before}{_BEGIN}\n![Time against others](bench.svg)\n\n{text}\n{_END}{after}")
 
 
 if __name__ == "__main__":

@@ -162,3 +162,18 @@ def test_the_sdk_s_two_variables_are_enough(configured: ScriptedServer) -> None:
     ended = subprocess.run(["sh", "-ec", code], capture_output=True, text=True, timeout=60, env=env)
     assert ended.stdout == "OK\n", ended.stderr
     assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_an_example_is_a_drop_in(configured: ScriptedServer) -> None:
+    configured.script = gateway_script
+    assert run(str(ROOT / "docs/examples/drop_in.py")).stdout == "OK\n"
+    assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_an_example_picks_a_job_up_later(configured: ScriptedServer) -> None:
+    configured.script = gateway_script
+    example = str(ROOT / "docs/examples/background.py")
+    submitted = run(example, "submit", "Reply with exactly: later").stdout.strip()
+    assert submitted == response_body()["id"]
+    assert run(example, "fetch", submitted).stdout == "later\n"
+    assert run(example).returncode == 1

@@ -23,7 +23,7 @@ from .conftest import Gateway
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
 QUESTION = "Research the history of jajangmyeon (짜장면)"
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+RELAY_DOCUMENT = (Path(__file__).parents[2] / "docs" / "relay.md").read_text()
 
 
 class Relay:
@@ -132,8 +132,8 @@ def test_a_research_is_picked_up_later(relay: Relay, command: RunCommand) -> Non
     assert f"You asked: {QUESTION}" in run.out
 
 
-def test_the_curl_lines_of_the_readme(relay: Relay) -> None:
-    (script,) = re.findall(r"<!-- curl -->\n```sh\n(.*?)```", README, re.DOTALL)
+def test_the_curl_lines_of_the_document(relay: Relay) -> None:
+    (script,) = re.findall(r"<!-- curl -->\n```sh\n(.*?)```", RELAY_DOCUMENT, re.DOTALL)
     run = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert "Offline demo research" in run.stdout
