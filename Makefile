@@ -18,7 +18,7 @@ PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-lowest lint format bench soak gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-lowest lint format bench soak fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -63,6 +63,9 @@ bench: .venv-bench/ready ## Measure speed and size, as ratios in one run
 
 soak: .venv/test-ready ## Load, faults and kill -9 on both databases, then reconcile every run: make soak [SECONDS=300]
 	@$(PROJECT_RUN) python -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+fuzz: .venv/test-ready ## Run the tests that draw their inputs, with fresh seeds: make fuzz [SECONDS=60]
+	@$(PROJECT_RUN) python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 gateway-lock: .venv/test-ready ## Pin what the gateway installs, and list its licences; ARGS=--upgrade renews all pins
 	@cd litellm_openai_example/gateway && UV_CUSTOM_COMPILE_COMMAND="make gateway-lock" $(abspath $(UV)) pip compile --quiet \

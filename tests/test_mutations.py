@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from .chance import SEED
 from .conftest import RunCommand
 from .fakes.scripted import (
     KEY,
@@ -79,7 +80,8 @@ def streamed(mode: str, luck: random.Random) -> Answer:
     return sse(*(mutated(event, luck) if luck.random() < 0.4 else event for event in events))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("mode", MODES)
 def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunCommand) -> None:
     luck = random.Random(f"{mode} {seed}")
@@ -94,12 +96,13 @@ def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunC
     assert "Traceback" not in run.err
     assert "error of its own" not in run.err
     assert KEY not in run.out + run.err
-    assert bool(run.out.strip()) == (run.code in (0, 3)), run
+    assert run.code in (0, 3) if run.out.strip() else run.code == 1 or "is cut short" in run.err, run
     assert (run.code == 0) <= (status == 200 or "stream" in mode)
     assert bool(run.err.replace(NOT_SEARCHED, "")) == (run.code != 0)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.fuzz
+@pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("where", ["call", "acceptance", "end", "final"])
 def test_the_loop(
     where: str, seed: int, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch

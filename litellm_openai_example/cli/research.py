@@ -107,7 +107,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     """The answer on stdout, and on stderr how it came about: in short to a person, as JSON to a program."""
     person = stderr_is_terminal()
     if person:
-        _tell_ids(result, short=True)
+        _tell_ids(session, result, short=True)
     if session.options.json:
         session.out.write(json.dumps(asdict(result), ensure_ascii=False))
         session.out.end()
@@ -120,30 +120,30 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         if call.error:
             notice(session.out.without_secrets(f"[{call.name} {call.status}: {call.error}]"))
     if not person:
-        _tell_ids(result, short=False)
+        _tell_ids(session, result, short=False)
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
     return 0
 
 
-def _tell_ids(result: ToolCallingResult, *, short: bool) -> None:
+def _tell_ids(session: Session, result: ToolCallingResult, *, short: bool) -> None:
     if not result.tool_called:
         return
     notice("[deep_research was called automatically]")
     names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
     ids = {name: getattr(result, name) for name in (*names, "upstream_response_id")}
     if not short:
-        notice(json.dumps(ids, ensure_ascii=False))
+        notice(session.out.without_secrets(json.dumps(ids, ensure_ascii=False)))
         return
     for call in result.calls:
         if call.invocation_id:
-            notice(f"[research run {_short(call.invocation_id)}: {call.status}]")
-    notice(f"[answer {_short(result.response_id)}]")
+            notice(f"[research run {_short(session, call.invocation_id)}: {call.status}]")
+    notice(f"[answer {_short(session, result.response_id)}]")
 
 
-def _short(text: str | None) -> str:
-    text = text or "without an id"
+def _short(session: Session, text: str | None) -> str:
+    text = session.out.without_secrets(text or "without an id")
     return text if len(text) <= 48 else f"{text[:45]}..."
 
 

@@ -156,7 +156,7 @@ class Gateway:
                     await self._send(writer, 401, {"error": {"message": f"wrong key {SECRET_WORDS}"}})
                     continue
                 await self._route(writer, method, path, json.loads(body) if body else {}, headers)
-        except (ConnectionError, asyncio.IncompleteReadError, _Dropped):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, _Dropped):
             pass
         finally:
             writer.close()

@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from litellm_openai_example.gateway.offline.model import DEMO, SOURCE
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
+from ..chance import FIXED
+
 SEARCH: Any = {"type": "web_search_preview"}
 PARAMETERS: Any = {"type": "object", "properties": {"research_question": {"type": "string"}}}
 RESEARCH: Any = {"type": "function", "name": "deep_research", "parameters": PARAMETERS, "strict": False}
@@ -465,7 +467,8 @@ fields = st.sampled_from(["input", "messages", "tools", "tool_choice", "text", "
                           "metadata", "store", "background", "previous_response_id", "web_search_options"])  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@pytest.mark.fuzz
+@settings(deadline=None, max_examples=300, derandomize=FIXED)
 @given(body=st.dictionaries(fields, likely, max_size=6), path=st.sampled_from(["responses", "chat/completions"]))
 def test_no_body_breaks_it(provider: OfflineProvider, body: dict[str, Any], path: str) -> None:
     whole = {"model": "m", "input": "x", "messages": [{"role": "user", "content": "x"}], **body}

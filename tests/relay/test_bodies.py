@@ -19,6 +19,7 @@ from schemathesis.core.result import Ok
 
 from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES, MAX_TEXT
 
+from ..chance import FIXED
 from ..fakes.gateway import Gateway
 from .running import ThreadedRelay, body, settings
 
@@ -229,9 +230,10 @@ not_ours = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.fuzz
 @not_ours
 @given(arguments=ARGUMENTS)
-@hypothesis_settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=150, deadline=None, derandomize=FIXED, suppress_health_check=list(HealthCheck))
 def test_any_arguments(served: ThreadedRelay, arguments: Any) -> None:
     content = json.dumps({"tool_name": "deep_research", "arguments": arguments}).encode()
     sent = {"Content-Type": "application/json", **headers(served)}
@@ -239,6 +241,7 @@ def test_any_arguments(served: ThreadedRelay, arguments: Any) -> None:
     assert answer.status_code in (200, 202, 400, 422), answer.text
 
 
+@pytest.mark.fuzz
 @not_ours
 def test_the_documented_api(served: ThreadedRelay) -> None:
     """Each answer is one that `/openapi.json` has, whether what was sent is allowed by it or not."""
@@ -249,7 +252,7 @@ def test_the_documented_api(served: ThreadedRelay) -> None:
     for operation in operations:
 
         @given(case=operation.as_strategy())
-        @hypothesis_settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @hypothesis_settings(max_examples=40, deadline=None, derandomize=FIXED, suppress_health_check=list(HealthCheck))
         def conforms(case: schemathesis.Case[Any]) -> None:
             case.call_and_validate(base_url=served.api.base_url, headers=headers(served), timeout=20)
 

@@ -45,13 +45,15 @@ class BadDay:
         )
         fault = self._post_fault(draw()) if not self.over else None
         paid = fault is None or fault.paid
-        self.posts[question].append(Post(time.monotonic(), paid, fault is None, ends_as, gateway.accept))
+        refused = fault is not None and fault.status == 429
+        self.posts[question].append(Post(time.monotonic(), paid, fault is None, ends_as, gateway.accept, refused))
         return fault
 
     def _post_fault(self, drawn: float) -> Fault | None:
         ways = (
             (0.03, Fault("status", 429, _BUSY, {"retry-after": "1"})),
-            (0.03, Fault("status", 503, _BUSY)),
+            (0.01, Fault("status", 503, _BUSY)),  # who reads that does not know whether it was executed
+            (0.01, Fault("status", 503, _BUSY, paid=True)),
             (0.01, Fault("status", 500, paid=True)),  # as LiteLLM tells of a connection that broke too late
             (0.01, Fault("drop", paid=True)),
             (0.01, Fault("cut", paid=True)),

@@ -19,6 +19,7 @@ class Post:
         at: seconds on the monotonic clock.
         paid: whether it was executed.
         answered: whether the relay got an answer to it that names the response.
+        refused: whether the answer says that it was not executed; a 5xx does not.
         ends_as: the status that the response ends with.
         seconds: until it was answered.
     """
@@ -28,6 +29,7 @@ class Post:
     answered: bool
     ends_as: str = "completed"
     seconds: float = 0.0
+    refused: bool = False
 
 
 @dataclass
@@ -120,7 +122,7 @@ def _why_unknown(sent: Sequence[Post], kills: Sequence[float]) -> str:
     if not sent:
         return "killed between mark and first byte" if kills else ""
     last = sent[-1]
-    if last.paid and not last.answered:
+    if not (last.answered or last.refused):
         return "broken by the provider"
     killed = any(last.at - NEAR <= kill <= last.at + last.seconds + NEAR for kill in kills)
     return "killed in flight" if killed else ""

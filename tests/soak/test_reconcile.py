@@ -8,6 +8,7 @@ from .reconcile import Post, Run, answer_to, reconcile
 
 QUESTION = "soak question 1"
 PAID = Post(100.0, paid=True, answered=True)
+REFUSED = Post(90.0, paid=False, answered=False, refused=True)
 LOST_ANSWER = Post(100.0, paid=True, answered=False)
 
 
@@ -23,10 +24,11 @@ UNKNOWN = run("failed", "submission_indeterminate")
     ("ended", "posts", "kills"),
     [
         (run(), [PAID], []),
-        (run(), [Post(90.0, paid=False, answered=False), PAID], []),
+        (run(), [REFUSED, PAID], []),
         (run("incomplete", "output_limit_reached"), [Post(100.0, True, True, "incomplete")], []),
         (run("cancelled", "cancelled_by_client", cancelled=True), [], []),
         (UNKNOWN, [LOST_ANSWER], []),
+        (UNKNOWN, [Post(100.0, paid=False, answered=False)], []),
         (UNKNOWN, [PAID], [100.5]),
         (UNKNOWN, [], [100.5]),
     ],
@@ -46,6 +48,7 @@ def test_clean(ended: Run, posts: list[Post], kills: list[float]) -> None:
         ("lost", run("failed", "upstream_failed"), [PAID], []),
         ("lost", run("cancelled", "upstream_cancelled"), [PAID], []),
         ("lost", UNKNOWN, [PAID], []),
+        ("lost", UNKNOWN, [REFUSED], []),
         ("lost", UNKNOWN, [PAID], [200.0]),
         ("lost", UNKNOWN, [], []),
         ("stuck", run("running"), [PAID], []),
