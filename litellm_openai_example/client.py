@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +16,7 @@ from .calls.calls import check_prompt, check_response_id
 from .calls.steps import Operation, run, run_async
 from .calls.streams import AsyncTextStream, Reading, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
+from .payer import SESSION_HEADER, Payer, who_pays
 from .sdk import AsyncLiteLLM, LiteLLM
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import Deadline, deadline
@@ -34,9 +35,10 @@ _MAX_RETRIES = 10
 class _Client:
     """Arguments in, requests out: what both clients share."""
 
-    def __init__(self, model: str, timeout: float | None) -> None:
+    def __init__(self, model: str, timeout: float | None, payer: Payer) -> None:
         self.model = check_prompt(model, "model name")
         self.timeout = check_timeout(timeout)
+        self._payer = payer
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._base_url!r}, model={self.model!r}, timeout={self.timeout!r})"
@@ -78,6 +80,8 @@ class LiteLLMClient(_Client):
         model: the model of every call.
         timeout: seconds that a whole call may take, retries and polling included; None for no limit. Each method
             takes a `timeout` of its own as well.
+        tags: by which the gateway tells what its calls cost apart; else `LITELLM_TAGS`, separated by commas.
+        end_user: for whom they are made; else `LITELLM_END_USER`.
         **options: those of `openai.OpenAI`.
 
     Every method raises `GatewayError` when the call failed, its `CutShortError` (with `text`) when the answer is only
@@ -91,10 +95,13 @@ class LiteLLMClient(_Client):
         api_key: str | None = None,
         model: str = DEFAULT_MODEL,
         timeout: float | None = DEFAULT_TIMEOUT,
+        *,
+        tags: Iterable[str] | None = None,
+        end_user: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, timeout)
-        self.openai = LiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options))
+        super().__init__(model, timeout, who_pays(tags, end_user))
+        self.openai = LiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
@@ -102,10 +109,10 @@ class LiteLLMClient(_Client):
         settings = gateway_settings(env)
         return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
 
-    def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
-        """Carry out an operation within a deadline (seconds, or one that already runs)."""
+    def run(self, operation: Operation[T], timeout: float | Deadline | None = None, session_id: str = "") -> T:
+        """Carry out an operation within a deadline (seconds, or one that already runs), its calls in one session."""
         with closing(operation), deadline(self._deadline(timeout)):
-            return run(self.openai, operation)
+            return run(_sdk_of(self.openai, session_id), operation)
 
     def create_chat_completion(
         self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
@@ -210,8 +217,8 @@ class LiteLLMClient(_Client):
         from .research.relay_client import RelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
-        with RelayClient(relay_base_url, relay_api_key) as relay:
-            return self.run(_with_tools(conversation, relay), timeout)
+        with RelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+            return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(
         self,
@@ -250,10 +257,13 @@ class AsyncLiteLLMClient(_Client):
         api_key: str | None = None,
         model: str = DEFAULT_MODEL,
         timeout: float | None = DEFAULT_TIMEOUT,
+        *,
+        tags: Iterable[str] | None = None,
+        end_user: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, timeout)
-        self.openai = AsyncLiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options))
+        super().__init__(model, timeout, who_pays(tags, end_user))
+        self.openai = AsyncLiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
@@ -261,10 +271,10 @@ class AsyncLiteLLMClient(_Client):
         settings = gateway_settings(env)
         return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
 
-    async def run(self, operation: Operation[T], timeout: float | Deadline | None = None) -> T:
+    async def run(self, operation: Operation[T], timeout: float | Deadline | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""
         with closing(operation), deadline(self._deadline(timeout)):
-            return await run_async(self.openai, operation)
+            return await run_async(_sdk_of(self.openai, session_id), operation)
 
     async def create_chat_completion(
         self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
@@ -352,8 +362,8 @@ class AsyncLiteLLMClient(_Client):
         from .research.relay_client import AsyncRelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
-        async with AsyncRelayClient(relay_base_url, relay_api_key) as relay:
-            return await self.run(_with_tools(conversation, relay), timeout)
+        async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+            return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(
         self,
@@ -406,6 +416,15 @@ def check_timeout(seconds: float | None) -> float | None:
     return float(seconds)
 
 
-def _sdk_options(options: dict[str, Any]) -> dict[str, Any]:
+def _sdk_options(options: dict[str, Any], payer: Payer) -> dict[str, Any]:
     # Reads are bounded by the deadline of the call, not one by one.
-    return {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER, **options}
+    ours = {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER}
+    return {**ours, "payer": payer, **options}
+
+
+def _sdk_of(sdk: T, session_id: str) -> T:
+    """`sdk` for the calls of one session, by which the gateway can add up what they cost."""
+    if not session_id:
+        return sdk
+    made: T = sdk.with_options(default_headers={SESSION_HEADER: session_id})  # type: ignore[attr-defined]
+    return made

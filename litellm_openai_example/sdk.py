@@ -16,6 +16,7 @@ from openai import AsyncOpenAI, NotGiven, OpenAI, Timeout, not_given
 from .config import resolve_api_key, resolve_base_url
 from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
+from .payer import NOBODY, Payer, who_pays
 from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
 from .transport.tls import reachable, trusting
 
@@ -34,6 +35,8 @@ class LiteLLM(OpenAI):
         max_retries: how often a call is sent again at most, where that cannot pay twice.
         retry_server_errors: send a create again that was answered with 500. It may have been executed, so this may
             pay twice; background submits are never repeated. Clients made by `with_options` keep it.
+        payer: tags, end user and session by which LiteLLM bills, sent with every call; else what `LITELLM_TAGS` and
+            `LITELLM_END_USER` say. `default_headers` win over it.
         max_answer: bytes that are read of one answer at most; None for no limit. A longer one ends there.
         http_client: a `LiteLLMHttpxClient`, which takes `proxy`, `verify` and so on; under any other one nothing is
             retried, because the sending policy is missing.
@@ -46,6 +49,7 @@ class LiteLLM(OpenAI):
     """
 
     retry_server_errors = False
+    payer = NOBODY
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class LiteLLM(OpenAI):
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
+        payer: Payer | None = None,
         max_answer: int | None = None,
         http_client: httpx2.Client | None = None,
         organization: str | None = None,
@@ -69,6 +74,7 @@ class LiteLLM(OpenAI):
         self.retry_server_errors = retry_server_errors
         with as_sdk_errors():
             resolved, key = _address(base_url), _key(api_key)
+            self.payer = who_pays() if payer is None else payer
             if http_client is None:
                 http_client = LiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
@@ -85,7 +91,7 @@ class LiteLLM(OpenAI):
         # What the SDK has read from its own environment would go to the gateway.
         self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
         self.webhook_secret = webhook_secret
-        self._custom_headers = dict(default_headers or {})
+        self._custom_headers = {**self.payer.headers, **(default_headers or {})}
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
@@ -96,7 +102,7 @@ class LiteLLM(OpenAI):
     if not TYPE_CHECKING:  # an editor shows the arguments of the SDK's own method
 
         def copy(self, **options: Any) -> LiteLLM:
-            """See `openai.OpenAI.copy`; takes `retry_server_errors` as well."""
+            """See `openai.OpenAI.copy`; takes `retry_server_errors` and `payer` as well."""
             return super().copy(**_copied(self, options))
 
         with_options = copy
@@ -106,6 +112,7 @@ class AsyncLiteLLM(AsyncOpenAI):
     """`openai.AsyncOpenAI` on a LiteLLM gateway; see `LiteLLM`, which takes the same arguments."""
 
     retry_server_errors = False
+    payer = NOBODY
 
     def __init__(
         self,
@@ -115,6 +122,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
+        payer: Payer | None = None,
         max_answer: int | None = None,
         http_client: httpx2.AsyncClient | None = None,
         organization: str | None = None,
@@ -129,6 +137,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         self.retry_server_errors = retry_server_errors
         with as_sdk_errors():
             resolved, key = _address(base_url), _key(api_key)
+            self.payer = who_pays() if payer is None else payer
             if http_client is None:
                 http_client = AsyncLiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
@@ -144,7 +153,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         )
         self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
         self.webhook_secret = webhook_secret
-        self._custom_headers = dict(default_headers or {})
+        self._custom_headers = {**self.payer.headers, **(default_headers or {})}
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
@@ -176,7 +185,7 @@ def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_an
 
 
 def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str, Any]:
-    kept = {"retry_server_errors": options.pop("retry_server_errors", client.retry_server_errors)}
+    kept = {name: options.pop(name, getattr(client, name)) for name in ("retry_server_errors", "payer")}
     return {**options, "_extra_kwargs": {**kept, **options.get("_extra_kwargs", {})}}
 
 

@@ -16,9 +16,10 @@ from .fakes.scripted import KEY, ScriptedServer
 
 # Variables that would send a test elsewhere, or change what it sees.
 _CLEARED = (
-    "LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL", "LITELLM_ALLOW_HTTP", "RELAY_BASE_URL", "RELAY_API_KEY",
-    "RELAY_INVOCATION_TOKEN", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "HTTP_PROXY", "HTTPS_PROXY",
-    "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "PYTHONUNBUFFERED",
+    "LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL", "LITELLM_ALLOW_HTTP", "LITELLM_TAGS", "LITELLM_END_USER",
+    "RELAY_BASE_URL", "RELAY_API_KEY", "RELAY_INVOCATION_TOKEN", "OPENAI_BASE_URL", "OPENAI_API_KEY",
+    "OPENAI_ADMIN_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy",
+    "no_proxy", "PYTHONUNBUFFERED",
 )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def test_there_is_no_circle() -> None:
 
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
-_GROUND = ("config", "late_types", "state", "errors", "error_table", "diagnosis")
+_GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.contract"),
@@ -140,7 +140,7 @@ _RELAY = (
     *("relay.http.body", "relay.relay", "relay.http", "relay.process", "relay.__main__"),
 )
 _GATEWAY = ("config", "state", "gateway")
-_MCP = ("config", "errors", "research", "mcp")
+_MCP = ("config", "payer", "errors", "research", "mcp")
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:

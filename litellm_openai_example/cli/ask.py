@@ -25,6 +25,8 @@ _CHECK_SECONDS = 5.0
 def run(session: Session, prompt: str) -> int:
     """Carry out a command line that asks the gateway alone."""
     options = session.options
+    if known := work.recall(options.retrieve or options.cancel or ""):
+        session.pays_as(known.payer)
     if options.retrieve:
         session.response_id = options.retrieve
         reply = _wait(session) if options.wait else _retrieve(session)
@@ -77,7 +79,7 @@ def _submit(session: Session, prompt: str) -> Reply:
         reply = _searching(session, lambda tools: _run(session, calls.respond(_request(session, prompt, tools))))
     session.response_id = reply.answer.id
     if reply.answer.status in RUNNING and reply.answer.id:
-        work.remember(work.begun(work.RESPONSE, reply.answer.id, prompt))
+        work.remember(work.begun(work.RESPONSE, reply.answer.id, prompt, paid_by=session.payer.headers))
     if not session.options.wait:
         _print_raw(session, reply)
         return reply

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
+from ..payer import who_pays
 from .fields import parse_country, parse_fields
 from .options import PROGRAM, Options, conflict
 from .output import abandon_stdout, notice
@@ -34,6 +35,8 @@ Environment:
   LITELLM_BASE_URL  address of the gateway, its root or /v1 (required)
   LITELLM_API_KEY   a key of that gateway (required)
   LITELLM_MODEL     model, unless --model is given (default {DEFAULT_MODEL})
+  LITELLM_TAGS      tags for the gateway's accounts, separated by commas
+  LITELLM_END_USER  for whom the calls are made, for the same
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
   RELAY_API_KEY     key of the relay, if it wants one
   RELAY_INVOCATION_TOKEN  token for --invocation and --cancel
@@ -123,6 +126,13 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
     "-o reasoning.effort=high",
 )
 @click.option(
+    "--tag",
+    "tags",
+    metavar="TAG",
+    multiple=True,
+    help="Tag for the gateway's accounts, repeatable. Default: LITELLM_TAGS.",
+)
+@click.option(
     "--sources/--no-sources",
     default=True,
     help="List the cited pages that the text does not name, after it. Default: on.",
@@ -158,6 +168,7 @@ def command(ctx: click.Context, /, **values: Any) -> int:
         raise click.UsageError(problem, ctx)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
+    who_pays(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
     if options.at_gateway and not options.list_work:
         gateway_settings()  # what is missing is told before the SDK is imported

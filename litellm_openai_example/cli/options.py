@@ -29,6 +29,7 @@ class Options(NamedTuple):
     list_work: bool
     deliverable_format: str | None
     fields: dict[str, Any]
+    tags: tuple[str, ...]
     sources: bool
     stream: bool | None
     timeout: float

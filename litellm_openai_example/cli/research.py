@@ -34,7 +34,9 @@ def run(session: Session, prompt: str) -> int:
     known = work.recall(options.invocation or options.cancel or "")
     if options.auto_tool_call and not options.follows_up:
         _ = session.client  # its settings are checked before anything else
-    with RelayClient(_address(known)) as relay:
+    if known is not None:
+        session.pays_as(known.payer)
+    with RelayClient(_address(known), payer=session.payer) as relay:
         if options.invocation:
             return _pick_up(session, relay, options.invocation, known)
         if options.cancel:
@@ -75,6 +77,8 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
 def _converse(session: Session, relay: RelayClient, conversation: Conversation) -> int:
     """Go on with a conversation, and print the answer. While research runs, it can be picked up."""
 
+    relay.payer = conversation.paid_by(session.payer)
+
     def on_accepted(call: ToolCall) -> None:
         session.invocation = (call.invocation_id or "", call.invocation_token or "")
         _remember(relay, conversation)
@@ -88,12 +92,12 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
 
         research = research_through(relay, on_accepted, on_view)
         try:
-            result = session.client.run(converse(conversation, research), session.until)
+            result = session.client.run(converse(conversation, research), session.until, conversation.session_id)
         except GatewayError as error:  # refused for the name of its search tool, and so not executed
             if error.kind is not ErrorKind.UNSUPPORTED_TOOL or not conversation.web_search:
                 raise
             conversation.search_tool["type"] = "web_search"
-            result = session.client.run(converse(conversation, research), session.until)
+            result = session.client.run(converse(conversation, research), session.until, conversation.session_id)
     session.answer_id = result.response_id
     code = _print(session, result)
     for call in conversation.calls:
@@ -297,7 +301,7 @@ def _remember(relay: RelayClient, conversation: Conversation) -> None:
     for call in conversation.calls:
         if call.invocation_id:
             one = begun(RESEARCH, call.invocation_id, conversation.prompt, token=call.invocation_token)
-            _keep(relay, one._replace(conversation=saved))
+            _keep(relay, one._replace(conversation=saved, paid_by=relay.payer.headers))
 
 
 def _keep(relay: RelayClient, one: Work) -> None:

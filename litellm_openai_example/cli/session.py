@@ -8,6 +8,7 @@ from functools import cached_property
 
 from ..client import LiteLLMClient
 from ..config import gateway_settings, is_secret, setting
+from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline
 from .options import Options
 from .output import Output
@@ -30,6 +31,7 @@ class Session:
     def __init__(self, options: Options, started: float) -> None:
         self.options = options
         self.started = started
+        self.payer = who_pays(options.tags or None)
         self.until = Deadline(options.timeout)
         self.until.at -= time.monotonic() - started
         keys = [setting(name) for name in ("LITELLM_API_KEY", "RELAY_API_KEY")]
@@ -43,7 +45,14 @@ class Session:
     def client(self) -> LiteLLMClient:
         """The client of the gateway. Raises ConfigurationError when its settings are unusable."""
         settings = gateway_settings()
-        return LiteLLMClient(settings.base_url, settings.api_key, self.options.model or settings.model)
+        model = self.options.model or settings.model
+        return LiteLLMClient(
+            settings.base_url, settings.api_key, model, tags=self.payer.tags, end_user=self.payer.end_user
+        )
+
+    def pays_as(self, known: Payer) -> None:
+        """Go on for whom the work was submitted, where command line and environment do not say it."""
+        self.payer = Payer(self.payer.tags or known.tags, self.payer.end_user or known.end_user)
 
     @property
     def streams(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..calls.answer import Usage
 from ..calls.reply import Reply
+from ..transport.headers import key_budget
 from .output import notice
 from .session import Session
 
@@ -34,6 +35,7 @@ def facts(session: Session, reply: Reply) -> dict[str, str | None]:
         "x-litellm-model-id": headers.get("x-litellm-model-id"),
         "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
         "tokens": tokens(usage) or "? in, ? out",
+        "budget of the key": budget(headers),
         "cost": cost(reply.cost, queued=answer.status in ("queued", "in_progress")),
     }
 
@@ -41,6 +43,14 @@ def facts(session: Session, reply: Reply) -> dict[str, str | None]:
 def cost(dollars: float | None, *, queued: bool = False) -> str | None:
     """In words; None where it is not known. A job that is queued has cost nothing yet, whatever the gateway says."""
     return None if dollars is None or (queued and not dollars) else f"{dollars:.6f} USD"
+
+
+def budget(headers: Mapping[str, str]) -> str | None:
+    """What LiteLLM says of the key, in words; None where it has no limit and nothing was spent."""
+    spent, limit = key_budget(headers)
+    if limit is None:
+        return f"{spent:.6f} USD spent, no limit" if spent else None
+    return f"{'?' if spent is None else f'{spent:.6f}'} of {limit:.6f} USD spent"
 
 
 def tokens(usage: Usage) -> str | None:

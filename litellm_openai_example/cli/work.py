@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import ConfigurationError, setting
+from ..payer import Payer
 from ..state import state_dir, write_private
 
 RESPONSE, RESEARCH = "response", "research run"
@@ -30,6 +31,7 @@ class Work(NamedTuple):
         created: when it was submitted, in seconds since 1970.
         words: how its prompt begins.
         conversation: what it takes to finish the answer that the run is for, if there is one.
+        paid_by: the headers of its payer.
     """
 
     kind: str
@@ -39,6 +41,14 @@ class Work(NamedTuple):
     token: str | None = None
     relay: str | None = None
     conversation: dict[str, Any] | None = None
+    paid_by: dict[str, str] | None = None
+
+    @property
+    def payer(self) -> Payer:
+        try:
+            return Payer.of(self.paid_by)
+        except ConfigurationError:  # not written by this program
+            return Payer()
 
     def __repr__(self) -> str:
         return f"Work(kind={self.kind!r}, id={self.id!r})"

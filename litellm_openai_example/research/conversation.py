@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -12,6 +13,7 @@ from ..calls.answer import Source, Usage
 from ..calls.calls import response_request
 from ..calls.reply import Reply
 from ..calls.sources import source_list
+from ..payer import Payer
 from . import tool
 
 MAX_ROUNDS = 4
@@ -104,6 +106,7 @@ class ToolCallingResult:
         sources: the pages that the answer and the reports cite, each once.
         cost: US dollars of all turns and runs together; None unless all of them are known.
         turns: model, tokens, cost and time of every turn; those of a run are on its call.
+        session_id: under which LiteLLM has logged all calls, those of the runs too.
     """
 
     final_text: str
@@ -121,6 +124,7 @@ class ToolCallingResult:
     sources: tuple[Source, ...] = ()
     cost: float | None = None
     turns: tuple[Turn, ...] = ()
+    session_id: str | None = None
 
     @property
     def research_failed(self) -> bool:
@@ -150,6 +154,7 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     search_tool: dict[str, Any] = field(default_factory=lambda: dict(WEB_SEARCH))
     fields: dict[str, Any] = field(default_factory=dict)  # further ones of the create call
+    session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls, those of a research run too
 
     def save(self) -> dict[str, Any]:
         """The conversation as JSON data."""
@@ -166,6 +171,10 @@ class Conversation:
         ]
         turns = [Turn(**{**turn, "usage": Usage(**turn["usage"])}) for turn in data["turns"]]
         return cls(**{**data, "calls": calls, "turns": turns})
+
+    def paid_by(self, payer: Payer) -> Payer:
+        """Who pays for its research runs, if `payer` pays for its own calls."""
+        return payer._replace(session_id=self.session_id)
 
     @property
     def pending(self) -> list[ToolCall]:
@@ -230,6 +239,7 @@ class Conversation:
             sources=_each_once([*reply.answer.sources, *(page for call in runs for page in call.sources)]),
             cost=self.cost,
             turns=tuple(self.turns),
+            session_id=self.session_id,
         )
 
 

@@ -20,6 +20,7 @@ from ..calls.lenient import read_json
 from ..calls.steps import EXPECTED, call, sleep
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..errors import GatewayError, StillRunningError, one_line
+from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
 from ..transport.headers import retry_after
 from ..transport.tls import reachable
@@ -68,13 +69,14 @@ class Requests:
 
     _http: Any
 
-    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None) -> None:
+    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None, paid_by: Payer | None) -> None:
         url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
         name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
         self.base_url = reachable(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
         key = api_key if api_key is not None else setting("RELAY_API_KEY")
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
+        self.payer = who_pays() if paid_by is None else paid_by
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
@@ -91,7 +93,7 @@ class Requests:
 
     async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
         """Start a research run; repeated with the same key until the relay has answered."""
-        headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex}
+        headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex, **self.payer.headers}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         # Other relays demand the form of the result.

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from ..calls.steps import EXPECTED, Operation, run, run_async
+from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
 from ..transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
@@ -27,15 +28,22 @@ class RelayClient(Requests):
         base_url: the relay's root; else `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
         api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
         timeout: seconds that a whole call may take, reconnects included; None for no limit.
+        payer: who pays for the runs that it starts; else by `LITELLM_TAGS` and `LITELLM_END_USER`.
 
     Every method takes a `timeout` of its own, and raises `RelayError` or, when the deadline passes while a run
     goes on, `ResearchRunningError`.
     """
 
     def __init__(
-        self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = 30.0,
+        *,
+        payer: Payer | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(base_url, api_key, timeout)
+        super().__init__(base_url, api_key, timeout, payer)
         self._http = LiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def check(self, *, timeout: float | None = None) -> None:
@@ -110,9 +118,15 @@ class AsyncRelayClient(Requests):
     """Talks to a relay, asynchronously; see `RelayClient`, which has the same methods."""
 
     def __init__(
-        self, base_url: str | None = None, api_key: str | None = None, timeout: float | None = 30.0, **options: Any
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = 30.0,
+        *,
+        payer: Payer | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(base_url, api_key, timeout)
+        super().__init__(base_url, api_key, timeout, payer)
         self._http = AsyncLiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     async def check(self, *, timeout: float | None = None) -> None:

@@ -37,6 +37,11 @@ def cost(headers: Mapping[str, str]) -> float | None:
     return dollars if dollars is not None and dollars >= 0 else None
 
 
+def key_budget(headers: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """US dollars that were spent with the key, and that may be; None for what LiteLLM does not say."""
+    return _number(headers.get("x-litellm-key-spend")), _number(headers.get("x-litellm-key-max-budget"))
+
+
 def _number(value: str | None, unit: float = 1.0) -> float | None:
     try:
         number = float(value or "") * unit

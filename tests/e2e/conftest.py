@@ -7,16 +7,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from litellm_openai_example.gateway.environment import ensure
 
-from ..fakes.upstream import READY, USERS, UpstreamControl
+from ..fakes.upstream import LOGGED, READY, USERS, UpstreamControl
 
 _HERE = Path(__file__).parent
 # The first run on a machine installs LiteLLM.
@@ -96,6 +97,18 @@ def gateway(_running: dict[str, str]) -> Gateway:
 def upstream(_running: dict[str, str]) -> UpstreamControl:
     """The provider behind the gateway."""
     return UpstreamControl(_running["upstream"])
+
+
+@pytest.fixture
+def logged(gateway: Gateway, _shared: Path) -> Callable[[str], list[dict[str, Any]]]:
+    """What LiteLLM has logged of the calls for an end user, oldest first; it does so a little after it has answered."""
+    file = _shared / "state" / LOGGED
+
+    def read(end_user: str) -> list[dict[str, Any]]:
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [call for line in lines if (call := json.loads(line))["end_user"] == end_user]
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,7 @@ class Gateway:
         self.cost = "0.25"
         self.posts: list[Json] = []
         self.post_headers: list[dict[str, str]] = []
+        self.get_headers: list[dict[str, str]] = []
         self.paid: Counter[str] = Counter()
         self.gets = 0
         self.cancels = 0
@@ -183,6 +184,7 @@ class Gateway:
                 return await self._break(writer, fault, work)
             work.cancelled = True
             return await self._send(writer, 200, work.now())
+        self.get_headers.append(headers)
         self.gets += 1
         work.gets += 1
         fault = self.on_get(work, work.gets)

@@ -37,6 +37,22 @@ from litellm_openai_example.gateway.state import State
 MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
 READY = "running.json"
 USERS = "users"
+LOGGED = "calls.jsonl"  # what LiteLLM logs, in its state directory
+# Run by LiteLLM, in its own environment.
+_RECORDER = f"""
+import json, pathlib
+from litellm.integrations.custom_logger import CustomLogger
+
+FIELDS = "call_type status model_group request_tags end_user trace_id response_cost litellm_call_id".split()
+
+class Recorder(CustomLogger):
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        logged = kwargs.get("standard_logging_object") or {{}}
+        with (pathlib.Path(__file__).parent / {LOGGED!r}).open("a") as file:
+            file.write(json.dumps({{name: logged.get(name) for name in FIELDS}}) + "\\n")
+
+recorder = Recorder()
+"""
 # A name that the proxy's configuration does not have.
 UNKNOWN_MODEL = "no-such-model"
 
@@ -44,6 +60,7 @@ UNKNOWN_MODEL = "no-such-model"
 _PROGRAMMED = "ft:gpt-4o-2024-08-06:e2e:{}.{}:0"
 _PROGRAM = re.compile(r"ft:[^:]+:e2e:([^.+]*)\+?([^.]*)\..*")
 
+_CALLBACK = "record_calls.recorder"
 _SLOW_SECONDS = 3.0
 _PAUSE = 0.1
 _WHOLE_EVENTS = 7  # of a stream that is cut; the text has begun by then
@@ -263,12 +280,14 @@ def configuration(base_url: str) -> dict[str, Any]:
         route("faulty/*", {"model": "openai/*", **to}),
         route("faulty-bridged/*", {"model": "openai/*", **to, **bridge}),
     ]
-    return with_settings(routes)
+    settings: dict[str, Any] = with_settings(routes)
+    return {**settings, "litellm_settings": {**settings["litellm_settings"], "callbacks": [_CALLBACK]}}
 
 
 def serve(folder: Path) -> None:
     """Run provider and proxy until the last user has gone."""
     state = State(folder / "state")
+    state.write(f"{_CALLBACK.partition('.')[0]}.py", _RECORDER)
     with Upstream() as upstream, Proxy(configuration(upstream.base_url), state=state, env={}) as proxy:
         proxy.wait_until_ready()
         place = {"base_url": proxy.base_url, "api_key": proxy.api_key, "upstream": upstream.base_url}

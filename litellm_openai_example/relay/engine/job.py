@@ -65,6 +65,7 @@ class Job:
         self._settings = settings
         self._timings = settings.timings
         self._upstream_id = record.upstream_id
+        self._payer = record.payer
         self._begun = time.monotonic() - (record.age or 0.0)
         self._cancel = asyncio.Event()
         self._pieces: list[Piece] = []
@@ -125,7 +126,12 @@ class Job:
         settings = self._settings
         request = research_request(arguments, settings.model, settings.request)
         replies = self._upstream.submit(
-            request, stream=arguments.stream, call_id=self.id, timeout=self._left, on_sent=self._on_sent
+            request,
+            stream=arguments.stream,
+            call_id=self.id,
+            payer=self._payer,
+            timeout=self._left,
+            on_sent=self._on_sent,
         )
         async with Inbox(replies) as inbox:
             try:
@@ -316,7 +322,9 @@ class Job:
     async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
         async with self._gate.polling():
             try:
-                reply: Reply | PollFailed = await look(upstream_id, timeout=self._timings.poll_timeout)
+                reply: Reply | PollFailed = await look(
+                    upstream_id, payer=self._payer, timeout=self._timings.poll_timeout
+                )
             except PollFailed as error:
                 reply = error
         self._gate.polled(answered=isinstance(reply, Reply) or not reply.outage)

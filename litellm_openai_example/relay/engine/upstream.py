@@ -18,6 +18,7 @@ from ...calls.sse import Events, data_of, has_events
 from ...config import GatewaySettings
 from ...diagnosis import explain
 from ...errors import ErrorKind
+from ...payer import NOBODY, Payer
 from ...sdk import AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
@@ -91,6 +92,7 @@ class Upstream:
         *,
         stream: bool,
         call_id: str,
+        payer: Payer = NOBODY,
         timeout: float,
         on_sent: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Reply]:
@@ -100,6 +102,7 @@ class Upstream:
             stream: read it as it comes. The replies end after the one with the outcome, or when the stream breaks;
                 without `stream` there is one reply.
             call_id: under which the gateway logs the call.
+            payer: for whom it is billed, as are the looks at it later.
             timeout: seconds; a model that cannot run in the background answers only at the end.
             on_sent: called when it begins to leave this machine.
 
@@ -107,7 +110,8 @@ class Upstream:
             Refused, NotSent, OutcomeUnknown: before the first reply.
         """
         with when_sent(on_sent):
-            raw = await self._create({**request, "stream": True} if stream else request, call_id, timeout)
+            headers = {"x-litellm-call-id": call_id, **payer.headers}
+            raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
             if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):
@@ -136,25 +140,29 @@ class Upstream:
         shown = {name for name in names if len(name) <= _LONGEST_NAME and name.isascii() and name.isprintable()}
         return difflib.get_close_matches(model, sorted(shown), n=3, cutoff=0.4)
 
-    async def retrieve(self, response_id: str, *, timeout: float) -> Reply:
+    async def retrieve(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Look at a response. Raises PollFailed."""
         try:
             with deadline(timeout):
-                raw = await self._sdk.responses.with_raw_response.retrieve(response_id, timeout=timeout)
+                raw = await self._sdk.responses.with_raw_response.retrieve(
+                    response_id, extra_headers=payer.headers, timeout=timeout
+                )
             return self._reply(raw)
         except Exception as error:
             raise poll_failed(error) from None
 
-    async def cancel(self, response_id: str, *, timeout: float) -> Reply:
+    async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Ask for a response to be stopped. Raises PollFailed."""
         try:
             with deadline(timeout):
-                raw = await self._sdk.responses.with_raw_response.cancel(response_id, timeout=timeout)
+                raw = await self._sdk.responses.with_raw_response.cancel(
+                    response_id, extra_headers=payer.headers, timeout=timeout
+                )
             return self._reply(raw)
         except Exception as error:
             raise poll_failed(error) from None
 
-    async def _create(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
+    async def _create(self, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Any:
         """Send it; where the model refuses one field of it, once more as the model wants it.
 
         What was refused with 400 was not executed, so this pays once. What was learned is kept for the next request.
@@ -165,7 +173,7 @@ class Upstream:
             request = _ADAPT[kind](request) or request
         while True:
             try:
-                raw = await self._send(request, call_id, until - time.monotonic())
+                raw = await self._send(request, headers, until - time.monotonic())
             except Exception as error:
                 kind = explain(error).kind
                 adapted = (
@@ -184,7 +192,7 @@ class Upstream:
             log.warning("the model refuses a field of the request (%s): from now on it is %s", kind, _DONE[kind])
         self._adaptations = adaptations
 
-    async def _send(self, request: Mapping[str, Any], call_id: str, timeout: float) -> Any:
+    async def _send(self, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Any:
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
         model, prompt, stream = request["model"], request["input"], request.get("stream", False)
         # The operator may ask for fields that this release of the SDK does not know.
@@ -196,7 +204,7 @@ class Upstream:
                 stream=stream,
                 background=True,
                 extra_body=fields,
-                extra_headers={"x-litellm-call-id": call_id},
+                extra_headers=headers,
                 timeout=limits,
             )
 

@@ -15,6 +15,8 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from ...config import ConfigurationError
+from ...payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
@@ -98,12 +100,35 @@ async def may_read(invocation_id: str, relay: TheRelay, token: Annotated[str | N
 Readable = Annotated[str, Depends(may_read)]
 
 
+async def who_pays(
+    request: Request,
+    tags: Annotated[str | None, Header(alias=TAGS_HEADER, description="For the gateway; separated by commas.")] = None,
+    end_user: Annotated[str | None, Header(alias=END_USER_HEADER, description="For the gateway.")] = None,
+    session: Annotated[str | None, Header(alias=SESSION_HEADER, description="For the gateway.")] = None,
+) -> Payer:
+    """For whom the gateway is to bill the run. Raises Problem for what cannot be passed on."""
+    given = {TAGS_HEADER: tags, END_USER_HEADER: end_user, SESSION_HEADER: session}
+    for name, value in given.items():
+        if len(request.headers.getlist(name)) > 1:
+            raise _bad_header(name, "is there more than once")
+        try:
+            Payer.of({name: value})
+        except ConfigurationError as error:
+            raise _bad_header(name, str(error)) from None
+    return Payer.of(given)
+
+
 @routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research run")
-async def start(request: Request, relay: TheRelay, idempotency_key: IdempotencyKey = None) -> Response:
+async def start(
+    request: Request,
+    relay: TheRelay,
+    payer: Annotated[Payer, Depends(who_pays)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Starts a research run, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
     arguments = parse(await read_body(request, relay.settings.timings.body))
-    record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key)))
+    record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key), payer))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))

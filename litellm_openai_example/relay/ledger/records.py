@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from ...payer import Payer
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation, Source
 
 # What a reader sees of each state of the ledger that is not a status itself.
@@ -18,7 +19,7 @@ _STATUS = {"submitting": "queued", "awaiting": "running"}
 
 @dataclass(frozen=True)
 class NewInvocation:
-    """An invocation that is to be accepted. `tags` is JSON, what the client wants to be passed on to the gateway."""
+    """An invocation that is to be accepted. `tags` is JSON, the headers of its `Payer`."""
 
     id: str
     idempotency_hash: str | None
@@ -29,7 +30,7 @@ class NewInvocation:
     tags: str | None = None
 
     @classmethod
-    def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None) -> NewInvocation:
+    def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None, payer: Payer) -> NewInvocation:
         given = arguments.model_dump(exclude_none=True)
         same = json.dumps(given, sort_keys=True)  # whatever order a client gives them in
         return cls(
@@ -39,6 +40,7 @@ class NewInvocation:
             mode=arguments.mode,
             deliverable_format=arguments.deliverable_format,
             arguments=json.dumps(given),
+            tags=json.dumps(payer.headers) if payer.headers else None,
         )
 
 
@@ -95,6 +97,13 @@ class Record:
     @property
     def status(self) -> Any:
         return _STATUS.get(self.state, self.state)
+
+    @property
+    def payer(self) -> Payer:
+        try:
+            return Payer.of(json.loads(self.tags or "{}"))
+        except ValueError:  # not written by this relay
+            return Payer()
 
     @cached_property
     def view(self) -> Invocation:

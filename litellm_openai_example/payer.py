@@ -1,0 +1,91 @@
+"""Who pays: what LiteLLM is told about a call beside its key, and keeps with what it logs.
+
+Its own headers, which go no further than the gateway (measured with 1.106 and 1.108). They are sent with every call, a
+look at a background response too: by that one LiteLLM bills the response.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .config import ConfigurationError, setting
+
+TAGS_HEADER = "x-litellm-tags"
+END_USER_HEADER = "x-litellm-end-user-id"
+SESSION_HEADER = "x-litellm-session-id"
+
+MOST_TAGS = 20
+LONGEST_NAME = 200  # characters of a tag, an end user, a session
+
+
+class Payer(NamedTuple):
+    """Tags, end user and session of calls; nothing of it by default."""
+
+    tags: tuple[str, ...] = ()
+    end_user: str = ""
+    session_id: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As LiteLLM reads them."""
+        named = {TAGS_HEADER: ",".join(self.tags), END_USER_HEADER: self.end_user, SESSION_HEADER: self.session_id}
+        return {name: value for name, value in named.items() if value}
+
+    @classmethod
+    def of(cls, headers: object) -> Payer:
+        """From headers, or from what was kept of them.
+
+        Raises:
+            ConfigurationError: a value cannot be one of those that `who_pays` lets pass.
+        """
+        given: Mapping[str, Any] = headers if isinstance(headers, Mapping) else {}
+        values = {name: given.get(name) or "" for name in (TAGS_HEADER, END_USER_HEADER, SESSION_HEADER)}
+        if not all(isinstance(value, str) for value in values.values()):
+            raise ConfigurationError("tags, end user and session must be texts")
+        return cls(
+            _tags(values[TAGS_HEADER].split(","), TAGS_HEADER),
+            _name(values[END_USER_HEADER], END_USER_HEADER),
+            _name(values[SESSION_HEADER], SESSION_HEADER),
+        )
+
+
+NOBODY = Payer()
+
+
+def who_pays(
+    tags: Iterable[str] | None = None,
+    end_user: str | None = None,
+    session_id: str | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> Payer:
+    """Who pays, from the arguments, else from `LITELLM_TAGS` (separated by commas) and `LITELLM_END_USER`.
+
+    Raises:
+        ConfigurationError: more than 20 tags; one with a comma; a value with anything but visible ASCII characters, or
+            with more than 200 of them.
+    """
+    if tags is None:
+        checked = _tags(setting("LITELLM_TAGS", env).split(","), "LITELLM_TAGS")
+    else:
+        checked = _tags([tags] if isinstance(tags, str) else tags, "a tag")
+    name = "LITELLM_END_USER" if end_user is None else "end_user"
+    user = setting("LITELLM_END_USER", env) if end_user is None else end_user
+    return Payer(checked, _name(user, name), _name(session_id or "", "session_id"))
+
+
+def _tags(given: Iterable[str], name: str) -> tuple[str, ...]:
+    tags = tuple(dict.fromkeys(tag for one in given if (tag := _name(one, name))))
+    if any("," in tag for tag in tags):
+        raise ConfigurationError(f"{name} holds a comma")
+    if len(tags) > MOST_TAGS:
+        raise ConfigurationError(f"there are more than {MOST_TAGS} tags")
+    return tags
+
+
+def _name(text: str, name: str) -> str:
+    text = text.strip()
+    if len(text) > LONGEST_NAME or not all("!" <= character <= "~" for character in text):
+        raise ConfigurationError(f"{name} must be at most {LONGEST_NAME} visible ASCII characters, without spaces")
+    return text
