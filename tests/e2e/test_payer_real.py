@@ -60,5 +60,5 @@ def test_an_automatic_conversation(end_user: str, relay: Relay, logged: Logged) 
     sessions = {call["trace_id"] for call in calls}  # what LiteLLM keeps in the column session_id of its spend logs
     assert sessions == {result.session_id}
     assert all(tags_of(call) == {"team-a"} for call in calls)
-    research = [call for call in calls if "deep-research" in str(call["model_group"]) and call["response_cost"]]
-    assert len(research) == 1
+    billed = sorted(call["call_type"] for call in calls if call["response_cost"])
+    assert billed == ["aget_responses", "aresponses", "aresponses"], calls  # the research run's, and two turns
