@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
 import yaml
 
 from ..fakes.gateway import Gateway
+from ..fakes.scripted import eventually
 from .conftest import StartRelay
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,3 +42,22 @@ def test_alerts_are_about_metrics_that_exist(start_relay: StartRelay) -> None:
     for name in set(re.findall(r"\blitellm_relay_\w+", text)):
         # A counter with labels that has not counted yet shows its help alone.
         assert f"\n{name}" in shown or f"# TYPE {name} " in shown, name
+
+
+def test_what_was_queued_in_a_backup_is_not_submitted_again(
+    start_relay: StartRelay, upstream: Gateway, tmp_path: Path
+) -> None:
+    upstream.seconds = 30.0
+    first = start_relay(max_running=1)
+    for question in ("Runs", "Waits"):
+        started = first.api.start(question)
+    assert eventually(lambda: len(upstream.posts) == 1)
+    copy = tmp_path / "restored.sqlite3"
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger, closing(sqlite3.connect(copy)) as restored:
+        ledger.backup(restored)
+        (statement,) = re.findall(r"```sql\n(.*?)```", (DOCS / "operating.md").read_text(), re.DOTALL)
+        assert restored.execute(statement).rowcount == 1
+        restored.commit()
+    second = start_relay(database_url=f"sqlite+aiosqlite:///{copy}")
+    assert second.api.view(started)["error_code"] == "submission_indeterminate"
+    assert len(upstream.posts) == 1
