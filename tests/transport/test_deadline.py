@@ -1,0 +1,157 @@
+"""The deadline holds for what drips: over TLS, through a proxy, and in a forked process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import openai
+import pytest
+import trustme
+
+from litellm_openai_example import AsyncLiteLLM, LiteLLM
+
+from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply, response_body
+from .test_proxy import Proxy, TLSServer
+
+CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
+OK = reply(response_body("OK"))
+
+
+class Trickle:
+    """Passes bytes on between a client and a server; to the client one every 0.05 s as soon as `slow` says so."""
+
+    def __init__(self, port: int, slow: Callable[[], bool]) -> None:
+        self._server = port
+        self._slow = slow
+        self._sockets = [socket.create_server(("127.0.0.1", 0))]
+        self.port: int = self._sockets[0].getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sockets[0].shutdown(socket.SHUT_RDWR)
+        for one in self._sockets:
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._sockets[0].accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server))
+            self._sockets += [client, server]
+            threading.Thread(target=self._pass_on, args=(client, server, lambda: False), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, self._slow), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, slow: Callable[[], bool]) -> None:
+        try:
+            while data := source.recv(65536):
+                if not slow():
+                    sink.sendall(data)
+                    continue
+                for byte in data:
+                    sink.sendall(bytes([byte]))
+                    time.sleep(0.05)
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServer]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with TLSServer(context) as server:
+        yield server
+
+
+def create(kind: str, url: str, seconds: float) -> None:
+    if kind == "sync":
+        with LiteLLM(base_url=url, api_key=KEY, timeout=seconds) as sdk:
+            sdk.responses.create(**CREATE)
+        return
+
+    async def ask() -> None:
+        async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=seconds) as sdk:
+            await sdk.responses.create(**CREATE)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("dripping", ["from the first byte", "the answer"])
+@pytest.mark.parametrize("way", ["tls", "proxy", "tls through a proxy"])
+def test_a_deadline_holds_for_what_drips(
+    way: str, dripping: str, kind: str, tls: TLSServer, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: ScriptedServer = gateway if way == "proxy" else tls
+    server.answers(OK)
+    from_the_start = dripping == "from the first byte"
+    seconds = 0.8 if from_the_start else 2
+    with Proxy() as proxy:
+        proxied = way != "tls"
+        behind = int(proxy.url.rpartition(":")[2]) if proxied else server.port
+        with Trickle(behind, lambda: from_the_start or bool(server.posts)) as trickle:
+            url = server.url if proxied else f"https://localhost:{trickle.port}"
+            for name in ("HTTP_PROXY", "HTTPS_PROXY") if proxied else ():
+                monkeypatch.setenv(name, f"http://127.0.0.1:{trickle.port}")
+            started = time.monotonic()
+            with pytest.raises(openai.APITimeoutError, match=f"within {seconds:g} s") as caught:
+                create(kind, url, seconds)
+            assert time.monotonic() - started < seconds + 4
+    sent = way == "proxy" or not from_the_start
+    assert ("the outcome is unknown" in str(caught.value)) is sent
+    assert len(server.posts) == (1 if sent else 0)
+
+
+FORKED = """
+import asyncio, os, sys, time
+from litellm_openai_example import AsyncLiteLLM, LiteLLM
+url, key, kind = sys.argv[1:]
+made = (LiteLLM if kind == "sync" else AsyncLiteLLM)(base_url=url, api_key=key, timeout=1)
+def ask(*texts):
+    if kind == "sync":
+        return [made.responses.create(model="m", input=text).output_text for text in texts]
+    async def all_of_them():
+        return [(await made.responses.create(model="m", input=text)).output_text for text in texts]
+    return asyncio.run(all_of_them())
+if kind == "sync": ask("parent")  # an asynchronous one belongs to the loop of its first call
+if os.fork() == 0:
+    started, told = time.monotonic(), "nothing"
+    try: ask("child", *sys.stdin.read().split())
+    except Exception as error: told = type(error).__name__
+    os.write(1, f"{told} {time.monotonic() - started < 5}\\n".encode())
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(pause=30), Answer(body=b" " * 1000, drip=0.05), Answer(body=b" " * 1000, drip_head=0.05)],
+    ids=["hangs", "drips", "drips from the first byte"],
+)
+def test_a_deadline_holds_in_a_forked_process(answer: Answer, kind: str, gateway: ScriptedServer) -> None:
+    def script(seen: Seen) -> Answer:
+        return answer if seen.json["input"] == "slow" else OK
+
+    gateway.script = script
+    code = [sys.executable, "-c", FORKED, gateway.url, KEY, kind]
+    run = subprocess.run(code, input="slow", capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.splitlines() == ["DeadlineExceededError True"], run.stderr
+    assert [post.json["input"] for post in gateway.posts][-2:] == ["child", "slow"]
