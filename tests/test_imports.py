@@ -137,7 +137,7 @@ _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.contract"),
     *("relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
-    *("relay.http.body", "relay.relay", "relay.http", "relay.process", "relay.__main__"),
+    *("relay.http.body", "relay.relay", "research", "mcp", "relay.http", "relay.process", "relay.__main__"),
 )
 _GATEWAY = ("config", "state", "gateway")
 _MCP = ("config", "payer", "errors", "research", "mcp")

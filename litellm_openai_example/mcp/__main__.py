@@ -1,6 +1,59 @@
-"""`python -m litellm_openai_example.mcp`: see `server.main`."""
+"""`python -m litellm_openai_example.mcp`, `litellm-relay-mcp`: the relay's tool for agents, on stdio."""
 
-from .server import main
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..config import ConfigurationError
+from ..research.relay_client import RelayClient
+
+_EPILOG = """\b
+Environment:
+  RELAY_BASE_URL  address of the relay (default: http://127.0.0.1:8080)
+  RELAY_API_KEY   key of the relay, if it wants one
+
+\b
+An agent starts it, not you. Claude Code, for one:
+  claude mcp add relay -e RELAY_BASE_URL=http://127.0.0.1:8080 -- litellm-relay-mcp
+
+\b
+Tools:
+  deep_research    starts a run and returns its id at once; the same
+                   arguments return the run that there is, unless
+                   new_run=true
+  research_status  status, seconds, cost; with include_report=true
+                   report and sources; wait_seconds=N waits, at most 50
+  research_cancel  stops a run
+
+A relay serves the same tools itself, at /mcp, for agents that reach it by HTTP: then nothing is started here.
+Codex, Cursor and more: docs/mcp.md.
+"""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_EPILOG)
+@click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay-mcp")
+def serve() -> None:
+    """Offer a relay's deep research to an agent: an MCP server on stdin and stdout."""
+    try:
+        RelayClient().close()
+        from .server import create_server
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
+            raise
+        raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
+    if sys.stdin.isatty():
+        click.echo("[mcp] an agent is expected on stdin (see --help); Ctrl-D ends this", err=True)
+    create_server().run("stdio")
+
+
+def main() -> None:
+    """Run the command line: exit code 2 when something is missing or a setting is wrong."""
+    serve.main(prog_name="litellm-relay-mcp")
+
 
 if __name__ == "__main__":
     main()

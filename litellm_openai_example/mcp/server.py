@@ -1,32 +1,57 @@
 """The relay's tool for agents: one MCP server, whatever the transport.
 
 An agent gets one id, `inv_....TOKEN`: it reads and cancels the run, after the agent or the relay was restarted too.
+Agents repeat calls, after a timeout or a restart, and few of them send an idempotency key. So the same arguments find
+the run that was started with them, unless the agent asks for a new one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from ..errors import GatewayError
 from ..research.contract import DeliverableFormat, Invocation
+from ..research.relay_calls import RelayError, ResearchRunningError
 from ..research.relay_client import AsyncRelayClient
+
+T = TypeVar("T")
 
 _ASK_AGAIN = 20  # seconds; a run takes minutes
 _LOOK = 5.0  # seconds between two progress notifications
+_LONGEST_MESSAGE = 300
 _META_KEYS = ("idempotency_key", "idempotencyKey", "io.modelcontextprotocol/idempotency-key")
+_WHOLE_ID = "pass the whole id that deep_research returned, inv_....TOKEN"
+
+# What an agent can do about a refusal, by the relay's error code.
+_WAYS_OUT = {
+    "forbidden": f"the relay has no run of this id and token: {_WHOLE_ID}",
+    "not_found": "this run was deleted, it ended too long ago: deep_research starts and pays for a new one",
+    "idempotency_conflict": "this idempotency key was used with other arguments: repeat the arguments as they were, or "
+    "send another key",
+    "unauthorized": "the relay does not accept the key of this MCP server: tell the user to set RELAY_API_KEY for it",
+    "queue_full": "the relay has too many runs queued and nothing was started: make the same call again in a minute",
+}
+_AFTER_FAILURE = "tell the user why; deep_research with new_run=true starts and pays for a new run"
+_NEXT = {
+    "completed": "research_status with include_report=true gives the report and its sources",
+    "incomplete": f"include_report=true gives the part that there is; {_AFTER_FAILURE}",
+    "failed": _AFTER_FAILURE,
+    "cancelled": "deep_research with new_run=true starts and pays for a new run",
+}
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncRelayClient]]
-RunId = Annotated[str, Field(description="The id that deep_research returned, whole: inv_....TOKEN")]
+RunId = Annotated[str, Field(description="The whole id that deep_research returned: inv_....TOKEN")]
 
 
 def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
@@ -37,18 +62,27 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
     """
     server: MCPServer[Any] = MCPServer(
         "litellm-relay",
-        instructions="deep_research starts a run and returns its id at once; ask research_status until it has ended.",
+        instructions="deep_research starts a run and returns its id at once. Keep the id: research_status tells how "
+        "the run stands, and gives report and sources once it has ended, even after a restart of yours.",
+        log_level="WARNING",
+        subscriptions=False,  # nothing changes that a client could be told of
     )
 
-    @server.tool()
+    @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True))
     async def deep_research(
         research_question: Annotated[str, Field(description="The question, complete in itself.")],
         ctx: Context[Any, Any],
-        deliverable_format: DeliverableFormat = "markdown_brief",
-        context: list[str] | None = None,
-        constraints: list[str] | None = None,
+        deliverable_format: Annotated[DeliverableFormat, Field(description="Form of the report.")] = "markdown_brief",
+        context: Annotated[list[str] | None, Field(description="Facts that the researcher needs.")] = None,
+        constraints: Annotated[
+            list[str] | None, Field(description="Limits to keep to: a period, a region, sources to leave out.")
+        ] = None,
+        new_run: Annotated[
+            bool, Field(description="Start and pay for a new run even if one was started with these arguments.")
+        ] = False,
     ) -> dict[str, Any]:
-        """Start a research run over many sources. It takes minutes and costs money; returns at once with its id."""
+        """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
+        when to ask again. The same arguments return the run that there is: a repeated call is not paid for again."""
         arguments: dict[str, Any] = {
             "research_question": research_question,
             "deliverable_format": deliverable_format,
@@ -57,36 +91,36 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
             "background": True,
         }
         async with connect() as relay:
-            accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx)))
-        return {**_slim(accepted, accepted.invocation_token), "ask_again_in_seconds": _ASK_AGAIN}
+            accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx, arguments, new_run)))
+        return _slim(accepted, accepted.invocation_token)
 
-    @server.tool()
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True))
     async def research_status(
         id: RunId,
         ctx: Context[Any, Any],
         include_report: Annotated[bool, Field(description="With the report and its sources.")] = False,
-        wait_seconds: Annotated[int, Field(ge=0, le=50, description="Wait this long for the end.")] = 0,
+        wait_seconds: Annotated[int, Field(ge=0, le=50, description="Wait this long for the end of the run.")] = 0,
     ) -> dict[str, Any]:
-        """How a research run stands; its report and sources when asked for."""
+        """How a research run stands: status, seconds, cost. Its report and sources only when asked for."""
         invocation_id, token = _split(id)
         async with connect() as relay:
-            view = await _told(relay.get(invocation_id, token))
+            view: Invocation = await _told(relay.get(invocation_id, token))
             until = time.monotonic() + wait_seconds
             while not view.finished and (left := until - time.monotonic()) > 0:
                 await ctx.report_progress(wait_seconds - left, wait_seconds, f"research {view.status}")
-                await anyio.sleep(min(_LOOK, left, 1.0 + wait_seconds / 20))
-                view = await _told(relay.get(invocation_id, token))
+                try:
+                    view = await _told(relay.wait(invocation_id, token, timeout=min(_LOOK, left)))
+                except ResearchRunningError:  # or the relay is away for a moment: asked again
+                    continue
         told = _slim(view, token)
-        if not view.finished:
-            told["ask_again_in_seconds"] = _ASK_AGAIN
         if include_report:
             told["report"] = view.output_text
             told["sources"] = [page.model_dump() for page in view.sources]
         return told
 
-    @server.tool()
+    @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
     async def research_cancel(id: RunId) -> dict[str, Any]:
-        """Stop a research run. What was spent until then is spent."""
+        """Stop a research run. What it has cost until then is spent."""
         invocation_id, token = _split(id)
         async with connect() as relay:
             return _slim(await _told(relay.cancel(invocation_id, token)), token)
@@ -95,6 +129,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
 
 
 def _slim(view: Invocation, token: str) -> dict[str, Any]:
+    """A view in a few hundred bytes: an agent pays for each of them, every time it looks."""
     end = view.updated_at if view.finished else datetime.now(UTC)
     facts = {
         "id": f"{view.invocation_id}.{token}",
@@ -102,7 +137,9 @@ def _slim(view: Invocation, token: str) -> dict[str, Any]:
         "seconds": max(0, round((end - view.created_at).total_seconds())),
         "cost_usd": view.cost_usd,
         "error_code": view.error_code,
-        "error_message": view.error_message and view.error_message[:300],
+        "error_message": view.error_message and view.error_message[:_LONGEST_MESSAGE],
+        "ask_again_in_seconds": None if view.finished else _ASK_AGAIN,
+        "next": _NEXT.get(view.status, "research_status, with wait_seconds or later; the run goes on without you"),
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -110,27 +147,30 @@ def _slim(view: Invocation, token: str) -> dict[str, Any]:
 def _split(id: str) -> tuple[str, str]:
     invocation_id, dot, token = id.strip().partition(".")
     if not (invocation_id and dot and token):
-        raise ToolError("this is not an id of a research run: pass the whole id that deep_research returned")
+        raise ToolError(f"this is not the id of a research run: {_WHOLE_ID}")
     return invocation_id, token
 
 
-def _key(ctx: Context[Any, Any]) -> str | None:
-    """The idempotency key that the client sent with its request, in a form that a header holds."""
+def _key(ctx: Context[Any, Any], arguments: dict[str, Any], new_run: bool) -> str | None:
+    """The idempotency key of a start, in a form that a header holds: the client's own, else one of the arguments."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)
-    return None if given is None else hashlib.sha256(f"mcp\n{given}".encode("utf-8", "replace")).hexdigest()
+    if given is not None:
+        name = f"mcp key\n{given}"
+    elif new_run:
+        return None
+    else:
+        name = f"mcp arguments\n{json.dumps(arguments, sort_keys=True)}"
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
 
-async def _told(answer: Any) -> Any:
-    """What the relay answers. Raises ToolError with words by which an agent can act."""
+async def _told(answer: Awaitable[T]) -> T:
+    """What the relay answers. Raises ToolError with words by which an agent can act, or ResearchRunningError."""
     try:
         return await answer
-    except GatewayError as error:
-        raise ToolError(str(error)) from None
-    except ValueError as error:
+    except ResearchRunningError:
+        raise
+    except RelayError as error:
+        raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
+    except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None
-
-
-def main() -> None:
-    """`litellm-relay-mcp`: the server on stdio, for the relay at RELAY_BASE_URL."""
-    create_server().run("stdio")

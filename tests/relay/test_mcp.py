@@ -1,94 +1,296 @@
-"""The MCP face by the SDK's own client: on stdio against a real relay, and what an agent is told."""
+"""The relay's tool by the SDK's own client, on stdio and over HTTP: had again after every restart, paid for once."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 
-from ..fakes.gateway import Gateway, message
-from .running import ThreadedRelay
+from ..fakes.gateway import Fault, Gateway, Json, message
+from ..fakes.scripted import free_port
+from .conftest import StartRelay, assert_clean
+from .running import RelayProcess, ThreadedRelay, environment
 
-NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One"}
+KEY = "sk-relay"
+NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One", "start_index": 0, "end_index": 3}
+Reach = Callable[[str], AbstractAsyncContextManager[Client]]
+Work = Callable[[Client], Awaitable[None]]
 
 
-def agent(url: str, work: Callable[[Client], Awaitable[None]]) -> None:
-    """One agent with its own process of the server, ended afterwards."""
-    server = StdioServerParameters(
-        command=sys.executable, args=["-m", "litellm_openai_example.mcp"], env={"RELAY_BASE_URL": url}
-    )
+@asynccontextmanager
+async def on_stdio(url: str) -> AsyncIterator[Client]:
+    """An agent with its own process of the server."""
+    env = {"RELAY_BASE_URL": url, "RELAY_API_KEY": KEY}
+    server = StdioServerParameters(command=sys.executable, args=["-m", "litellm_openai_example.mcp"], env=env)
+    async with Client(server) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_http(url: str, mode: str = "auto") -> AsyncIterator[Client]:
+    """An agent that reaches the relay itself."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def over_http_of_2025(url: str) -> AsyncIterator[Client]:
+    async with over_http(url, "legacy") as client:
+        yield client
+
+
+@pytest.fixture(params=[on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)
+def reach(request: pytest.FixtureRequest) -> Reach:
+    way: Reach = request.param
+    return way
+
+
+@pytest.fixture
+def relay(start_relay: StartRelay) -> ThreadedRelay:
+    return start_relay(api_key=KEY)
+
+
+def agent(reach: Reach, url: str, work: Work) -> None:
+    """One life of an agent."""
 
     async def main() -> None:
-        async with Client(server) as client:
+        async with reach(url) as client:
             await work(client)
 
     anyio.run(main)
 
 
-async def call(client: Client, tool: str, meta: Any = None, **arguments: Any) -> dict[str, Any]:
-    answer = await client.call_tool(tool, arguments, meta=meta)
+async def call(client: Client, tool: str, meta: Any = None, progress: Any = None, **arguments: Any) -> Json:
+    answer = await client.call_tool(tool, arguments, meta=meta, progress_callback=progress)
     text = getattr(answer.content[0], "text", "")
     assert not answer.is_error, text
-    told: dict[str, Any] = json.loads(text)
+    told: Json = json.loads(text)
     return told
 
 
-def test_a_run_is_had_again_by_an_agent_that_was_restarted(relay: ThreadedRelay, upstream: Gateway) -> None:
-    upstream.seconds = 1.0
-    upstream.final = lambda request: message("The report. " * 500)
+def report(request: Json) -> Json:
+    text = "The report. " * 500
+    part = {"type": "output_text", "text": text, "annotations": [NOTE]}
+    return message(text) | {"output": [{"type": "message", "role": "assistant", "content": [part]}]}
+
+
+def test_a_run_is_had_again_by_an_agent_that_was_restarted(
+    reach: Reach, relay: ThreadedRelay, upstream: Gateway
+) -> None:
+    let_go = threading.Event()
+    upstream.seconds = 600.0
+    upstream.final = report
+    upstream.on_get = lambda work, count: _end(work, let_go)
     ids: list[str] = []
 
-    async def start(client: Client) -> None:
-        assert {tool.name for tool in (await client.list_tools()).tools} == {
-            "deep_research",
-            "research_status",
-            "research_cancel",
-        }
+    async def start_and_die(client: Client) -> None:
         for _ in range(2):
-            told = await call(client, "deep_research", {"idempotency_key": "k 1"}, research_question="Why?")
+            told = await call(client, "deep_research", research_question="Why?", context=["a"])
             ids.append(told["id"])
             assert told["ask_again_in_seconds"] > 0
+        with anyio.move_on_after(0.3):  # in the middle of a wait
+            await call(client, "research_status", id=ids[0], wait_seconds=50)
 
     async def read(client: Client) -> None:
-        told = await call(client, "research_status", id=ids[0], wait_seconds=30)
+        seen: list[tuple[float, float | None, str | None]] = []
+
+        async def progress(done: float, total: float | None, text: str | None) -> None:
+            seen.append((done, total, text))
+            let_go.set()
+
+        told = await call(client, "research_status", id=ids[0], wait_seconds=50, progress=progress)
         assert told["status"] == "completed"
+        assert "report" not in told
+        assert "sources" not in told
         assert len(json.dumps(told)) < 1024
+        assert seen[0][1:] == (50, "research running")
         told = await call(client, "research_status", id=ids[0], include_report=True)
         assert told["report"].startswith("The report. ")
-        assert told["sources"] == []
+        assert told["sources"] == [{"url": NOTE["url"], "title": "One"}]
+        assert (await call(client, "deep_research", research_question="Why?", context=["a"]))["id"] == ids[0]
 
-    agent(relay.api.base_url, start)
-    agent(relay.api.base_url, read)
+    agent(reach, relay.api.base_url, start_and_die)
+    agent(reach, relay.api.base_url, read)
     assert ids[0] == ids[1]
     assert len(upstream.posts) == 1
 
 
-def test_a_run_is_cancelled(relay: ThreadedRelay, upstream: Gateway) -> None:
+def _end(work: Any, when: threading.Event) -> Fault | None:
+    if when.is_set():
+        work.seconds = 0.0
+    return None
+
+
+def test_whoever_wants_to_pay_again_says_so(relay: ThreadedRelay, upstream: Gateway) -> None:
+    async def work(client: Client) -> None:
+        first = await call(client, "deep_research", research_question="Why?")
+        ids = {first["id"]}
+        for arguments, sent in (
+            ({"new_run": True}, None),
+            ({}, {"idempotency_key": "k 1"}),
+            ({"new_run": True}, {"idempotency_key": "k 1"}),
+        ):
+            ids.add((await call(client, "deep_research", sent, research_question="Why?", **arguments))["id"])
+        assert len(ids) == 3
+        meta: Any = {"idempotency_key": "k 1"}
+        answer = await client.call_tool("deep_research", {"research_question": "Who?"}, meta=meta)
+        assert "used with other arguments" in getattr(answer.content[0], "text", "")
+
+    agent(over_http, relay.api.base_url, work)
+
+
+@pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
+def test_a_relay_that_is_killed_in_the_middle(reach: Reach, sqlite_url: str, upstream: Gateway) -> None:
+    upstream.seconds = 2.0
+    upstream.final = report
+    port = free_port()
+    env = environment(sqlite_url, upstream, RELAY_API_KEY=KEY)
+    relays = [RelayProcess(env, "--port", str(port)).ready()]
+
+    def restart() -> None:
+        relays[0].kill()
+        relays.append(RelayProcess(env, "--port", str(port)).ready())
+
+    async def wait(id: str, told: Json) -> None:
+        while told.get("status") != "completed":
+            try:
+                async with reach(relays[0].api.base_url) as client:
+                    told.update(await call(client, "research_status", id=id, wait_seconds=50))
+            except (MCPError, BaseExceptionGroup):  # over HTTP the answer is lost with the relay: the agent asks again
+                await anyio.sleep(0.2)
+
+    async def work(client: Client) -> None:
+        id = (await call(client, "deep_research", research_question="Why?"))["id"]
+        while (await call(client, "research_status", id=id))["status"] != "running":
+            await anyio.sleep(0.05)
+        told: Json = {}
+        with anyio.fail_after(100):
+            async with anyio.create_task_group() as both:
+                both.start_soon(wait, id, told)
+                await anyio.sleep(0.5)
+                await anyio.to_thread.run_sync(restart)
+
+    async def read(client: Client) -> None:
+        id = (await call(client, "deep_research", research_question="Why?"))["id"]
+        told = await call(client, "research_status", id=id, include_report=True)
+        assert told["report"].startswith("The report. ")
+        assert [page["url"] for page in told["sources"]] == [NOTE["url"]]
+
+    try:
+        agent(reach, relays[0].api.base_url, work)
+        agent(reach, relays[0].api.base_url, read)
+    finally:
+        for process in relays:
+            process.ensure_ended()
+    assert len(upstream.posts) == 1
+    assert_clean("\n".join(process.log for process in relays), upstream)
+
+
+@pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
+def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
     upstream.seconds = 60.0
 
     async def work(client: Client) -> None:
-        started = await call(client, "deep_research", research_question="Why?", context=["a"], constraints=["b"])
-        assert (await call(client, "research_cancel", id=started["id"]))["status"] == "cancelled"
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"deep_research", "research_status", "research_cancel"}
+        for tool in tools.values():
+            assert all(field.get("description") for field in tool.input_schema["properties"].values())
+        for id in ("", "inv_1", "inv_1.wrong"):
+            answer = await client.call_tool("research_status", {"id": id})
+            assert answer.is_error
+            assert "pass the whole id" in getattr(answer.content[0], "text", "")
+        started = await call(client, "deep_research", research_question="Why?", constraints=["b"])
+        cancelled = await call(client, "research_cancel", id=started["id"])
+        assert cancelled["status"] == "cancelled"
+        assert "new_run=true" in cancelled["next"]
 
-    agent(relay.api.base_url, work)
+    agent(reach, relay.api.base_url, work)
+
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
 @pytest.mark.parametrize(
-    ("id", "said"),
-    [("inv_1", "pass the whole id"), ("inv_1.wrong", "RELAY_INVOCATION_TOKEN"), ("", "pass the whole id")],
+    ("method", "headers", "status", "code"),
+    [
+        ("POST", {}, 401, "unauthorized"),
+        ("POST", {"Authorization": "Bearer wrong"}, 401, "unauthorized"),
+        ("POST", {"Authorization": f"Basic {KEY}"}, 401, "unauthorized"),
+        ("POST", {"Host": "rebound.example"}, 400, "host_not_allowed"),
+        ("POST", {"Content-Type": "text/plain", "Authorization": f"Bearer {KEY}"}, 415, "unsupported_media_type"),
+        ("GET", {"Authorization": f"Bearer {KEY}"}, 405, "method_not_allowed"),
+    ],
 )
-def test_an_agent_is_told_what_to_do(id: str, said: str, relay: ThreadedRelay) -> None:
-    async def work(client: Client) -> None:
-        answer = await client.call_tool("research_status", {"id": id})
-        assert answer.is_error
-        assert said in getattr(answer.content[0], "text", "")
+def test_who_is_let_in(relay: ThreadedRelay, method: str, headers: dict[str, str], status: int, code: str) -> None:
+    answer = relay.api.call(method, "/mcp", json=PING, headers=ACCEPT | headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
-    agent(relay.api.base_url, work)
+
+def test_a_message_is_bounded(relay: ThreadedRelay) -> None:
+    headers = ACCEPT | {"Authorization": f"Bearer {KEY}"}
+    assert relay.api.call("POST", "/mcp", json=PING | {"x": "x" * 2_000_000}, headers=headers).status_code == 413
+    answer = relay.api.call("POST", "/mcp", json=PING, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_command_teaches() -> None:
+    command = [sys.executable, "-m", "litellm_openai_example.mcp"]
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60)
+    for word in (
+        "RELAY_BASE_URL",
+        "RELAY_API_KEY",
+        "claude mcp add",
+        "deep_research",
+        "research_status",
+        "docs/mcp.md",
+    ):
+        assert word in told.stdout
+    refused = subprocess.run(
+        command, env={"RELAY_BASE_URL": "ftp://x"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("Error: RELAY_BASE_URL")
+    assert not refused.stdout
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_documented_settings_can_be_read() -> None:
+    text = (DOCS / "mcp.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+    for kind, block in blocks:
+        if kind == "toml":
+            (server,) = tomllib.loads(block)["mcp_servers"].values()
+        elif kind == "json":
+            (server,) = json.loads(block)["mcpServers"].values()
+        else:
+            continue
+        assert server.get("url", "").endswith("/mcp") or server["command"] == "litellm-relay-mcp"
+    (server,) = json.loads((DOCS / "examples" / "mcp.json").read_text())["mcpServers"].values()
+    scripts = tomllib.loads((DOCS / ".." / "pyproject.toml").read_text())["project"]["scripts"]
+    assert server["command"] in scripts
+    for variable in server["env"]:
+        assert variable in text

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
-from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -22,7 +20,6 @@ from ...research.contract import (
     INVOCATIONS_PATH,
     LAST_EVENT_HEADER,
     MAX_IDEMPOTENCY_KEY,
-    TOKEN_HEADER,
     VISIBLE,
     AcceptedInvocation,
     ErrorDetail,
@@ -33,6 +30,8 @@ from ..ledger.database import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE, exposition
 from ..relay import Relay
+from .access import Readable, TheRelay, may_pay
+from .agents import mount_agents
 from .body import Problem, parse, read_body
 from .docs import docs
 from .guard import Guard, error_response
@@ -43,9 +42,6 @@ _LIVENESS = 15.0  # seconds between two looks whether a waiting client is still 
 _ONE = INVOCATIONS_PATH + "/{invocation_id}"
 
 routes = APIRouter()
-_bearer = HTTPBearer(auto_error=False, description="`RELAY_API_KEY`, if the relay has one.")
-_token = APIKeyHeader(name=TOKEN_HEADER, auto_error=False, description="As `POST` returned it.")
-
 
 _KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": VISIBLE}
 IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, json_schema_extra=_KEY_FORM)]
@@ -67,37 +63,9 @@ def create_app(relay: Relay) -> ASGIApp:
     for problem in (HTTPException, RequestValidationError, Problem, LedgerUnavailable, Exception):
         app.add_exception_handler(problem, _on_error)
     describe(app, needs_key=relay.settings.api_key is not None)
-    return Guard(app, loopback=relay.settings.loopback)
-
-
-async def the_relay(request: Request) -> Relay:
-    """The relay that this application belongs to."""
-    relay: Relay = request.app.state.relay
-    return relay
-
-
-TheRelay = Annotated[Relay, Depends(the_relay)]
-
-
-async def may_pay(request: Request, relay: TheRelay, _: Annotated[Any, Depends(_bearer)]) -> None:
-    """Raises Problem unless the client has the relay's key, where there is one."""
-    key = relay.settings.api_key
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if key is not None and not (_same(given.strip(), key) and scheme.lower() == "bearer"):
-        raise Problem("unauthorized")
-
-
-async def may_read(invocation_id: str, relay: TheRelay, token: Annotated[str | None, Depends(_token)]) -> str:
-    """The invocation's id. Raises Problem unless the client has its token.
-
-    Checked without the ledger: neither the answer nor its time tells whether the invocation exists.
-    """
-    if not _same(token or "", relay.ledger.token(invocation_id)):
-        raise Problem("forbidden")
-    return invocation_id
-
-
-Readable = Annotated[str, Depends(may_read)]
+    served = Guard(app, loopback=relay.settings.loopback)
+    mount_agents(app, served)
+    return served
 
 
 async def who_pays(
@@ -274,11 +242,6 @@ def _event_id(text: str, newest: int) -> int:
 
 def _bad_header(name: str, problem: str) -> Problem:
     return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
-
-
-def _same(given: str, right: str) -> bool:
-    """Whether two secrets are the same; takes as long whatever the difference."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
