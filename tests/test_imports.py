@@ -136,7 +136,7 @@ _GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "d
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.contract"),
-    *("relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
+    *("relay.counters", "relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
     *("relay.http.body", "relay.relay", "research", "mcp", "relay.http", "relay.process", "relay.__main__"),
 )
 _GATEWAY = ("config", "state", "gateway")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from .counters import count_accepted
 from .engine.hub import Hub
 from .engine.upstream import Upstream
 from .engine.worker import Worker
@@ -17,7 +18,6 @@ from .ledger.database import Database, LedgerUnavailable
 from .ledger.ledger import Ledger
 from .ledger.records import NewInvocation, Piece, Record
 from .log import log_run
-from .metrics import count_accepted
 from .settings import Settings
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import json
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..fakes.gateway import Gateway
+from ..fakes.gateway import Fault, Gateway
 from .conftest import StartRelay, assert_clean
 from .running import ThreadedRelay, environment, relay_process
 
@@ -27,6 +27,28 @@ def test_metrics(relay: ThreadedRelay) -> None:
     for name, gain in (("accepted_total", 1), ("submitted_total", 1), ("cost_usd_total", 0.25)):
         key = f"litellm_relay_{name}", ""
         assert after[key] - before[key] == gain
+
+
+def test_metrics_of_trouble(relay: ThreadedRelay, upstream: Gateway) -> None:
+    def errors() -> dict[tuple[str, str], float]:
+        text = relay.api.call("GET", "/metrics").text
+        (family,) = (f for f in text_string_to_metric_families(text) if f.name == "litellm_relay_upstream_errors")
+        return {(s.labels["call"], s.labels["kind"]): s.value for s in family.samples if s.name.endswith("_total")}
+
+    before, counted = errors(), values(relay)
+    upstream.on_post = lambda request, count: Fault("drop", paid=True)
+    assert relay.api.wait(relay.api.start())["error_code"] == "submission_indeterminate"
+    upstream.on_post = lambda request, count: Fault("status", 401)
+    assert relay.api.wait(relay.api.start())["error_code"] == "gateway_key_rejected"
+    after, then = errors(), values(relay)
+    for kind in ("lost", "bad_key"):
+        assert after["submit", kind] - before["submit", kind] == 1
+        assert before["poll", kind] == after["poll", kind]
+    for name, gain in (("submits_total", 2), ("indeterminate_total", 1), ("submitted_total", 0)):
+        key = f"litellm_relay_{name}", ""
+        assert then[key] - counted[key] == gain
+    commits = "litellm_relay_ledger_commit_seconds_count", ""
+    assert then[commits] > counted[commits]
 
 
 def test_metrics_want_the_key(start_relay: StartRelay) -> None:

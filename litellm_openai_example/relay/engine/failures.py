@@ -11,6 +11,7 @@ import openai
 
 from ...diagnosis import explain
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
+from ..counters import count_upstream_error
 
 
 class Refused(Exception):
@@ -52,6 +53,7 @@ class PollFailed(PortableError):
 def submit_failed(error: Exception) -> Exception:
     """Which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
     explained = explain(error)
+    count_upstream_error("submit", explained.kind)
     if explained.outcome_unknown:
         return OutcomeUnknown()
     if explained.status is None:
@@ -86,6 +88,7 @@ def poll_failed(error: Exception) -> PollFailed:
     if isinstance(error, PollFailed):
         return error
     explained = explain(error)
+    count_upstream_error("poll", explained.kind)
     return PollFailed(
         missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
         hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ...research.contract import DeepResearchArguments
+from ..counters import count_ended, count_submitted
 from ..ledger.database import LedgerUnavailable
 from ..ledger.ledger import INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Piece, Record
 from ..log import kind_and_place, log, log_run
-from ..metrics import count_ended, count_submitted
 from ..settings import Settings, Timings
 from .failures import NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate

@@ -24,6 +24,7 @@ from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
 from ...transport.policy import when_sent
+from ..counters import count_submit
 from ..ledger.records import Outcome
 from ..log import log
 from .failures import OutcomeUnknown, PollFailed, poll_failed, submit_failed
@@ -193,6 +194,7 @@ class Upstream:
         self._adaptations = adaptations
 
     async def _send(self, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Any:
+        count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
         model, prompt, stream = request["model"], request["input"], request.get("stream", False)
         # The operator may ask for fields that this release of the SDK does not know.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from ..counters import count_ended
 from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, Ledger
 from ..ledger.records import Record
 from ..log import kind_and_place, log
@@ -193,7 +194,8 @@ class Worker:
             if record.state == "running":
                 self._run(record)
             elif record.state in IN_FLIGHT and record.id in self._broken:
-                await self._ledger.settle(record.id, INDETERMINATE)
+                if await self._ledger.settle(record.id, INDETERMINATE):
+                    count_ended("failed", INDETERMINATE.error_code, None)
             elif record.state in IN_FLIGHT:  # claimed by a commit whose answer was lost: nothing was sent
                 await self._ledger.put_back(record.id, 0.0)
                 self.wake()
@@ -208,6 +210,7 @@ class Worker:
         if not orphaned or not self._lease.may_send:
             return
         for record in await self._ledger.bury(judge=judge):
+            count_ended("failed", "submission_indeterminate", None)
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         if self._free > 0:
             try:

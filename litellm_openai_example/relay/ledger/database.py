@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ..counters import observe_commit
 from ..log import log
 from .engines import engines, is_outage, kind
 
@@ -217,6 +218,7 @@ class Database:
                     done.set_exception(error)
             return
         self._written = began
+        observe_commit(time.monotonic() - began)
         self._note(None)
         if changed:
             self.on_change(changed)
