@@ -62,7 +62,8 @@ def test_every_metric_of_the_alerts_exists(start_relay: StartRelay) -> None:
     api.wait(api.start())
     families = text_string_to_metric_families(api.call("GET", "/metrics").text)
     samples = {sample.name: sample.labels for family in families for sample in family.samples}
-    rules = [rule for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules)
     for rule in rules:
         named = re.findall(r"(litellm_relay_\w+)(?:\{(.*?)\})?", rule["expr"])
