@@ -12,7 +12,9 @@ import pytest
 
 from litellm_openai_example.cli import main
 
+from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
+from .fakes.served import FakeGateway
 
 # Variables that would send a test elsewhere, or change what it sees.
 _CLEARED = (
@@ -38,7 +40,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 @pytest.fixture
 def gateway() -> Iterator[ScriptedServer]:
     """A gateway that answers as the test tells it to."""
-    with ScriptedServer() as server:
+    with FakeGateway() as server:
+        yield server
+
+
+@pytest.fixture
+def raw_gateway() -> Iterator[RawServer]:
+    """The same on a bare socket, with connections that are kept."""
+    with RawServer() as server:
         yield server
 
 

@@ -22,6 +22,7 @@ from .fakes.scripted import (
     sse,
     zipped,
 )
+from .fakes.served import FakeGateway
 
 MODES = {
     "chat": [],
@@ -292,7 +293,7 @@ def test_the_table_is_large_enough() -> None:
 def test_a_redirect_takes_the_key_nowhere(
     status: int, mode: str, configured: ScriptedServer, command: RunCommand
 ) -> None:
-    with ScriptedServer() as other:
+    with FakeGateway() as other:
         configured.answers(reply({}, status, location=f"{other.url}/v1/responses"))
         run = command(*{**MODES, **STREAMS}[mode], "the prompt")
     assert run.code == 1

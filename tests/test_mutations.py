@@ -23,6 +23,7 @@ from .fakes.scripted import (
     response_events,
     sse,
 )
+from .fakes.served import FakeGateway
 from .research.test_loop import ARGUMENTS, AUTO, FakeRelay, Turns, view
 from .test_faults import NOT_SEARCHED
 
@@ -115,7 +116,7 @@ def test_the_loop(
         "final": response_body(TEXT, id="resp_2"),
     }
     bodies[where] = mutated(bodies[where], luck)
-    with ScriptedServer() as server:
+    with FakeGateway() as server:
         monkeypatch.setenv("RELAY_BASE_URL", server.url)
         relay = FakeRelay(server)
         relay.accepts, relay.ends = reply(bodies["acceptance"], 202), reply(bodies["end"])

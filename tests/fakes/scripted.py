@@ -1,4 +1,4 @@
-"""A server that does to its clients whatever a test has written down, byte by byte if need be."""
+"""What a fake gateway or relay is told to answer, what it has seen, and the bodies that most tests need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -49,6 +49,11 @@ class Answer:
     drop: bool = False
     events: Sequence[tuple[float, bytes]] = ()
 
+    @property
+    def breaks_http(self) -> bool:
+        """Whether it takes a socket to send this."""
+        return self.drop or self.cut is not None or bool(self.drip or self.drip_head)
+
 
 Script = Callable[[Seen], Answer]
 
@@ -74,26 +79,20 @@ def zipped(body: bytes) -> Answer:
     return Answer(200, gzip.compress(body), {"content-type": "application/json", "content-encoding": "gzip"})
 
 
-class ScriptedServer:
-    """Answers each request as `script` says; keeps what it has seen."""
+class ScriptedServer(ABC):
+    """Answers each request as `script` says; keeps what it has seen.
+
+    `fakes.served.FakeGateway` speaks plain HTTP, and `fakes.raw.RawServer` keeps connections.
+    """
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda seen: reply({"error": {"message": "not scripted"}}, 404))
         self.seen: list[Seen] = []
-        self._stopped = threading.Event()
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._threads: list[threading.Thread] = []
-        self._connections: list[socket.socket] = []
-        self._accepting = threading.Thread(target=self._accept, daemon=True)
 
     @property
+    @abstractmethod
     def port(self) -> int:
-        return int(self._socket.getsockname()[1])
-
-    @property
-    def connections(self) -> int:
-        """How many have been made."""
-        return len(self._connections)
+        """The port that it listens on."""
 
     @property
     def url(self) -> str:
@@ -114,87 +113,11 @@ class ScriptedServer:
 
         self.script = script
 
-    def wrap(self, connection: socket.socket) -> socket.socket:
-        """The connection as it is spoken over; TLS in a subclass."""
-        return connection
+    @abstractmethod
+    def __enter__(self) -> Self: ...
 
-    def __enter__(self) -> Self:
-        self._accepting.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stopped.set()
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for connection in self._connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in [self._accepting, *self._threads]:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._connections.append(connection)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        try:
-            with plain, self.wrap(plain) as connection, connection.makefile("rb") as file:
-                while (seen := _read(file)) is not None:
-                    self.seen.append(seen)
-                    if not self._send(connection, self.script(seen)):
-                        return
-        except (OSError, ValueError):
-            pass
-
-    def _send(self, connection: socket.socket, answer: Answer) -> bool:
-        """Send an answer; whether the connection can be used again."""
-        if answer.drop:
-            return False
-        self._stopped.wait(answer.pause)
-        streams = bool(answer.events)
-        length = {} if streams else {"content-length": str(len(answer.body))}
-        headers = {**length, **({"connection": "close"} if streams else {}), **answer.headers}
-        head = f"HTTP/1.1 {answer.status} Status\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n"
-        if answer.drip_head:
-            self._drip(connection, head.encode() + answer.body, answer.drip_head)
-            return True
-        connection.sendall(head.encode())
-        for pause, event in answer.events:
-            self._stopped.wait(pause)
-            connection.sendall(event)
-        if streams:
-            return False
-        body = answer.body if answer.cut is None else answer.body[: answer.cut]
-        if answer.drip:
-            self._drip(connection, body, answer.drip)
-        else:
-            connection.sendall(body)
-        return answer.cut is None
-
-    def _drip(self, connection: socket.socket, content: bytes, pause: float) -> None:
-        for byte in content:
-            if self._stopped.wait(pause):
-                return
-            connection.sendall(bytes([byte]))
-
-
-def _read(file: Any) -> Seen | None:
-    line = file.readline().decode("latin-1")
-    if not line.strip():
-        return None
-    method, path, _ = line.split(" ", 2)
-    headers = {}
-    while (line := file.readline().decode("latin-1").strip()) != "":
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
-    return Seen(method, path, headers, file.read(int(headers.get("content-length", 0))))
+    @abstractmethod
+    def __exit__(self, *exc: object) -> None: ...
 
 
 def chat_body(text: object = "OK", reason: object = "stop", **message: object) -> Json:

@@ -22,6 +22,7 @@ from litellm_openai_example import (
 
 from ..conftest import RunCommand
 from ..fakes.scripted import KEY, Answer, Json, ScriptedServer, Seen, reply, response_body
+from ..fakes.served import FakeGateway
 
 ARGUMENTS = json.dumps({"research_question": "Why noodles?"})
 AUTO = ["--api", "responses", "--auto-tool-call"]
@@ -65,7 +66,7 @@ class FakeRelay:
 
 @pytest.fixture
 def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRelay]:
-    with ScriptedServer() as server:
+    with FakeGateway() as server:
         monkeypatch.setenv("RELAY_BASE_URL", server.url)
         yield FakeRelay(server)
 
@@ -441,7 +442,7 @@ def test_a_model_that_never_stops_calling(ask: Ask, gateway: ScriptedServer, rel
 def test_the_relay_is_asked_before_anything_is_paid(
     ask: Ask, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ScriptedServer() as closed:
+    with FakeGateway() as closed:
         monkeypatch.setenv("RELAY_BASE_URL", closed.url)
     with pytest.raises(RelayError, match="does not answer"):
         ask(gateway, timeout=5)
@@ -556,7 +557,7 @@ def test_the_command_when_the_first_turn_fails(
 def test_the_command_when_the_relay_is_away(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ScriptedServer() as closed:
+    with FakeGateway() as closed:
         monkeypatch.setenv("RELAY_BASE_URL", closed.url)
     run = command(*AUTO, "Research noodles")
     assert (run.code, run.out) == (1, "")

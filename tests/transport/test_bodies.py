@@ -124,6 +124,7 @@ def test_a_number_of_many_digits_costs_no_text(where: str, client: LiteLLMClient
 HUGE = """
 import gzip, sys
 sys.path.insert(0, {here!r})
+from tests.fakes.raw import RawServer
 from tests.fakes.scripted import *
 from litellm_openai_example import LiteLLMClient, GatewayError
 import resource
@@ -133,7 +134,7 @@ c = zlib.compressobj(9, zlib.DEFLATED, 31)
 packed += c.compress(b'{{"x": "')
 for _ in range(300): packed += c.compress(b"y" * 2**20)
 packed += c.compress(b'"}}') + c.flush()
-with ScriptedServer() as server, LiteLLMClient(server.url, KEY, timeout=60) as client:
+with RawServer() as server, LiteLLMClient(server.url, KEY, timeout=60) as client:
     server.answers(Answer(200, bytes(packed), {{"content-type": "application/json", "content-encoding": "gzip"}}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try: client.create_response("hi")

@@ -30,7 +30,9 @@ from litellm_openai_example.calls import steps
 from litellm_openai_example.transport.deadline import deadline
 
 from ..conftest import RunCommand
+from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body, sse
+from ..fakes.served import FakeGateway
 
 Call = Callable[..., Any]
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
@@ -195,7 +197,7 @@ def test_pauses_grow(create: Call, gateway: ScriptedServer, monkeypatch: pytest.
 
 def test_an_idle_connection_is_given_up_before_a_server_closes_it() -> None:
     """A request on a connection that is just being closed has an unknown outcome; uvicorn and Node close after 5 s."""
-    with ScriptedServer() as server, LiteLLM(base_url=server.url, api_key=KEY) as sdk:
+    with RawServer() as server, LiteLLM(base_url=server.url, api_key=KEY) as sdk:
         server.answers(OK)
         sdk.responses.create(**CREATE)
         sdk.responses.create(**CREATE)
@@ -239,7 +241,7 @@ def test_a_get_is_sent_again(gateway: ScriptedServer) -> None:
 
 @both
 def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> None:
-    with ScriptedServer() as closed:
+    with FakeGateway() as closed:
         url = closed.url
     with pytest.raises(openai.APIConnectionError) as caught:
         create(url)
@@ -259,16 +261,16 @@ def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> Non
     ids=["hangs", "drips", "drips from the first byte", "drips without a length"],
 )
 @pytest.mark.parametrize("reused", [False, True], ids=["new connection", "reused connection"])
-def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, gateway: ScriptedServer) -> None:
-    gateway.answers(*([OK] if reused else []), answer)
+def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, raw_gateway: RawServer) -> None:
+    raw_gateway.answers(*([OK] if reused else []), answer)
     started = time.monotonic()
     with pytest.raises(openai.APITimeoutError, match=r"within 0\.6 s"):
         if create is sync_create:
-            with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.6) as sdk:
+            with LiteLLM(base_url=raw_gateway.url, api_key=KEY, timeout=0.6) as sdk:
                 for _ in range(1 + reused):
                     sdk.responses.create(**CREATE)
         else:
-            asyncio.run(_twice(gateway.url, 1 + reused))
+            asyncio.run(_twice(raw_gateway.url, 1 + reused))
     assert time.monotonic() - started < 5
 
 
@@ -369,12 +371,12 @@ if kind == "sync": print(first, ask("parent"))
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "async unused"])
-def test_a_forked_process_makes_connections_of_its_own(kind: str, gateway: ScriptedServer) -> None:
+def test_a_forked_process_makes_connections_of_its_own(kind: str, raw_gateway: RawServer) -> None:
     def script(seen: Seen) -> Answer:
         return Answer(pause=30) if seen.json["input"] == "hang" else reply(response_body(seen.json["input"]))
 
-    gateway.script = script
-    code = [sys.executable, "-c", FORKED.replace("\\\\n", "\\n"), gateway.url, KEY, kind]
+    raw_gateway.script = script
+    code = [sys.executable, "-c", FORKED.replace("\\\\n", "\\n"), raw_gateway.url, KEY, kind]
     run = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
     # The deadline holds there; the asynchronous client is used in a second loop, and says so.
     failure = "DeadlineExceededError" if kind == "sync" else "APIConnectionError"

@@ -18,7 +18,9 @@ import trustme
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM
 
 from ..conftest import RunCommand
+from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, chat_body, reply, response_body
+from ..fakes.served import FakeGateway
 
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
 RESPONSE = reply({**response_body("OK"), "created_at": 1})
@@ -86,7 +88,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         pass
 
 
-class TLSServer(ScriptedServer):
+class TLSServer(RawServer):
     """The scripted server over TLS."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -196,7 +198,7 @@ def test_the_policy_holds_over_tls(answer: Answer, kind: str, tls: TLSServer, tr
 def test_a_proxy_that_is_away_is_no_unknown_outcome(
     kind: str, tls: TLSServer, trusted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ScriptedServer() as closed:
+    with FakeGateway() as closed:
         monkeypatch.setenv("HTTPS_PROXY", closed.url)
     with pytest.raises(openai.APIConnectionError) as caught:
         create(kind, tls.url)
