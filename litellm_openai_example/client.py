@@ -23,7 +23,7 @@ from .transport.deadline import Deadline, deadline
 
 if TYPE_CHECKING:
     from .research.loop import Conversation, ToolCallingResult
-    from .research.relay_calls import Requests
+    from .research.relay_calls import RelayCalls
 
 T = TypeVar("T")
 Tools = list[dict[str, Any]]
@@ -396,7 +396,7 @@ class AsyncLiteLLMClient(_Client):
         await self.close()
 
 
-async def _with_tools(conversation: Conversation, relay: Requests) -> ToolCallingResult:
+async def _with_tools(conversation: Conversation, relay: RelayCalls) -> ToolCallingResult:
     from .research.loop import converse, research_through
 
     await relay.check_operation()  # before anything is paid for

@@ -85,9 +85,14 @@ def header_value(secret: str, name: str) -> str:
         ConfigurationError: it holds white space, control or non-ASCII characters.
     """
     secret = secret.strip()
-    if not all("!" <= character <= "~" for character in secret):
+    if not is_visible_ascii(secret):
         raise ConfigurationError(f"{name} holds characters that no key has (spaces, control or non-ASCII)")
     return secret
+
+
+def is_visible_ascii(text: str) -> bool:
+    """Whether a text can travel in a header, a path and a command line: no spaces, control or non-ASCII characters."""
+    return all("!" <= character <= "~" for character in text)
 
 
 def is_secret(key: str) -> bool:

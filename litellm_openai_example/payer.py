@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .config import ConfigurationError, setting
+from .config import ConfigurationError, is_visible_ascii, setting
 
 TAGS_HEADER = "x-litellm-tags"
 END_USER_HEADER = "x-litellm-end-user-id"
@@ -86,6 +86,6 @@ def _tags(given: Iterable[str], name: str) -> tuple[str, ...]:
 
 def _name(text: str, name: str) -> str:
     text = text.strip()
-    if len(text) > LONGEST_NAME or not all("!" <= character <= "~" for character in text):
+    if len(text) > LONGEST_NAME or not is_visible_ascii(text):
         raise ConfigurationError(f"{name} must be at most {LONGEST_NAME} visible ASCII characters, without spaces")
     return text

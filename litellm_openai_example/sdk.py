@@ -18,7 +18,7 @@ from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
 from .payer import NOBODY, Payer, who_pays
 from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
-from .transport.tls import reachable, trusting
+from .transport.tls import check_host, tls_options
 
 
 class LiteLLM(OpenAI):
@@ -172,7 +172,7 @@ class AsyncLiteLLM(AsyncOpenAI):
 
 def _address(base_url: str | httpx2.URL | NotGiven | None) -> str:
     given = None if base_url is None or isinstance(base_url, NotGiven) else str(base_url)
-    return reachable(resolve_base_url(given))
+    return check_host(resolve_base_url(given))
 
 
 def _key(api_key: Any) -> Any:
@@ -181,7 +181,7 @@ def _key(api_key: Any) -> Any:
 
 def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_answer: int | None) -> dict[str, Any]:
     seconds = openai.DEFAULT_TIMEOUT if isinstance(timeout, NotGiven) else timeout
-    return trusting(base_url, {"timeout": seconds, "max_answer": max_answer})
+    return tls_options(base_url, {"timeout": seconds, "max_answer": max_answer})
 
 
 def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
     send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
     pause, missing, trouble = _FIRST_PAUSE, 0, ""
     while True:
-        wish = None
+        asked = None
         try:
             reply = await _explained(_fetch(send, ResponseStream))
         except GatewayError as error:
@@ -112,7 +112,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             trouble = f"; the last look at it failed: {error}"
         else:
             trouble, missing = "", 0
-            wish = poll_after(reply.headers)
+            asked = poll_after(reply.headers)
             if on_status is not None:
                 on_status(reply.answer.status)
             if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
@@ -126,7 +126,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             raise StillRunningError(
                 f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
             )
-        await sleep(min(wish if wish is not None else pause, left - _LAST_LOOK / 2))
+        await sleep(min(asked if asked is not None else pause, left - _LAST_LOOK / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 

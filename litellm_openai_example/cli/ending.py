@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
-from ..config import ConfigurationError
+from ..config import ConfigurationError, is_visible_ascii
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
 from . import work
 from .again import own_relay, typed
@@ -101,7 +101,7 @@ def _named(session: Session) -> str:
     answer_id = session.answer_id
     if not answer_id or session.response_id or session.invocation:
         return ""
-    if session.options.api == "responses" and _is_id(answer_id):
+    if session.options.api == "responses" and is_visible_ascii(answer_id):
         return f"; the answer can be had again: {typed('--retrieve', answer_id, '--wait')}"
     return f"; the gateway gave the answer the id {answer_id}"
 
@@ -120,13 +120,9 @@ def _tell_how_to_pick_up(session: Session, words: str = "", *, stop: bool = Fals
         arguments, secret = ["--retrieve", work_id, "--wait"], None
     else:
         return
-    if not _is_id(work_id):
+    if not is_visible_ascii(work_id):
         notice(f"It has an id that no command line takes: {work_id!r}")
         return
     notice(f"{words or kept}: {typed(*arguments, token=secret)}")
     if stop:
         notice(f"Stop it: {typed('--cancel', work_id, token=secret)}")
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text

@@ -17,8 +17,8 @@ from .relay_calls import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
     PASSING,
+    RelayCalls,
     RelayEvent,
-    Requests,
     invocation_path,
     research_running,
     token_header,
@@ -34,7 +34,7 @@ EVENT_TIMEOUT = httpx2.Timeout(45.0, connect=5.0)
 class EventReading:
     """One invocation's events over as many connections as it takes, without I/O."""
 
-    def __init__(self, relay: Requests, invocation_id: str, token: str, last_event_id: str, until: Deadline) -> None:
+    def __init__(self, relay: RelayCalls, invocation_id: str, token: str, last_event_id: str, until: Deadline) -> None:
         self.until = until
         self._ended = False
         self._relay = relay

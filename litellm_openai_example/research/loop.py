@@ -24,7 +24,7 @@ from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from . import tool
 from .contract import Invocation
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
-from .relay_calls import Requests
+from .relay_calls import RelayCalls
 
 __all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
 
@@ -62,7 +62,7 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
 
 
 def research_through(
-    relay: Requests,
+    relay: RelayCalls,
     on_accepted: Callable[[ToolCall], None] | None = None,
     on_view: Callable[[Invocation], None] | None = None,
 ) -> Research:

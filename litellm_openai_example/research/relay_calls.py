@@ -23,7 +23,7 @@ from ..errors import GatewayError, StillRunningError, one_line
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
 from ..transport.headers import retry_after
-from ..transport.tls import reachable
+from ..transport.tls import check_host
 from . import contract
 from .contract import AcceptedInvocation, Invocation
 from .views import read_accepted, read_view
@@ -64,7 +64,7 @@ class RelayEvent(NamedTuple):
     data: dict[str, Any]
 
 
-class Requests:
+class RelayCalls:
     """The relay's calls as operations; what both helpers share."""
 
     _http: Any
@@ -72,7 +72,7 @@ class Requests:
     def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None, paid_by: Payer | None) -> None:
         url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
         name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
-        self.base_url = reachable(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
+        self.base_url = check_host(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
         key = api_key if api_key is not None else setting("RELAY_API_KEY")
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
@@ -156,15 +156,15 @@ class Requests:
             try:
                 response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
             except EXPECTED as error:
-                failure, wish = self._unreachable(error), None
+                failure, asked = self._unreachable(error), None
                 origin: Exception | None = error
             else:
                 if response.status_code < 400:
                     return response  # type: ignore[no-any-return]
-                failure, wish, origin = self.refused(response), _wish(response), None
+                failure, asked, origin = self.refused(response), _asked_delay(response), None
                 if response.status_code not in PASSING:
                     raise failure
-            delay = pause if wish is None else wish
+            delay = pause if asked is None else asked
             if delay >= _left():
                 raise failure from origin
             await sleep(delay)
@@ -208,7 +208,7 @@ async def pausing(seconds: float) -> None:
     await sleep(seconds)
 
 
-def until_of(relay: Requests, timeout: float | Deadline | None) -> Deadline:
+def until_of(relay: RelayCalls, timeout: float | Deadline | None) -> Deadline:
     """The deadline of one call: its own, the helper's, or one around it that is nearer."""
     if isinstance(timeout, Deadline):
         return timeout
@@ -242,6 +242,6 @@ def _read(read: Callable[[dict[str, Any]], T], response: httpx2.Response) -> T:
         raise RelayError("the relay's answer cannot be read", status=response.status_code) from None
 
 
-def _wish(response: httpx2.Response) -> float | None:
+def _asked_delay(response: httpx2.Response) -> float | None:
     seconds = retry_after(response.headers)
     return None if seconds is None else min(max(seconds, 0.1), 60.0)

@@ -13,15 +13,15 @@ from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
 from ..transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
-from ..transport.tls import trusting
+from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading
-from .relay_calls import Arguments, RelayError, RelayEvent, Requests, pausing, until_of
+from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, pausing, until_of
 
 T = TypeVar("T")
 
 
-class RelayClient(Requests):
+class RelayClient(RelayCalls):
     """Talks to a relay, blocking.
 
     Args:
@@ -44,7 +44,7 @@ class RelayClient(Requests):
         **options: Any,
     ) -> None:
         super().__init__(base_url, api_key, timeout, payer)
-        self._http = LiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+        self._http = LiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def check(self, *, timeout: float | None = None) -> None:
         """Return if the relay is ready."""
@@ -114,7 +114,7 @@ class RelayClient(Requests):
         self.close()
 
 
-class AsyncRelayClient(Requests):
+class AsyncRelayClient(RelayCalls):
     """Talks to a relay, asynchronously; see `RelayClient`, which has the same methods."""
 
     def __init__(
@@ -127,7 +127,7 @@ class AsyncRelayClient(Requests):
         **options: Any,
     ) -> None:
         super().__init__(base_url, api_key, timeout, payer)
-        self._http = AsyncLiteLLMHttpxClient(**trusting(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+        self._http = AsyncLiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     async def check(self, *, timeout: float | None = None) -> None:
         """See `RelayClient.check`."""

@@ -44,7 +44,7 @@ from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, Unusable
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import Deadline, bounded_io, clamp, current_deadline
 from .headers import retry_after
-from .tls import usable_settings
+from .tls import as_configuration_errors
 
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
@@ -112,7 +112,7 @@ class LiteLLMHttpxClient(DefaultHttpxClient):
 
     def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        with usable_settings():
+        with as_configuration_errors():
             super().__init__(**kwargs)
         self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
@@ -175,7 +175,7 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
 
     def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
-        with usable_settings():
+        with as_configuration_errors():
             super().__init__(**kwargs)
         self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer

@@ -43,13 +43,13 @@ class LateTrust(ssl.SSLContext):
 
     def _context(self) -> ssl.SSLContext:
         if self._made is None:
-            with usable_settings():
+            with as_configuration_errors():
                 self._made = httpx2.create_ssl_context(trust_env=self._trust_env)
         self._made.set_alpn_protocols(self._protocols)
         return self._made
 
 
-def trusting(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
+def tls_options(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options of an HTTP client for `base_url`: with trust that is loaded late if it uses no TLS.
 
     It is loaded all the same once it is needed: the client may be pointed elsewhere, or go through a proxy.
@@ -60,7 +60,7 @@ def trusting(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def usable_settings() -> Iterator[None]:
+def as_configuration_errors() -> Iterator[None]:
     """Say what of the environment the HTTP library cannot use, without repeating it: a proxy may have a password.
 
     Raises:
@@ -77,7 +77,7 @@ def usable_settings() -> Iterator[None]:
         raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
 
 
-def reachable(url: str) -> str:
+def check_host(url: str) -> str:
     """`url`, if its host is one that the HTTP library can look up.
 
     Raises:

@@ -15,7 +15,7 @@ from ...calls.answer import Answer, as_beginning
 from ...calls.assembly import ResponseStream, read_body
 from ...calls.lenient import read_json
 from ...calls.sse import Events, data_of, has_events
-from ...config import GatewaySettings
+from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
 from ...errors import ErrorKind
 from ...payer import NOBODY, Payer
@@ -266,5 +266,5 @@ class Upstream:
 
 def _usable(response_id: str | None) -> str | None:
     """An id that can be stored and sent in a path again."""
-    usable = response_id and len(response_id) <= _LONGEST_ID and all("!" <= c <= "~" for c in response_id)
+    usable = response_id and len(response_id) <= _LONGEST_ID and is_visible_ascii(response_id)
     return response_id if usable else None

@@ -13,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from ...config import ConfigurationError
+from ...config import ConfigurationError, is_visible_ascii
 from ...payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
@@ -229,7 +229,7 @@ def _checked_key(request: Request, key: str | None) -> str | None:
         return None
     if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
         raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
-    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and all("!" <= character <= "~" for character in key)):
+    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and is_visible_ascii(key)):
         raise _bad_header(IDEMPOTENCY_HEADER, f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
     return key
 
