@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ _CODE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 _BLOCKS = [(path, *found) for path in DOCUMENTS for found in _CODE.findall(path.read_text())]
 _PYTHON = [(path, code) for path, language, code in _BLOCKS if language == "python"]
 _SHELL = [(path, code) for path, language, code in _BLOCKS if language == "sh"]
+_PARSERS = {"json": json.loads, "toml": tomllib.loads}
 _TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 _PROGRAMS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 
@@ -111,6 +113,11 @@ def _check(line: str) -> None:
 
 
 _TYPED = ParameterSource.COMMANDLINE
+
+
+@pytest.mark.parametrize(("path", "language", "code"), [one for one in _BLOCKS if one[1] in _PARSERS], ids=_label)
+def test_a_configuration_can_be_read(path: Path, language: str, code: str) -> None:
+    assert _PARSERS[language](code)
 
 
 def test_a_wrong_line_is_found() -> None:
