@@ -135,7 +135,7 @@ def test_there_is_no_circle() -> None:
 _GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "__main__")
 _RELAY = (
-    *(*_GROUND, "transport", "sdk", "calls", "research.contract"),
+    *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
     *("relay.counters", "relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
     *("relay.http.body", "relay.relay", "research", "mcp", "relay.http", "relay.process", "relay.__main__"),
 )
