@@ -10,51 +10,75 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attachments import file_part
+    from .calls.answer import Answer, FunctionCall, Source, Usage
+    from .calls.reply import Reply
+    from .calls.streams import AsyncTextStream, TextStream
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
     from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
-    from .research.loop import ToolCallingResult
+    from .research.conversation import ToolCall, ToolCallingResult, Turn
     from .research.relay_calls import RelayError, ResearchRunningError
     from .research.relay_client import AsyncRelayClient, RelayClient
     from .sdk import AsyncLiteLLM, LiteLLM
     from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 
 _HOMES = {
+    "Answer": "calls.answer",
     "AsyncLiteLLM": "sdk",
     "AsyncLiteLLMClient": "client",
     "AsyncLiteLLMHttpxClient": "transport.policy",
     "AsyncRelayClient": "research.relay_client",
+    "AsyncTextStream": "calls.streams",
     "ConfigurationError": "config",
     "CutShortError": "errors",
     "ErrorKind": "errors",
+    "FunctionCall": "calls.answer",
     "GatewayError": "errors",
     "LiteLLM": "sdk",
     "LiteLLMClient": "client",
     "LiteLLMHttpxClient": "transport.policy",
     "RelayClient": "research.relay_client",
     "RelayError": "research.relay_calls",
+    "Reply": "calls.reply",
     "ResearchRunningError": "research.relay_calls",
+    "Source": "calls.answer",
     "StillRunningError": "errors",
-    "ToolCallingResult": "research.loop",
+    "TextStream": "calls.streams",
+    "ToolCall": "research.conversation",
+    "ToolCallingResult": "research.conversation",
+    "Turn": "research.conversation",
+    "Usage": "calls.answer",
+    "file_part": "attachments",
 }
 
 __all__ = [
+    "Answer",
     "AsyncLiteLLM",
     "AsyncLiteLLMClient",
     "AsyncLiteLLMHttpxClient",
     "AsyncRelayClient",
+    "AsyncTextStream",
     "ConfigurationError",
     "CutShortError",
     "ErrorKind",
+    "FunctionCall",
     "GatewayError",
     "LiteLLM",
     "LiteLLMClient",
     "LiteLLMHttpxClient",
     "RelayClient",
     "RelayError",
+    "Reply",
     "ResearchRunningError",
+    "Source",
     "StillRunningError",
+    "TextStream",
+    "ToolCall",
     "ToolCallingResult",
+    "Turn",
+    "Usage",
+    "file_part",
 ]
 
 

@@ -1,32 +1,37 @@
-"""The few calls that a program needs: prompts in, text out, with one deadline for each call."""
+"""The few calls that a program needs: prompts in, text out, with one deadline for each call.
+
+Longer than other files, because every signature stands here twice, so that editors complete both clients.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from openai import Timeout
 
+from .attachments import content_of
 from .calls import calls
-from .calls.assembly import ChatStream, ResponseStream, StreamReader
-from .calls.calls import check_prompt, check_response_id
-from .calls.steps import Operation, run, run_async
-from .calls.streams import AsyncTextStream, Reading, TextStream
+from .calls.calls import CHAT, RESPONSES, Api
+from .calls.reply import Reply
+from .calls.requests import Tools, chat_request, check_prompt, check_response_id, further, response_request
+from .calls.steps import run, run_async
+from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .payer import SESSION_HEADER, Payer, who_pays
 from .sdk import AsyncLiteLLM, LiteLLM
 from .transport.bodies import MAX_ANSWER
-from .transport.deadline import Deadline, deadline
+from .transport.deadline import deadline
 
 if TYPE_CHECKING:
     from .research.loop import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
 T = TypeVar("T")
-Tools = list[dict[str, Any]]
+Files = Sequence[str | os.PathLike[str]]
 
 # The deadline ends the retries; this only keeps a loop from being endless where there is no deadline.
 _MAX_RETRIES = 10
@@ -47,28 +52,48 @@ class _Client:
     def _base_url(self) -> str:
         raise NotImplementedError
 
-    def _deadline(self, timeout: float | Deadline | None) -> float | Deadline | None:
-        if timeout is None:
-            return self.timeout
-        return timeout if isinstance(timeout, Deadline) else check_timeout(timeout)
+    def _seconds(self, timeout: float | None) -> float | None:
+        return self.timeout if timeout is None else check_timeout(timeout)
 
-    def _chat(self, prompt: str, instructions: str | None) -> dict[str, Any]:
-        return calls.chat_request(self.model, check_prompt(prompt), instructions)
+    def _model(self, model: str | None) -> str:
+        return self.model if model is None else check_prompt(model, "model name")
+
+    def _chat(
+        self, prompt: str, instructions: str | None, files: Files, model: str | None, fields: dict[str, object]
+    ) -> dict[str, Any]:
+        content = content_of(check_prompt(prompt), files, "chat")
+        return chat_request(self._model(model), content, instructions, fields)
+
+    def _response(
+        self, prompt: str, files: Files, model: str | None, fields: dict[str, object], **options: Any
+    ) -> dict[str, Any]:
+        if options.get("previous_response_id") is not None:
+            check_response_id(options["previous_response_id"])
+        content = content_of(check_prompt(prompt), files, "responses")
+        return response_request(self._model(model), content, fields=fields, **options)
 
     def _conversation(
-        self, prompt: str, instructions: str | None, previous_response_id: str | None, web_search: bool
+        self,
+        prompt: str,
+        instructions: str | None,
+        previous_response_id: str | None,
+        web_search: bool,
+        model: str | None,
+        fields: dict[str, object],
     ) -> Conversation:
         # Here and below: what only this call needs would cost every other one a good part of its start.
         from .research.loop import Conversation
 
         if previous_response_id is not None:
             check_response_id(previous_response_id)
-        return Conversation(self.model, check_prompt(prompt), instructions, web_search, previous_response_id)
-
-    def _response(self, prompt: str, **options: Any) -> dict[str, Any]:
-        if options.get("previous_response_id") is not None:
-            check_response_id(options["previous_response_id"])
-        return calls.response_request(self.model, check_prompt(prompt), **options)
+        return Conversation(
+            self._model(model),
+            check_prompt(prompt),
+            instructions,
+            web_search,
+            previous_response_id,
+            fields=further(fields, tools="the method (deep_research, and web_search=True)"),
+        )
 
 
 class LiteLLMClient(_Client):
@@ -84,9 +109,13 @@ class LiteLLMClient(_Client):
         end_user: for whom they are made; else `LITELLM_END_USER`.
         **options: those of `openai.OpenAI`.
 
+    Every method that asks takes `model`, `timeout` (seconds) and any further field of the API's create call, such as
+    `temperature`, `reasoning` or `metadata`; it refuses those that it sets itself. Most take `files`, paths of texts,
+    images and PDFs that go with the prompt (see `file_part`).
+
     Every method raises `GatewayError` when the call failed, its `CutShortError` (with `text`) when the answer is only
     a part, its `StillRunningError` (with `response_id`) when the deadline passed while background work runs on, and
-    `ValueError` for an argument that cannot be sent.
+    `ValueError` for an argument that cannot be sent (`OSError` for a file that cannot be read).
     """
 
     def __init__(
@@ -109,17 +138,41 @@ class LiteLLMClient(_Client):
         settings = gateway_settings(env)
         return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
 
-    def run(self, operation: Operation[T], timeout: float | Deadline | None = None, session_id: str = "") -> T:
-        """Carry out an operation within a deadline (seconds, or one that already runs), its calls in one session."""
-        with closing(operation), deadline(self._deadline(timeout)):
+    def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
+        """Carry out an operation, its calls in one session, within so many seconds.
+
+        A deadline around the call that is nearer wins.
+        """
+        with closing(operation), deadline(self._seconds(timeout)):
             return run(_sdk_of(self.openai, session_id), operation)
 
     def create_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> str:
         """The text of a chat completion."""
-        request = self._chat(prompt, instructions)
-        return self.run(calls.chat(request), timeout).text
+        request = self._chat(prompt, instructions, files, model, fields)
+        return self.run(calls.ask(CHAT, request), timeout).text
+
+    def chat(
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
+    ) -> Reply:
+        """A chat completion with all that came along; one that calls functions may have `calls` and no text."""
+        request = self._chat(prompt, instructions, files, model, fields)
+        return self.run(calls.ask(CHAT, request, may_call=True), timeout)
 
     def create_response(
         self,
@@ -129,25 +182,67 @@ class LiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | Deadline | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> str:
         """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
         request = self._response(
             prompt,
+            files,
+            model,
+            fields,
             background=background,
             tools=tools,
             previous_response_id=previous_response_id,
             instructions=instructions,
         )
-        reply = self.run(calls.respond(request), timeout)
+        reply = self.run(calls.ask(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
+    def respond(
+        self,
+        prompt: str,
+        *,
+        background: bool = False,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
+    ) -> Reply:
+        """A response with all that came along.
+
+        A background one is returned as it was submitted; its `id` is for `wait_for_reply`. One that calls functions
+        may have `calls` and no text.
+        """
+        request = self._response(
+            prompt,
+            files,
+            model,
+            fields,
+            background=background,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
+        )
+        return self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+
     def stream_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> TextStream:
-        """The text of a chat completion in pieces, as they arrive."""
-        request = self._chat(prompt, instructions)
-        return self._stream(lambda sdk: sdk.chat.completions.with_raw_response, request, ChatStream(), timeout)
+        """The text of a chat completion in pieces, as they arrive; at the end its `reply` holds the rest."""
+        return text_stream(self, CHAT, self._chat(prompt, instructions, files, model, fields), timeout)
 
     def stream_response(
         self,
@@ -156,22 +251,42 @@ class LiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | Deadline | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> TextStream:
-        """The text of a response in pieces, as they arrive."""
+        """The text of a response in pieces, as they arrive; at the end its `reply` holds the rest."""
         request = self._response(
-            prompt, tools=tools, previous_response_id=previous_response_id, instructions=instructions
+            prompt,
+            files,
+            model,
+            fields,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
         )
-        return self._stream(lambda sdk: sdk.responses.with_raw_response, request, ResponseStream(), timeout)
+        return text_stream(self, RESPONSES, request, timeout)
 
     def wait_for_response(
         self,
         response_id: str,
-        timeout: float | Deadline | None = None,
+        timeout: float | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
     ) -> str:
-        """Poll a background response until it has ended; its text.
+        """Poll a background response until it has ended; its text. See `wait_for_reply`."""
+        operation = calls.wait(check_response_id(response_id), on_status)
+        return self.run(operation, timeout).text
+
+    def wait_for_reply(
+        self,
+        response_id: str,
+        timeout: float | None = None,
+        *,
+        on_status: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """Poll a background response until it has ended.
 
         Args:
             response_id: as `create_response` printed it; an id of a later reply may not work.
@@ -179,13 +294,13 @@ class LiteLLMClient(_Client):
             on_status: told the status of each poll.
         """
         operation = calls.wait(check_response_id(response_id), on_status)
-        return self.run(operation, timeout).text
+        return self.run(operation, timeout)
 
-    def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
+    def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """The gateway's JSON of a response, whatever its status."""
         return self.run(calls.retrieve(check_response_id(response_id)), timeout).raw
 
-    def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
+    def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """Stop a background response; the gateway's JSON."""
         return self.run(calls.cancel(check_response_id(response_id)), timeout).raw
 
@@ -198,7 +313,9 @@ class LiteLLMClient(_Client):
         web_search: bool = False,
         *,
         relay_api_key: str | None = None,
+        model: str | None = None,
         timeout: float | None = None,
+        **fields: object,
     ) -> ToolCallingResult:
         """The answer to a prompt, for which the model may have deep_research run by a relay.
 
@@ -216,22 +333,9 @@ class LiteLLMClient(_Client):
         """
         from .research.relay_client import RelayClient
 
-        conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
+        conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
-
-    def _stream(
-        self,
-        resource: Callable[[Any], Any],
-        request: dict[str, Any],
-        reader: StreamReader,
-        timeout: float | Deadline | None,
-    ) -> TextStream:
-        def create(sdk: Any) -> Any:
-            return resource(sdk).create(**request, stream=True)
-
-        opened = self.run(calls.open_stream(create, request["model"]), timeout)
-        return TextStream(opened, Reading(opened, reader, self.openai.api_key))
 
     @property
     def _base_url(self) -> str:
@@ -271,17 +375,38 @@ class AsyncLiteLLMClient(_Client):
         settings = gateway_settings(env)
         return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
 
-    async def run(self, operation: Operation[T], timeout: float | Deadline | None = None, session_id: str = "") -> T:
+    async def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""
-        with closing(operation), deadline(self._deadline(timeout)):
+        with closing(operation), deadline(self._seconds(timeout)):
             return await run_async(_sdk_of(self.openai, session_id), operation)
 
     async def create_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> str:
         """See `LiteLLMClient.create_chat_completion`."""
-        request = self._chat(prompt, instructions)
-        return (await self.run(calls.chat(request), timeout)).text
+        request = self._chat(prompt, instructions, files, model, fields)
+        return (await self.run(calls.ask(CHAT, request), timeout)).text
+
+    async def chat(
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
+    ) -> Reply:
+        """See `LiteLLMClient.chat`."""
+        request = self._chat(prompt, instructions, files, model, fields)
+        return await self.run(calls.ask(CHAT, request, may_call=True), timeout)
 
     async def create_response(
         self,
@@ -291,25 +416,63 @@ class AsyncLiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | Deadline | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> str:
         """See `LiteLLMClient.create_response`."""
         request = self._response(
             prompt,
+            files,
+            model,
+            fields,
             background=background,
             tools=tools,
             previous_response_id=previous_response_id,
             instructions=instructions,
         )
-        reply = await self.run(calls.respond(request), timeout)
+        reply = await self.run(calls.ask(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
+    async def respond(
+        self,
+        prompt: str,
+        *,
+        background: bool = False,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
+    ) -> Reply:
+        """See `LiteLLMClient.respond`."""
+        request = self._response(
+            prompt,
+            files,
+            model,
+            fields,
+            background=background,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
+        )
+        return await self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+
     def stream_chat_completion(
-        self, prompt: str, *, instructions: str | None = None, timeout: float | Deadline | None = None
+        self,
+        prompt: str,
+        *,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_chat_completion`."""
-        request = self._chat(prompt, instructions)
-        return self._stream(lambda sdk: sdk.chat.completions.with_raw_response, request, ChatStream(), timeout)
+        return self._stream(CHAT, self._chat(prompt, instructions, files, model, fields), timeout)
 
     def stream_response(
         self,
@@ -318,18 +481,27 @@ class AsyncLiteLLMClient(_Client):
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        timeout: float | Deadline | None = None,
+        model: str | None = None,
+        files: Files = (),
+        timeout: float | None = None,
+        **fields: object,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_response`."""
         request = self._response(
-            prompt, tools=tools, previous_response_id=previous_response_id, instructions=instructions
+            prompt,
+            files,
+            model,
+            fields,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
         )
-        return self._stream(lambda sdk: sdk.responses.with_raw_response, request, ResponseStream(), timeout)
+        return self._stream(RESPONSES, request, timeout)
 
     async def wait_for_response(
         self,
         response_id: str,
-        timeout: float | Deadline | None = None,
+        timeout: float | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
     ) -> str:
@@ -337,12 +509,23 @@ class AsyncLiteLLMClient(_Client):
         operation = calls.wait(check_response_id(response_id), on_status)
         return (await self.run(operation, timeout)).text
 
-    async def retrieve_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
+    async def wait_for_reply(
+        self,
+        response_id: str,
+        timeout: float | None = None,
+        *,
+        on_status: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """See `LiteLLMClient.wait_for_reply`."""
+        operation = calls.wait(check_response_id(response_id), on_status)
+        return await self.run(operation, timeout)
+
+    async def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """See `LiteLLMClient.retrieve_response`."""
         operation = calls.retrieve(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
-    async def cancel_response(self, response_id: str, *, timeout: float | Deadline | None = None) -> str:
+    async def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """See `LiteLLMClient.cancel_response`."""
         operation = calls.cancel(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
@@ -356,28 +539,21 @@ class AsyncLiteLLMClient(_Client):
         web_search: bool = False,
         *,
         relay_api_key: str | None = None,
+        model: str | None = None,
         timeout: float | None = None,
+        **fields: object,
     ) -> ToolCallingResult:
         """See `LiteLLMClient.create_response_with_tool_calling`."""
         from .research.relay_client import AsyncRelayClient
 
-        conversation = self._conversation(prompt, instructions, previous_response_id, web_search)
+        conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
-    def _stream(
-        self,
-        resource: Callable[[Any], Any],
-        request: dict[str, Any],
-        reader: StreamReader,
-        timeout: float | Deadline | None,
-    ) -> AsyncTextStream:
-        async def create(sdk: Any) -> Any:
-            return await resource(sdk).create(**request, stream=True)
-
-        async def open_() -> tuple[Any, Reading]:
-            raw = await self.run(calls.open_stream(create, request["model"]), timeout)
-            return raw, Reading(raw, reader, self.openai.api_key)
+    def _stream(self, api: Api, request: dict[str, Any], timeout: float | None) -> AsyncTextStream:
+        async def open_() -> tuple[Any, StreamReader]:
+            raw = await self.run(calls.open_stream(api, request), timeout)
+            return raw, StreamReader(raw, api.assembly(), self.openai.api_key)
 
         return AsyncTextStream(open_)
 
@@ -394,6 +570,12 @@ class AsyncLiteLLMClient(_Client):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def text_stream(client: LiteLLMClient, api: Api, request: dict[str, Any], timeout: float | None = None) -> TextStream:
+    """Send a request whose answer comes in pieces."""
+    opened = client.run(calls.open_stream(api, request), timeout)
+    return TextStream(opened, StreamReader(opened, api.assembly(), client.openai.api_key))
 
 
 async def _with_tools(conversation: Conversation, relay: RelayCalls) -> ToolCallingResult:

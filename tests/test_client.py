@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import typing
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import openai
 import pytest
 
-from litellm_openai_example import AsyncLiteLLMClient, CutShortError, GatewayError, LiteLLMClient, StillRunningError
+import litellm_openai_example
+from litellm_openai_example import (
+    AsyncLiteLLMClient,
+    AsyncTextStream,
+    CutShortError,
+    GatewayError,
+    LiteLLMClient,
+    Reply,
+    Source,
+    StillRunningError,
+    TextStream,
+)
 
 from .fakes.scripted import (
     COMPLETED,
@@ -237,3 +250,107 @@ def test_tasks_have_deadlines_of_their_own(gateway: ScriptedServer) -> None:
     slow, fast = asyncio.run(use())
     assert isinstance(slow, GatewayError)
     assert fast == "OK"
+
+
+def test_a_reply_tells_all_that_came_along(call: Client, gateway: ScriptedServer) -> None:
+    cited = {"type": "url_citation", "url": "https://a.example/", "title": "A"}
+    body = response_body("Found.") | {"model": "m-1", "usage": {"input_tokens": 3, "output_tokens": 4}}
+    body["output"][0]["content"][0]["annotations"] = [cited]
+    gateway.answers(reply(body, **{"x-litellm-response-cost": "0.25"}))
+    got = call("respond", "hi", previous_response_id="resp_0")
+    assert isinstance(got, Reply)
+    assert (got.text, got.id, got.model, got.cost, got.calls) == ("Found.", "resp_1", "m-1", 0.25, ())
+    assert (got.usage.input_tokens, got.usage.output_tokens) == (3, 4)
+    assert got.sources == (Source("https://a.example/", "A"),)
+    assert json.loads(got.raw) == body
+    gateway.answers(reply(chat_body("Hello")))
+    assert call("chat", "hi").text == "Hello"
+    gateway.answers(reply(response_body("done")))
+    assert call("wait_for_reply", "resp_1", 10).text == "done"
+
+
+def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(response_body(None, "queued")))
+    got = call("respond", "hi", background=True)
+    assert (got.id, got.status, got.cost) == ("resp_1", "queued", None)
+    asked = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    gateway.answers(reply({**response_body(None), "status": "completed", "output": [asked]}))
+    got = call("respond", "hi", tools=[{"type": "function", "name": "f", "parameters": {}}])
+    assert [(one.name, one.call_id) for one in got.calls] == [("f", "c1")]
+
+
+def test_any_further_field_is_sent(call: Client, gateway: ScriptedServer) -> None:
+    """Those that the SDK knows and those that it does not, by one way and with the model of the call."""
+    gateway.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
+    fields = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "extra_body": {"mine": 1}}
+    sent = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "mine": 1}
+    for method in ("create_chat_completion", "chat", "create_response", "respond"):
+        call(method, "hi", model="other", reasoning={"effort": "high"}, **fields)
+        body = gateway.posts[-1].json
+        assert body.items() >= {**sent, "model": "other", "reasoning": {"effort": "high"}}.items(), method
+        assert "extra_body" not in body
+    gateway.script = lambda seen: sse(
+        *(chat_events("OK") if "chat" in seen.path else response_events("OK", end=COMPLETED))
+    )
+    for method in ("stream_chat_completion", "stream_response"):
+        call(method, "hi", model="other", **fields)
+        assert gateway.posts[-1].json.items() >= {**sent, "model": "other", "stream": True}.items(), method
+
+
+@pytest.mark.parametrize(
+    "fields", [{"stream": True}, {"input": "x"}, {"messages": []}, {"num_retries": 2}, {"extra_body": {"stream": True}}]
+)
+def test_a_field_that_the_method_sets_is_refused(fields: Any, call: Client, gateway: ScriptedServer) -> None:
+    for method in ("chat", "respond", "create_chat_completion", "create_response", "stream_response"):
+        with pytest.raises(ValueError, match="is set by"):
+            call(method, "hi", **fields)
+    refused: list[dict[str, Any]] = [fields, {"tools": []}]
+    for more in refused:
+        with pytest.raises(ValueError, match="is set by"):
+            call("create_response_with_tool_calling", "hi", **more)
+    with pytest.raises(ValueError, match="is set by"):
+        call("chat", "hi", background=True)
+    assert gateway.seen == []
+
+
+REFUSED = {"message": "Invalid value: 'web_search_preview'.", "param": "tools[0].type", "code": "invalid_value"}
+
+
+@pytest.mark.parametrize("method", ["create_response", "respond", "stream_response"])
+def test_web_search_by_the_name_that_the_model_takes(method: str, call: Client, gateway: ScriptedServer) -> None:
+    def script(seen: Seen) -> Answer:
+        if seen.json["tools"][0]["type"] == "web_search_preview":
+            return reply({"error": REFUSED}, 400)
+        return sse(*response_events("OK", end=COMPLETED)) if seen.json.get("stream") else reply(response_body("OK"))
+
+    gateway.script = script
+    given = [{"type": "web_search_preview", "search_context_size": "low"}, {"type": "function", "name": "f"}]
+    call(method, "hi", tools=given)
+    assert [post.json["tools"][0]["type"] for post in gateway.posts] == ["web_search_preview", "web_search"]
+    assert gateway.posts[1].json["tools"][0]["search_context_size"] == "low"
+    assert given[0]["type"] == "web_search_preview", "the caller's own list is left alone"
+    gateway.answers(reply({"error": REFUSED}, 400))
+    with pytest.raises(GatewayError):
+        call(method, "hi", tools=[{"type": "web_search"}])
+    assert len(gateway.posts) == 3
+
+
+def test_public_signatures_name_public_types() -> None:
+    public = {getattr(litellm_openai_example, name) for name in litellm_openai_example.__all__}
+    for kind in (LiteLLMClient, AsyncLiteLLMClient, TextStream, AsyncTextStream, Reply):
+        for name, member in inspect.getmembers(kind):
+            function = member.fget if isinstance(member, property) else member
+            if name.startswith("_") or not inspect.isfunction(function):
+                continue
+            scope = {"ToolCallingResult": litellm_openai_example.ToolCallingResult}
+            for hint in typing.get_type_hints(function, localns=scope).values():
+                for part in parts(hint):
+                    own = not isinstance(part, typing.TypeVar) and getattr(part, "__module__", "").startswith(
+                        "litellm_openai_example"
+                    )
+                    assert not own or part in public, f"{kind.__name__}.{name}: {part}"
+
+
+def parts(hint: Any) -> list[Any]:
+    """A type and all that it is made of."""
+    return [hint, *(part for one in typing.get_args(hint) for part in parts(one))]

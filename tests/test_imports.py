@@ -133,7 +133,7 @@ def test_there_is_no_circle() -> None:
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
 _GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
-_CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "client", "cli", "__main__")
+_CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
     *("relay.counters", "relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),

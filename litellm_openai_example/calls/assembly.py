@@ -276,12 +276,10 @@ class ResponseStream:
         )
 
 
-StreamReader = ChatStream | ResponseStream
+Assembly = ChatStream | ResponseStream
 
 
-def read_body(
-    content: bytes | str, kind: type[StreamReader], *, beginning: bool = False
-) -> tuple[Answer, dict[str, Any]]:
+def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = False) -> tuple[Answer, dict[str, Any]]:
     """An answer that came in one piece, and its JSON; also where a gateway sends events though none were asked for.
 
     Raises:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ..config import header_value
+from openai import APIStatusError
+
 from ..diagnosis import explain
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
-from .assembly import ChatStream, ResponseStream, StreamReader
+from .assembly import Assembly, ChatStream, ResponseStream
 from .lenient import read_json
 from .reasons import RUNNING, TERMINAL
 from .reply import Reply, read_reply, require_complete, require_submitted
+from .requests import create, renamed_search
 from .steps import EXPECTED, call, sleep
 
 T = TypeVar("T")
@@ -31,48 +33,48 @@ _PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes
 _MODELS_TIMEOUT = 3.0
 
 
-def chat_request(model: str, prompt: str, instructions: str | None = None) -> dict[str, Any]:
-    """The arguments of `chat.completions.create` for one prompt."""
-    messages = [{"role": "system", "content": instructions}] if instructions else []
-    return {"model": model, "messages": [*messages, {"role": "user", "content": prompt}]}
+@dataclass(frozen=True)
+class Api:
+    """One of the two APIs: its resource of the SDK's client, and what puts its streams together."""
+
+    resource: Callable[[Any], Any]
+    assembly: type[Assembly]
 
 
-def response_request(
-    model: str,
-    input: object,
-    *,
-    tools: list[dict[str, Any]] | None = None,
-    previous_response_id: str | None = None,
-    instructions: str | None = None,
-    background: bool = False,
-) -> dict[str, Any]:
-    """The arguments of `responses.create`; what is not given is not sent."""
-    given = {
-        "tools": tools,
-        "previous_response_id": previous_response_id,
-        "instructions": instructions,
-        "background": background or None,
-    }
-    return {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
+CHAT = Api(lambda sdk: sdk.chat.completions.with_raw_response, ChatStream)
+RESPONSES = Api(lambda sdk: sdk.responses.with_raw_response, ResponseStream)
 
 
-async def chat(request: dict[str, Any]) -> Reply:
-    """Create a chat completion and return it if it is whole."""
-    send = call(lambda sdk: sdk.chat.completions.with_raw_response.create(**request))
-    reply = await _explained(_fetch(send, ChatStream), request["model"])
-    return require_complete(reply)
+async def ask(api: Api, request: dict[str, Any], *, may_call: bool = False) -> Reply:
+    """Create a chat completion or a response, and return it if it is whole.
 
+    A background response is returned as it is submitted, and with `may_call` an answer that calls functions as well.
 
-async def respond(request: dict[str, Any], *, may_call: bool = False) -> Reply:
-    """Create a response and return it if it is whole.
-
-    A background one is returned as it is submitted, and with `may_call` one that calls functions as well.
+    Args:
+        request: the fields of the call; where the model wants the web search by another name, it has that afterwards.
     """
-    send = call(lambda sdk: sdk.responses.with_raw_response.create(**request))
-    reply = await _explained(_fetch(send, ResponseStream), request["model"])
+    reply = await _explained(_fetch(_sent(api, request), api.assembly), request["model"])
     if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
         return reply
     return require_submitted(reply) if request.get("background") else require_complete(reply)
+
+
+async def open_stream(api: Api, request: dict[str, Any]) -> Any:
+    """Send a streaming create and return the SDK's raw response, its body not yet read."""
+    return await _explained(_sent(api, request, stream=True), request["model"])
+
+
+async def _sent(api: Api, request: dict[str, Any], **more: bool) -> Any:
+    """Send a create; once more where its search tool was refused by name, because that was not executed."""
+    step = call(lambda sdk: create(api.resource(sdk).create, request, **more))
+    try:
+        return await step
+    except APIStatusError as error:
+        renamed = renamed_search(request.get("tools"))
+        if renamed is None or explain(error).kind is not ErrorKind.UNSUPPORTED_TOOL:
+            raise
+    request["tools"] = renamed
+    return await step
 
 
 async def retrieve(response_id: str, **options: Any) -> Reply:
@@ -130,38 +132,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-async def open_stream(create: Callable[[Any], Any], model: str) -> Any:
-    """Send a streaming create and return the SDK's raw response, its body not yet read."""
-    return await _explained(call(create), model)
-
-
-def check_prompt(prompt: object, name: str = "prompt") -> str:
-    """`prompt`, if it can be sent.
-
-    Raises:
-        ValueError: it is not a text, is blank, or is no valid Unicode.
-    """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"the {name} is empty")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)") from None
-    return prompt
-
-
-def check_response_id(response_id: object) -> str:
-    """`response_id`, if it can stand in a URL: whole, without white space.
-
-    Raises:
-        ValueError: it is not a text, or is blank or broken.
-    """
-    if not isinstance(response_id, str) or not response_id.strip():
-        raise ValueError("the response id is empty")
-    return header_value(response_id, "the response id")
-
-
-async def _fetch(send: call, kind: type[StreamReader]) -> Reply:
+async def _fetch(send: Awaitable[Any], kind: type[Assembly]) -> Reply:
     raw = await send
     return read_reply(raw, raw.http_response.content, kind)
 

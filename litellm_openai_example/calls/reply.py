@@ -11,7 +11,7 @@ from ..errors import CutShortError, ErrorKind, GatewayError, one_line
 from ..transport import headers
 from ..transport.bodies import MAX_ANSWER, is_cut, too_large
 from .answer import Answer, FunctionCall, Source, Usage, as_beginning
-from .assembly import StreamReader, read_body
+from .assembly import Assembly, read_body
 from .reasons import RUNNING, TERMINAL
 
 
@@ -78,7 +78,7 @@ class Reply:
         return self.answer.usage.cost if cost is None else cost
 
 
-def read_reply(raw: Any, content: bytes | str, kind: type[StreamReader]) -> Reply:
+def read_reply(raw: Any, content: bytes | str, kind: type[Assembly]) -> Reply:
     """Put a reply together from the SDK's raw response.
 
     Args:

@@ -8,17 +8,17 @@ from typing import Any, Self
 from ..diagnosis import explain
 from ..errors import CutShortError, GatewayError, redact
 from .answer import Answer
-from .assembly import CUT, StreamReader
+from .assembly import CUT, Assembly
 from .reasons import TERMINAL
 from .reply import Reply, headers_of, read_reply, require_complete, with_text
 from .sse import Event, Events, data_of, has_events
 from .steps import EXPECTED
 
 
-class Reading:
+class StreamReader:
     """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
 
-    def __init__(self, raw: Any, reader: StreamReader, secret: str) -> None:
+    def __init__(self, raw: Any, reader: Assembly, secret: str) -> None:
         self._raw = raw
         self._reader = reader
         self._secret = secret
@@ -79,7 +79,7 @@ class Reading:
 class TextStream(Iterator[str]):
     """Pieces of text. At the end it raises as the call without a stream would; `reply` is what has arrived."""
 
-    def __init__(self, raw: Any, reading: Reading) -> None:
+    def __init__(self, raw: Any, reading: StreamReader) -> None:
         self._raw = raw
         self._reading = reading
         self._pieces = self._read()
@@ -132,9 +132,9 @@ class AsyncTextStream(AsyncIterator[str]):
     The call is sent when the first piece is asked for, or when the stream itself is awaited.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable[tuple[Any, Reading]]]) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[tuple[Any, StreamReader]]]) -> None:
         self._open = open_
-        self._opened: tuple[Any, Reading] | None = None
+        self._opened: tuple[Any, StreamReader] | None = None
         self._pieces = self._read()
 
     @property
@@ -166,7 +166,7 @@ class AsyncTextStream(AsyncIterator[str]):
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def _start(self) -> tuple[Any, Reading]:
+    async def _start(self) -> tuple[Any, StreamReader]:
         if self._opened is None:
             self._opened = await self._open()
         return self._opened

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from ..calls import calls
 from ..calls.reasons import RUNNING
 from ..calls.reply import Reply, require_complete
+from ..calls.requests import chat_request, response_request
 from ..calls.sources import source_list
+from ..client import text_stream
 from ..errors import ErrorKind, GatewayError
 from ..transport.policy import telling_retries
 from . import work
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import tell
-
-T = TypeVar("T")
-Tools = list[dict[str, Any]] | None
 
 _CHECK_SECONDS = 5.0
 
@@ -44,25 +42,24 @@ def run(session: Session, prompt: str) -> int:
 
 
 def _ask(session: Session, prompt: str) -> Reply:
-    create = calls.chat if session.options.api == "chat" else calls.respond
-    session.sent = True
-    with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
-        reply = _searching(session, lambda tools: _run(session, create(_request(session, prompt, tools))))
+    reply = _create(session, prompt, f"waiting for {session.client.model}")
     _print(session, reply)
     _tell_what_is_missing(session, reply)
     return reply
 
 
-def _stream(session: Session, prompt: str) -> Reply:
-    options, client = session.options, session.client
-    more = {"instructions": options.instructions, "timeout": session.until, **_fields(session)}
+def _create(session: Session, prompt: str, doing: str) -> Reply:
+    request = _request(session, prompt)
     session.sent = True
-    with progress(f"waiting for {client.model}") as shown, telling_retries(shown.retrying):
-        if options.api == "chat":
-            stream = client.stream_chat_completion(prompt, **more)
-        else:
-            more["previous_response_id"] = options.previous_response_id
-            stream = _searching(session, lambda tools: client.stream_response(prompt, tools=tools, **more))
+    with progress(doing) as shown, telling_retries(shown.retrying):
+        return session.client.run(calls.ask(_api(session), request))
+
+
+def _stream(session: Session, prompt: str) -> Reply:
+    request = _request(session, prompt)
+    session.sent = True
+    with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
+        stream = text_stream(session.client, _api(session), request)
         for piece in stream:
             shown.stop()
             session.answer_id = stream.id
@@ -74,9 +71,7 @@ def _stream(session: Session, prompt: str) -> Reply:
 
 
 def _submit(session: Session, prompt: str) -> Reply:
-    session.sent = True
-    with progress(f"submitting to {session.client.model}") as shown, telling_retries(shown.retrying):
-        reply = _searching(session, lambda tools: _run(session, calls.respond(_request(session, prompt, tools))))
+    reply = _create(session, prompt, f"submitting to {session.client.model}")
     session.response_id = reply.answer.id
     if reply.answer.status in RUNNING and reply.answer.id:
         work.remember(work.begun(work.RESPONSE, reply.answer.id, prompt, paid_by=session.payer.headers))
@@ -95,14 +90,14 @@ def _submit(session: Session, prompt: str) -> Reply:
 
 def _wait(session: Session) -> Reply:
     with progress("waiting for the response") as shown:
-        reply = _run(session, calls.wait(session.response_id or "", shown.status))
+        reply = session.client.run(calls.wait(session.response_id or "", shown.status))
     _print(session, reply)
     work.forget(session.response_id)
     return reply
 
 
 def _retrieve(session: Session) -> Reply:
-    reply = _run(session, calls.retrieve(session.response_id or ""))
+    reply = session.client.run(calls.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # which raises what is to be said of it
     _print_raw(session, reply)
@@ -112,7 +107,7 @@ def _retrieve(session: Session) -> Reply:
 
 
 def _cancel(session: Session) -> Reply:
-    reply = _run(session, calls.cancel(session.options.cancel or ""))
+    reply = session.client.run(calls.cancel(session.options.cancel or ""))
     if reply.answer.failed and reply.answer.status != "cancelled":
         return require_complete(reply)
     work.forget(session.options.cancel)
@@ -120,43 +115,23 @@ def _cancel(session: Session) -> Reply:
     return reply
 
 
-def _run(session: Session, operation: Any) -> Reply:
-    reply: Reply = session.client.run(operation, session.until)
-    return reply
+def _api(session: Session) -> calls.Api:
+    return calls.CHAT if session.options.api == "chat" else calls.RESPONSES
 
 
-def _request(session: Session, prompt: str, tools: Tools) -> dict[str, Any]:
+def _request(session: Session, prompt: str) -> dict[str, Any]:
     options, model = session.options, session.client.model
     if options.api == "chat":
-        request = calls.chat_request(model, prompt, options.instructions)
-    else:
-        request = calls.response_request(
-            model,
-            prompt,
-            tools=tools,
-            previous_response_id=options.previous_response_id,
-            instructions=options.instructions,
-            background=options.background,
-        )
-    return request | _fields(session)
-
-
-def _fields(session: Session) -> dict[str, Any]:
-    # In the body as they are: the SDK's own arguments refuse what this version of it does not know.
-    return {"extra_body": session.options.fields} if session.options.fields else {}
-
-
-def _searching(session: Session, send: Callable[[Tools], T]) -> T:
-    """Send with the tool of --web-search, by its other name where the model refuses the first one."""
-    tool = session.options.tool
-    if tool is None:
-        return send(None)
-    try:
-        return send([tool])
-    except GatewayError as error:
-        if error.kind is not ErrorKind.UNSUPPORTED_TOOL:
-            raise
-    return send([{**tool, "type": "web_search"}])  # a request that was refused was not executed
+        return chat_request(model, prompt, options.instructions, options.fields)
+    return response_request(
+        model,
+        prompt,
+        tools=[options.tool] if options.tool else None,
+        previous_response_id=options.previous_response_id,
+        instructions=options.instructions,
+        background=options.background,
+        fields=options.fields,
+    )
 
 
 def _print(session: Session, reply: Reply) -> None:

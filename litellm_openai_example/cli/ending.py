@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ..config import ConfigurationError, is_visible_ascii
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
+from ..transport.deadline import deadline
 from . import work
 from .again import own_relay, typed
 from .options import PROGRAM, Options
@@ -20,7 +21,8 @@ def carry_out(run: Callable[[Session, str], int], options: Options, prompt: str,
     """Run it, and give the exit code. Every way to end is told apart here."""
     session = Session(options, started)
     try:
-        return run(session, prompt)
+        with deadline(session.until):
+            return run(session, prompt)
     except BaseException as error:
         try:
             return _ending(session, error)

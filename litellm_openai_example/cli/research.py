@@ -12,7 +12,7 @@ from ..calls.answer import read_response
 from ..calls.sources import Cited, source_list
 from ..calls.steps import run as drive
 from ..config import ConfigurationError, setting
-from ..errors import CutShortError, ErrorKind, GatewayError
+from ..errors import CutShortError
 from ..research.contract import Invocation
 from ..research.loop import Conversation, ToolCall, ToolCallingResult, converse, research_through
 from ..research.relay_calls import RelayError
@@ -91,13 +91,7 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
             shown.status(_status(view) if running else f"waiting for {conversation.model}")
 
         research = research_through(relay, on_accepted, on_view)
-        try:
-            result = session.client.run(converse(conversation, research), session.until, conversation.session_id)
-        except GatewayError as error:  # refused for the name of its search tool, and so not executed
-            if error.kind is not ErrorKind.UNSUPPORTED_TOOL or not conversation.web_search:
-                raise
-            conversation.search_tool["type"] = "web_search"
-            result = session.client.run(converse(conversation, research), session.until, conversation.session_id)
+        result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
     session.answer_id = result.response_id
     code = _print(session, result)
     for call in conversation.calls:

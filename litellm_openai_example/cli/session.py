@@ -43,11 +43,15 @@ class Session:
 
     @cached_property
     def client(self) -> LiteLLMClient:
-        """The client of the gateway. Raises ConfigurationError when its settings are unusable."""
+        """The client of the gateway; the deadline around its calls is the only one.
+
+        Raises:
+            ConfigurationError: its settings are unusable.
+        """
         settings = gateway_settings()
-        model = self.options.model or settings.model
+        model, payer = self.options.model or settings.model, self.payer
         return LiteLLMClient(
-            settings.base_url, settings.api_key, model, tags=self.payer.tags, end_user=self.payer.end_user
+            settings.base_url, settings.api_key, model, timeout=None, tags=payer.tags, end_user=payer.end_user
         )
 
     def pays_as(self, known: Payer) -> None:

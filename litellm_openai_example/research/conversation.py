@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..calls.answer import Source, Usage
-from ..calls.calls import response_request
 from ..calls.reply import Reply
+from ..calls.requests import OLD_SEARCH, response_request
 from ..calls.sources import source_list
 from ..payer import Payer
 from . import tool
 
 MAX_ROUNDS = 4
-WEB_SEARCH = {"type": "web_search_preview"}
+WEB_SEARCH = {"type": OLD_SEARCH}
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,8 @@ class Conversation:
             tools=[tool.TOOL, *([self.search_tool] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
+            fields=self.fields,
         )
-        if self.fields:
-            request["extra_body"] = self.fields
         # A model that never stops calling is made to answer with what it has.
         return {**request, "tool_choice": "none"} if self.rounds >= MAX_ROUNDS else request
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..calls.answer import FunctionCall, Source, read_response
-from ..calls.calls import POLL_TIMEOUT, respond, retrieve
+from ..calls.calls import POLL_TIMEOUT, RESPONSES, ask, retrieve
 from ..calls.reply import Reply, require_complete
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
@@ -119,16 +119,24 @@ def _take(call: ToolCall, view: Invocation, waited: float) -> None:
 async def _turn(conversation: Conversation) -> Reply:
     started = time.monotonic()
     try:
-        reply = await respond(conversation.request(), may_call=True)
+        reply = await _ask(conversation)
     except GatewayError as error:
         # Refused because of the id, and so not executed: it can be asked again with all items.
         unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
         if not (unknown and conversation.calls and not conversation.bridged):
             raise
         conversation.bridged = True
-        reply = await respond(conversation.request(), may_call=True)
+        reply = await _ask(conversation)
     answer = reply.answer
     conversation.turns.append(Turn(answer.id, answer.model, answer.usage, reply.cost, time.monotonic() - started))
+    return reply
+
+
+async def _ask(conversation: Conversation) -> Reply:
+    request = conversation.request()
+    reply = await ask(RESPONSES, request, may_call=True)
+    if conversation.web_search:
+        conversation.search_tool = request["tools"][-1]  # by the name that the model takes
     return reply
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import ChatStream, ResponseStream, StreamReader, read_body
+from litellm_openai_example.calls.assembly import Assembly, ChatStream, ResponseStream, read_body
 from litellm_openai_example.calls.sse import Event, EventParser
 
 FRUIT = "\U0001f35c"
@@ -26,7 +26,7 @@ def completed(*output: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output, **more}}
 
 
-def fed(reader: StreamReader, *events: object) -> str:
+def fed(reader: Assembly, *events: object) -> str:
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()
 
 
@@ -118,7 +118,7 @@ def test_events_that_nobody_asked_for_are_an_answer() -> None:
 @pytest.mark.parametrize("kind", ["chat", "responses"])
 def test_time_grows_with_the_length_alone(kind: str) -> None:
     def seconds(pieces: int) -> float:
-        reader: StreamReader = ChatStream() if kind == "chat" else ResponseStream()
+        reader: Assembly = ChatStream() if kind == "chat" else ResponseStream()
         event = {"choices": [{"delta": {"content": "word "}}]} if kind == "chat" else delta("word ", output_index=0)
         began = time.process_time()
         for _ in range(pieces):

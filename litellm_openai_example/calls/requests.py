@@ -1,0 +1,132 @@
+"""What a create call sends: a prompt, the options of a method, and any further field of the API, as one flat dict.
+
+This is the one place that knows fields by name. Those that the SDK's method knows become its arguments, all others
+go into the body as they are, so that neither the SDK nor this package has to know a field before it can be used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ..config import header_value
+
+Tools = list[dict[str, Any]]
+
+# Fields that a method sets itself, and how to have them otherwise.
+RESERVED = {
+    "input": "the prompt",
+    "messages": "the prompt",
+    "stream": "the method (stream_response, stream_chat_completion)",
+    "background": "create_response and respond",
+    "previous_response_id": "the methods of the Responses API",
+    "num_retries": "the rule that nothing is paid for twice",
+}
+SEARCH, OLD_SEARCH = "web_search", "web_search_preview"
+
+
+def chat_request(
+    model: str, content: object, instructions: str | None = None, fields: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The fields of a chat completion for one prompt; see `response_request`."""
+    messages = [{"role": "system", "content": instructions}] if instructions else []
+    return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields or {})
+
+
+def response_request(
+    model: str,
+    input: object,
+    *,
+    tools: Tools | None = None,
+    previous_response_id: str | None = None,
+    instructions: str | None = None,
+    background: bool = False,
+    fields: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """The fields of a response; what is not given is not sent.
+
+    Args:
+        model: its name at the gateway.
+        input: the prompt, or a list of items.
+        fields: further ones, as the API has them.
+
+    Raises:
+        ValueError: one of the further fields is set by the method itself.
+    """
+    given = {
+        "tools": tools,
+        "previous_response_id": previous_response_id,
+        "instructions": instructions,
+        "background": background or None,
+    }
+    request = {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
+    return request | further(fields or {})
+
+
+def further(fields: Mapping[str, object], **taken: str) -> dict[str, Any]:
+    """`fields`, if a caller may set them.
+
+    Args:
+        fields: of a create call; `extra_body`, `extra_query` and `extra_headers` are those of the SDK.
+        taken: further fields that are set otherwise, and by what.
+
+    Raises:
+        ValueError: one of them may not be set, inside `extra_body` too.
+    """
+    reserved = {**RESERVED, **taken}
+    body = fields.get("extra_body")
+    for name in [*fields, *(body if isinstance(body, Mapping) else ())]:
+        if name in reserved:
+            raise ValueError(f"{name} is set by {reserved[name]}")
+    return dict(fields)
+
+
+def create(method: Callable[..., Any], request: Mapping[str, Any], **more: object) -> Any:
+    """Call a `create` of the SDK with the fields of a request, those that it does not know in `extra_body`."""
+    names = _parameters(inspect.unwrap(method))
+    known = {name: value for name, value in request.items() if name in names}
+    unknown = {name: value for name, value in request.items() if name not in names}
+    if unknown:
+        known["extra_body"] = {**unknown, **(known.get("extra_body") or {})}
+    return method(**known, **more)
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def renamed_search(tools: Sequence[object] | None) -> Tools | None:
+    """`tools` with web search by its newer name, for a model that refused the older one; None if none bears it."""
+    found = [dict(tool) for tool in tools or () if isinstance(tool, Mapping)]
+    if not any(tool.get("type") == OLD_SEARCH for tool in found):
+        return None
+    return [{**tool, "type": SEARCH} if tool.get("type") == OLD_SEARCH else tool for tool in found]
+
+
+def check_prompt(prompt: object, name: str = "prompt") -> str:
+    """`prompt`, if it can be sent.
+
+    Raises:
+        ValueError: it is not a text, is blank, or is no valid Unicode.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"the {name} is empty")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)") from None
+    return prompt
+
+
+def check_response_id(response_id: object) -> str:
+    """`response_id`, if it can stand in a URL: whole, without white space.
+
+    Raises:
+        ValueError: it is not a text, or is blank or broken.
+    """
+    if not isinstance(response_id, str) or not response_id.strip():
+        raise ValueError("the response id is empty")
+    return header_value(response_id, "the response id")
