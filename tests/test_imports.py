@@ -137,7 +137,16 @@ _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "cl
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
     *("relay.counters", "relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
-    *("relay.http.body", "relay.relay", "research", "mcp", "relay.http", "relay.process", "relay.__main__"),
+    *(
+        "relay.http.body",
+        "relay.relay",
+        "research",
+        "mcp",
+        "relay.http",
+        "relay.process",
+        "relay.report",
+        "relay.__main__",
+    ),
 )
 _GATEWAY = ("config", "state", "gateway")
 _MCP = ("config", "payer", "errors", "research", "mcp")

@@ -7,12 +7,13 @@ import math
 import signal
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
 
 from ..config import ConfigurationError
-from .settings import Settings, make_settings, request_fields
+from .settings import Settings, database_url, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
@@ -107,8 +108,30 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
+@click.option("--list", "list_runs", is_flag=True, help="Print the runs in the ledger that have not ended, and exit.")
+@click.option("--state", help="With --list: the runs in this state, such as running or failed; the newest 1,000.")
+@click.option("--cost", is_flag=True, help="Print what ended runs in the ledger cost by day and model, and exit.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
+    help="With --cost: from this day (UTC) on. Default: 30 days ago.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --list or --cost: as JSON.")
 @click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
-def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: float, **limits: Any) -> int:
+def relay(
+    *,
+    host: str,
+    model: str,
+    request: dict[str, Any] | None,
+    retention: float,
+    list_runs: bool,
+    state: str | None,
+    cost: bool,
+    since: datetime | None,
+    as_json: bool,
+    **limits: Any,
+) -> int:
     """Run the relay: deep research through a LiteLLM gateway, started once and never lost.
 
     What is accepted is written to the ledger first, submitted to the gateway once, and followed to its end by whichever
@@ -117,6 +140,8 @@ def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: f
     """
     gc.disable()  # importing creates many objects that stay
     try:
+        if list_runs or cost:
+            return _report(None if cost else state, since if cost else None, cost=cost, as_json=as_json)
         from .process import CannotStart, run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -131,6 +156,24 @@ def relay(*, host: str, model: str, request: dict[str, Any] | None, retention: f
         return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
+
+
+def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:
+    from .report import STATES, cost_of_runs, day_before
+    from .report import list_runs as listed
+
+    if state is not None and state not in STATES:
+        raise click.UsageError(f"--state must be one of {', '.join(STATES)}")
+    try:
+        url = database_url()
+        if cost:
+            text = cost_of_runs(url, since.replace(tzinfo=UTC) if since else day_before(30), as_json=as_json)
+        else:
+            text = listed(url, state, as_json=as_json)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(text)
+    return 0
 
 
 def _tell(text: str) -> None:

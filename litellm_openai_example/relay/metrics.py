@@ -1,6 +1,7 @@
 """`/metrics`: what runs, how long, and what it cost, as Prometheus reads it.
 
-What the ledger knows (runs by state, the oldest of each) is the same on every replica; counters are of this process.
+What the ledger knows (runs that have not ended by state, the oldest of each) is the same on every replica; counters are
+of this process.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..research.contract import TERMINAL
 from .counters import NAME, counters
 from .ledger.ledger import Ledger
-from .ledger.schema import db_now, invocations
+from .ledger.schema import ACTIVE, IS_ACTIVE, IS_QUEUED, db_now, invocations
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_STATES = ("queued", "submitting", "awaiting", "running", *sorted(TERMINAL))
+_STATES = ("queued", *ACTIVE)
 
 
 async def exposition(ledger: Ledger, *, waiters: int, seconds: float) -> bytes:
@@ -46,18 +47,21 @@ async def exposition(ledger: Ledger, *, waiters: int, seconds: float) -> bytes:
 
 
 async def _by_state(ledger: Ledger) -> list[Any]:
+    """Of those that have not ended: to count the others, all of them would have to be read each time."""
     row = invocations.c
-    query = select(row.state, func.count().label("runs"), (db_now() - func.min(row.created_at)).label("age")).group_by(
-        row.state
-    )
-    return list(await ledger.database.read(lambda connection: connection.execute(query)))
+    found = select(row.state, func.count().label("runs"), (db_now() - func.min(row.created_at)).label("age"))
+
+    async def work(connection: AsyncConnection) -> list[Any]:
+        queries = [found.where(where).group_by(row.state) for where in (IS_QUEUED, IS_ACTIVE)]
+        return [each for query in queries for each in await connection.execute(query)]
+
+    return await ledger.database.read(work)
 
 
 def _set_runs(registry: CollectorRegistry, rows: list[Any]) -> None:
-    runs = Gauge(f"{NAME}_runs", "Runs in the ledger.", ["state"], registry=registry)
+    runs = Gauge(f"{NAME}_runs", "Runs that have not ended.", ["state"], registry=registry)
     oldest = Gauge(f"{NAME}_oldest_seconds", "Age of the oldest run of a state.", ["state"], registry=registry)
     found = {row.state: row for row in rows}
     for state in _STATES:
         runs.labels(state).set(found[state].runs if state in found else 0)
-        if state not in TERMINAL:
-            oldest.labels(state).set(found[state].age if state in found else 0)
+        oldest.labels(state).set(found[state].age if state in found else 0)

@@ -121,7 +121,7 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
     key = env.get("RELAY_API_KEY", "").strip()
     settings = Settings(
         gateway=gateway_settings(env),
-        database_url=_database_url(env.get("RELAY_DATABASE_URL", "").strip(), env),
+        database_url=database_url(env),
         api_key=header_value(key, "RELAY_API_KEY") if key else None,
         **options,
     )
@@ -151,10 +151,12 @@ def _refuse_constant(_: str) -> float:
     raise ValueError  # NaN and infinity are not JSON
 
 
-def _database_url(text: str, env: Mapping[str, str]) -> URL:
+def database_url(env: Mapping[str, str] = os.environ) -> URL:
+    """Where the ledger is: `RELAY_DATABASE_URL`, else a file in the state directory. Raises ConfigurationError."""
     from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
     from sqlalchemy.exc import ArgumentError
 
+    text = env.get("RELAY_DATABASE_URL", "").strip()
     if not text:
         return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
     try:

@@ -9,18 +9,22 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database, LedgerUnavailable
 from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
-from litellm_openai_example.relay.ledger.schema import invocations
+from litellm_openai_example.relay.ledger.schema import ACTIVE, invocations
+from litellm_openai_example.relay.metrics import exposition
+from litellm_openai_example.relay.report import listed, spent
 
 FINISHED = 3000
 
@@ -104,6 +108,10 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
             await ledger.check()
             await ledger.get("a")
             await ledger.purge(FINISHED / 2)
+            await exposition(ledger, waiters=0, seconds=60)
+            queries = [query for state in (None, "queued", *ACTIVE) for query in listed(state)]
+            for query in (*queries, spent(time.time() - 60, postgresql=ledger.database.postgresql)):
+                await ledger.database.read(partial(AsyncConnection.execute, statement=query))
             await ledger.leave()
             explain = "EXPLAIN " if ledger.database.postgresql else "EXPLAIN QUERY PLAN "
             assert len(asked) > 20

@@ -22,7 +22,9 @@ def test_metrics(relay: ThreadedRelay) -> None:
     before = values(relay)
     relay.api.wait(relay.api.start())
     after = values(relay)
-    assert after["litellm_relay_runs", "completed"] == 1
+    assert after["litellm_relay_runs", "running"] == 0
+    ended = "litellm_relay_ended_total", "completed"
+    assert after[ended] - before.get(ended, 0) == 1
     assert after["litellm_relay_ledger_up", ""] == 1
     for name, gain in (("accepted_total", 1), ("submitted_total", 1), ("cost_usd_total", 0.25)):
         key = f"litellm_relay_{name}", ""

@@ -167,6 +167,18 @@ def prepare(connection: Connection) -> bytes:
     return bytes.fromhex(stored["secret"])
 
 
+def check_version(connection: Connection) -> None:
+    """Raises ConfigurationError unless there is a ledger, and of this version. Changes nothing."""
+    if not inspect(connection).has_table(meta.name):
+        raise ConfigurationError("that database holds no ledger: a relay makes one when it starts")
+    version = connection.scalar(select(meta.c.value).where(meta.c.key == "version"))
+    if version != str(VERSION):
+        raise ConfigurationError(
+            f"the ledger has schema version {version}, this release reads {VERSION}: an older one is brought to it "
+            "when a relay of this release starts"
+        )
+
+
 def _to_2(connection: Connection) -> None:
     """Cost and tags; leases that no clock step ends; indexes over the rows that are looked for."""
     row = invocations.c

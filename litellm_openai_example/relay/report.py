@@ -1,0 +1,149 @@
+"""`litellm-relay --list` and `--cost`: what the ledger holds, for an operator. Needs no gateway, changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import JSON, ColumnElement, Row, Select, cast, func, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..config import ConfigurationError
+from ..research.contract import TERMINAL
+from .ledger.database import Database, LedgerUnavailable
+from .ledger.engines import quiet_drivers, why_not_opened
+from .ledger.records import when
+from .ledger.schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, check_version, db_now, in_state, invocations
+
+T = TypeVar("T")
+
+STATES = ("queued", *ACTIVE, *sorted(TERMINAL))
+MOST = 1000
+
+_row = invocations.c
+_LISTED = (_row.id, _row.state, _row.mode, _row.error_code, _row.created_at, _row.updated_at, _row.cost_usd, _row.tags)
+
+
+def listed(state: str | None) -> list[Select[Any]]:
+    """The queries of `--list`: what has not ended (found by an index), or what is in one state, the newest 1,000."""
+    ended = _row.updated_at
+    found = select(*_LISTED, (db_now() - _row.created_at).label("age")).limit(MOST)
+    if state is None:
+        return [found.where(where).order_by(_row.created_at) for where in (IS_ACTIVE, IS_QUEUED)]
+    if state in TERMINAL:
+        return [found.where(IS_ENDED, in_state(_row, [state])).order_by(ended.desc())]
+    return [
+        found.where(IS_QUEUED if state == "queued" else IS_ACTIVE, in_state(_row, [state])).order_by(_row.created_at)
+    ]
+
+
+def spent(since: float, *, postgresql: bool) -> Select[Any]:
+    """The query of `--cost`: what has ended since then, in seconds since 1970."""
+    model: ColumnElement[Any] = func.json_extract(_row.response, "$.model")
+    if postgresql:
+        model = cast(_row.response, JSON)["model"].as_string()
+    return select(_row.updated_at, _row.cost_usd, model.label("model")).where(IS_ENDED, _row.updated_at >= since)
+
+
+def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
+    """The runs that have not ended, or those in `state`, as lines for a person or as JSON.
+
+    Raises:
+        ConfigurationError: there is no ledger that can be read.
+    """
+
+    async def work(connection: AsyncConnection) -> list[Row[Any]]:
+        return [row for query in listed(state) for row in await connection.execute(query)]
+
+    runs = [_run(row) for row in _read(url, work)]
+    if as_json:
+        return json.dumps(runs, indent=1)
+    lines = [
+        f"{run['id']}  {run['state']:<10}  {run['mode']:<10}  {run['seconds']:>8.0f} s  {_dollars(run['cost_usd']):>12}"
+        f"  {run['error_code'] or ''}".rstrip()
+        for run in runs
+    ]
+    return "\n".join(lines or ["no runs"])
+
+
+def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
+    """What runs that have ended since then have cost, by day (UTC) and model.
+
+    Raises:
+        ConfigurationError: there is no ledger that can be read.
+    """
+    query = spent(since.timestamp(), postgresql=url.get_backend_name() == "postgresql")
+
+    async def work(connection: AsyncConnection) -> list[Row[Any]]:
+        return list(await connection.execute(query))
+
+    sums: dict[tuple[str, str], tuple[int, float, int]] = {}
+    for row in _read(url, work):
+        key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
+        runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
+        sums[key] = runs + 1, dollars + (row.cost_usd or 0.0), unknown + (row.cost_usd is None)
+    told: list[dict[str, Any]] = [
+        {"day": day, "model": model or None, "runs": runs, "cost_usd": round(dollars, 6), "cost_unknown": unknown}
+        for (day, model), (runs, dollars, unknown) in sorted(sums.items())
+    ]
+    if as_json:
+        return json.dumps(told, indent=1)
+    lines = [
+        f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  {one['model'] or '(no model)'}"
+        + (f"  ({one['cost_unknown']} of unknown cost)" if one["cost_unknown"] else "")
+        for one in told
+    ]
+    return "\n".join(lines or ["no runs have ended"])
+
+
+def _run(row: Any) -> dict[str, Any]:
+    ended = row.state in TERMINAL
+    return {
+        "id": row.id,
+        "state": row.state,
+        "mode": row.mode,
+        "error_code": row.error_code,
+        "seconds": round(max(0.0, row.updated_at - row.created_at if ended else row.age), 1),
+        "cost_usd": row.cost_usd,
+        "created_at": when(row.created_at).isoformat(),
+        "updated_at": when(row.updated_at).isoformat(),
+        "payer": json.loads(row.tags) if row.tags else None,
+    }
+
+
+def _dollars(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.4f} USD"
+
+
+def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    quiet_drivers()
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise ConfigurationError(f"there is no ledger at {url.database} (RELAY_DATABASE_URL names another place)")
+
+    async def read() -> T:
+        database = Database(url, "report")
+        try:
+            await database.read(lambda connection: connection.run_sync(check_version))
+            return await database.read(work)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(read())
+    except LedgerUnavailable as error:
+        cause = error.__context__ if isinstance(error.__context__, Exception) else error
+        raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(cause)}") from None
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(error)}") from None
+
+
+def day_before(days: int) -> datetime:
+    """The time that many days ago."""
+    return datetime.fromtimestamp(datetime.now(UTC).timestamp() - days * 86400, UTC)

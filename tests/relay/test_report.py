@@ -1,0 +1,64 @@
+"""`litellm-relay --list` and `--cost`: on both databases, without a gateway."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
+
+from .test_ledger import new, opened, run
+
+
+def report(url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {"RELAY_DATABASE_URL": url, "PATH": "/usr/bin"}
+    command = [sys.executable, "-m", "litellm_openai_example.relay", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def told(url: str, *options: str) -> Any:
+    done = report(url, *options, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_runs_and_what_they_cost(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            tags = json.dumps({"x-litellm-tags": "team-a"})
+            await ledger.accept(NewInvocation("a", None, "f", "background", "markdown_brief", "{}", tags))
+            for name in "bcd":
+                await ledger.accept(new(name))
+            await ledger.claim(3, blocks=False)
+            await ledger.submitted("a", "resp_1")
+            await ledger.settle("b", Outcome("completed", None, "x", {"model": "m-1", "cost_usd": 0.25}))
+            await ledger.settle("c", Outcome("failed", "research_timeout"))
+
+    run(work)
+    assert [(one["id"], one["state"]) for one in told(database_url, "--list")] == [("a", "running"), ("d", "queued")]
+    assert told(database_url, "--list")[0]["payer"] == {"x-litellm-tags": "team-a"}
+    (ended,) = told(database_url, "--list", "--state", "completed")
+    assert (ended["id"], ended["cost_usd"]) == ("b", 0.25)
+    assert 0 <= ended["seconds"] < 60
+    costs = {one["model"]: (one["runs"], one["cost_usd"], one["cost_unknown"]) for one in told(database_url, "--cost")}
+    assert costs == {"m-1": (1, 0.25, 0), None: (1, 0, 1)}
+    assert told(database_url, "--cost", "--since", "2999-01-01") == []
+    lines = report(database_url, "--list").stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["a", "running"], ["d", "queued"]]
+
+
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+    missing = report(f"sqlite:///{tmp_path}/none.sqlite3", "--list")
+    assert missing.returncode == 2
+    assert "there is no ledger at" in missing.stderr
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "text").write_text("no database, but a text that is long enough " * 20)
+    for url in (f"sqlite:///{tmp_path}/text", "postgresql://user:sk-secret@127.0.0.1:1/none"):
+        done = report(url, "--cost")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "sk-secret" not in done.stderr
+    assert "must be one of" in report(f"sqlite:///{tmp_path}/text", "--list", "--state", "x").stderr
