@@ -39,7 +39,8 @@ def main() -> int:
             def on(name: str, url: Callable[[str], str]) -> bool:
                 under_load = Soak(url("load"), arguments.seed, arguments.rate)
                 found = under_load.run(arguments.seconds, kill_every)
-                _tell(f"{name}, {len(under_load.kills)} kills under load: {found}")
+                kills = f"{len(under_load.kills)} kills under load, slowest start {under_load.slowest_start:.1f} s"
+                _tell(f"{name}, {kills}: {found}")
                 if not arguments.kills:
                     return found.clean
                 bursts = burst(url("burst"), arguments.kills, arguments.seed)

@@ -93,7 +93,9 @@ def reconcile(runs: Sequence[Run], posts: dict[str, list[Post]], kills: Sequence
             found.doubled.append(f"{question}: paid {sum(post.paid for post in sent)} times")
     for run in runs:
         sent = posts.get(run.question, [])
-        how = f"{run.question}: {run.status} {run.error_code or ''}, {sent}"
+        later = [kill - sent[-1].at for kill in kills if sent and kill > sent[-1].at]
+        next_kill = f", the next kill {min(later):.1f} s later" if later else ""
+        how = f"{run.question}: {run.status} {run.error_code or ''}, {sent}{next_kill}"
         found.ended[f"{run.status} {run.error_code}" if run.error_code else str(run.status)] += 1
         if len(run.ids) != 1:
             found.doubled.append(f"{run.question}: {len(run.ids)} invocations for one key")

@@ -35,6 +35,7 @@ class Soak:
         self.day = BadDay(self.gateway, seed)
         self.runs: list[Run] = []
         self.kills: list[float] = []
+        self.slowest_start = 0.0
         self._random = random.Random(seed + 1)
         self._pause = _CLIENTS / rate
         self._env = environment(
@@ -73,7 +74,10 @@ class Soak:
         return reconcile(self.runs, self.day.posts, self.kills)
 
     def _start(self) -> RelayProcess:
-        return RelayProcess(self._env, "--port", str(self._port)).ready()
+        began = time.monotonic()
+        process = RelayProcess(self._env, "--port", str(self._port)).ready(120)
+        self.slowest_start = max(self.slowest_start, time.monotonic() - began)
+        return process
 
     def _client(self, seed: float) -> None:
         chance = random.Random(seed)
