@@ -1,4 +1,4 @@
-"""An upstream that answers at once: what is left is the time of the client.
+"""An upstream that answers at once: what is left is the time of the client. A server on threads would be measured too.
 
 `python -m tests.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece, and
 plays a background provider: a response of the model `research-5` is finished after 5 s, and one of

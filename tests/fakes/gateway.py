@@ -1,6 +1,8 @@
 """A gateway for the relay's tests: counts what it is paid for, and breaks in every way that it is told to.
 
-It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing.
+It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing, and
+so that its counts and its hooks need no locks: tests set them while hundreds of responses are open, and the soak's load
+comes from here too.
 """
 
 from __future__ import annotations

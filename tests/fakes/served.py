@@ -64,7 +64,8 @@ class FakeGateway(ScriptedServer):
         answer = self.script(seen)
         if answer.breaks_http:
             return Response(self._break(request.environ["werkzeug.socket"], answer))
-        self._stopped.wait(answer.pause)
+        if self._stopped.wait(answer.pause):
+            return Response(self._break(request.environ["werkzeug.socket"], Answer(drop=True)))
         response = Response(self._events(answer) if answer.events else answer.body, answer.status)
         del response.headers["content-type"]
         response.headers.update(answer.headers)

@@ -10,15 +10,14 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from ..fakes.scripted import free_port
+from ..fakes.scripted import Answer, free_port
+from ..fakes.served import FakeGateway
 from .conftest import Launcher, proxy_of, wait_until
 
 PRINT_ENV = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'], os.environ['NO_PROXY'])"
@@ -376,15 +375,6 @@ def test_without_reuse_a_gateway_of_its_own_is_started(launcher: Launcher) -> No
     assert exports["LITELLM_BASE_URL"] not in launcher.run(*python(PRINT_ENV)).stdout
 
 
-class _Stranger(BaseHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-    def do_GET(self) -> None:
-        self.send_response(404)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-
 @pytest.mark.parametrize(
     "note",
     ['{"pid": %(living)d, "base_url": "http://127.0.0.1:%(stranger)d", "offline": true}',
@@ -396,12 +386,10 @@ class _Stranger(BaseHTTPRequestHandler):
 )  # fmt: skip
 def test_a_stale_note_is_ignored(launcher: Launcher, note: str) -> None:
     launcher.state.mkdir(parents=True)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Stranger) as stranger:
-        threading.Thread(target=stranger.serve_forever, args=(0.05,), daemon=True).start()
-        places = {"living": os.getpid(), "stranger": stranger.server_port}
+    with FakeGateway(lambda seen: Answer(404)) as stranger:
+        places = {"living": os.getpid(), "stranger": stranger.port}
         (launcher.state / "gateway.json").write_text(note % places if "%" in note else note)
         done = launcher.run("--reuse", *python(PRINT_ENV))
-        stranger.shutdown()
     assert done.returncode == 0
     assert f":{places['stranger']} " not in done.stdout
     assert "starting LiteLLM" in done.stderr

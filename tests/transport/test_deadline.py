@@ -1,4 +1,4 @@
-"""The deadline holds for what drips: over TLS, through a proxy, and in a forked process."""
+"""The deadline holds for what hangs or drips: over TLS, a proxy, a reused connection, and in a forked process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import openai
 import pytest
 import trustme
 
-from litellm_openai_example import AsyncLiteLLM, LiteLLM
+from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMClient
+from litellm_openai_example.transport.deadline import deadline
 
-from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply, response_body
+from ..fakes.raw import RawServer
+from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, sse
+from .test_policy import CREATE, OK, Call, both, sync_create
 from .test_proxy import Proxy, TLSServer
-
-CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
-OK = reply(response_body("OK"))
 
 
 class Trickle:
@@ -120,7 +120,8 @@ def test_a_deadline_holds_for_what_drips(
 
 FORKED = """
 import asyncio, os, sys, time
-from litellm_openai_example import AsyncLiteLLM, LiteLLM
+from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMClient
+from litellm_openai_example.transport.deadline import deadline
 url, key, kind = sys.argv[1:]
 made = (LiteLLM if kind == "sync" else AsyncLiteLLM)(base_url=url, api_key=key, timeout=1)
 def ask(*texts):
@@ -146,12 +147,67 @@ os.wait()
     [Answer(pause=30), Answer(body=b" " * 1000, drip=0.05), Answer(body=b" " * 1000, drip_head=0.05)],
     ids=["hangs", "drips", "drips from the first byte"],
 )
-def test_a_deadline_holds_in_a_forked_process(answer: Answer, kind: str, gateway: ScriptedServer) -> None:
+def test_a_deadline_holds_in_a_forked_process(answer: Answer, kind: str, raw_gateway: RawServer) -> None:
     def script(seen: Seen) -> Answer:
         return answer if seen.json["input"] == "slow" else OK
 
-    gateway.script = script
-    code = [sys.executable, "-c", FORKED, gateway.url, KEY, kind]
+    raw_gateway.script = script
+    code = [sys.executable, "-c", FORKED, raw_gateway.url, KEY, kind]
     run = subprocess.run(code, input="slow", capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout.splitlines() == ["DeadlineExceededError True"], run.stderr
-    assert [post.json["input"] for post in gateway.posts][-2:] == ["child", "slow"]
+    assert [post.json["input"] for post in raw_gateway.posts][-2:] == ["child", "slow"]
+
+
+@both
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(pause=30),
+        Answer(body=b" " * 1000, drip=0.05),
+        Answer(body=b" " * 1000, drip_head=0.05),
+        Answer(events=[(0.05, b" ")] * 1000),
+    ],
+    ids=["hangs", "drips", "drips from the first byte", "drips without a length"],
+)
+@pytest.mark.parametrize("reused", [False, True], ids=["new connection", "reused connection"])
+def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, raw_gateway: RawServer) -> None:
+    raw_gateway.answers(*([OK] if reused else []), answer)
+    started = time.monotonic()
+    with pytest.raises(openai.APITimeoutError, match=r"within 0\.6 s"):
+        if create is sync_create:
+            with LiteLLM(base_url=raw_gateway.url, api_key=KEY, timeout=0.6) as sdk:
+                for _ in range(1 + reused):
+                    sdk.responses.create(**CREATE)
+        else:
+            asyncio.run(_twice(raw_gateway.url, 1 + reused))
+    assert time.monotonic() - started < 5
+
+
+async def _twice(url: str, times: int) -> None:
+    async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=0.6) as sdk:
+        for _ in range(times):
+            await sdk.responses.create(**CREATE)
+
+
+def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*[{"type": "ping"}] * 100, pause=0.1))
+    started = time.monotonic()
+    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk, deadline(0.6):
+        stream = sdk.responses.create(**CREATE, stream=True)
+        with pytest.raises(openai.APITimeoutError):
+            list(stream)
+    assert time.monotonic() - started < 5
+
+
+def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
+    gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.1))
+    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
+        assert len(list(sdk.responses.create(**CREATE, stream=True))) == 8
+
+
+def test_a_nearer_deadline_outside_wins(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(pause=30))
+    started = time.monotonic()
+    with deadline(0.5), LiteLLMClient(gateway.url, KEY) as client, pytest.raises(GatewayError, match="within"):
+        client.create_response("hi", timeout=20)
+    assert time.monotonic() - started < 5

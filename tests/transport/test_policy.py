@@ -27,11 +27,10 @@ from litellm_openai_example import (
     error_table,
 )
 from litellm_openai_example.calls import steps
-from litellm_openai_example.transport.deadline import deadline
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
-from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body, sse
+from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body
 from ..fakes.served import FakeGateway
 
 Call = Callable[..., Any]
@@ -247,61 +246,6 @@ def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> Non
         create(url)
     assert isinstance(caught.value.__cause__, httpx2.ConnectError)
     assert "unknown" not in str(caught.value)
-
-
-@both
-@pytest.mark.parametrize(
-    "answer",
-    [
-        Answer(pause=30),
-        Answer(body=b" " * 1000, drip=0.05),
-        Answer(body=b" " * 1000, drip_head=0.05),
-        Answer(events=[(0.05, b" ")] * 1000),
-    ],
-    ids=["hangs", "drips", "drips from the first byte", "drips without a length"],
-)
-@pytest.mark.parametrize("reused", [False, True], ids=["new connection", "reused connection"])
-def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, raw_gateway: RawServer) -> None:
-    raw_gateway.answers(*([OK] if reused else []), answer)
-    started = time.monotonic()
-    with pytest.raises(openai.APITimeoutError, match=r"within 0\.6 s"):
-        if create is sync_create:
-            with LiteLLM(base_url=raw_gateway.url, api_key=KEY, timeout=0.6) as sdk:
-                for _ in range(1 + reused):
-                    sdk.responses.create(**CREATE)
-        else:
-            asyncio.run(_twice(raw_gateway.url, 1 + reused))
-    assert time.monotonic() - started < 5
-
-
-async def _twice(url: str, times: int) -> None:
-    async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=0.6) as sdk:
-        for _ in range(times):
-            await sdk.responses.create(**CREATE)
-
-
-def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
-    gateway.answers(sse(*[{"type": "ping"}] * 100, pause=0.1))
-    started = time.monotonic()
-    with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk, deadline(0.6):
-        stream = sdk.responses.create(**CREATE, stream=True)
-        with pytest.raises(openai.APITimeoutError):
-            list(stream)
-    assert time.monotonic() - started < 5
-
-
-def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
-    gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.1))
-    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
-        assert len(list(sdk.responses.create(**CREATE, stream=True))) == 8
-
-
-def test_a_nearer_deadline_outside_wins(gateway: ScriptedServer) -> None:
-    gateway.answers(Answer(pause=30))
-    started = time.monotonic()
-    with deadline(0.5), LiteLLMClient(gateway.url, KEY) as client, pytest.raises(GatewayError, match="within"):
-        client.create_response("hi", timeout=20)
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("change", ["base_url", "absolute path"])

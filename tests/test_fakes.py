@@ -1,0 +1,30 @@
+"""The tests' own house: who speaks HTTP to the package under test, and in which files."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+OTHERS = {
+    "fakes/gateway.py",  # the relay's upstream: hundreds of responses at once, of which many hang for the whole test
+    "bench/stub.py",  # an upstream for measuring, which must cost less than what is measured
+    "relay/test_database.py",  # passes PostgreSQL's bytes on, not HTTP
+    "gateway/conftest.py",  # its text is a process that stands in for the LiteLLM proxy
+}
+
+
+def _names(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    called = {node.func.attr for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    return imported | called
+
+
+def test_a_server_that_speaks_http_stands_among_the_fakes() -> None:
+    homes = {path.relative_to(TESTS).as_posix(): _names(path) for path in TESTS.rglob("*.py")}
+
+    assert "pytest_httpserver" in homes["fakes/served.py"]
+    http = {home for home, names in homes.items() if {"start_server", "http.server"} & names}
+    assert http - OTHERS == set()
