@@ -64,10 +64,10 @@ def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[dict
     parts: list[dict[str, Any]] = []
     size = 0
     for path in files:
+        parts.append(file_part(path, api))
         size += os.stat(path).st_size
         if size > MAX_FILES:
             raise ValueError(f"the files are larger than {MAX_FILES // 2**20} MB together")
-        parts.append(file_part(path, api))
     parts.append(text_part(prompt, api))
     return parts if api == "chat" else [{"type": "message", "role": "user", "content": parts}]
 

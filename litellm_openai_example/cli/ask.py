@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..attachments import content_of
 from ..calls import calls
 from ..calls.reasons import RUNNING
 from ..calls.reply import Reply, require_complete
 from ..calls.requests import chat_request, response_request
 from ..calls.sources import source_list
 from ..client import text_stream
+from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
 from ..transport.policy import telling_retries
 from . import work
@@ -121,16 +123,22 @@ def _api(session: Session) -> calls.Api:
 
 def _request(session: Session, prompt: str) -> dict[str, Any]:
     options, model = session.options, session.client.model
+    try:
+        content = content_of(prompt, options.files, "chat" if options.api == "chat" else "responses")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}; nothing was sent") from None
+    except ValueError as error:
+        raise ConfigurationError(f"-f: {error}; nothing was sent") from None
     if options.api == "chat":
-        return chat_request(model, prompt, options.instructions, options.fields)
+        return chat_request(model, content, options.instructions, options.further)
     return response_request(
         model,
-        prompt,
+        content,
         tools=[options.tool] if options.tool else None,
         previous_response_id=options.previous_response_id,
         instructions=options.instructions,
         background=options.background,
-        fields=options.fields,
+        fields=options.further,
     )
 
 

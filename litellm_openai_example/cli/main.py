@@ -133,6 +133,13 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
     help="Tag for the gateway's accounts, repeatable. Default: LITELLM_TAGS.",
 )
 @click.option(
+    "-f",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    help="A text, image or PDF that goes with the prompt, repeatable.",
+)
+@click.option(
     "--sources/--no-sources",
     default=True,
     help="List the cited pages that the text does not name, after it. Default: on.",

@@ -29,6 +29,7 @@ class Options(NamedTuple):
     list_work: bool
     deliverable_format: str | None
     fields: dict[str, Any]
+    files: tuple[str, ...]
     tags: tuple[str, ...]
     sources: bool
     stream: bool | None
@@ -54,6 +55,11 @@ class Options(NamedTuple):
     def at_gateway(self) -> bool:
         """Whether the gateway is asked for certain, which takes its settings."""
         return not self.at_relay or (self.auto_tool_call and not self.follows_up)
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """All further fields of the call."""
+        return self.fields
 
     @property
     def tool(self) -> dict[str, Any] | None:
@@ -96,7 +102,7 @@ def conflict(options: Options, given: set[str]) -> str | None:
         if only:
             return f"{_flag(only[0])} needs --api responses"
     if options.auto_tool_call:
-        found = _first("auto_tool_call", given, ("background",))
+        found = _first("auto_tool_call", given, ("background", "files"))
         if found:
             return found
     if options.stream:
@@ -107,7 +113,7 @@ def conflict(options: Options, given: set[str]) -> str | None:
 _RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
 _ASKING = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
-    *("stream", "fields", "previous_response_id", "instructions"),
+    *("stream", "fields", "files", "previous_response_id", "instructions"),
 )
 _NOT_WITH = {
     "retrieve": _ASKING,
@@ -120,7 +126,7 @@ _NOT_WITH = {
 def _relay_conflict(options: Options, given: set[str]) -> str | None:
     if "api" in given:
         return "--target relay does not go through an API: leave --api away"
-    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields")
+    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "files")
     found = _first("target relay", given, excluded)
     if not found and options.stream:
         found = _first("stream", given, ("background", "json"))
@@ -136,4 +142,4 @@ def _first(what: str, given: set[str], excluded: tuple[str, ...]) -> str | None:
 
 
 def _flag(name: str) -> str:
-    return {"fields": "-o", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")
+    return {"fields": "-o", "files": "-f", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")

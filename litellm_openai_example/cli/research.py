@@ -66,7 +66,7 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
         options.instructions,
         options.web_search,
         options.previous_response_id,
-        fields=options.fields,
+        fields=options.further,
     )
     conversation.search_tool = options.tool or conversation.search_tool
     relay.check(timeout=min(5.0, session.until.remaining()))  # before the first call that is paid for
