@@ -132,6 +132,7 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
     multiple=True,
     help="Tag for the gateway's accounts, repeatable. Default: LITELLM_TAGS.",
 )
+@click.option("--effort", metavar="LEVEL", help="How hard the model thinks: low, medium, high or what else it knows.")
 @click.option(
     "-f",
     "files",

@@ -29,6 +29,7 @@ class Options(NamedTuple):
     list_work: bool
     deliverable_format: str | None
     fields: dict[str, Any]
+    effort: str | None
     files: tuple[str, ...]
     tags: tuple[str, ...]
     sources: bool
@@ -58,8 +59,14 @@ class Options(NamedTuple):
 
     @property
     def further(self) -> dict[str, Any]:
-        """All further fields of the call."""
-        return self.fields
+        """All further fields of the call: those that have an option of their own, and those of -o, which win."""
+        if self.effort is None:
+            return self.fields
+        if self.api == "chat":
+            return {"reasoning_effort": self.effort, **self.fields}
+        given = self.fields.get("reasoning", {})
+        reasoning = {"effort": self.effort, **given} if isinstance(given, dict) else given
+        return {**self.fields, "reasoning": reasoning}
 
     @property
     def tool(self) -> dict[str, Any] | None:
@@ -78,11 +85,11 @@ def conflict(options: Options, given: set[str]) -> str | None:
         options: their values.
         given: the names of those that stand on the command line, whatever their value.
     """
-    for name in ("retrieve", "cancel", "invocation", "previous_response_id", "model"):
+    for name in ("retrieve", "cancel", "invocation", "previous_response_id", "model", "effort"):
         value = getattr(options, name)
         if name in given and (not value.strip() or not value.isprintable()):
             return f"{_flag(name)} is empty or holds control characters"
-        if name in given and name != "model" and not (value.isascii() and " " not in value):
+        if name in given and name not in ("model", "effort") and not (value.isascii() and " " not in value):
             return f"{_flag(name)} is not an id"
     modes = [name for name in _NOT_WITH if name in given]
     if len(modes) > 1:
@@ -113,7 +120,7 @@ def conflict(options: Options, given: set[str]) -> str | None:
 _RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
 _ASKING = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
-    *("stream", "fields", "files", "previous_response_id", "instructions"),
+    *("stream", "fields", "effort", "files", "previous_response_id", "instructions"),
 )
 _NOT_WITH = {
     "retrieve": _ASKING,
@@ -126,7 +133,7 @@ _NOT_WITH = {
 def _relay_conflict(options: Options, given: set[str]) -> str | None:
     if "api" in given:
         return "--target relay does not go through an API: leave --api away"
-    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "files")
+    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
     found = _first("target relay", given, excluded)
     if not found and options.stream:
         found = _first("stream", given, ("background", "json"))

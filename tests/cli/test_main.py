@@ -89,6 +89,8 @@ NONSENSE = [
     ["-o", "temperature=1e999", "hi"],
     ["-o", "user=\udc80", "hi"],
     ["--target", "relay", "-o", "temperature=1", "hi"],
+    ["--target", "relay", "--effort", "high", "hi"],
+    ["--effort", "", "hi"],
     ["--retrieve", "resp_1", "-o", "temperature=1"],
     ["--api", "completions", "hi"],
     ["--no-such-option", "hi"],
@@ -248,6 +250,14 @@ def test_what_is_sent(configured: ScriptedServer, command: RunCommand, monkeypat
     }
     assert second == {"model": "given", "input": "hi"}
     assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_effort(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
+    assert command("--effort", "high", "hi").code == 0
+    assert command(*R, "--effort", "high", "-o", "reasoning.summary=auto", "hi").code == 0
+    assert configured.posts[0].json["reasoning_effort"] == "high"
+    assert configured.posts[1].json["reasoning"] == {"effort": "high", "summary": "auto"}
 
 
 def test_background_json_is_printed_as_it_came(configured: ScriptedServer, command: RunCommand) -> None:
