@@ -21,7 +21,7 @@ from ...research.contract import (
 )
 
 _DEEPEST = 64
-_MOST_DETAILS = 10
+MOST_DETAILS = 10
 _LONGEST_NAME = 64
 _NAMES = [*InvocationRequest.model_fields, *DeepResearchArguments.model_fields]
 
@@ -90,10 +90,12 @@ def parse(body: bytes) -> DeepResearchArguments:
         return InvocationRequest.model_validate(data).arguments
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
-        raise Problem("invalid_request", details=[_detail(one) for one in errors[:_MOST_DETAILS]]) from None
+        raise Problem("invalid_request", details=[_detail(one) for one in errors[:MOST_DETAILS]]) from None
 
 
 def _strict_json(body: bytes) -> Any:
+    """JSON, with neither NaN nor two fields of one name. (pydantic's parser keeps the last of the two, and turns 1e999
+    into infinity.)"""
     try:
         return json.loads(
             body.decode("utf-8"),

@@ -1,20 +1,27 @@
-"""The relay's routes."""
+"""The relay's routes.
+
+FastAPI finds who may do what, checks parameters and headers, and documents all of it. Two things stay by hand, each for
+a measured promise:
+
+* The body of a start is read by a dependency of ours (`body.py`) and is no parameter: FastAPI would collect it without
+  a bound of size or time (50 MB, or a byte a second), and its parsers keep the last of two fields of one name.
+* Views are stored as JSON and sent as they are: `response_model` documents them, but does not build them anew at every
+  look. A result may have megabytes.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from ...config import ConfigurationError, is_visible_ascii
-from ...payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer
+from ...config import ConfigurationError
+from ...payer import END_USER_HEADER, LONGEST_NAME, MOST_TAGS, SESSION_HEADER, TAGS_HEADER, Payer
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
@@ -22,7 +29,10 @@ from ...research.contract import (
     MAX_IDEMPOTENCY_KEY,
     VISIBLE,
     AcceptedInvocation,
+    DeepResearchArguments,
     ErrorDetail,
+    Health,
+    Invocation,
 )
 from ..engine.hub import Topic
 from ..events import RETRY_MILLISECONDS, last_id
@@ -34,7 +44,8 @@ from .access import Readable, TheRelay, may_pay
 from .agents import mount_agents
 from .body import Problem, parse, read_body
 from .docs import docs
-from .guard import Guard, error_response
+from .errors import answer_errors
+from .guard import Guard
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
 from .responses import BoundedResponse, JsonResponse, in_pieces
 
@@ -43,8 +54,9 @@ _ONE = INVOCATIONS_PATH + "/{invocation_id}"
 
 routes = APIRouter()
 
-_KEY_FORM = {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": VISIBLE}
-IdempotencyKey = Annotated[str | None, Header(alias=IDEMPOTENCY_HEADER, json_schema_extra=_KEY_FORM)]
+_Key = Annotated[
+    str | None, Header(alias=IDEMPOTENCY_HEADER, min_length=1, max_length=MAX_IDEMPOTENCY_KEY, pattern=VISIBLE)
+]
 
 
 def create_app(relay: Relay) -> ASGIApp:
@@ -60,19 +72,29 @@ def create_app(relay: Relay) -> ASGIApp:
     app.state.relay = relay
     app.include_router(routes)
     app.include_router(docs)
-    for problem in (HTTPException, RequestValidationError, Problem, LedgerUnavailable, Exception):
-        app.add_exception_handler(problem, _on_error)
+    answer_errors(app)
     describe(app, needs_key=relay.settings.api_key is not None)
     served = Guard(app, loopback=relay.settings.loopback)
     mount_agents(app, served)
     return served
 
 
+def _for_the_gateway(name: str, description: str, pattern: str) -> Any:
+    """A header that `Payer` checks; `pattern` documents what it takes."""
+    return Header(alias=name, description=f"For the gateway{description}.", json_schema_extra={"pattern": pattern})
+
+
+_TAG = f"[!-+\\--~]{{1,{LONGEST_NAME}}}"
+_TAGS = _for_the_gateway(TAGS_HEADER, "; separated by commas", f"^{_TAG}(,{_TAG}){{0,{MOST_TAGS - 1}}}$")
+_END_USER = _for_the_gateway(END_USER_HEADER, "", f"^[!-~]{{1,{LONGEST_NAME}}}$")
+_SESSION = _for_the_gateway(SESSION_HEADER, "", f"^[!-~]{{1,{LONGEST_NAME}}}$")
+
+
 async def who_pays(
     request: Request,
-    tags: Annotated[str | None, Header(alias=TAGS_HEADER, description="For the gateway; separated by commas.")] = None,
-    end_user: Annotated[str | None, Header(alias=END_USER_HEADER, description="For the gateway.")] = None,
-    session: Annotated[str | None, Header(alias=SESSION_HEADER, description="For the gateway.")] = None,
+    tags: Annotated[str | None, _TAGS] = None,
+    end_user: Annotated[str | None, _END_USER] = None,
+    session: Annotated[str | None, _SESSION] = None,
 ) -> Payer:
     """For whom the gateway is to bill the run. Raises Problem for what cannot be passed on."""
     given = {TAGS_HEADER: tags, END_USER_HEADER: end_user, SESSION_HEADER: session}
@@ -86,17 +108,35 @@ async def who_pays(
     return Payer.of(given)
 
 
-@routes.post(INVOCATIONS_PATH, dependencies=[Depends(may_pay)], responses=ACCEPTED, summary="Start a research run")
+async def idempotency_key(request: Request, key: _Key = None) -> str | None:
+    """The one key of a start. Raises Problem if there are two."""
+    if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
+        raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
+    return key
+
+
+async def arguments_of(request: Request, relay: TheRelay) -> DeepResearchArguments:
+    """What the body of a start asks for. Raises Problem."""
+    return parse(await read_body(request, relay.settings.timings.body))
+
+
+@routes.post(
+    INVOCATIONS_PATH,
+    dependencies=[Depends(may_pay)],
+    response_model=AcceptedInvocation,
+    responses=ACCEPTED,
+    summary="Start a research run",
+)
 async def start(
     request: Request,
     relay: TheRelay,
     payer: Annotated[Payer, Depends(who_pays)],
-    idempotency_key: IdempotencyKey = None,
+    key: Annotated[str | None, Depends(idempotency_key)],
+    arguments: Annotated[DeepResearchArguments, Depends(arguments_of)],
 ) -> Response:
     """Starts a research run, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
-    arguments = parse(await read_body(request, relay.settings.timings.body))
-    record = await relay.accept(NewInvocation.of(arguments, _checked_key(request, idempotency_key), payer))
+    record = await relay.accept(NewInvocation.of(arguments, key, payer))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))
@@ -104,12 +144,12 @@ async def start(
     return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
 
 
-@routes.get(_ONE, responses=VIEW, summary="The invocation as it is")
+@routes.get(_ONE, response_model=Invocation, responses=VIEW, summary="The invocation as it is")
 async def view(relay: TheRelay, invocation_id: Readable) -> Response:
     return JsonResponse((await _found(relay, invocation_id)).view_json)
 
 
-@routes.get(_ONE + "/wait", responses=WAITED, summary="The invocation once it has ended")
+@routes.get(_ONE + "/wait", response_model=Invocation, responses=WAITED, summary="The invocation once it has ended")
 async def wait(
     request: Request,
     relay: TheRelay,
@@ -144,7 +184,7 @@ async def events(
     return StreamingResponse(_stream(relay, record, last), media_type="text/event-stream", headers=headers)
 
 
-@routes.post(_ONE + "/cancel", responses=VIEW, summary="Stop the research run")
+@routes.post(_ONE + "/cancel", response_model=Invocation, responses=VIEW, summary="Stop the research run")
 async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> Response:
     """Asks the gateway to stop it. What has ended stays as it is."""
     record = await _found(relay, invocation_id)
@@ -160,13 +200,13 @@ async def root() -> Response:
 
 
 @routes.head("/healthz", include_in_schema=False)
-@routes.get("/healthz", responses=HEALTH, summary="Whether the process lives")
+@routes.get("/healthz", response_model=Health, responses=HEALTH, summary="Whether the process lives")
 async def healthz() -> Response:
     return JsonResponse('{"status":"ok"}')
 
 
 @routes.head("/readyz", include_in_schema=False)
-@routes.get("/readyz", responses=HEALTH, summary="Whether it can take work")
+@routes.get("/readyz", response_model=Health, responses=HEALTH, summary="Whether it can take work")
 async def readyz(relay: TheRelay) -> Response:
     await relay.check_ready()
     return JsonResponse('{"status":"ready"}')
@@ -224,16 +264,6 @@ async def _found(relay: Relay, invocation_id: str) -> Record:
     return record
 
 
-def _checked_key(request: Request, key: str | None) -> str | None:
-    if key is None:
-        return None
-    if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
-        raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
-    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and is_visible_ascii(key)):
-        raise _bad_header(IDEMPOTENCY_HEADER, f"must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters")
-    return key
-
-
 def _event_id(text: str, newest: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:12]) <= newest and len(text) <= 12):
         raise _bad_header(LAST_EVENT_HEADER, "is not the id of an event of this invocation")
@@ -242,21 +272,3 @@ def _event_id(text: str, newest: int) -> int:
 
 def _bad_header(name: str, problem: str) -> Problem:
     return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
-
-
-async def _on_error(_: Request, error: Exception) -> Response:
-    if isinstance(error, Problem):
-        problem = error
-    elif isinstance(error, LedgerUnavailable):
-        problem = Problem("ledger_unavailable", retry_after=1)
-    elif isinstance(error, RequestValidationError):
-        details = [ErrorDetail(where=".".join(map(str, one["loc"])), problem=one["msg"]) for one in error.errors()[:10]]
-        problem = Problem("invalid_request", details=details)
-    elif isinstance(error, HTTPException):
-        problem = Problem("method_not_allowed" if error.status_code == 405 else "not_found")
-    else:
-        problem = Problem("internal_error")
-    response = error_response(problem)
-    for name, value in (getattr(error, "headers", None) or {}).items():
-        response.headers.setdefault(name, value)  # `Allow`
-    return response
