@@ -19,6 +19,7 @@ from litellm_openai_example import LiteLLMClient, RelayClient
 
 from ..conftest import RunCommand
 from ..fakes.scripted import free_port
+from ..fakes.upstream import UpstreamControl
 from .conftest import Gateway
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
@@ -138,3 +139,17 @@ def test_the_curl_lines_of_the_document(relay: Relay) -> None:
     assert run.returncode == 0, run.stderr
     assert "Offline demo research" in run.stdout
     assert "event: completed" in run.stdout
+
+
+@pytest.mark.parametrize("failure", ["drop", "500"])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_turn_whose_outcome_is_unknown_is_sent_once(
+    turn: int, failure: str, relay: Relay, upstream: UpstreamControl, command: RunCommand
+) -> None:
+    model = upstream.model(failure if turn == 1 else f"ok-then-{failure}")
+    run = command(*AUTO, "--model", model, QUESTION)
+    assert run.code == 1, run.err
+    assert "the outcome is unknown" in run.err
+    assert upstream.posts(model) == turn
+    # What was paid for is not lost with the last turn.
+    assert ("Offline demo research" in run.out) is (turn == 2)
