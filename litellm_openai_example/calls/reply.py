@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..diagnosis import explain_body
 from ..errors import CutShortError, ErrorKind, GatewayError, one_line
 from ..transport import headers
 from ..transport.bodies import MAX_ANSWER, is_cut, too_large
+from ..transport.raw_response import RawResponse
 from .answer import Answer, FunctionCall, Source, Usage, as_beginning
 from .assembly import Assembly, read_body
 from .reasons import RUNNING, TERMINAL
@@ -78,7 +78,7 @@ class Reply:
         return self.answer.usage.cost if cost is None else cost
 
 
-def read_reply(raw: Any, content: bytes | str, kind: type[Assembly]) -> Reply:
+def read_reply(raw: RawResponse, content: bytes | str, kind: type[Assembly]) -> Reply:
     """Put a reply together from the SDK's raw response.
 
     Args:
@@ -101,7 +101,7 @@ def read_reply(raw: Any, content: bytes | str, kind: type[Assembly]) -> Reply:
     return Reply(answer, text, headers_of(raw), raw.retries_taken)
 
 
-def headers_of(raw: Any) -> dict[str, str]:
+def headers_of(raw: RawResponse) -> dict[str, str]:
     """The headers of the SDK's raw response, names in lower case."""
     return {name.lower(): value for name, value in raw.headers.items()}
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ..diagnosis import explain
 from ..errors import CutShortError, GatewayError, redact
+from ..transport.raw_response import RawResponse
 from .answer import Answer
 from .assembly import CUT, Assembly
 from .reasons import TERMINAL
@@ -18,7 +19,7 @@ from .steps import EXPECTED
 class StreamReader:
     """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
 
-    def __init__(self, raw: Any, reader: Assembly, secret: str) -> None:
+    def __init__(self, raw: RawResponse, reader: Assembly, secret: str) -> None:
         self._raw = raw
         self._reader = reader
         self._secret = secret
@@ -79,7 +80,7 @@ class StreamReader:
 class TextStream(Iterator[str]):
     """Pieces of text. At the end it raises as the call without a stream would; `reply` is what has arrived."""
 
-    def __init__(self, raw: Any, reading: StreamReader) -> None:
+    def __init__(self, raw: RawResponse, reading: StreamReader) -> None:
         self._raw = raw
         self._reading = reading
         self._pieces = self._read()
@@ -132,9 +133,9 @@ class AsyncTextStream(AsyncIterator[str]):
     The call is sent when the first piece is asked for, or when the stream itself is awaited.
     """
 
-    def __init__(self, open_: Callable[[], Awaitable[tuple[Any, StreamReader]]]) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[tuple[RawResponse, StreamReader]]]) -> None:
         self._open = open_
-        self._opened: tuple[Any, StreamReader] | None = None
+        self._opened: tuple[RawResponse, StreamReader] | None = None
         self._pieces = self._read()
 
     @property
@@ -166,7 +167,7 @@ class AsyncTextStream(AsyncIterator[str]):
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def _start(self) -> tuple[Any, StreamReader]:
+    async def _start(self) -> tuple[RawResponse, StreamReader]:
         if self._opened is None:
             self._opened = await self._open()
         return self._opened

@@ -24,6 +24,7 @@ from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
 from ...transport.policy import when_sent
+from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
 from ..log import log
@@ -210,7 +211,7 @@ class Upstream:
                 timeout=limits,
             )
 
-    async def _read_events(self, raw: Any) -> AsyncIterator[Reply]:
+    async def _read_events(self, raw: RawResponse) -> AsyncIterator[Reply]:
         reader, response_id, begun = ResponseStream(), None, False
         events = aiter(Events(raw.http_response))
         while True:
@@ -235,7 +236,7 @@ class Upstream:
         # The headers came before the answer: what they say of its cost is not true yet.
         return outcome_of(reader.answer(), reader.body(), {}, longest=self._longest)
 
-    async def _read_one(self, raw: Any) -> Reply:
+    async def _read_one(self, raw: RawResponse) -> Reply:
         try:
             await raw.http_response.aread()
             reply = self._read_body(raw)
@@ -245,13 +246,13 @@ class Upstream:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
         return reply
 
-    def _reply(self, raw: Any) -> Reply:
+    def _reply(self, raw: RawResponse) -> Reply:
         reply = self._read_body(raw)
         if not reply.known:
             raise PollFailed
         return reply
 
-    def _read_body(self, raw: Any) -> Reply:
+    def _read_body(self, raw: RawResponse) -> Reply:
         cut = is_cut(raw.http_response)
         answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
