@@ -470,7 +470,7 @@ class TestAround:
         headers = upstream.post_headers[0]
         assert headers["x-litellm-num-retries"] == "0"
         assert headers["x-litellm-call-id"] == started["invocation_id"]
-        assert upstream.posts[0]["tools"] == [{"type": "web_search_preview"}]
+        assert upstream.posts[0]["tools"] == [{"type": "web_search"}]
 
     def test_no_answer_holds_anything_of_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("status", 400, {"error": {"message": SECRET_WORDS}})
