@@ -118,9 +118,11 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
 
 
 def _is_distrust(error: BaseException | None) -> bool:
-    while error is not None:
+    seen: set[int] = set()  # causes and contexts may form a circle when an error is raised again
+    while error is not None and id(error) not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 
