@@ -28,7 +28,7 @@ import math
 import os
 import random
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -191,6 +191,8 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
             attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         async def on_event(name: str, info: dict[str, Any]) -> None:
+            if attempt.leaves_with(name, info) and (prepare := _before_sent.get()) is not None:
+                await prepare()
             attempt.on_event(name, info)
 
         request.extensions["trace"] = on_event
@@ -241,18 +243,21 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
             )
 
 
-_on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
+_before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sent", default=None)
 
 
 @contextmanager
-def when_sent(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` when a request of this block begins to leave this machine: until then it has certainly not been
-    executed. Each attempt of the SDK is a request."""
-    token = _on_sent.set(tell)
+def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Await `prepare` when a request of this block has its connection, before its first byte leaves this machine.
+
+    What `prepare` raises ends the call, and nothing was sent. Each attempt of the SDK is a request. For asynchronous
+    clients.
+    """
+    token = _before_sent.set(prepare)
     try:
         yield
     finally:
-        _on_sent.reset(token)
+        _before_sent.reset(token)
 
 
 class _Attempt:
@@ -285,12 +290,13 @@ class _Attempt:
 
     def on_event(self, name: str, info: dict[str, Any]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
-        if name.endswith(".send_request_headers.started"):
-            # A proxy is asked to connect first, which is a request of its own.
-            sends = getattr(info.get("request"), "method", b"") != b"CONNECT"
-            if sends and not self.sent and (tell := _on_sent.get()) is not None:
-                tell()
-            self.sent = self.sent or sends
+        self.sent = self.sent or self.leaves_with(name, info)
+
+    def leaves_with(self, name: str, info: dict[str, Any]) -> bool:
+        """Whether the request begins to leave this machine with that event."""
+        # A proxy is asked to connect first, which is a request of its own.
+        connects = getattr(info.get("request"), "method", b"") == b"CONNECT"
+        return name.endswith(".send_request_headers.started") and not self.sent and not connects
 
     def failure(self, error: Exception, *, cut: bool = False) -> Exception:
         """What to raise for an attempt without a usable answer; what the SDK may retry is `error` itself."""

@@ -6,6 +6,7 @@ The relay is a process of its own here, with the pace that users have.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from ..fakes.gateway import Gateway, Json
 from ..fakes.scripted import eventually, free_port
 from ..soak.burst import burst
 from .conftest import PostgreSQL, assert_clean
-from .running import Api, RelayProcess, body, environment
+from .running import Api, RelayProcess, body, environment, relay_process
 
 RUNNING = 200
 BURST = 400
@@ -73,14 +74,21 @@ def assert_paid_once(upstream: Gateway) -> None:
     assert len(upstream.posts) == len(upstream.paid)
 
 
+def finish(upstream: Gateway) -> None:
+    """All that runs at the gateway ends now."""
+    for work in upstream.works.values():
+        work.seconds = 0.0
+
+
 class TestKilled:
     def test_with_200_running(self, relays: Relays, upstream: Gateway) -> None:
-        upstream.seconds = 6.0
+        upstream.seconds = 3600.0
         relay = relays.start()
         started = accepted(relay.api, RUNNING)
         with ThreadPoolExecutor(32) as pool:
-            list(pool.map(lambda one: relay.api.until(one, "running", timeout=30), started))
+            list(pool.map(lambda one: relay.api.until(one, "running", timeout=60), started))
         relay.kill()
+        finish(upstream)
         views = ended(relays.start().api, started)
         assert Counter(view["status"] for view in views) == {"completed": RUNNING}
         assert {view["output_text"] for view in views} == {"The answer."}
@@ -120,6 +128,40 @@ class TestKilled:
         found = burst(database_url, kills=4, seed=int(time.time()))
         assert found.clean, found
         assert found.found.unknown["killed in flight"] > GATE  # slow submissions leave the gate: the README says so
+
+    def test_in_a_burst_of_slow_submissions(self, relays: Relays, upstream: Gateway) -> None:
+        """What reached the gateway is unknown, and nothing else but what was just about to leave."""
+        upstream.accept = 30.0
+        relay = relays.start()
+        started = accepted(relay.api, BURST // 4)
+        assert eventually(lambda: len(upstream.posts) >= 20, 60)
+        relay.kill()
+        reached = {str(post["input"]) for post in upstream.posts}
+        upstream.accept = 0.0
+        views = ended(relays.start().api, started)
+        unknown = [n for n, view in enumerate(views) if view["error_code"] == "submission_indeterminate"]
+        sent = [n for n in unknown if any(f"question {n}" in text.splitlines() for text in reached)]
+        assert len(sent) == len(reached)
+        assert len(unknown) - len(sent) <= GATE
+        assert Counter(view["status"] for view in views)["completed"] == len(started) - len(unknown)
+        assert_paid_once(upstream)
+
+    def test_before_anything_was_sent(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
+        """The gateway takes no connection: nothing left this machine, so nothing may have been paid."""
+        with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for client in (first, second):  # no more of them get in
+                client.setblocking(False)
+                client.connect_ex(full.getsockname())
+            nowhere = environment(database_url, upstream, LITELLM_BASE_URL=f"http://127.0.0.1:{full.getsockname()[1]}")
+            with relay_process(nowhere) as relay:
+                started = accepted(relay.api, 4)
+                time.sleep(2.5)  # long enough to leave the gate
+                relay.kill()
+        views = ended(relays.start().api, started)
+        assert Counter((view["status"], view["error_code"]) for view in views) == {("completed", None): 4}
+        assert_paid_once(upstream)
 
     def test_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds, upstream.pieces = 5.0, list("durable!")
@@ -221,12 +263,13 @@ class TestPostgreSQL:
         return postgresql.new_database()
 
     def test_a_replica_takes_over(self, relays: Relays, upstream: Gateway) -> None:
-        upstream.seconds = 5.0
+        upstream.seconds = 3600.0
         first, second = relays.start(), relays.start()
         started = [*accepted(first.api, 50), *accepted(second.api, 50)]
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda one: second.api.until(one, "running"), started))
+            list(pool.map(lambda one: second.api.until(one, "running", timeout=60), started))
         first.kill()
+        finish(upstream)
         views = ended(second.api, started)
         assert Counter(view["status"] for view in views) == {"completed": 100}
         assert len(upstream.posts) == 100

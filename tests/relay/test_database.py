@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -16,55 +14,8 @@ from litellm_openai_example.relay.ledger.database import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import Outcome
 
 from .conftest import PostgreSQL
+from .proxied import proxied
 from .test_ledger import new, opened, run
-
-
-class Proxy:
-    """Passes bytes on, until it is told otherwise.
-
-    Attributes:
-        lose_commit: close instead of passing on the answer to the next COMMIT.
-        silent: pass nothing on, in connections that are open.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._socket = f"{make_url(url).query['host']}/.s.PGSQL.5432"
-        self.lose_commit = self.silent = False
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_unix_connection(self._socket)
-        losing = False
-
-        async def up() -> None:
-            nonlocal losing
-            while data := await reader.read(65536):
-                if b"COMMIT" in data and self.lose_commit:
-                    losing, self.lose_commit = True, False
-                await self._pass(data, back)
-            back.close()
-
-        async def down() -> None:
-            while (data := await there.read(65536)) and not losing:
-                await self._pass(data, writer)
-            writer.close()
-            back.close()
-
-        with suppress(OSError):
-            await asyncio.gather(up(), down(), return_exceptions=True)
-
-    async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
-        while self.silent:
-            await asyncio.sleep(0.02)
-        to.write(data)
-        await to.drain()
-
-
-@asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    proxy = Proxy(url)
-    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        yield proxy, make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
 
 
 def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:

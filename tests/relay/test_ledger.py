@@ -94,12 +94,12 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
             await ledger.claim(2, blocks=False)
             await ledger.claim(2, blocks=True)
             await ledger.submitted("a", "resp_1")
-            await ledger.put_back("b", 1.0, attempt=1)
+            await ledger.requeue("b", 1.0, attempt=1)
             await ledger.leave_gate("b")
-            for judge in (False, True):
-                await ledger.pending(judge=judge)
-                await ledger.bury(judge=judge)
-                await ledger.take_over(judge=judge, limit=10)
+            for may in (False, True):
+                await ledger.pending(may_declare_dead=may)
+                await ledger.fail_orphans(may_declare_dead=may)
+                await ledger.reclaim(may_declare_dead=may, limit=10)
             await ledger.owned()
             await ledger.cancel_requests()
             await ledger.request_cancel("a")
@@ -146,8 +146,8 @@ def test_a_take_over_knows_its_limit(database_url: str) -> None:
             for record in await first.claim(9, blocks=False):
                 await first.submitted(record.id, "resp_" + record.id)
             await first.leave()
-            assert len(await second.take_over(judge=False, limit=4)) == 4
-            assert len(await second.take_over(judge=False, limit=9)) == 5
+            assert len(await second.reclaim(may_declare_dead=False, limit=4)) == 4
+            assert len(await second.reclaim(may_declare_dead=False, limit=9)) == 5
 
     run(work)
 
@@ -169,9 +169,9 @@ def test_a_repeated_requeue_does_not_touch_the_next_attempt(database_url: str) -
         async with opened(database_url) as ledger:
             await ledger.accept(new("a"))
             await ledger.claim(1, blocks=False)
-            assert await ledger.put_back("a", 0.0, attempt=1)
+            assert await ledger.requeue("a", 0.0, attempt=1)
             assert len(await ledger.claim(1, blocks=False)) == 1
-            assert not await ledger.put_back("a", 0.0, attempt=1)
+            assert not await ledger.requeue("a", 0.0, attempt=1)
             assert await ledger.owned() == ["a"]
 
     run(work)
@@ -207,8 +207,8 @@ class TestClockSteps:
                 await first.accept(new("i"))
                 await first.claim(1, blocks=False)
                 wall.now += step
-                assert await second.pending(judge=True) == (False, False)
-                assert await second.bury(judge=True) == []
+                assert await second.pending(may_declare_dead=True) == (False, False)
+                assert await second.fail_orphans(may_declare_dead=True) == []
                 assert await first.submitted("i", "resp_1")
 
         run(work)
@@ -225,8 +225,8 @@ class TestClockSteps:
                 wall.now += step
                 clock.now += 7.0
                 await second.heartbeat()
-                assert await second.pending(judge=True) == (True, True)
-                assert [record.id for record in await second.take_over(judge=True, limit=5)] == ["i"]
+                assert await second.pending(may_declare_dead=True) == (True, True)
+                assert [record.id for record in await second.reclaim(may_declare_dead=True, limit=5)] == ["i"]
                 assert [record.id for record in await second.claim(1, blocks=False)] == ["j"]
 
         run(work)
@@ -238,7 +238,7 @@ class TestClockSteps:
             async with opened(sqlite_url, "a", clock=old) as first, opened(sqlite_url, "b", clock=now) as second:
                 await first.accept(new("i"))
                 await first.claim(1, blocks=False)
-                assert (await second.pending(judge=True))[1]
+                assert (await second.pending(may_declare_dead=True))[1]
 
         run(work)
 
@@ -247,7 +247,7 @@ class TestClockSteps:
             async with opened(sqlite_url) as ledger:
                 await ledger.accept(new("i"))
                 await ledger.claim(1, blocks=False)
-                await ledger.put_back("i", 5.0, attempt=1)
+                await ledger.requeue("i", 5.0, attempt=1)
                 assert await ledger.claim(1, blocks=False) == []
                 wall.now -= 3600
                 assert len(await ledger.claim(1, blocks=False)) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example.relay.engine.gate import Gate
-from litellm_openai_example.relay.engine.job import pause_at
+from litellm_openai_example.relay.engine.pace import pause_at
 from litellm_openai_example.relay.ledger.database import LedgerUnavailable
 from litellm_openai_example.relay.settings import Timings
 
@@ -79,15 +79,15 @@ class TestLostCommits:
         started = first.api.start()
         first.api.until(started, "running")
         second = start_relay()
-        take_over = second.relay.ledger.take_over
+        reclaim = second.relay.ledger.reclaim
         lost: list[str] = []
 
         async def losing(**how: Any) -> Any:
-            taken = await take_over(**how)
+            taken = await reclaim(**how)
             lost.extend(record.id for record in taken)
             return []
 
-        monkeypatch.setattr(second.relay.ledger, "take_over", losing)
+        monkeypatch.setattr(second.relay.ledger, "reclaim", losing)
         first.stop()
         assert second.api.wait(started)["status"] == "completed"
         assert lost == [started["invocation_id"]]

@@ -30,6 +30,10 @@ class NotSent(Exception):
         self.delay = delay
 
 
+class HeldBack(Exception):
+    """It was not sent, because it is no longer this process's, or the ledger does not say that it is."""
+
+
 class OutcomeUnknown(Exception):
     """It may have been executed, and there is no way to tell."""
 

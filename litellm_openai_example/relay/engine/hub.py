@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 
 from ..events import Event, History
@@ -17,6 +17,7 @@ from ..ledger.database import LedgerUnavailable, NotAnnounced
 from ..ledger.ledger import Ledger
 from ..ledger.records import Piece, Record
 from ..log import log
+from ..loops import keep_going
 
 _SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
 _RETRY = 0.5
@@ -71,6 +72,8 @@ class Hub:
         self._tick = tick
         self._local = local
         self._announced = False  # whether the changes of other processes are heard
+        self._told = False  # that they are not
+        self._next_safety = time.monotonic() + _SAFETY
         self._topics: dict[str, Topic] = {}
         self._stale: set[str] = set()
         self._wanted = asyncio.Event()
@@ -82,9 +85,14 @@ class Hub:
         return sum(topic.watchers for topic in self._topics.values())
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._refresh_stale()), asyncio.create_task(self._look_again())]
+        self._keep("reading changes", self._refresh_stale)
+        self._keep("looking for changes", self._look_again)
         if self._ledger.database.postgresql:
-            self._tasks.append(asyncio.create_task(self._listen()))
+            self._keep("listening for changes", self._listen)
+
+    def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        going = keep_going(name, step, pause=_RETRY, expected=LedgerUnavailable)
+        self._tasks.append(asyncio.create_task(going, name=name))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -121,15 +129,14 @@ class Hub:
             self._wanted.set()
 
     async def _refresh_stale(self) -> None:
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            ids, self._stale = self._stale, set()
-            try:
-                await self._refresh(ids)
-            except LedgerUnavailable:
-                await asyncio.sleep(_RETRY)
-                self.changed(ids)
+        await self._wanted.wait()
+        self._wanted.clear()
+        ids, self._stale = self._stale, set()
+        try:
+            await self._refresh(ids)
+        except Exception:
+            self.changed(ids)
+            raise
 
     async def _refresh(self, ids: Collection[str]) -> None:
         records = await self._ledger.get_many(list(ids))
@@ -143,32 +150,24 @@ class Hub:
             topic.update(record, pieces)
 
     async def _look_again(self) -> None:
-        last_safety = time.monotonic()
-        while True:
-            await asyncio.sleep(self._tick)
-            watched = {id for id, topic in self._topics.items() if not topic.record.finished}
-            if time.monotonic() - last_safety >= _SAFETY:
-                last_safety = time.monotonic()
-                self.changed(watched)
-            elif not self._announced:
-                self.changed(watched.difference(self._local()))
+        await asyncio.sleep(self._tick)
+        watched = {id for id, topic in self._topics.items() if not topic.record.finished}
+        if time.monotonic() >= self._next_safety:
+            self._next_safety = time.monotonic() + _SAFETY
+            self.changed(watched)
+        elif not self._announced:
+            self.changed(watched.difference(self._local()))
 
     async def _listen(self) -> None:
-        told = False
-        while True:
-            pause = _RETRY
-            try:
-                async for ids in self._ledger.database.listen():
-                    self._announced = True
-                    # An empty set says that listening has just begun: anything may have changed before.
-                    self.changed(ids or list(self._topics))
-            except NotAnnounced:
-                pause = _RETRY_BEHIND_POOLER
-                if not told:
-                    log.warning("the ledger announces no changes (a pooler per transaction?): looking for them instead")
-                told = True
-            except LedgerUnavailable:
-                pass
-            finally:
-                self._announced = False
-            await asyncio.sleep(pause)
+        try:
+            async for ids in self._ledger.database.listen():
+                self._announced = True
+                # An empty set says that listening has just begun: anything may have changed before.
+                self.changed(ids or list(self._topics))
+        except NotAnnounced:
+            if not self._told:
+                log.warning("the ledger announces no changes (a pooler per transaction?): looking for them instead")
+            self._told = True
+            await asyncio.sleep(_RETRY_BEHIND_POOLER)
+        finally:
+            self._announced = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -23,12 +23,12 @@ from ...sdk import AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
-from ...transport.policy import when_sent
+from ...transport.policy import before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
 from ..log import log
-from .failures import OutcomeUnknown, PollFailed, poll_failed, submit_failed
+from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
 from .outcome import outcome_of, storable
 from .prompt import with_other_search_tool, without_reasoning, without_stream
 
@@ -96,7 +96,7 @@ class Upstream:
         call_id: str,
         payer: Payer = NOBODY,
         timeout: float,
-        on_sent: Callable[[], None] = lambda: None,
+        prepare: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[Reply]:
         """Create the response, in the background where the model can.
 
@@ -106,12 +106,12 @@ class Upstream:
             call_id: under which the gateway logs the call.
             payer: for whom it is billed, as are the looks at it later.
             timeout: seconds; a model that cannot run in the background answers only at the end.
-            on_sent: called when it begins to leave this machine.
+            prepare: awaited in the last moment before it leaves this machine; may raise HeldBack.
 
         Raises:
-            Refused, NotSent, OutcomeUnknown: before the first reply.
+            Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
         """
-        with when_sent(on_sent):
+        with before_sent(prepare):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
             raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
         try:
@@ -176,6 +176,8 @@ class Upstream:
         while True:
             try:
                 raw = await self._send(request, headers, until - time.monotonic())
+            except HeldBack:
+                raise
             except Exception as error:
                 kind = explain(error).kind
                 adapted = (

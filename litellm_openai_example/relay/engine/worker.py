@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from ..counters import count_ended
+from ..ledger.database import LedgerUnavailable
 from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, Ledger
 from ..ledger.records import Record
 from ..log import kind_and_place, log
+from ..loops import keep_going
 from ..settings import Settings
 from .gate import Gate
 from .job import Job
 from .lease import Lease
-from .loops import keep_going
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
@@ -91,13 +92,14 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             for invocation_id in set(await self._ledger.owned()) - ran:  # claimed just now: nothing was sent
-                await self._ledger.put_back(invocation_id, 0.0)
+                await self._ledger.requeue(invocation_id, 0.0)
             await self._ledger.leave()
         except Exception as error:
             log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
 
     def _keep(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.create_task(keep_going(name, step, pause=self._timings.tick), name=name)
+        going = keep_going(name, step, pause=self._timings.tick, expected=LedgerUnavailable)
+        task = asyncio.create_task(going, name=name)
         task.add_done_callback(self._loop_ended)
         self._loops.append(task)
 
@@ -183,7 +185,7 @@ class Worker:
     async def _check_owned(self) -> None:
         """Run what the ledger says is this process's and nobody runs here.
 
-        The answer to a commit may be lost: a claim or a take-over has been made then, and this process does not know.
+        The answer to a commit may be lost: something was claimed or reclaimed then, and this process does not know.
         """
         if time.monotonic() < self._next_check:
             return
@@ -197,28 +199,30 @@ class Worker:
                 if await self._ledger.settle(record.id, INDETERMINATE):
                     count_ended("failed", INDETERMINATE.error_code, None)
             elif record.state in IN_FLIGHT:  # claimed by a commit whose answer was lost: nothing was sent
-                await self._ledger.put_back(record.id, 0.0)
+                await self._ledger.requeue(record.id, 0.0)
                 self.wake()
         self._broken.clear()
         self._next_check = time.monotonic() + self._timings.lease
 
     async def _carry_on(self) -> None:
-        judge = self._lease.may_declare_dead
-        queued, orphaned = await self._ledger.pending(judge=judge)
+        may = self._lease.may_declare_dead
+        queued, orphaned = await self._ledger.pending(may_declare_dead=may)
         if queued:
             self.wake()
         if not orphaned or not self._lease.may_send:
             return
-        for record in await self._ledger.bury(judge=judge):
+        if await self._ledger.requeue_orphans(may_declare_dead=may):
+            self.wake()
+        for record in await self._ledger.fail_orphans(may_declare_dead=may):
             count_ended("failed", "submission_indeterminate", None)
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         if self._free > 0:
             try:
-                taken = await self._ledger.take_over(judge=judge, limit=self._free)
+                reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=self._free)
             except Exception:
                 self._next_check = 0.0
                 raise
-            for record in taken:
+            for record in reclaimed:
                 if record.id not in self.jobs:
                     self._run(record)
 

@@ -15,7 +15,7 @@ _row = invocations.c
 
 # The columns of a Record.
 RECORD = [
-    *(c for c in _row if c.name not in ("idempotency_hash", "fingerprint", "not_before")),
+    *(c for c in _row if c.name not in ("idempotency_hash", "fingerprint", "not_before", "unsent")),
     (db_now() - _row.started_at).label("age"),
 ]
 

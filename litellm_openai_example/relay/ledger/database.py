@@ -24,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..counters import observe_commit
 from ..log import log
-from .engines import engines, is_outage, kind
+from ..loops import keep_going
+from .engines import engines, is_outage, is_unstorable, kind
 
 T = TypeVar("T")
 
@@ -44,16 +45,26 @@ class LedgerUnavailable(Exception):
     """The database does not answer; what was asked of it may be asked again."""
 
 
+class Unstorable(Exception):
+    """The database can never hold a value that it was given."""
+
+
 class NotAnnounced(LedgerUnavailable):
     """Listening works, but nothing is heard: there is a pooler in between."""
 
 
 @dataclass
 class Transaction:
-    """What a write works on; `changed` gathers the invocations that others are to be told about."""
+    """What a write works on.
+
+    Attributes:
+        changed: the invocations that others are to be told about.
+        proof: whether it shows that all writes go: one that failed may have wanted another right than this one.
+    """
 
     connection: AsyncConnection
     changed: set[str] = field(default_factory=set)
+    proof: bool = False
 
 
 Write = Callable[[Transaction], Awaitable[T]]
@@ -90,12 +101,13 @@ class Database:
         self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._in_use: set[Any] = set()
-        self._away = False
+        self._away = self._proved = False
         self._written = -_FRESH  # when the last write that succeeded began
         self._probe: asyncio.Future[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._write_in_groups(), name="ledger-writer")
+        writing = keep_going("writing to the ledger", self._write_group, pause=_RETRY)
+        self._task = asyncio.create_task(writing, name="ledger-writer")
 
     async def close(self) -> None:
         """Give the connections up, also those on which the database is silent."""
@@ -190,17 +202,15 @@ class Database:
 
     # Writing
 
-    async def _write_in_groups(self) -> None:
-        while True:
-            group = [await self._writes.get()]
-            while not self._writes.empty() and len(group) < _LARGEST_GROUP:
-                group.append(self._writes.get_nowait())
-            try:
-                await self._commit(group)
-            except asyncio.CancelledError:
-                for _, done in group:
-                    done.cancel()
-                raise
+    async def _write_group(self) -> None:
+        group = [await self._writes.get()]
+        while not self._writes.empty() and len(group) < _LARGEST_GROUP:
+            group.append(self._writes.get_nowait())
+        try:
+            await self._commit(group)
+        finally:
+            for _, done in group:
+                done.cancel()  # nobody waits for an answer that will not come
 
     async def _commit(self, group: list[tuple[Write[Any], asyncio.Future[Any]]]) -> None:
         began = time.monotonic()
@@ -219,12 +229,13 @@ class Database:
             return
         self._written = began
         observe_commit(time.monotonic() - began)
-        self._note(None)
-        if changed:
-            self.on_change(changed)
+        if self._proved:
+            self._note(None)
         for (_, done), result in zip(group, results, strict=True):
             if not done.done():
                 done.set_result(result)
+        if changed:
+            self.on_change(changed)
 
     async def _transact_once(self, works: list[Write[Any]]) -> tuple[list[Any], set[str]]:
         """Commit them once, also where the answer to the commit is lost."""
@@ -250,6 +261,7 @@ class Database:
                     number = await self._notify(connection, sorted(transaction.changed))
                 committing = True
                 await connection.commit()
+            self._proved = transaction.proof
         except Exception as error:
             if committing and is_outage(error):
                 raise _CommitLost(number, results, transaction.changed) from error
@@ -359,7 +371,7 @@ async def _twice(work: Callable[[], Awaitable[T]]) -> T:
         return await work()
     except Exception as error:
         if not is_outage(error):
-            raise
+            raise _unavailable(error) from None
     try:
         return await work()
     except Exception as error:
@@ -369,4 +381,6 @@ async def _twice(work: Callable[[], Awaitable[T]]) -> T:
 def _unavailable(error: Exception) -> Exception:
     if isinstance(error, LedgerUnavailable):
         return error
+    if is_unstorable(error):
+        return Unstorable(kind(error))
     return LedgerUnavailable(kind(error)) if is_outage(error) else error

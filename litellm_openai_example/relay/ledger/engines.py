@@ -33,6 +33,8 @@ _POSTGRESQL_OPTIONS = {
     "tcp_user_timeout": 10_000,
     "application_name": "litellm-relay",
 }
+# What an operator may do by hand, and undo: a right revoked, a table or a schema renamed.
+_ODD_OUTAGES = ("42501", "42P01", "3F000")
 # In the words of libpq, of the server and of PgBouncer; they come without an error code. The first that fits.
 _POSTGRESQL_REASONS = (
     (
@@ -97,9 +99,16 @@ def quiet_drivers() -> None:
 
 def is_outage(error: Exception) -> bool:
     """Whether the database is to blame: the same may succeed later."""
+    if isinstance(error, ProgrammingError):
+        return getattr(error.orig, "sqlstate", None) in _ODD_OUTAGES
     if isinstance(error, DBAPIError):
-        return not isinstance(error, IntegrityError | DataError | ProgrammingError)
+        return not isinstance(error, IntegrityError | DataError)
     return isinstance(error, PoolTimeout | TimeoutError | OSError)
+
+
+def is_unstorable(error: Exception) -> bool:
+    """Whether a value is to blame, so that the same will never succeed."""
+    return isinstance(error, DataError | ValueError | OverflowError | RecursionError)
 
 
 def kind(error: BaseException) -> str:

@@ -7,16 +7,18 @@ whose condition holds has made it, the others change nothing and see so.
 from           to               when                                                  method
 =============  ===============  ====================================================  ==================
 (nothing)      queued           accepted                                              accept
-queued         submitting       a process is about to send it: the intent             claim
+queued         submitting       a process is going to submit it                       claim
 queued         awaiting         the same, for a model known to answer at the end      claim
-submitting     queued           certainly not sent; tried again later                 put_back
-awaiting       queued           the same                                              put_back
+submitting     queued           certainly not sent; tried again later                 requeue
+awaiting       queued           the same                                              requeue
+submitting     queued           its process died before it was sent                   requeue_orphans
+awaiting       queued           the same                                              requeue_orphans
 submitting     awaiting         no answer for a few seconds                           leave_gate
 submitting     running          the gateway gave its id                               submitted
 awaiting       running          the same                                              submitted
-submitting     failed           its process died: whether it was paid is unknown      bury
-awaiting       failed           the same                                              bury
-running        running          its process died or stopped: another owner            take_over
+submitting     failed           its process died: whether it was paid is unknown      fail_orphans
+awaiting       failed           the same                                              fail_orphans
+running        running          its process died or stopped: another owner            reclaim
 any of these   completed        settled by the gateway's answer                       settle
 any of these   incomplete       the same                                              settle
 any of these   failed           the same, or refused, or out of time                  settle
@@ -26,6 +28,9 @@ queued         cancelled        on request                                      
 
 submitting, awaiting and running rows have an owner: the process that has a lease in `relay_workers`. Readers see
 submitting as queued and awaiting as running. Ended rows never change again, and are deleted when they are old.
+
+A submission may have been executed once its intent is committed, in the last moment before it is sent (commit_intent).
+Until then its row is marked `unsent`, and nothing is lost with its process.
 """
 
 from __future__ import annotations
@@ -109,11 +114,13 @@ class Ledger:
     async def check(self) -> None:
         """Raises LedgerUnavailable unless a write goes through now; answers in two seconds, whatever is wrong."""
 
-        async def work(transaction: Transaction) -> None:
-            mine = update(workers).where(workers.c.id == self.worker).values(id=workers.c.id)
-            await transaction.connection.execute(mine)
+        await self.database.check(self._prove, _PROBE)
 
-        await self.database.check(work, _PROBE)
+    async def _prove(self, transaction: Transaction) -> None:
+        """Change nothing, in all tables that work depends on."""
+        for table in (workers, invocations):
+            await transaction.connection.execute(update(table).where(table.c.id == "").values(id=table.c.id))
+        transaction.proof = True
 
     def token(self, invocation_id: str) -> str:
         """The token that reads and cancels an invocation. It is derived, so that no copy has to be kept."""
@@ -161,15 +168,15 @@ class Ledger:
         rows = await self.database.read(lambda connection: connection.execute(query))
         return [Piece(*row) for row in rows]
 
-    async def pending(self, *, judge: bool) -> tuple[bool, bool]:
+    async def pending(self, *, may_declare_dead: bool) -> tuple[bool, bool]:
         """Whether there is something to claim, and whether there is work that nobody does.
 
-        With `judge`, a process whose lease is over counts as dead.
+        With `may_declare_dead`, a process whose lease is over counts as dead.
         """
 
         async def work(connection: AsyncConnection) -> tuple[bool, bool]:
             queued = select(_row.id).where(*_is_due()).exists()
-            orphaned = select(_row.id).where(IS_ACTIVE, await self._is_orphan(connection, judge)).exists()
+            orphaned = select(_row.id).where(IS_ACTIVE, await self._is_orphan(connection, may_declare_dead)).exists()
             row = (await connection.execute(select(queued, orphaned))).one()
             return bool(row[0]), bool(row[1])
 
@@ -200,22 +207,31 @@ class Ledger:
             renewed = update(workers).where(workers.c.id == self.worker).values(lease)
             if (await transaction.connection.execute(renewed)).rowcount == 0:
                 await transaction.connection.execute(insert(workers).values(lease))
+            await self._prove(transaction)
 
         await self.database.write(work)
 
-    async def take_over(self, *, judge: bool, limit: int) -> list[Record]:
+    async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
 
         async def orphans(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-            return _FOLLOWED, await self._is_orphan(connection, judge), self._holds_lease()
+            return _FOLLOWED, await self._is_orphan(connection, may_declare_dead), self._holds_lease()
 
         return await self._change(orphans, {"owner": self.worker}, limit)
 
-    async def bury(self, *, judge: bool) -> list[Record]:
+    async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
+        """Give back to the queue what processes that have died had claimed, but not sent."""
+
+        async def unsent(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
+            return _SUBMITTING, _row.unsent.is_(True), await self._is_orphan(connection, may_declare_dead)
+
+        return await self._change(unsent, _requeued())
+
+    async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Fail the submissions in flight of processes that have died."""
 
         async def lost(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-            return _SUBMITTING, await self._is_orphan(connection, judge)
+            return _SUBMITTING, _row.unsent.is_not(True), await self._is_orphan(connection, may_declare_dead)
 
         return await self._change(lost, _settled(INDETERMINATE))
 
@@ -234,13 +250,13 @@ class Ledger:
         """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
         return select(workers.c.id).where(workers.c.id == self.worker, self._is_alive()).exists()
 
-    async def _is_orphan(self, connection: AsyncConnection, judge: bool) -> ColumnElement[bool]:
-        """Of an active row, that nobody does it: its owner has left, or (with `judge`) let its lease run out.
+    async def _is_orphan(self, connection: AsyncConnection, may_declare_dead: bool) -> ColumnElement[bool]:
+        """Of an active row, that nobody does it: its owner has left, or let its lease run out and may be declared dead.
 
         Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
         """
         left: ColumnElement[bool] = _row.owner.is_(None)
-        if not judge:
+        if not may_declare_dead:
             return left
         dead: Any = select(workers.c.id).where(~self._is_alive())
         if self._clock() >= self._next_thorough:
@@ -252,11 +268,12 @@ class Ledger:
 
     async def leave(self) -> None:
         """This process stops: others may take over its work at once."""
-        await self._change(_always(_row.owner == self.worker, _SUBMITTING), _settled(INDETERMINATE))
+        mine = _row.owner == self.worker
+        await self._change(_always(mine, _SUBMITTING, _row.unsent.is_(True)), _requeued())
+        await self._change(_always(mine, _SUBMITTING), _settled(INDETERMINATE))
 
         async def work(transaction: Transaction) -> None:
-            mine = (_row.owner == self.worker, _FOLLOWED)
-            await transaction.connection.execute(update(invocations).where(*mine).values(owner=None))
+            await transaction.connection.execute(update(invocations).where(mine, _FOLLOWED).values(owner=None))
             await transaction.connection.execute(delete(workers).where(workers.c.id == self.worker))
 
         await self.database.write(work)
@@ -264,9 +281,10 @@ class Ledger:
     # Submitting
 
     async def claim(self, limit: int, *, blocks: bool) -> list[Record]:
-        """Commit the intent to submit up to `limit` queued invocations."""
+        """Make up to `limit` queued invocations this process's own, to be submitted."""
         values = {
             "state": "awaiting" if blocks else "submitting",
+            "unsent": True,
             "owner": self.worker,
             "attempts": _row.attempts + 1,
             "started_at": func.coalesce(_row.started_at, db_now()),
@@ -274,19 +292,19 @@ class Ledger:
         }
         return await self._change(_always(*_is_due(), self._holds_lease()), values, limit)
 
-    async def put_back(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
+    async def requeue(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
         """The `attempt`-th (from 1) was certainly not sent: try again in `delay` seconds, 300 at most.
 
         Repeating it does nothing once another attempt was claimed.
         """
-        values = {
-            "state": "queued",
-            "owner": None,
-            "not_before": db_now() + min(delay, _LONGEST_DELAY / 2),
-            "updated_at": db_now(),
-        }
+        values = _requeued() | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
         this_one = () if attempt is None else (_row.attempts == attempt,)
         return await self._change_mine(invocation_id, IN_FLIGHT, values, *this_one)
+
+    async def commit_intent(self, invocation_id: str) -> bool:
+        """From here on it may have been sent. False, and it must not be, if it is no longer this process's."""
+        # Nobody sees a change, so nobody is told; and a commit whose answer was lost may be repeated.
+        return await self._change_mine(invocation_id, IN_FLIGHT, {"unsent": None}, self._holds_lease(), tell=False)
 
     async def leave_gate(self, invocation_id: str) -> bool:
         return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})
@@ -356,7 +374,12 @@ class Ledger:
         return await self.database.write(work)
 
     async def _change_mine(
-        self, invocation_id: str, states: Iterable[str], values: dict[str, Any], *more: ColumnElement[bool]
+        self,
+        invocation_id: str,
+        states: Iterable[str],
+        values: dict[str, Any],
+        *more: ColumnElement[bool],
+        tell: bool = True,
     ) -> bool:
         mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(states), *more)
 
@@ -364,7 +387,8 @@ class Ledger:
             made = await transaction.connection.execute(update(invocations).where(*mine).values(values))
             if made.rowcount == 0:
                 return False
-            transaction.changed.add(invocation_id)
+            if tell:
+                transaction.changed.add(invocation_id)
             return True
 
         return await self.database.write(work)
@@ -395,6 +419,10 @@ def _settled(outcome: Outcome) -> dict[str, Any]:
         "owner": None,
         "updated_at": db_now(),
     }
+
+
+def _requeued() -> dict[str, Any]:
+    return {"state": "queued", "unsent": None, "owner": None, "updated_at": db_now()}
 
 
 def _is_due() -> Sequence[ColumnElement[bool]]:

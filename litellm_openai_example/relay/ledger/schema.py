@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 2
+VERSION = 3
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
@@ -77,6 +77,9 @@ invocations = Table(
     Column("updated_at", Float, nullable=False),
     Column("cost_usd", Float),
     Column("tags", Text),
+    # True from the claim until just before the request leaves. No state of its own: processes of an older version, who
+    # know nothing of it, take such a row for one that was perhaps sent.
+    Column("unsent", Boolean),
 )
 
 
@@ -182,12 +185,21 @@ def check_version(connection: Connection) -> None:
 def _to_2(connection: Connection) -> None:
     """Cost and tags; leases that no clock step ends; indexes over the rows that are looked for."""
     row = invocations.c
-    for column in (row.cost_usd, row.tags, workers.c.ticks):
-        definition = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
+    _add_columns(connection, row.cost_usd, row.tags, workers.c.ticks)
     for index in invocations.indexes:
         index.create(connection)
     connection.execute(text("DROP INDEX relay_invocations_by_state"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2]
+def _to_3(connection: Connection) -> None:
+    """What was claimed and not sent."""
+    _add_columns(connection, invocations.c.unsent)
+
+
+def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
+    for column in columns:
+        definition = CreateColumn(column).compile(dialect=connection.dialect)
+        connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
+
+
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3]

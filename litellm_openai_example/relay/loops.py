@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from ..ledger.database import LedgerUnavailable
-from ..log import kind_and_place, log
+from .log import kind_and_place, log
 
 
-async def keep_going(name: str, step: Callable[[], Awaitable[object]], *, pause: float) -> None:
+async def keep_going(
+    name: str,
+    step: Callable[[], Awaitable[object]],
+    *,
+    pause: float,
+    expected: type[Exception] | tuple[type[Exception], ...] = (),
+) -> None:
     """Call `step` again and again until cancelled.
 
     Args:
         name: what it does, for the log.
         step: waits for its next turn itself.
         pause: seconds until the next turn after one that failed.
+        expected: what is no failure of the loop, but an outage that somebody else tells of.
 
-    A failure is said once, with its kind and place, and so is its end. That the ledger is away is no failure of a loop:
-    the database says that itself.
+    A failure is said once, with its kind and place, and so is its end.
     """
     failing = ""
     while True:
         try:
             await step()
-        except LedgerUnavailable:
+        except expected:
             await asyncio.sleep(pause)
         except Exception as error:
             kind = kind_and_place(error)

@@ -1,0 +1,127 @@
+"""What a job writes down of its invocation: its entry in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..counters import count_ended, count_submitted
+from ..ledger.database import LedgerUnavailable, Unstorable
+from ..ledger.ledger import Ledger
+from ..ledger.records import Outcome, Piece, Record
+from ..log import kind_and_place, log, log_run
+from ..settings import Settings
+
+T = TypeVar("T")
+
+LOST = Outcome("failed", "result_unavailable")
+_RETRY = 0.5
+
+
+class NotOurs(Exception):
+    """The invocation has ended otherwise, or belongs to another process by now."""
+
+
+class Entry:
+    """The entry of one invocation that this process owns.
+
+    Args:
+        record: as it was claimed or reclaimed.
+        ledger, settings: the worker's.
+
+    All changes but `commit_intent` are tried again for as long as the ledger takes none: what the gateway told us must
+    not be lost.
+    """
+
+    def __init__(self, record: Record, ledger: Ledger, settings: Settings) -> None:
+        self.id = record.id
+        self.record = record
+        self.upstream_id = record.upstream_id
+        self.pieces: list[Piece] = []
+        self._ledger = ledger
+        self._settings = settings
+
+    async def commit_intent(self) -> bool:
+        """It is about to be sent; False if it must not be: it is not ours, or the ledger does not say that it is."""
+        try:
+            return await self._ledger.commit_intent(self.id)
+        except Exception as error:
+            if not isinstance(error, LedgerUnavailable):
+                log.error("%s: not sent, the ledger does not take the intent (%s)", self.id, kind_and_place(error))
+            return False
+
+    async def requeue(self, delay: float) -> None:
+        """It was certainly not sent: to be tried again in `delay` seconds."""
+        await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=self.record.attempts))
+
+    async def leave_gate(self) -> None:
+        await self._keep(lambda: self._ledger.leave_gate(self.id))
+
+    async def submitted(self, upstream_id: str) -> None:
+        """Keep the gateway's id. Raises NotOurs."""
+        if not await self._keep(lambda: self._ledger.submitted(self.id, upstream_id)):
+            raise NotOurs
+        count_submitted()
+        log_run("submitted", self.id)
+        self.upstream_id = upstream_id
+
+    async def append(self, text: str) -> None:
+        """Add streamed text, as far as it is kept. Raises NotOurs."""
+        start = self.pieces[-1].end if self.pieces else 0
+        text = text[: max(0, self._settings.max_output - start)]
+        if not text or self.record.mode != "stream":  # nobody asked for pieces: the outcome holds the text
+            return
+        piece = Piece(len(self.pieces) + 1, start, text)
+        if not await self._keep(lambda: self._ledger.append(self.id, piece)):
+            raise NotOurs
+        self.pieces.append(piece)
+
+    async def load_pieces(self) -> None:
+        """Know what another process has streamed."""
+        if self.record.mode == "stream" and not self.pieces:
+            self.pieces = await self._keep(lambda: self._ledger.pieces(self.id))
+
+    async def settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
+        """End it. What the database cannot hold is left out: all but the text, then the text too."""
+        outcome = self._with_text(outcome)
+        text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
+        for kept in (outcome, text_alone, LOST):
+            try:
+                if await self._keep(lambda kept=kept: self._ledger.settle(self.id, kept, upstream_id)):  # type: ignore[misc]
+                    self._tell(kept, (outcome.response or {}).get("cost_usd"))
+                return
+            except Unstorable as error:
+                log.error("%s: the ledger cannot hold the outcome (%s); a part is left out", self.id, error)
+
+    def _tell(self, outcome: Outcome, cost: float | None) -> None:
+        seconds = round(max(0.0, time.time() - self.record.created_at), 1)
+        if outcome.state == "failed":
+            model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
+            log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
+        count_ended(outcome.state, outcome.error_code, cost)
+        log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
+
+    def _with_text(self, outcome: Outcome) -> Outcome:
+        """What was streamed is kept even if the rest never came."""
+        streamed = "".join(piece.text for piece in self.pieces)
+        if outcome.output_text is not None or not streamed:
+            return outcome
+        return Outcome(outcome.state, outcome.error_code, streamed, outcome.response)
+
+    async def _keep(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write, however long the ledger takes no change. Raises Unstorable."""
+        pause, said = _RETRY, False
+        while True:
+            try:
+                return await write()
+            except Unstorable:
+                raise
+            except LedgerUnavailable:
+                pass
+            except Exception as error:
+                if not said:
+                    log.error("%s: the ledger does not take a change (%s); tried again", self.id, kind_and_place(error))
+                said, pause = True, min(2 * pause, self._settings.timings.longest_poll)
+            await asyncio.sleep(pause)

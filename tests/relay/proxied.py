@@ -1,0 +1,100 @@
+"""A proxy in front of PostgreSQL that loses the answer to a COMMIT, or falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from sqlalchemy.engine import make_url
+
+
+class Proxy:
+    """Passes bytes on, until it is told otherwise.
+
+    Attributes:
+        lose_commit: close instead of passing on the answer to the next COMMIT; only to that of a transaction in which
+            these bytes went by, if it is bytes. False again when it was done.
+        silent: pass nothing on, in connections that are open.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._socket = f"{make_url(url).query['host']}/.s.PGSQL.5432"
+        self.lose_commit: bool | bytes = False
+        self.silent = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_unix_connection(self._socket)
+        losing = False
+
+        async def up() -> None:
+            nonlocal losing
+            since_commit = b""
+            while data := await reader.read(65536):
+                since_commit += data
+                if b"COMMIT" in data:
+                    wanted = self.lose_commit if isinstance(self.lose_commit, bytes) else b""
+                    if self.lose_commit and wanted in since_commit:
+                        losing, self.lose_commit = True, False
+                    since_commit = b""
+                await self._pass(data, back)
+            back.close()
+
+        async def down() -> None:
+            while (data := await there.read(65536)) and not losing:
+                await self._pass(data, writer)
+            writer.close()
+            back.close()
+
+        with suppress(OSError):
+            await asyncio.gather(up(), down(), return_exceptions=True)
+
+    async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
+        while self.silent:
+            await asyncio.sleep(0.02)
+        to.write(data)
+        await to.drain()
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """The proxy, and the URL of the same database through it."""
+    proxy = Proxy(url)
+    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield proxy, make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+
+
+@contextmanager
+def proxied_in_thread(url: str) -> Iterator[tuple[Proxy, str]]:
+    """The same for processes: the proxy runs in a thread."""
+    found: list[tuple[Proxy, str]] = []
+    ready, loop = threading.Event(), asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with proxied(url) as one:
+            found.append(one)
+            ready.set()
+            await asyncio.Event().wait()
+
+    def main() -> None:
+        task = loop.create_task(serve())
+        stop.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        for left in asyncio.all_tasks(loop):
+            left.cancel()
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.close()
+
+    stop: list[Callable[[], object]] = []
+    thread = threading.Thread(target=main, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield found[0]
+    finally:
+        found[0][0].silent = False
+        stop[0]()
+        thread.join(10)
