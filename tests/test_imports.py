@@ -136,7 +136,16 @@ _GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "d
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
-    *("relay.counters", "relay.log", "relay.settings", "relay.ledger", "relay.metrics", "relay.events", "relay.engine"),
+    *(
+        "relay.counters",
+        "relay.log",
+        "relay.loops",
+        "relay.settings",
+        "relay.ledger",
+        "relay.metrics",
+        "relay.events",
+        "relay.engine",
+    ),
     *(
         "relay.http.body",
         "relay.relay",
