@@ -15,6 +15,7 @@ from typing import TypeVar
 from .before import checkout
 from .client_bench import COMMAND, first_piece, library, one_shot
 from .growth import growth
+from .ledger_growth import ledger_growth, ledger_table
 from .llm import llm_versions
 from .measure import machine, raise_file_limit, stub
 from .node import node_versions
@@ -49,6 +50,7 @@ def main() -> None:
     figures |= {one.name: one for one in _step("relay: burst", burst)}
     figures |= _step("relay: cost of a run", lambda: run_cost(before))
     grown = _step("relay: growth, up to 1,000 jobs and waiters", growth)
+    ledgers = _step("ledger: growth, up to 100,000 runs", ledger_growth)
 
     comparisons, found = compare(figures), numbers(figures, started, grown)
     names = ("openai", "click", "fastapi", "sqlalchemy")
@@ -56,7 +58,13 @@ def main() -> None:
     versions = ", ".join([*(f"{name} {version(name)}" for name in names), *others])
     when = datetime.now(UTC)
     caption = f"{when:%Y-%m-%d}, {machine()}, {versions}"
-    tables = [comparison_table(comparisons), number_table(found), growth_table(grown), stream_table(streams)]
+    tables = [
+        comparison_table(comparisons),
+        number_table(found),
+        growth_table(grown),
+        ledger_table(ledgers),
+        stream_table(streams),
+    ]
     text, picture = "\n\n".join([f"Measured on {caption}.", *tables]), draw(comparisons, caption)
     print(text)
 
@@ -67,6 +75,7 @@ def main() -> None:
         "figures": {name: asdict(one) for name, one in (figures | streams).items()},
         "start": asdict(started),
         "growth": asdict(grown),
+        "ledgers": [asdict(one) for one in ledgers],
     }
     (arguments.out / f"{when:%Y%m%dT%H%M%SZ}.json").write_text(json.dumps(raw, indent=1))
     (arguments.out / "bench.md").write_text(text + "\n")
