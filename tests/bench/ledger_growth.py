@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -71,7 +72,7 @@ async def _sizes(name: str, url: str) -> list[Size]:
     found, finished, elsewhere = [], 0, 0
     try:
         for size in SIZES:
-            await database.run(lambda connection, a=finished, b=elsewhere, to=size: _fill(connection, a, b, to))
+            await database.run(partial(_fill, finished=finished, elsewhere=elsewhere, size=size))
             finished, elsewhere = size
             found.append(Size(name, finished, elsewhere, *[await _median(*work) for work in _works(ledger, size)]))
     finally:
