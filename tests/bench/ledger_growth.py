@@ -102,7 +102,7 @@ def _works(ledger: Ledger, size: tuple[int, int]) -> list[tuple[Callable[[int], 
         (lambda n: ledger.accept(new(n)), 0),
         (lambda n: ledger.get(f"completed_{n + 1}"), 0),
         (lambda _: ledger.claim(1, blocks=False), 0),
-        (lambda _: ledger.pending(judge=True), 0),
+        (lambda _: ledger.pending(may_declare_dead=True), 0),
     ]
 
 

@@ -23,7 +23,7 @@ def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:
                     await asyncio.sleep(0.01)
 
             purging = asyncio.create_task(purge())
-            await ledger.put_back("a", 1.0, attempt=1)
+            await ledger.requeue("a", 1.0, attempt=1)
             due = time.monotonic() + 1.0
             while not await ledger.claim(1, blocks=False):
                 assert time.monotonic() < due + 2.0
