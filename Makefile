@@ -82,7 +82,7 @@ gateway-lock: .venv/test-ready ## Pin what the gateway installs, and list its li
 	@touch $@
 
 .venv/relay-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
-	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra relay >&2
+	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra relay --extra mcp >&2
 	@touch $@ .venv/run-ready
 
 .venv/test-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
