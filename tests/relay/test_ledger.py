@@ -164,6 +164,25 @@ def test_nothing_is_claimed_without_a_lease(database_url: str) -> None:
     run(work)
 
 
+def test_a_process_never_declares_itself_dead(tmp_path: Path) -> None:
+    """However late its heart beats: on a starved machine it would fail what it has just submitted."""
+
+    async def work() -> None:
+        clock = Clock()
+        url = f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite3"
+        async with opened(url, clock=clock) as ledger, opened(url, "other", clock=clock) as other:
+            await ledger.accept(new("a"))
+            await ledger.claim(1, blocks=False)
+            assert await ledger.commit_intent("a")
+            clock.now += 100
+            await other.heartbeat()
+            assert await ledger.pending(may_declare_dead=True) == (False, False)
+            assert await ledger.fail_orphans(may_declare_dead=True) == []
+            assert [record.id for record in await other.fail_orphans(may_declare_dead=True)] == ["a"]
+
+    run(work)
+
+
 def test_a_repeated_requeue_does_not_touch_the_next_attempt(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:

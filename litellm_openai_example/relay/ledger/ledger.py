@@ -254,15 +254,16 @@ class Ledger:
         """Of an active row, that nobody does it: its owner has left, or let its lease run out and may be declared dead.
 
         Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
+        A process that asks lives, however late its heart beats: what is its own is never an orphan to it.
         """
         left: ColumnElement[bool] = _row.owner.is_(None)
         if not may_declare_dead:
             return left
-        dead: Any = select(workers.c.id).where(~self._is_alive())
+        dead: Any = select(workers.c.id).where(workers.c.id != self.worker, ~self._is_alive())
         if self._clock() >= self._next_thorough:
             self._next_thorough = self._clock() + _THOROUGH_EVERY
             leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
-            dead = dead.union(select(_row.owner).where(IS_ACTIVE, _row.owner.is_not(None), ~leased))
+            dead = dead.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self.worker, ~leased))
         names = [row.id for row in await connection.execute(dead)]
         return or_(left, _row.owner.in_(names)) if names else left
 
