@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ from litellm_openai_example.cli import main
 from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
 from .fakes.served import FakeGateway
+
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit it: tests that interrupt their
+# children would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Variables that would send a test elsewhere, or change what it sees.
 _CLEARED = (
