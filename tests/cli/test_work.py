@@ -61,7 +61,7 @@ def test_a_research_run_is_cancelled_at_the_relay(relay: FakeRelay, command: Run
 
 def test_what_is_too_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     work.remember(work.begun(work.RESPONSE, "resp_1", "hi"))
-    monkeypatch.setenv("RELAY_RETENTION_HOURS", "0.0000001")
+    monkeypatch.setenv("RELAY_RETENTION_HOURS", "1e-10")
     assert work.remembered() == []
     assert list(state_dir().glob("work-*")) == []
 
