@@ -206,3 +206,11 @@ def test_no_private_name_of_another_package_is_imported() -> None:
             if isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
                 assert not [part for part in (node.module or "").split(".") if part.startswith("_")], path
                 assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
+
+
+def test_the_bench_needs_no_test_tools() -> None:
+    """It runs in an environment as users have it: see `bench` in pyproject.toml."""
+    hidden = "import sys; sys.modules.update(pytest=None, pytest_httpserver=None, hypothesis=None)"
+    run = f"{hidden}; import tests.bench.__main__"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)
+    assert not done.returncode, done.stderr

@@ -152,7 +152,7 @@ async def _jobs(process: RelayProcess, upstream: int) -> tuple[list[Step], Step,
 
 async def _waiters(process: RelayProcess, upstream: int) -> tuple[list[Step], float]:
     steps: list[Step] = []
-    async with Waiters(process.port) as waiters, Connection(upstream) as counter, Connection(process.port) as client:
+    async with Waiters(process.port) as waiters, Connection(upstream) as counter:
         (path, token), *_ = jobs = await start_jobs(process, range(1))
         await _until_running(process, jobs)
         for size in SIZES:
@@ -161,7 +161,8 @@ async def _waiters(process: RelayProcess, upstream: int) -> tuple[list[Step], fl
             steps.append(await _step(process, counter, size))
         waiters.check()
         told = asyncio.create_task(waiters.ended())
-        (await client.post(f"{path}/cancel", b"", token)).expect(200)
+        async with Connection(process.port) as client:  # opened late: the relay does not keep an idle one
+            (await client.post(f"{path}/cancel", b"", token)).expect(200)
         return steps, await told
 
 

@@ -92,6 +92,8 @@ class Stub:
             counts, self.counts = {**self.counts, "closest": self.closest}, Counter()
             self.closest = None
             return _send(writer, counts)
+        if path.endswith("/models"):  # asked for once by a process, so it is not counted among a run's looks
+            return _send(writer, {"object": "list", "data": []})
         self.counts[method] += 1
         if method == "GET":
             return self.retrieve(writer, path.rsplit("/", 1)[1])

@@ -21,9 +21,10 @@ from litellm_openai_example import AsyncRelayClient, RelayClient
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway, Json
+from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually, free_port
 from ..soak.burst import burst
-from .conftest import PostgreSQL, assert_clean
+from .conftest import assert_clean
 from .running import Api, RelayProcess, body, environment, relay_process
 
 RUNNING = 200

@@ -13,7 +13,7 @@ from litellm_openai_example.relay.ledger import database, engines
 from litellm_openai_example.relay.ledger.database import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import Outcome
 
-from .conftest import PostgreSQL
+from ..fakes.postgresql import PostgreSQL
 from .proxied import proxied
 from .test_ledger import new, opened, run
 

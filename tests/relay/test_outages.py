@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from ..fakes.gateway import Gateway
+from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually
-from .conftest import PostgreSQL, assert_clean
+from .conftest import assert_clean
 from .proxied import proxied_in_thread
 from .running import RelayProcess, body, environment, relay_process
 

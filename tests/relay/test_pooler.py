@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from ..fakes.gateway import Gateway
+from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually, free_port
-from .conftest import PostgreSQL
 from .running import environment, relay_process
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..relay.conftest import PostgreSQL
+from ..fakes.postgresql import PostgreSQL
 from .burst import burst
 from .run import Soak
 
