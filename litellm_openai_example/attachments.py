@@ -7,7 +7,9 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from .json_object import JsonObject
 
 Api = Literal["chat", "responses"]
 Path_ = str | os.PathLike[str]
@@ -18,7 +20,7 @@ _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif
 _WHITE = b"\t\n\x0b\x0c\r\x1b"  # control characters that texts do hold: a log is coloured with escapes
 
 
-def file_part(path: Path_, api: Api = "responses") -> dict[str, Any]:
+def file_part(path: Path_, api: Api = "responses") -> JsonObject:
     """A file as a part of a message's content, for `responses.create` or `chat.completions.create`.
 
     What it is, its first bytes tell: a PNG, JPEG, GIF or WebP image becomes `input_image` (`image_url` for chat), a PDF
@@ -46,12 +48,12 @@ def file_part(path: Path_, api: Api = "responses") -> dict[str, Any]:
     return text_part(f"File: {name}\n\n{_text(content, name)}", api)
 
 
-def text_part(text: str, api: Api) -> dict[str, Any]:
+def text_part(text: str, api: Api) -> JsonObject:
     """A text as a part of a message's content."""
     return {"type": "text" if api == "chat" else "input_text", "text": text}
 
 
-def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[dict[str, Any]]:
+def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[JsonObject]:
     """What is asked, as the content of a chat message or the input of a response: the prompt after the files.
 
     Raises:
@@ -61,7 +63,7 @@ def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[dict
         raise ValueError("files is a list of paths, not a single one")
     if not files:
         return prompt
-    parts: list[dict[str, Any]] = []
+    parts: list[JsonObject] = []
     size = 0
     for path in files:
         parts.append(file_part(path, api))

@@ -21,6 +21,7 @@ from .calls.requests import Tools, chat_request, check_prompt, check_response_id
 from .calls.steps import run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
+from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, who_pays
 from .sdk import AsyncLiteLLM, LiteLLM
 from .transport.bodies import MAX_ANSWER
@@ -60,13 +61,13 @@ class _Client:
 
     def _chat(
         self, prompt: str, instructions: str | None, files: Files, model: str | None, fields: dict[str, object]
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         content = content_of(check_prompt(prompt), files, "chat")
         return chat_request(self._model(model), content, instructions, fields)
 
     def _response(
         self, prompt: str, files: Files, model: str | None, fields: dict[str, object], **options: Any
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         if options.get("previous_response_id") is not None:
             check_response_id(options["previous_response_id"])
         content = content_of(check_prompt(prompt), files, "responses")
@@ -550,7 +551,7 @@ class AsyncLiteLLMClient(_Client):
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
-    def _stream(self, api: Api, request: dict[str, Any], timeout: float | None) -> AsyncTextStream:
+    def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         async def open_() -> tuple[Any, StreamReader]:
             raw = await self.run(calls.open_stream(api, request), timeout)
             return raw, StreamReader(raw, api.assembly(), self.openai.api_key)
@@ -572,7 +573,7 @@ class AsyncLiteLLMClient(_Client):
         await self.close()
 
 
-def text_stream(client: LiteLLMClient, api: Api, request: dict[str, Any], timeout: float | None = None) -> TextStream:
+def text_stream(client: LiteLLMClient, api: Api, request: JsonObject, timeout: float | None = None) -> TextStream:
     """Send a request whose answer comes in pieces."""
     opened = client.run(calls.open_stream(api, request), timeout)
     return TextStream(opened, StreamReader(opened, api.assembly(), client.openai.api_key))

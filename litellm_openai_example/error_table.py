@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .errors import ErrorKind
+from .json_object import JsonObject
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
     )
 
 
-def _provider_error(message: str) -> dict[str, Any]:
+def _provider_error(message: str) -> JsonObject:
     """The provider's own error object, which LiteLLM puts as JSON into its message after `Exception - `."""
     found = re.search(r"Exception - .*?(\{)", message, re.DOTALL)
     if not found:

@@ -132,7 +132,7 @@ def test_there_is_no_circle() -> None:
 
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
-_GROUND = ("config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
+_GROUND = ("json_object", "config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
@@ -157,8 +157,8 @@ _RELAY = (
         "relay.__main__",
     ),
 )
-_GATEWAY = ("config", "state", "gateway")
-_MCP = ("config", "payer", "errors", "research", "mcp")
+_GATEWAY = ("json_object", "config", "state", "gateway")
+_MCP = ("json_object", "config", "payer", "errors", "research", "mcp")
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:
@@ -193,7 +193,7 @@ def test_the_arrows_go_one_way() -> None:
 
 def test_what_stands_before_the_sdk_does_not_import_it() -> None:
     known = all_imports()
-    for name in ("config", "state", "transport.deadline", "late_types"):
+    for name in ("json_object", "config", "state", "transport.deadline", "late_types"):
         assert not known[name] & {"/openai", "/httpx2", "/pydantic"}
     for name, imported in known.items():
         if name.startswith("gateway"):

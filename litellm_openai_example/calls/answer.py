@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..json_object import JsonObject
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
 from .reasons import RUNNING, Cut, CutKind, cut_by, cut_short, read_reason, read_status
 
@@ -69,7 +70,7 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     sources: tuple[Source, ...] = ()
     searched: bool = False
-    output: tuple[dict[str, Any], ...] = ()
+    output: tuple[JsonObject, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -141,13 +142,13 @@ def read_chat(body: object) -> Answer:
     )
 
 
-def _reasons(choice: dict[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
+def _reasons(choice: JsonObject) -> Iterable[tuple[JsonObject, str]]:
     yield choice, "finish_reason"
     yield choice, "native_finish_reason"
     yield as_dict(choice.get("provider_specific_fields")), "native_finish_reason"
 
 
-def first_choice(data: dict[str, Any]) -> dict[str, Any]:
+def first_choice(data: JsonObject) -> JsonObject:
     """The choice that counts: the first one, wherever it stands in the list."""
     return next((c for c in as_list(data.get("choices")) if isinstance(c, dict) and not as_int(c.get("index"))), {})
 
@@ -162,13 +163,13 @@ def read_error(error: object) -> tuple[str | None, str | None]:
     return None, error if isinstance(error, str) else "an error without a message"
 
 
-def is_message(item: dict[str, Any]) -> bool:
+def is_message(item: JsonObject) -> bool:
     """Whether an output item is a message; a gateway may leave its type out, or put a part in its place."""
     kind = item.get("type")
     return kind == "message" or kind == "output_text" or (kind is None and ("content" in item or "text" in item))
 
 
-def message_text(item: dict[str, Any]) -> str:
+def message_text(item: JsonObject) -> str:
     """The text of a message item."""
     return text_of(item.get("content", item))
 
@@ -199,7 +200,7 @@ def blank_line(before: str, after: str) -> str:
     return "\n" * max(0, 2 - have)
 
 
-def phase_of(item: dict[str, Any]) -> str:
+def phase_of(item: JsonObject) -> str:
     """`commentary` or `final_answer`, where a message says what it is for."""
     return as_str(item.get("phase")).lower()
 
@@ -219,7 +220,7 @@ def read_sources(*lists: object) -> tuple[Source, ...]:
     return tuple(Source(url, title) for url, title in titles.items())
 
 
-def _ended(data: dict[str, Any], messages: list[dict[str, Any]]) -> tuple[str, str]:
+def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     """A response's status, and why it is incomplete if it is."""
     given = data.get("status")
     status = read_status(given)
@@ -234,7 +235,7 @@ def _ended(data: dict[str, Any], messages: list[dict[str, Any]]) -> tuple[str, s
     return status, reason
 
 
-def _messages_text(messages: list[dict[str, Any]]) -> str:
+def _messages_text(messages: list[JsonObject]) -> str:
     text, apart = "", False
     pieces: list[str] = []
     for item in messages:
@@ -258,17 +259,17 @@ def _search_results(item: object) -> list[Any]:
     return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
 
 
-def _function_call(item: dict[str, Any]) -> FunctionCall:
+def _function_call(item: JsonObject) -> FunctionCall:
     name = sendable(item.get("name"))
     return FunctionCall(as_id(item.get("call_id")), name, _arguments(item), as_id(item.get("id")))
 
 
-def _chat_call(call: dict[str, Any]) -> FunctionCall:
+def _chat_call(call: JsonObject) -> FunctionCall:
     function = as_dict(call.get("function"))
     return FunctionCall(as_id(call.get("id")), sendable(function.get("name")), _arguments(function))
 
 
-def _arguments(call: dict[str, Any]) -> str:
+def _arguments(call: JsonObject) -> str:
     """JSON text, also where a gateway has read it already."""
     given = call.get("arguments")
     return sendable(json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given)

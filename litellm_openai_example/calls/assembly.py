@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from ..errors import GatewayError
+from ..json_object import JsonObject
 from .answer import (
     Answer,
     blank_line,
@@ -39,11 +40,11 @@ class ChatStream:
         self.ended = False
         self._text = Text()
         self._refusals: list[str] = []
-        self._top: dict[str, Any] = {}
-        self._choice: dict[str, Any] = {}
+        self._top: JsonObject = {}
+        self._choice: JsonObject = {}
         self._notes: list[Any] = []
         self._searches: list[Any] = []
-        self._calls: dict[int, dict[str, Any]] = {}
+        self._calls: dict[int, JsonObject] = {}
 
     def feed(self, event: object) -> str:
         """Take one chunk and return the text that it adds."""
@@ -61,7 +62,7 @@ class ChatStream:
             self._choice["error"] = choice.get("error") or self._choice.get("error")
         return self._delta(choice)
 
-    def _delta(self, choice: dict[str, Any]) -> str:
+    def _delta(self, choice: JsonObject) -> str:
         delta = as_dict(choice.get("delta"))
         whole = {} if delta.get("content") else as_dict(choice.get("message"))
         told = {**whole, **delta}
@@ -76,7 +77,7 @@ class ChatStream:
             piece = text[len(sent) :] if text.startswith(sent) else ""
         return self._text.add(piece)
 
-    def _call(self, call: dict[str, Any], position: int) -> None:
+    def _call(self, call: JsonObject, position: int) -> None:
         index = as_int(call.get("index"))
         known = self._calls.setdefault(position if index is None else index, {"id": "", "name": "", "arguments": []})
         function = as_dict(call.get("function"))
@@ -94,7 +95,7 @@ class ChatStream:
         """What was held back of the text, when nothing more comes."""
         return self._text.end()
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """What has arrived so far, as a chat completion."""
         calls = [
             {"id": call["id"], "function": {"name": call["name"], "arguments": join(call["arguments"])}}
@@ -138,9 +139,9 @@ class ResponseStream:
         self._latest: int | None = None
         self._refusals: list[str] = []
         self._notes: list[Any] = []
-        self._items: dict[int, dict[str, Any]] = {}
+        self._items: dict[int, JsonObject] = {}
         self._final: Answer | None = None
-        self._body: dict[str, Any] = {}
+        self._body: JsonObject = {}
 
     @property
     def ended(self) -> bool:
@@ -162,7 +163,7 @@ class ResponseStream:
             return self._piece(kind.removeprefix("response."), data)
         return ""
 
-    def _piece(self, kind: str, data: dict[str, Any]) -> str:
+    def _piece(self, kind: str, data: JsonObject) -> str:
         if kind in ("output_text.delta", "text.delta"):
             return self._add(self._index(data), data.get("content_index"), text_of(data.get("delta")))
         if kind in ("output_text.done", "text.done"):
@@ -180,7 +181,7 @@ class ResponseStream:
             self._notes.append(data.get("annotation"))
         return ""
 
-    def _item(self, kind: str, data: dict[str, Any]) -> str:
+    def _item(self, kind: str, data: JsonObject) -> str:
         item = as_dict(data.get("item"))
         index = self._index({"item_id": item.get("id"), **data})
         if is_message(item):
@@ -193,7 +194,7 @@ class ResponseStream:
         self._refuse(refusal_of(item.get("content")))
         return self._settle(index, None, message_text(item))
 
-    def _index(self, data: dict[str, Any]) -> int | None:
+    def _index(self, data: JsonObject) -> int | None:
         """The output item that an event is about; None where it does not say."""
         index, name = as_int(data.get("output_index")), as_str(data.get("item_id"))
         if index is not None and name:
@@ -226,7 +227,7 @@ class ResponseStream:
         if refusal and not join(self._refusals).endswith(refusal):
             self._refusals.append(refusal)
 
-    def _response(self, kind: str, response: dict[str, Any]) -> str:
+    def _response(self, kind: str, response: JsonObject) -> str:
         if not as_list(response.get("output")) and self._items:
             response = {**response, "output": [item for _, item in sorted(self._items.items())]}
         answer = read_response(response)
@@ -256,7 +257,7 @@ class ResponseStream:
         """What was held back of the text, when nothing more comes."""
         return self._text.end()
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """The response as the last event that held one had it."""
         return self._body
 
@@ -279,7 +280,7 @@ class ResponseStream:
 Assembly = ChatStream | ResponseStream
 
 
-def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = False) -> tuple[Answer, dict[str, Any]]:
+def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = False) -> tuple[Answer, JsonObject]:
     """An answer that came in one piece, and its JSON; also where a gateway sends events though none were asked for.
 
     Raises:

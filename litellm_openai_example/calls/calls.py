@@ -15,6 +15,7 @@ from openai import APIStatusError
 
 from ..diagnosis import explain
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
+from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
 from .assembly import Assembly, ChatStream, ResponseStream
@@ -45,7 +46,7 @@ CHAT = Api(lambda sdk: sdk.chat.completions.with_raw_response, ChatStream)
 RESPONSES = Api(lambda sdk: sdk.responses.with_raw_response, ResponseStream)
 
 
-async def ask(api: Api, request: dict[str, Any], *, may_call: bool = False) -> Reply:
+async def ask(api: Api, request: JsonObject, *, may_call: bool = False) -> Reply:
     """Create a chat completion or a response, and return it if it is whole.
 
     A background response is returned as it is submitted, and with `may_call` an answer that calls functions as well.
@@ -59,12 +60,12 @@ async def ask(api: Api, request: dict[str, Any], *, may_call: bool = False) -> R
     return require_submitted(reply) if request.get("background") else require_complete(reply)
 
 
-async def open_stream(api: Api, request: dict[str, Any]) -> Any:
+async def open_stream(api: Api, request: JsonObject) -> Any:
     """Send a streaming create and return the SDK's raw response, its body not yet read."""
     return await _explained(_sent(api, request, stream=True), request["model"])
 
 
-async def _sent(api: Api, request: dict[str, Any], **more: bool) -> Any:
+async def _sent(api: Api, request: JsonObject, **more: bool) -> Any:
     """Send a create; once more where its search tool was refused by name, because that was not executed."""
     step = call(lambda sdk: create(api.resource(sdk).create, request, **more))
     try:

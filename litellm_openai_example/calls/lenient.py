@@ -6,12 +6,14 @@ import json
 import re
 from typing import Any
 
+from ..json_object import JsonObject
+
 # Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
 
 
-def read_json(content: bytes | str, *, beginning: bool = False) -> dict[str, Any]:
+def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
     """The JSON object in a body.
 
     Args:
@@ -61,7 +63,7 @@ def _parse_beginning(content: bytes | str) -> Any:
     return from_json(content, allow_partial="trailing-strings")
 
 
-def as_dict(value: object) -> dict[str, Any]:
+def as_dict(value: object) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 

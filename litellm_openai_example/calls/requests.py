@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 from ..config import header_value
+from ..json_object import JsonObject
 
-Tools = list[dict[str, Any]]
+Tools = list[JsonObject]
 
 # Fields that a method sets itself, and how to have them otherwise.
 RESERVED = {
@@ -29,7 +30,7 @@ SEARCH, OLD_SEARCH = "web_search", "web_search_preview"
 
 def chat_request(
     model: str, content: object, instructions: str | None = None, fields: Mapping[str, object] | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """The fields of a chat completion for one prompt; see `response_request`."""
     messages = [{"role": "system", "content": instructions}] if instructions else []
     return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields or {})
@@ -44,7 +45,7 @@ def response_request(
     instructions: str | None = None,
     background: bool = False,
     fields: Mapping[str, object] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The fields of a response; what is not given is not sent.
 
     Args:
@@ -65,7 +66,7 @@ def response_request(
     return request | further(fields or {})
 
 
-def further(fields: Mapping[str, object], **taken: str) -> dict[str, Any]:
+def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
     """`fields`, if a caller may set them.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..attachments import content_of
 from ..calls import calls
 from ..calls.reasons import RUNNING
@@ -13,6 +11,7 @@ from ..calls.sources import source_list
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
+from ..json_object import JsonObject
 from ..transport.policy import telling_retries
 from . import work
 from .output import notice, progress, readable_json
@@ -121,7 +120,7 @@ def _api(session: Session) -> calls.Api:
     return calls.CHAT if session.options.api == "chat" else calls.RESPONSES
 
 
-def _request(session: Session, prompt: str) -> dict[str, Any]:
+def _request(session: Session, prompt: str) -> JsonObject:
     options, model = session.options, session.client.model
     try:
         content = content_of(prompt, options.files, "chat" if options.api == "chat" else "responses")

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..json_object import JsonObject
+
 # Fields of a create call that the command sets itself, and what sets them.
 _TAKEN = {
     "model": "--model",
@@ -33,13 +35,13 @@ _ISO = """
 _COUNTRIES = frozenset(_ISO.split())
 
 
-def parse_fields(given: Sequence[str]) -> dict[str, Any]:
+def parse_fields(given: Sequence[str]) -> JsonObject:
     """The fields of `-o KEY=VALUE`: dotted keys nest, a value is JSON or else text, the last of two wins.
 
     Raises:
         ValueError: one of them cannot be used; the message says which and why.
     """
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for one in given:
         key, equals, text = one.partition("=")
         path = key.strip().split(".")

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
+from ..json_object import JsonObject
 from ..payer import who_pays
 from .fields import parse_country, parse_fields
 from .options import PROGRAM, Options, conflict
@@ -61,7 +62,7 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
     return seconds
 
 
-def _fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+def _fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> JsonObject:
     try:
         return parse_fields(given)
     except ValueError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from ..json_object import JsonObject
 
 PROGRAM = "litellm-example"
 
@@ -28,7 +30,7 @@ class Options(NamedTuple):
     invocation: str | None
     list_work: bool
     deliverable_format: str | None
-    fields: dict[str, Any]
+    fields: JsonObject
     effort: str | None
     files: tuple[str, ...]
     tags: tuple[str, ...]
@@ -58,7 +60,7 @@ class Options(NamedTuple):
         return not self.at_relay or (self.auto_tool_call and not self.follows_up)
 
     @property
-    def further(self) -> dict[str, Any]:
+    def further(self) -> JsonObject:
         """All further fields of the call: those that have an option of their own, and those of -o, which win."""
         if self.effort is None:
             return self.fields
@@ -69,7 +71,7 @@ class Options(NamedTuple):
         return {**self.fields, "reasoning": reasoning}
 
     @property
-    def tool(self) -> dict[str, Any] | None:
+    def tool(self) -> JsonObject | None:
         """The tool of --web-search."""
         if not self.web_search:
             return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 
-from ..late_types import late_types
 from .options import Options
 
 
@@ -23,6 +22,8 @@ def execute(options: Options, prompt: str, started: float) -> int:
         from .listing import list_work
 
         return list_work(options)
+    from ..late_types import late_types
+
     try:
         with late_types():  # all imports that `--help` does without are made here
             from .ending import carry_out

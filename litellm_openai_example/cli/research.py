@@ -6,13 +6,13 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from ..calls.answer import read_response
 from ..calls.sources import Cited, source_list
 from ..calls.steps import run as drive
 from ..config import ConfigurationError, setting
 from ..errors import CutShortError
+from ..json_object import JsonObject
 from ..research.contract import Invocation
 from ..research.loop import Conversation, ToolCall, ToolCallingResult, converse, research_through
 from ..research.relay_calls import RelayError
@@ -149,7 +149,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     """--target relay: the prompt as the question of a research run."""
     options = session.options
     streams = session.streams and not options.background
-    arguments: dict[str, Any] = {"research_question": prompt, "stream" if streams else "background": True}
+    arguments: JsonObject = {"research_question": prompt, "stream" if streams else "background": True}
     if options.deliverable_format:
         arguments["deliverable_format"] = options.deliverable_format
     if options.instructions:
@@ -171,7 +171,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
 
 def _stream(session: Session, relay: RelayClient) -> int:
     invocation_id, token = session.invocation or ("", "")
-    last: dict[str, Any] = {}
+    last: JsonObject = {}
     with progress("waiting for the relay's research run: queued") as shown:
         for event in relay.events(invocation_id, token, timeout=session.until):
             if event.name == "output_text":
@@ -242,7 +242,7 @@ def _require_complete(view: Invocation) -> None:
         return
     ends = {"completed": "has no text", "cancelled": "was cancelled", "failed": "failed", "incomplete": "ended early"}
     cause = f"the research run {ends.get(view.status, 'ended as ' + view.status)}"
-    details: dict[str, Any] = {"code": view.error_code, "message": view.error_message or ""}
+    details: JsonObject = {"code": view.error_code, "message": view.error_message or ""}
     if view.status == "incomplete" and view.output_text:
         raise CutShortError(cause, text=view.output_text, **details)
     raise RelayError(cause, **details)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import ConfigurationError, setting
+from ..json_object import JsonObject
 from ..payer import Payer
 from ..state import state_dir, write_private
 
@@ -40,7 +41,7 @@ class Work(NamedTuple):
     created: float
     token: str | None = None
     relay: str | None = None
-    conversation: dict[str, Any] | None = None
+    conversation: JsonObject | None = None
     paid_by: dict[str, str] | None = None
 
     @property

@@ -21,6 +21,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from ..errors import GatewayError
+from ..json_object import JsonObject
 from ..research.contract import DeliverableFormat, Invocation
 from ..research.relay_calls import RelayError, ResearchRunningError
 from ..research.relay_client import AsyncRelayClient
@@ -80,10 +81,10 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
         new_run: Annotated[
             bool, Field(description="Start and pay for a new run even if one was started with these arguments.")
         ] = False,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
         when to ask again. The same arguments return the run that there is: a repeated call is not paid for again."""
-        arguments: dict[str, Any] = {
+        arguments: JsonObject = {
             "research_question": research_question,
             "deliverable_format": deliverable_format,
             "context": context or [],
@@ -100,7 +101,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
         ctx: Context[Any, Any],
         include_report: Annotated[bool, Field(description="With the report and its sources.")] = False,
         wait_seconds: Annotated[int, Field(ge=0, le=50, description="Wait this long for the end of the run.")] = 0,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """How a research run stands: status, seconds, cost. Its report and sources only when asked for."""
         invocation_id, token = _split(id)
         async with connect() as relay:
@@ -119,7 +120,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
         return told
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
-    async def research_cancel(id: RunId) -> dict[str, Any]:
+    async def research_cancel(id: RunId) -> JsonObject:
         """Stop a research run. What it has cost until then is spent."""
         invocation_id, token = _split(id)
         async with connect() as relay:
@@ -128,7 +129,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
     return server
 
 
-def _slim(view: Invocation, token: str) -> dict[str, Any]:
+def _slim(view: Invocation, token: str) -> JsonObject:
     """A view in a few hundred bytes: an agent pays for each of them, every time it looks."""
     end = view.updated_at if view.finished else datetime.now(UTC)
     facts = {
@@ -151,7 +152,7 @@ def _split(id: str) -> tuple[str, str]:
     return invocation_id, token
 
 
-def _key(ctx: Context[Any, Any], arguments: dict[str, Any], new_run: bool) -> str | None:
+def _key(ctx: Context[Any, Any], arguments: JsonObject, new_run: bool) -> str | None:
     """The idempotency key of a start, in a form that a header holds: the client's own, else one of the arguments."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from ..config import ConfigurationError
+from ..json_object import JsonObject
 from .settings import Settings, database_url, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
@@ -43,7 +44,7 @@ class _Amount(click.FloatRange):
 class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic in the newest Click alone
     name = "JSON"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JsonObject:
         try:
             return request_fields(value) if isinstance(value, str) else value
         except ValueError as error:
@@ -123,7 +124,7 @@ def relay(
     *,
     host: str,
     model: str,
-    request: dict[str, Any] | None,
+    request: JsonObject | None,
     retention: float,
     list_runs: bool,
     state: str | None,

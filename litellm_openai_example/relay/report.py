@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import ConfigurationError
+from ..json_object import JsonObject
 from ..research.contract import TERMINAL
 from .ledger.database import Database, LedgerUnavailable
 from .ledger.engines import quiet_drivers, why_not_opened
@@ -89,7 +90,7 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
         key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
         runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
         sums[key] = runs + 1, dollars + (row.cost_usd or 0.0), unknown + (row.cost_usd is None)
-    told: list[dict[str, Any]] = [
+    told: list[JsonObject] = [
         {"day": day, "model": model or None, "runs": runs, "cost_usd": round(dollars, 6), "cost_unknown": unknown}
         for (day, model), (runs, dollars, unknown) in sorted(sums.items())
     ]
@@ -103,7 +104,7 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
     return "\n".join(lines or ["no runs have ended"])
 
 
-def _run(row: Any) -> dict[str, Any]:
+def _run(row: Any) -> JsonObject:
     ended = row.state in TERMINAL
     return {
         "id": row.id,

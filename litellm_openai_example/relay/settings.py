@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
+from ..json_object import JsonObject
 from ..state import state_dir
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Settings:
     port: int = DEFAULT_PORT
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
-    request: dict[str, Any] = field(default_factory=dict, repr=False)
+    request: JsonObject = field(default_factory=dict, repr=False)
     max_running: int = 32
     max_queued: int = 1000
     research_timeout: float = 3600.0
@@ -130,7 +131,7 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
     return settings
 
 
-def request_fields(text: str) -> dict[str, Any]:
+def request_fields(text: str) -> JsonObject:
     """The fields of `RELAY_REQUEST`. Raises ValueError, whose text is for a person and does not quote the value."""
     try:
         fields = json.loads(text, parse_constant=_refuse_constant)

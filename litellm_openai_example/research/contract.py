@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,7 @@ from pydantic import (
 )
 
 # The codes are part of the contract.
+from ..json_object import JsonObject
 from .error_codes import API_ERRORS as API_ERRORS
 from .error_codes import INVOCATION_ERRORS as INVOCATION_ERRORS
 from .error_codes import ApiErrorCode as ApiErrorCode
@@ -67,7 +68,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def _check_text_format(given: dict[str, Any]) -> dict[str, Any]:
+def _check_text_format(given: JsonObject) -> JsonObject:
     if given.get("type") not in ("text", "json_object", "json_schema"):
         raise ValueError("type must be one of: text, json_object, json_schema")
     if given["type"] == "json_schema" and not (
@@ -82,7 +83,7 @@ def _check_text_format(given: dict[str, Any]) -> dict[str, Any]:
 # `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
 # of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
 TextFormat = Annotated[
-    dict[str, Any],
+    JsonObject,
     AfterValidator(_check_text_format),
     WithJsonSchema(
         {
@@ -185,7 +186,7 @@ class Invocation(BaseModel):
     cost_usd: float | None = Field(
         None, description="US dollars, as the gateway reckons them; null while it is unknown, in every mode."
     )
-    response: dict[str, Any] | None = Field(
+    response: JsonObject | None = Field(
         None,
         description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "
         "annotations), `usage`, and `cost_usd` as the gateway reckoned it; each may be missing.",

@@ -7,12 +7,12 @@ import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from ..calls.answer import Source, Usage
 from ..calls.reply import Reply
 from ..calls.requests import OLD_SEARCH, response_request
 from ..calls.sources import source_list
+from ..json_object import JsonObject
 from ..payer import Payer
 from . import tool
 
@@ -152,16 +152,16 @@ class Conversation:
     bridged: bool | None = None
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
-    search_tool: dict[str, Any] = field(default_factory=lambda: dict(WEB_SEARCH))
-    fields: dict[str, Any] = field(default_factory=dict)  # further ones of the create call
+    search_tool: JsonObject = field(default_factory=lambda: dict(WEB_SEARCH))
+    fields: JsonObject = field(default_factory=dict)  # further ones of the create call
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls, those of a research run too
 
-    def save(self) -> dict[str, Any]:
+    def save(self) -> JsonObject:
         """The conversation as JSON data."""
         return asdict(self)
 
     @classmethod
-    def load(cls, data: dict[str, Any]) -> Conversation:
+    def load(cls, data: JsonObject) -> Conversation:
         """The conversation that `save` gave. Raises TypeError or KeyError when it is of another version."""
         calls = [
             ToolCall(
@@ -194,7 +194,7 @@ class Conversation:
         known = [cost for cost in costs if cost is not None]
         return sum(known) if known and len(known) == len(costs) else None
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> JsonObject:
         """The arguments of the next `responses.create`."""
         previous, given = self.previous_response_id, [_message(self.prompt)]
         if self.calls and self.response_id is not None and not self.bridged:
@@ -257,13 +257,13 @@ def _each_once(sources: Iterable[Source]) -> tuple[Source, ...]:
     return tuple(pages.values())
 
 
-def _message(text: str) -> dict[str, Any]:
+def _message(text: str) -> JsonObject:
     return {"type": "message", "role": "user", "content": text}
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall) -> JsonObject:
     return {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
 
 
-def _output(call: ToolCall) -> dict[str, Any]:
+def _output(call: ToolCall) -> JsonObject:
     return {"type": "function_call_output", "call_id": call.call_id, "output": call.output or ""}

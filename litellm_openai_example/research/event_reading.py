@@ -7,10 +7,10 @@ or `data.message`. What is handed on has the contract's form, each piece of the 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import httpx2
 
+from ..json_object import JsonObject
 from ..transport.deadline import Deadline
 from . import contract
 from .relay_calls import (
@@ -82,7 +82,7 @@ class EventReading:
             return self._end("error", sse.id, data, inner)
         return RelayEvent("status", sse.id, {**data, "status": status})
 
-    def _piece(self, id: str, data: dict[str, Any], inner: dict[str, Any]) -> RelayEvent | None:
+    def _piece(self, id: str, data: JsonObject, inner: JsonObject) -> RelayEvent | None:
         delta = next((text for text in (data.get("delta"), inner.get("text")) if isinstance(text, str)), "")
         offset = data.get("offset")
         start = offset if type(offset) is int and offset >= 0 else self._place
@@ -94,7 +94,7 @@ class EventReading:
         self._pieces.append(delta)
         return RelayEvent("output_text", id, {**data, "delta": delta, "offset": self._had - len(delta)})
 
-    def _end(self, name: str, id: str, data: dict[str, Any], inner: dict[str, Any]) -> RelayEvent | None:
+    def _end(self, name: str, id: str, data: JsonObject, inner: JsonObject) -> RelayEvent | None:
         said = read_status(data.get("status"))
         failed = said if said in contract.TERMINAL - {"completed"} else "failed"
         text = next((text for text in (data.get("output_text"), inner.get("output_text")) if text), None)

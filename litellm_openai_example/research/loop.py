@@ -21,6 +21,7 @@ from ..calls.calls import POLL_TIMEOUT, RESPONSES, ask, retrieve
 from ..calls.reply import Reply, require_complete
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
+from ..json_object import JsonObject
 from . import tool
 from .contract import Invocation
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
@@ -29,7 +30,7 @@ from .relay_calls import RelayCalls
 __all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
 
 # Carries out one call with these arguments, and fills in what became of it.
-Research = Callable[[ToolCall, dict[str, Any]], Operation[None]]
+Research = Callable[[ToolCall, JsonObject], Operation[None]]
 
 
 async def converse(conversation: Conversation, research: Research) -> ToolCallingResult:
@@ -74,7 +75,7 @@ def research_through(
         on_view: told how it stands, every now and then.
     """
 
-    async def research(call: ToolCall, arguments: dict[str, Any]) -> None:
+    async def research(call: ToolCall, arguments: JsonObject) -> None:
         view: Invocation | None = None
         started = time.monotonic()
         if call.invocation_id is None or call.invocation_token is None:

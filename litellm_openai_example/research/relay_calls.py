@@ -20,6 +20,7 @@ from ..calls.lenient import read_json
 from ..calls.steps import EXPECTED, call, sleep
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
 from ..errors import GatewayError, StillRunningError, one_line
+from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
 from ..transport.headers import retry_after
@@ -61,7 +62,7 @@ class RelayEvent(NamedTuple):
 
     name: str
     id: str
-    data: dict[str, Any]
+    data: JsonObject
 
 
 class RelayCalls:
@@ -235,7 +236,7 @@ def token_header(token: str) -> dict[str, str]:
     return {contract.TOKEN_HEADER: header_value(token, "the invocation token")}
 
 
-def _read(read: Callable[[dict[str, Any]], T], response: httpx2.Response) -> T:
+def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:
     try:
         return read(read_json(response.content))
     except ValueError:

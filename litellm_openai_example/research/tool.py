@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..json_object import JsonObject
 from .contract import TOOL_NAME, ToolArguments
 
 NAME = TOOL_NAME
@@ -28,7 +29,7 @@ _PROBLEMS = {
 }
 
 
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+def _plain(schema: JsonObject) -> JsonObject:
     """A schema with the keywords that every provider takes, and no others."""
     kept = {name: value for name, value in schema.items() if name in _READ}
     if "properties" in kept:
@@ -38,7 +39,7 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-TOOL: dict[str, Any] = {
+TOOL: JsonObject = {
     "type": "function",
     "name": NAME,
     "description": (
@@ -52,7 +53,7 @@ TOOL: dict[str, Any] = {
 }
 
 
-def parse_arguments(text: str) -> dict[str, Any]:
+def parse_arguments(text: str) -> JsonObject:
     """The arguments of one call, checked, ready for the relay.
 
     JSON text within JSON text is read, and what the schema does not know is left out: neither is a reason to lose a

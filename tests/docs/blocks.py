@@ -102,8 +102,13 @@ def _parameter(one: inspect.Parameter) -> str:
     return f"{stars}{one.name}: {_written(one.annotation)}{default}"
 
 
+# Names that stand in signatures and that a user cannot look up, as what they mean.
+_ALIASES = {"JsonObject": "dict[str, Any]", "Path_": "str | os.PathLike[str]"}
+
+
 def _written(annotation: object) -> str:
-    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return re.sub(rf"\b({'|'.join(_ALIASES)})\b", lambda found: _ALIASES[found[0]], text)
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {

@@ -29,10 +29,10 @@ from urllib.parse import quote, unquote
 
 from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider
 from litellm_openai_example.gateway.offline.stored import Stored
-from litellm_openai_example.gateway.offline.wire import Json
 from litellm_openai_example.gateway.proxy import Proxy
 from litellm_openai_example.gateway.routes import route, with_settings
 from litellm_openai_example.gateway.state import State
+from litellm_openai_example.json_object import JsonObject
 
 MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
 READY = "running.json"
@@ -72,32 +72,32 @@ class Seen:
 
     method: str
     path: str
-    body: Json | None
+    body: JsonObject | None
 
 
-def _message(whole: Json) -> Json:
-    found: Json = next(item for item in whole["output"] if item["type"] == "message")
+def _message(whole: JsonObject) -> JsonObject:
+    found: JsonObject = next(item for item in whole["output"] if item["type"] == "message")
     return found
 
 
-def _failed(whole: Json) -> None:
+def _failed(whole: JsonObject) -> None:
     whole.update(status="failed", output=[], error={"code": "server_error", "message": "The model has failed."})
 
 
-def _incomplete(whole: Json) -> None:
+def _incomplete(whole: JsonObject) -> None:
     _message(whole)["status"] = "incomplete"
     whole.update(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
 
 
-def _refusal(whole: Json) -> None:
+def _refusal(whole: JsonObject) -> None:
     _message(whole)["content"] = [{"type": "refusal", "refusal": "I cannot help with that."}]
 
 
-def _empty(whole: Json) -> None:
+def _empty(whole: JsonObject) -> None:
     whole["output"] = []
 
 
-OUTCOMES: dict[str, Callable[[Json], None]] = {
+OUTCOMES: dict[str, Callable[[JsonObject], None]] = {
     "failed": _failed,
     "incomplete": _incomplete,
     "refusal": _refusal,
@@ -112,10 +112,10 @@ class FaultyHandler(Handler):
     cut = False
     _written = 0
 
-    def chat(self, body: Json) -> None:
+    def chat(self, body: JsonObject) -> None:
         self._post(body, super().chat)
 
-    def respond(self, body: Json) -> None:
+    def respond(self, body: JsonObject) -> None:
         self._post(body, super().respond)
 
     def get(self, parts: list[str]) -> None:
@@ -135,7 +135,7 @@ class FaultyHandler(Handler):
             self.provider.seen[str(stored.whole["model"])].append(Seen("CANCEL", self.path, None))
         super().cancel(parts)
 
-    def send_json(self, status: int, answer: Json, headers: Any = ()) -> None:
+    def send_json(self, status: int, answer: JsonObject, headers: Any = ()) -> None:
         if not self.cut:
             return super().send_json(status, answer, headers)
         content = json.dumps(answer).encode()
@@ -155,7 +155,7 @@ class FaultyHandler(Handler):
                 raise ConnectionAbortedError
         super().write_chunk(text)
 
-    def _post(self, body: Json, answer: Callable[[Json], None]) -> None:
+    def _post(self, body: JsonObject, answer: Callable[[JsonObject], None]) -> None:
         model = str(body.get("model"))
         step = self.provider.next_step(model, Seen("POST", self.path, body))
         if step in OUTCOMES or step == "slow":

@@ -7,16 +7,16 @@ import hashlib
 import math
 import struct
 
+from ...json_object import JsonObject
 from .model import tokens
 from .rules import BadRequest
-from .wire import Json
 
 _DIMENSIONS = 1536
 _MOST_DIMENSIONS = 4096
 _MOST_INPUTS = 2048
 
 
-def embeddings(body: Json) -> Json:
+def embeddings(body: JsonObject) -> JsonObject:
     """Answer a request for embeddings. Raises BadRequest."""
     model, size = body.get("model"), body.get("dimensions")
     if not isinstance(model, str) or not model:

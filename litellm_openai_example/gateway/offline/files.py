@@ -9,8 +9,8 @@ import threading
 import time
 from collections import OrderedDict
 
+from ...json_object import JsonObject
 from .rules import BadRequest
-from .wire import Json
 
 _KEPT = 100
 
@@ -19,10 +19,10 @@ class Files:
     """The files that were uploaded; the oldest ones go when there are too many."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[str, tuple[Json, bytes]] = OrderedDict()
+        self._files: OrderedDict[str, tuple[JsonObject, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def upload(self, content_type: str, body: bytes) -> Json:
+    def upload(self, content_type: str, body: bytes) -> JsonObject:
         """Keep the file of a form, and tell about it. Raises BadRequest."""
         fields = _form(content_type, body)
         name, content = fields.get("file", (None, b""))
@@ -31,7 +31,7 @@ class Files:
             raise BadRequest("'file' is a required property", param="file")
         if not purpose:
             raise BadRequest("'purpose' is a required property", param="purpose")
-        about: Json = {
+        about: JsonObject = {
             "id": f"file-{secrets.token_hex(12)}",
             "object": "file",
             "bytes": len(content),
@@ -46,14 +46,14 @@ class Files:
                 self._files.popitem(last=False)
         return about
 
-    def list(self, purpose: str = "") -> Json:
+    def list(self, purpose: str = "") -> JsonObject:
         """All files, or those for one purpose; newest first."""
         with self._lock:
             found = [about for about, _ in reversed(self._files.values()) if purpose in ("", about["purpose"])]
         ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {}
         return {"object": "list", "data": found, "has_more": False, **ends}
 
-    def find(self, file_id: str) -> tuple[Json, bytes] | None:
+    def find(self, file_id: str) -> tuple[JsonObject, bytes] | None:
         """What is known of a file, and its content."""
         with self._lock:
             return self._files.get(file_id)

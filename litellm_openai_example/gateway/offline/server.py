@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
+from ...json_object import JsonObject
 from . import wire
 from .embeddings import embeddings
 from .files import Files
 from .model import Entry, decide
 from .rules import BadRequest
 from .stored import Responses, Stored
-from .wire import Json
 
 # Those of today, and older ones that gateways still list; every other name is taken as well.
 _MODELS = (
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
             self.not_found(parts)
         return None
 
-    def chat(self, body: Json) -> None:
+    def chat(self, body: JsonObject) -> None:
         completion = self.provider.complete_chat(body)
         if not body.get("stream"):
             return self.send_json(200, completion)
@@ -121,10 +121,10 @@ class Handler(BaseHTTPRequestHandler):
         with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         return self.send_events(wire.chat_chunks(completion, with_usage=with_usage))
 
-    def respond(self, body: Json) -> None:
+    def respond(self, body: JsonObject) -> None:
         self.send_stored(body, self.provider.create_response(body))
 
-    def send_stored(self, body: Json, stored: Stored) -> None:
+    def send_stored(self, body: JsonObject, stored: Stored) -> None:
         if body.get("stream"):
             events = ({**event, "sequence_number": n} for n, event in enumerate(wire.response_events(stored.whole)))
             return self.send_events(events, wait=stored.left)
@@ -157,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest("We could not parse the JSON body of your request.")
         return self.rfile.read(int(length))
 
-    def body(self) -> Json:
+    def body(self) -> JsonObject:
         """The JSON object in the request."""
         try:
             body = json.loads(self.raw() or b"{}")
@@ -170,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
             raise BadRequest("The body must be a JSON object.")
         return body
 
-    def send_json(self, status: int, answer: Json, headers: Iterable[tuple[str, str]] = ()) -> None:
+    def send_json(self, status: int, answer: JsonObject, headers: Iterable[tuple[str, str]] = ()) -> None:
         self.send_content(status, "application/json", json.dumps(answer).encode(), headers)
 
     def send_content(self, status: int, kind: str, content: bytes, headers: Iterable[tuple[str, str]] = ()) -> None:
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         error = {"message": message, "type": kind, "param": param, "code": code}
         self.send_json(status, {"error": error}, headers.items())
 
-    def send_events(self, events: Iterable[Json], wait: float = 0.0) -> None:
+    def send_events(self, events: Iterable[JsonObject], wait: float = 0.0) -> None:
         """Send a stream; a background response or a research run begins, and then takes `wait` seconds."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
@@ -263,12 +263,12 @@ class OfflineProvider:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def complete_chat(self, body: Json) -> Json:
+    def complete_chat(self, body: JsonObject) -> JsonObject:
         """Answer a chat request."""
         turn = wire.chat_turn(body)
         return wire.chat_completion(turn, decide(turn))
 
-    def create_response(self, body: Json) -> Stored:
+    def create_response(self, body: JsonObject) -> Stored:
         """Answer a responses request; the answer is kept unless `store` is false."""
         earlier: Sequence[Entry] = ()
         previous = body.get("previous_response_id")

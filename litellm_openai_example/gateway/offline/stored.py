@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from ...json_object import JsonObject
 from ...state import write_private
 from . import wire
 from .model import Entry
-from .wire import Json
 
 _IN_MEMORY = 1000
 _FILES = 200
@@ -39,7 +39,9 @@ class Stored:
         seconds: how long it takes until it is finished.
     """
 
-    def __init__(self, whole: Json, items: Sequence[Json], conversation: Sequence[Entry], seconds: float) -> None:
+    def __init__(
+        self, whole: JsonObject, items: Sequence[JsonObject], conversation: Sequence[Entry], seconds: float
+    ) -> None:
         self.whole = whole
         self.items = [{"id": f"in_{number}_{whole['id']}", **item} for number, item in enumerate(items)]
         self.conversation = conversation
@@ -52,7 +54,7 @@ class Stored:
         """Seconds until it is finished."""
         return max(0.0, self._created + self.seconds - time.monotonic())
 
-    def now(self) -> Json:
+    def now(self) -> JsonObject:
         """The response as it stands."""
         if self.cancelled:
             return wire.unfinished(self.whole, "cancelled")

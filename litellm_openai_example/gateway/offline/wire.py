@@ -5,18 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from ...json_object import JsonObject
 from .model import Entry, Reply, Turn, pieces, tokens
 from .rules import BadRequest, check
-
-Json = dict[str, Any]
 
 # What a model answers when JSON is wanted and no schema says which.
 _ANY_JSON = {"type": "object", "properties": {"answer": {"type": "string"}}}
 
 
-def chat_turn(body: Json) -> Turn:
+def chat_turn(body: JsonObject) -> Turn:
     """What a chat request asks."""
     entries: list[Entry] = []
     for message in _objects(body.get("messages"), "messages", empty=False):
@@ -37,7 +35,7 @@ def chat_turn(body: Json) -> Turn:
     return _turn(body, entries, _object(body.get("response_format")))
 
 
-def response_turn(body: Json, earlier: Sequence[Entry]) -> Turn:
+def response_turn(body: JsonObject, earlier: Sequence[Entry]) -> Turn:
     """What a responses request asks, after what came before it."""
     entries = list(earlier)
     if isinstance(body.get("instructions"), str):
@@ -55,7 +53,7 @@ def response_turn(body: Json, earlier: Sequence[Entry]) -> Turn:
     return _turn(body, entries, _object(_object(body.get("text")).get("format")))
 
 
-def input_items(body: Json) -> list[Json]:
+def input_items(body: JsonObject) -> list[JsonObject]:
     """The items of a responses request's input."""
     given = body.get("input")
     if isinstance(given, str):
@@ -63,9 +61,9 @@ def input_items(body: Json) -> list[Json]:
     return _objects(given, "input", empty=False)
 
 
-def chat_completion(turn: Turn, reply: Reply) -> Json:
+def chat_completion(turn: Turn, reply: Reply) -> JsonObject:
     """A whole chat completion."""
-    message: Json = {"role": "assistant", "content": reply.text or None, "refusal": None}
+    message: JsonObject = {"role": "assistant", "content": reply.text or None, "refusal": None}
     if reply.call:
         function = {"name": reply.call, "arguments": reply.arguments}
         message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": function}]
@@ -89,12 +87,12 @@ def chat_completion(turn: Turn, reply: Reply) -> Json:
     }
 
 
-def chat_chunks(completion: Json, *, with_usage: bool) -> Iterator[Json]:
+def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObject]:
     """The same completion as the chunks of a stream."""
     message = completion["choices"][0]["message"]
     base = {**{name: completion[name] for name in ("id", "created", "model")}, "object": "chat.completion.chunk"}
 
-    def chunk(delta: Json, reason: str | None = None) -> Json:
+    def chunk(delta: JsonObject, reason: str | None = None) -> JsonObject:
         return {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
     yield chunk({"role": "assistant", "content": ""})
@@ -110,11 +108,11 @@ def chat_chunks(completion: Json, *, with_usage: bool) -> Iterator[Json]:
         yield {**base, "choices": [], "usage": completion["usage"]}
 
 
-def response(body: Json, turn: Turn, reply: Reply) -> Json:
+def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
     """A completed response."""
-    output: list[Json] = []
+    output: list[JsonObject] = []
     if reply.sources:
-        action: Json = {"type": "search", "query": "offline demo"}
+        action: JsonObject = {"type": "search", "query": "offline demo"}
         if "web_search_call.action.sources" in (body.get("include") or ()):
             action["sources"] = [{"type": "url", "url": url} for url, _ in reply.sources]
         output.append({"id": _id("ws"), "type": "web_search_call", "status": "completed", "action": action})
@@ -156,12 +154,12 @@ def response(body: Json, turn: Turn, reply: Reply) -> Json:
     }
 
 
-def unfinished(whole: Json, status: str) -> Json:
+def unfinished(whole: JsonObject, status: str) -> JsonObject:
     """The response as it is told of while it is queued, in progress or cancelled."""
     return {**whole, "status": status, "output": [], "usage": None}
 
 
-def response_events(whole: Json) -> Iterator[Json]:
+def response_events(whole: JsonObject) -> Iterator[JsonObject]:
     """The same response as the events of a stream."""
     yield {"type": "response.created", "response": unfinished(whole, "in_progress")}
     yield {"type": "response.in_progress", "response": unfinished(whole, "in_progress")}
@@ -182,7 +180,7 @@ def response_events(whole: Json) -> Iterator[Json]:
     yield {"type": f"response.{whole['status']}", "response": whole}
 
 
-def conversation_after(turn: Turn, whole: Json) -> list[Entry]:
+def conversation_after(turn: Turn, whole: JsonObject) -> list[Entry]:
     """The conversation with a response's own output added, for the next turn; instructions hold for one turn only."""
     entries = [entry for entry in turn.conversation if entry != Entry("system", str(whole["instructions"]))]
     for item in whole["output"]:
@@ -193,7 +191,7 @@ def conversation_after(turn: Turn, whole: Json) -> list[Entry]:
     return entries
 
 
-def _turn(body: Json, conversation: list[Entry], shape: Json) -> Turn:
+def _turn(body: JsonObject, conversation: list[Entry], shape: JsonObject) -> Turn:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise BadRequest("you must provide a model parameter")
@@ -210,7 +208,7 @@ def _turn(body: Json, conversation: list[Entry], shape: Json) -> Turn:
     return Turn(model, conversation, functions, _forced(choice, functions), searches, _shape(shape), str(effort or ""))
 
 
-def _forced(choice: object, functions: dict[str, Json]) -> str:
+def _forced(choice: object, functions: dict[str, JsonObject]) -> str:
     if choice == "required" and functions:
         return next(iter(functions))
     name = (_object(_object(choice).get("function")) or _object(choice)).get("name")
@@ -219,7 +217,7 @@ def _forced(choice: object, functions: dict[str, Json]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _shape(wanted: Json) -> Json | None:
+def _shape(wanted: JsonObject) -> JsonObject | None:
     if wanted.get("type") == "json_schema":
         return _object((_object(wanted.get("json_schema")) or wanted).get("schema"))
     return _ANY_JSON if wanted.get("type") == "json_object" else None
@@ -232,7 +230,7 @@ def _check_calls(entries: list[Entry]) -> None:
             raise BadRequest(f"No tool call found for function call output with call_id {entry.call_id}.")
 
 
-def _text_events(part: Json, place: Json) -> Iterator[Json]:
+def _text_events(part: JsonObject, place: JsonObject) -> Iterator[JsonObject]:
     yield {"type": "response.content_part.added", **place, "part": {**part, "text": "", "annotations": []}}
     for piece in pieces(part["text"]):
         yield {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
@@ -243,12 +241,12 @@ def _text_events(part: Json, place: Json) -> Iterator[Json]:
     yield {"type": "response.content_part.done", **place, "part": part}
 
 
-def _begun(item: Json) -> Json:
-    nothing_yet: dict[str, Json] = {"message": {"content": []}, "function_call": {"arguments": ""}}
+def _begun(item: JsonObject) -> JsonObject:
+    nothing_yet: dict[str, JsonObject] = {"message": {"content": []}, "function_call": {"arguments": ""}}
     return {**item, "status": "in_progress", **nothing_yet.get(item["type"], {})}
 
 
-def _annotations(reply: Reply) -> list[Json]:
+def _annotations(reply: Reply) -> list[JsonObject]:
     """The places in the text that name a source, by its address or by its number in brackets."""
     found = []
     for number, (url, title) in enumerate(reply.sources, 1):
@@ -266,7 +264,7 @@ def _usage(turn: Turn, reply: Reply) -> dict[str, int]:
     return {"input_tokens": used, "output_tokens": made, "total_tokens": used + made}
 
 
-def _objects(value: object, name: str, *, empty: bool = True) -> list[Json]:
+def _objects(value: object, name: str, *, empty: bool = True) -> list[JsonObject]:
     """A list of JSON objects; null is an empty one."""
     if value is None:
         value = []
@@ -277,7 +275,7 @@ def _objects(value: object, name: str, *, empty: bool = True) -> list[Json]:
     return value
 
 
-def _object(value: object) -> Json:
+def _object(value: object) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from ...calls.answer import Answer
 from ...calls.reasons import CutKind
+from ...json_object import JsonObject
 from ...transport.headers import cost
 from ..ledger.records import Outcome
 from .shorten import shortened
@@ -77,7 +78,7 @@ def _verdict(answer: Answer) -> tuple[str | None, str | None]:
     return "failed", "model_refused" if answer.refusal else "empty_output"
 
 
-def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int) -> dict[str, Any] | None:
+def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int) -> JsonObject | None:
     """The part of a response that is shown: not what was asked, which may hold secrets of the relay's tools.
 
     Beside the response's own fields it holds `sources` and `cost_usd`, which the view shows beside the response.
@@ -107,7 +108,7 @@ def _scrub(value: Any) -> Any:
     return value
 
 
-def _cost(body: dict[str, Any], headers: Mapping[str, str]) -> float | None:
+def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
     """US dollars; the last event of a stream has them in its usage, as no header can."""
     usage = body.get("usage")
     value = usage.get("cost") if isinstance(usage, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...json_object import JsonObject
 from ...research.contract import DeepResearchArguments, DeliverableFormat
 from ..settings import DEFAULT_MODEL
 
@@ -23,7 +24,7 @@ _UNCITED = "Sources need not be named."
 _NOTHING_TO_CITE = "There is nothing to search with: do not invent sources or addresses."
 
 
-def default_fields(model: str) -> dict[str, Any]:
+def default_fields(model: str) -> JsonObject:
     """What a model is given to do research with, unless `RELAY_REQUEST` says otherwise.
 
     Deep-research models know the older name of the search tool alone, and refuse to work without a source of data;
@@ -31,13 +32,13 @@ def default_fields(model: str) -> dict[str, Any]:
     """
     if "deep-research" in model:
         return {"tools": [{"type": "web_search_preview"}]}
-    fields: dict[str, Any] = {"tools": [{"type": "web_search"}]}
+    fields: JsonObject = {"tools": [{"type": "web_search"}]}
     if model.rpartition("/")[2] == DEFAULT_MODEL:
         fields["reasoning"] = {"effort": "high"}
     return fields
 
 
-def research_request(arguments: DeepResearchArguments, model: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def research_request(arguments: DeepResearchArguments, model: str, overrides: Mapping[str, Any]) -> JsonObject:
     """The body of `POST /responses`, without the fields that say how it is to run.
 
     Args:
@@ -74,24 +75,24 @@ def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
     return "\n\n".join(parts)
 
 
-def with_other_search_tool(request: Mapping[str, Any]) -> dict[str, Any] | None:
+def with_other_search_tool(request: Mapping[str, Any]) -> JsonObject | None:
     """The request with its search tool under the other of its two names; None if it has no such tool."""
     tools = request.get("tools", [])
     renamed = [{**tool, "type": _OTHER_NAME.get(tool["type"], tool["type"])} for tool in tools]
     return {**request, "tools": renamed} if renamed != tools else None
 
 
-def without_reasoning(request: Mapping[str, Any]) -> dict[str, Any] | None:
+def without_reasoning(request: Mapping[str, Any]) -> JsonObject | None:
     """The request without `reasoning`; None if it has none."""
     return _without(request, "reasoning")
 
 
-def without_stream(request: Mapping[str, Any]) -> dict[str, Any] | None:
+def without_stream(request: Mapping[str, Any]) -> JsonObject | None:
     """The request as one that is answered in one piece; None if it was that before."""
     return _without(request, "stream")
 
 
-def _without(request: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+def _without(request: Mapping[str, Any], name: str) -> JsonObject | None:
     return {key: value for key, value in request.items() if key != name} if name in request else None
 
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-Json = dict[str, Any]
+from ...json_object import JsonObject
 
 _HEAD = 200  # characters that are left of a text
 _CUT = " [...]"
 
 
-def shortened(response: Json, most: int) -> Json:
+def shortened(response: JsonObject, most: int) -> JsonObject:
     """`response` with at most `most` characters of JSON, and `shortened` set to true if something had to go.
 
     First the bulk goes: what tools put out and their logs, beginning with all long texts but addresses in items that
@@ -36,27 +36,27 @@ def shortened(response: Json, most: int) -> Json:
     }
 
 
-def _without_bulk(items: list[Json]) -> list[Json]:
+def _without_bulk(items: list[JsonObject]) -> list[JsonObject]:
     return [item if item.get("type") == "message" else _cut(item) for item in items]
 
 
-def _messages_and_searches(items: list[Json]) -> list[Json]:
+def _messages_and_searches(items: list[JsonObject]) -> list[JsonObject]:
     return [item for item in items if item.get("type") in ("message", "web_search_call")]
 
 
-def _messages(items: list[Json]) -> list[Json]:
+def _messages(items: list[JsonObject]) -> list[JsonObject]:
     return [item for item in items if item.get("type") == "message"]
 
 
-def _without_texts(items: list[Json]) -> list[Json]:
+def _without_texts(items: list[JsonObject]) -> list[JsonObject]:
     return [_cut(item) for item in items]
 
 
-def _nothing(_: list[Json]) -> list[Json]:
+def _nothing(_: list[JsonObject]) -> list[JsonObject]:
     return []
 
 
-_STEPS: tuple[Callable[[list[Json]], list[Json]], ...] = (
+_STEPS: tuple[Callable[[list[JsonObject]], list[JsonObject]], ...] = (
     _without_bulk,
     _messages_and_searches,
     _messages,

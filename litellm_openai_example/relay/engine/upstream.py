@@ -18,6 +18,7 @@ from ...calls.sse import Events, data_of, has_events
 from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
 from ...errors import ErrorKind
+from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
@@ -37,7 +38,7 @@ _LONGEST_ID = 8192
 _LONGEST_NAME = 80
 
 # How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
-_ADAPT: Mapping[ErrorKind, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
+_ADAPT: Mapping[ErrorKind, Callable[[Mapping[str, Any]], JsonObject | None]] = {
     ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
     ErrorKind.UNSUPPORTED_REASONING: without_reasoning,
     ErrorKind.UNSUPPORTED_STREAM: without_stream,

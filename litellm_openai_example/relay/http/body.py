@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from ...json_object import JsonObject
 from ...research.contract import (
     API_ERRORS,
     MAX_BODY_BYTES,
@@ -120,7 +121,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unambiguous(pairs: list[tuple[str, Any]]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from ...json_object import JsonObject
 from ...research.contract import (
     API_ERRORS,
     INVOCATION_ERRORS,
@@ -20,9 +21,9 @@ from ...research.contract import (
     InvocationRequest,
 )
 
-Responses = dict[int | str, dict[str, Any]]
+Responses = dict[int | str, JsonObject]
 
-_EXAMPLE_VIEW: dict[str, Any] = {
+_EXAMPLE_VIEW: JsonObject = {
     "invocation_id": "inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f",
     "tool_name": "deep_research",
     "mode": "background",
@@ -83,7 +84,7 @@ def _errors(*codes: ApiErrorCode) -> Responses:
     return responses
 
 
-def _answer(model: type[Any], description: str, **examples: dict[str, Any]) -> dict[str, Any]:
+def _answer(model: type[Any], description: str, **examples: JsonObject) -> JsonObject:
     values = {name: {"value": value} for name, value in examples.items()}
     return {"model": model, "description": description, "content": {"application/json": {"examples": values}}}
 
@@ -142,7 +143,7 @@ HEALTH: Responses = {
 def describe(app: FastAPI, *, needs_key: bool) -> None:
     """Make `app` tell what it does itself, past the framework: the body of `POST`, and whether that needs a key."""
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> JsonObject:
         if app.openapi_schema is None:
             app.openapi_schema = _schema(app, needs_key)
         return app.openapi_schema
@@ -150,7 +151,7 @@ def describe(app: FastAPI, *, needs_key: bool) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _schema(app: FastAPI, needs_key: bool) -> dict[str, Any]:
+def _schema(app: FastAPI, needs_key: bool) -> JsonObject:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     _, definitions = models_json_schema(
         [(InvocationRequest, "validation")], ref_template="#/components/schemas/{model}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from ...json_object import JsonObject
 from ...payer import Payer
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation, Source
 
@@ -51,7 +52,7 @@ class Outcome:
     state: str
     error_code: str | None = None
     output_text: str | None = None
-    response: dict[str, Any] | None = None
+    response: JsonObject | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def when(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _message(code: str | None, response: dict[str, Any] | None) -> str | None:
+def _message(code: str | None, response: JsonObject | None) -> str | None:
     text = INVOCATION_ERRORS.get(code) if code else None
     model = response.get("model") if response else None
     if code == "model_unavailable" and model:
