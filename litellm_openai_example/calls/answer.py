@@ -185,7 +185,8 @@ def text_of(content: object, depth: int = 0) -> str:
     part = as_dict(content)
     if part.get("type") is not None and as_str(part["type"]).lower() not in _TEXT_PARTS:
         return ""
-    found = (text_of(part.get(name), depth + 1) for name in ("text", "value", "content", "parts"))
+    # Only what is there is read: nothing, read as deep as parts may lie, would cost thousands of calls at every look.
+    found = (text_of(part[name], depth + 1) for name in ("text", "value", "content", "parts") if part.get(name))
     return next((text for text in found if text), "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from litellm_openai_example.calls.answer import Source, read_chat, read_response
@@ -51,3 +52,20 @@ def test_broken_sources_are_left_out() -> None:
     items = [{"type": "web_search_call", "action": action} for action in (None, "x", {"sources": 3}, {"sources": odd})]
     answer = read_response({"output": [*items, {"type": "message", "content": [part]}]})
     assert answer.sources == (Source(A),)
+
+
+def test_an_answer_without_a_text_is_read_at_once() -> None:
+    """It is what each look at a running response brings."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    for body in ({"status": "in_progress", "output": []}, {"output_text": {"content": [{}, None, {"text": None}]}}):
+        sys.setprofile(count)
+        try:
+            assert read_response(body).text == ""
+        finally:
+            sys.setprofile(None)
+    assert calls < 300
