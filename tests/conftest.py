@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,9 @@ from .fakes.served import FakeGateway
 # children would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where make has fetched uv, tests that need it find it without make, too.
+os.environ["PATH"] += f"{os.pathsep}{Path(__file__).parents[1] / '.uv/bin'}"
 
 # Variables that would send a test elsewhere, or change what it sees.
 _CLEARED = (

@@ -60,6 +60,11 @@ def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
     (root,) = tmp_path.iterdir()
     for needed in ("uv.lock", "Makefile", "docs/gateway-licences.md", "tests/conftest.py", "LICENSE"):
         assert (root / needed).exists(), needed
+    if (ROOT / ".git").exists():  # not in an unpacked sdist itself
+        kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        unpacked = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+        assert unpacked - set(kept) == {"PKG-INFO"}
+        assert not set(kept) - unpacked
     # What `make run` does first in it.
     uv("lock", "--check", "--quiet", cwd=root)
     uv("sync", "--locked", "--dry-run", "--quiet", "--no-default-groups", "--python", sys.executable, cwd=root)
