@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from litellm_openai_example.calls import calls
 from litellm_openai_example.cli import main
+from litellm_openai_example.transport import policy
 
 from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
@@ -68,6 +70,16 @@ def configured(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Scri
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.url)
     monkeypatch.setenv("LITELLM_API_KEY", KEY)
     return gateway
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent again, and what is looked at again, follows at once, unless the gateway named a delay.
+
+    How long the waits really are is for tests/transport/test_policy.py and tests/test_client.py.
+    """
+    for module, name in ((policy, "_FIRST_DELAY"), (policy, "_LONGEST_DELAY"), (calls, "_FIRST_PAUSE")):
+        monkeypatch.setattr(module, name, 0.001)
 
 
 @dataclass
