@@ -92,7 +92,7 @@ def read_response(body: object) -> Answer:
     messages = [item for item in items if is_message(item)]
     searches = [item for item in items if item.get("type") == "web_search_call"]
     notes = (part.get("annotations") for item in messages for part in as_list(item.get("content")) if _is_dict(part))
-    sources = read_sources(*notes, *map(_search_results, searches))
+    sources = read_sources(*notes, *_anthropic_pages(data), *map(_search_results, searches))
     code, message = read_error(data.get("error"))
     status, reason = _ended(data, messages)
     return Answer(
@@ -121,7 +121,7 @@ def read_chat(body: object) -> Answer:
     extra = as_dict(choice.get("provider_specific_fields"))
     code, error = read_error(data.get("error") or choice.get("error") or extra.get("error"))
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
-    given = (message.get("annotations"), data.get("search_results"), data.get("citations"))
+    given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *_anthropic_pages(message))
     sources = read_sources(*given, *map(_search_results, searches))
     # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
     reason = cut_short(*(read_reason(place.get(name)) for place, name in _reasons(choice)))
@@ -258,6 +258,13 @@ def _search_results(item: object) -> list[Any]:
     """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
     places = (as_dict(as_dict(item).get("action")), as_dict(item))
     return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
+
+
+def _anthropic_pages(place: JsonObject) -> Iterable[list[Any]]:
+    """What an Anthropic model cites and what it has read, with titles: LiteLLM leaves both as they came."""
+    extra = as_dict(place.get("provider_specific_fields"))
+    yield from map(as_list, as_list(extra.get("citations")))
+    yield from (as_list(as_dict(result).get("content")) for result in as_list(extra.get("web_search_results")))
 
 
 def _function_call(item: JsonObject) -> FunctionCall:

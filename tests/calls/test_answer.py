@@ -69,3 +69,21 @@ def test_an_answer_without_a_text_is_read_at_once() -> None:
         finally:
             sys.setprofile(None)
     assert calls < 300
+
+
+def test_what_an_anthropic_model_cites_comes_first_and_has_its_title() -> None:
+    extra = {
+        "citations": [[{"type": "web_search_result_location", "url": B, "title": "Two"}], None, "x"],
+        "web_search_results": [
+            {"type": "web_search_tool_result", "content": [{"url": A, "title": "One"}, {"url": B, "title": "Two"}]},
+            {"type": "web_search_tool_result", "content": {"error_code": "max_uses_exceeded"}},
+            5,
+        ],
+    }
+    expected = (Source(B, "Two"), Source(A, "One"))
+    output = [searched(A, B), cited()]
+    assert read_response({"output": output, "provider_specific_fields": extra}).sources == expected
+    message = {"content": "x", "provider_specific_fields": extra}
+    assert read_chat({"choices": [{"message": message}]}).sources == expected
+    odd: list[Any] = [None, 5, {"citations": 3, "web_search_results": "x"}]
+    assert all(read_response({"output": output, "provider_specific_fields": one}).sources for one in odd)

@@ -23,6 +23,12 @@ _HERE = Path(__file__).parent
 # The first run on a machine installs LiteLLM.
 _SECONDS = 900
 _started: list[int] = []
+_SERVE = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from tests.fakes.upstream import serve
+serve(pathlib.Path(sys.argv[2]))
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def _start(folder: Path) -> int:
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    command = [sys.executable, str(_HERE.parent / "fakes" / "upstream.py"), str(folder)]
+    command = [sys.executable, "-c", _SERVE, str(_HERE.parents[1]), str(folder)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=files)
     while not (folder / READY).exists():
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), log.read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from litellm_openai_example import RelayClient
+from litellm_openai_example.json_object import JsonObject
 
+from ..fakes.formats import PAGES, REPORT
 from ..fakes.upstream import UpstreamControl
 from .conftest import Gateway
 from .test_tools_real import Relay
-
-Json = dict[str, Any]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def relay(gateway: Gateway, folder: Path, model: str | None) -> Iterator[str]:
         running.stop()
 
 
-def asked(upstream: UpstreamControl, model: str, question: str) -> list[Json]:
+def asked(upstream: UpstreamControl, model: str, question: str) -> list[JsonObject]:
     """The bodies of the creates for a question, as the provider got them."""
     found = [one.body for one in upstream.requests(model) if one.method == "POST"]
     return [body for body in found if body is not None and question in str(body)]
@@ -48,9 +48,22 @@ def asked(upstream: UpstreamControl, model: str, question: str) -> list[Json]:
             ["web_search_preview", "web_search"],
             ["high"] * 2,
         ),
-        ("gpt-4o", '{"reasoning": {"effort": "high"}}', ["web_search"], [None]),  # LiteLLM drops it itself
+        # LiteLLM refuses it by its own table for OpenAI, and passes it on to Azure.
+        ("gpt-4o", '{"reasoning": {"effort": "high"}}', ["web_search"], [None]),
+        ("azure/gpt-4o", '{"reasoning": {"effort": "high"}}', ["web_search"] * 2, ["high", None]),
+        ("azure/gpt-6.1-sol", None, ["web_search"], ["high"]),
+        ("azure/o3-deep-research", None, ["web_search_preview"], [None]),
     ],
-    ids=["default", "deep-research", "plain", "refused tool", "effort that the gateway drops"],
+    ids=[
+        "default",
+        "deep-research",
+        "plain",
+        "refused tool",
+        "effort refused by the gateway",
+        "effort refused by the provider",
+        "azure",
+        "azure deep-research",
+    ],
 )
 def test_a_run_is_completed_with_one_paid_post(
     model: str,
@@ -74,6 +87,52 @@ def test_a_run_is_completed_with_one_paid_post(
     assert [(body.get("reasoning") or {}).get("effort") for body in bodies] == effort
     assert all(body["background"] is True for body in bodies)
     assert len(bodies) == len(tools)  # all but the last one were refused
+
+
+@pytest.mark.parametrize("mode", ["foreground", "stream"])
+@pytest.mark.parametrize(
+    ("model", "tool", "thinking", "sources"),
+    [
+        # LiteLLM gives all that Anthropic's search has read, and the titles only in an answer that is whole.
+        (
+            "anthropic/claude-opus-5-5",
+            {"type": "web_search_20250305", "name": "web_search"},
+            lambda body: body.get("output_config"),
+            PAGES,
+        ),
+        # Of Gemini's it gives those that are cited behind the first character.
+        (
+            "gemini/gemini-3.8-flash",
+            {"googleSearch": {}},
+            lambda body: body.get("generationConfig", {}).get("thinkingConfig"),
+            PAGES[:1],
+        ),
+    ],
+    ids=["anthropic", "gemini"],
+)
+def test_another_provider_searches_in_its_own_way(
+    model: str,
+    tool: JsonObject,
+    thinking: Callable[[JsonObject], Any],
+    sources: tuple[tuple[str, str], ...],
+    mode: str,
+    gateway: Gateway,
+    upstream: UpstreamControl,
+    tmp_path: Path,
+) -> None:
+    question = f"Research the history of noodles, {uuid.uuid4().hex}"
+    with relay(gateway, tmp_path, model) as url, RelayClient(url, timeout=60) as client:
+        started = client.invoke({"research_question": question, "stream": mode == "stream"})
+        view = client.wait(started.invocation_id, started.invocation_token)
+        assert (view.status, view.error_code) == ("completed", None)
+        assert view.output_text == REPORT
+        assert [page.url for page in view.sources] == [url for url, _ in sources]
+        if mode == "foreground" or model.startswith("gemini/"):
+            assert [page.title for page in view.sources] == [title for _, title in sources]
+    (body,) = asked(upstream, model, question)
+    assert body["tools"] == [tool]
+    assert thinking(body) is None  # none but the default model is told how hard to think
+    assert "background" not in body
 
 
 def test_a_bridged_model_blocks_and_is_asked_once(gateway: Gateway, upstream: UpstreamControl, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A model of `UpstreamControl.model` carries a program in its name: steps joined b
 the last one repeats (`429-then-ok`). Steps for the polls of a background response follow a `+`
 (`ok+500-then-404-then-ok`). Other models are the offline provider's. All that a model is asked is counted.
 
-`python tests/fakes/upstream.py DIRECTORY` runs both as long as a process holds a shared lock on DIRECTORY/users: the
+`serve(DIRECTORY)` runs both as long as a process holds a shared lock on DIRECTORY/users: the
 workers use one proxy, and nobody has to be the last to tidy up.
 """
 
@@ -15,7 +15,6 @@ import json
 import re
 import socket
 import struct
-import sys
 import threading
 import time
 import urllib.request
@@ -34,7 +33,17 @@ from litellm_openai_example.gateway.routes import route, with_settings
 from litellm_openai_example.gateway.state import State
 from litellm_openai_example.json_object import JsonObject
 
+from . import formats
+
 MODELS = ("gpt-6-luna", "gpt-6.1-sol", "gpt-4o", "gpt-4o-mini", "o3-deep-research", "o4-mini-deep-research")
+# Reached by LiteLLM in other ways than OpenAI's; a name belongs to whom it begins with.
+OTHERS = (
+    "azure/gpt-6.1-sol",
+    "azure/gpt-4o",
+    "azure/o3-deep-research",
+    "anthropic/claude-opus-5-5",
+    "gemini/gemini-3.8-flash",
+)
 READY = "running.json"
 USERS = "users"
 LOGGED = "calls.jsonl"  # what LiteLLM logs, in its state directory
@@ -111,6 +120,29 @@ class FaultyHandler(Handler):
     provider: Upstream
     cut = False
     _written = 0
+
+    def parts(self) -> list[str]:
+        parts = super().parts()
+        return parts[2:] if parts[:2] == ["openai", "v1"] else parts  # as on Azure
+
+    def post(self, parts: list[str]) -> None:
+        if parts == ["messages"]:
+            return self._post_message(self.body())
+        if parts[:1] == ["models"] and len(parts) == 2:
+            return self._post_content(parts[1])
+        return super().post(parts)
+
+    def _post_message(self, body: JsonObject) -> None:
+        self.provider.next_step(body["model"], Seen("POST", self.path, body))
+        whole = formats.message(body)
+        return self.send_events(formats.message_events(whole)) if body.get("stream") else self.send_json(200, whole)
+
+    def _post_content(self, name: str) -> None:
+        model, _, method = name.partition(":")
+        body = self.body()
+        self.provider.next_step(model, Seen("POST", self.path, body))
+        whole = formats.content(body)
+        return self.send_events([whole]) if method.startswith("stream") else self.send_json(200, whole)
 
     def chat(self, body: JsonObject) -> None:
         self._post(body, super().chat)
@@ -277,11 +309,16 @@ def configuration(base_url: str) -> dict[str, Any]:
     bridge = {"use_chat_completions_api": True}
     routes += [
         route("bridged", {"model": "openai/bridged", **to, **bridge}),
+        *(route(name, {"model": name, **to, "api_base": _base_of(name, base_url)}) for name in OTHERS),
         route("faulty/*", {"model": "openai/*", **to}),
         route("faulty-bridged/*", {"model": "openai/*", **to, **bridge}),
     ]
     settings: dict[str, Any] = with_settings(routes)
     return {**settings, "litellm_settings": {**settings["litellm_settings"], "callbacks": [_CALLBACK]}}
+
+
+def _base_of(name: str, base_url: str) -> str:
+    return base_url if name.startswith("gemini/") else base_url.removesuffix("/v1")
 
 
 def serve(folder: Path) -> None:
@@ -297,7 +334,3 @@ def serve(folder: Path) -> None:
                 fcntl.flock(users, fcntl.LOCK_EX)
         finally:
             (folder / READY).unlink()
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
