@@ -59,6 +59,30 @@ def test_a_call_stays_lean(api: str, stream: bool, gateway: ScriptedServer) -> N
     assert len(modules) < 1000
 
 
+def test_the_relay_starts_without_most_of_the_sdk_types() -> None:
+    # It ends when it binds, which comes after all imports.
+    run = """
+import sys
+from litellm_openai_example.relay import __main__
+try:
+    __main__.main()
+finally:
+    print(sum(name.startswith("openai.types.") for name in sys.modules), "fastapi" in sys.modules)
+"""
+    env = {
+        **os.environ,
+        "LITELLM_BASE_URL": "http://127.0.0.1:9",
+        "LITELLM_API_KEY": KEY,
+        "RELAY_DATABASE_URL": "sqlite://",
+    }
+    command = [sys.executable, "-c", run, "--host", "not an address"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    types, served = done.stdout.split()
+    assert done.returncode == 2, done.stderr
+    assert served == "True"
+    assert int(types) < 120
+
+
 def test_no_model_of_a_response_is_built(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from openai import BaseModel
 

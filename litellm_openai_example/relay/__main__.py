@@ -14,6 +14,7 @@ import click
 
 from ..config import ConfigurationError
 from ..json_object import JsonObject
+from ..late_types import late_types
 from .settings import Settings, database_url, make_settings, request_fields
 
 _LONGEST = 1e8  # seconds, or hours
@@ -143,7 +144,8 @@ def relay(
     try:
         if list_runs or cost:
             return _report(None if cost else state, since if cost else None, cost=cost, as_json=as_json)
-        from .process import CannotStart, run
+        with late_types():
+            from .process import CannotStart, run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(
