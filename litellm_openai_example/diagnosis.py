@@ -78,6 +78,8 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
     if explained.kind is ErrorKind.NOT_SUPPORTED:  # LiteLLM says 500 for that, before it sends anything
         explained.outcome_unknown = False
+    if explained.kind is ErrorKind.SERVER and error.status_code < 500:  # the provider's answer was lost on the way
+        explained.outcome_unknown = error.request.method == "POST"
     if 300 <= error.status_code < 400:
         explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
     return explained

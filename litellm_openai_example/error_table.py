@@ -114,6 +114,13 @@ ROWS: Sequence[Row] = (
         "this model does not work without a tool to search with",
         "give it one: --web-search, or tools=[{'type': 'web_search_preview'}]",
     ),
+    # The one cause below 500 of which the provider has executed the request: LiteLLM says 422 or 400 for it.
+    Row(
+        lambda r: r.says("error converting to valid response", "unable to get json response"),
+        ErrorKind.SERVER,
+        "the gateway could not read the provider's answer",
+        "look into the gateway's log before sending it again",
+    ),
     Row(
         lambda r: r.refuses(r"reasoning", r"\breasoning"),
         ErrorKind.UNSUPPORTED_REASONING,

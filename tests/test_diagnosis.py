@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from litellm_openai_example import (
@@ -32,6 +33,7 @@ def error(status: int, message: str, type_: str = "", param: str | None = None) 
     return reply({"error": {"message": message, "type": type_, "param": param, "code": str(status)}}, status)
 
 
+CONVERTING = "Error converting to valid response block="
 WIRE = [
     (error(400, "Budget has been exceeded! Current cost: 3"), ErrorKind.BUDGET),
     (error(429, "Budget has been exceeded! Current cost: 3"), ErrorKind.BUDGET),
@@ -55,6 +57,7 @@ WIRE = [
     (error(400, "max_tokens is odd"), ErrorKind.BAD_REQUEST),
     (error(500, "boo"), ErrorKind.SERVER),
     (error(502, "boo"), ErrorKind.SERVER),
+    (error(422, f"litellm.BadRequestError: GeminiException - {CONVERTING}Expecting value"), ErrorKind.SERVER),
     (error(408, "boo"), ErrorKind.TIMEOUT),
     (reply({"error": {"message": "No deployments available"}}, 429, retry_after="60"), ErrorKind.RATE_LIMIT),
     (reply({}, 429, retry_after="60"), ErrorKind.RATE_LIMIT),
@@ -115,6 +118,18 @@ def test_no_decision_depends_on_words(
     configured.answers(error(403, "nope"))
     assert "row " in command("hi").err
     assert decisions(configured, command) == before
+
+
+@pytest.mark.parametrize("words", [CONVERTING, "Unable to get json response - "])
+def test_an_answer_that_the_gateway_could_not_read_was_executed(words: str, gateway: ScriptedServer) -> None:
+    gateway.answers(error(422, f"litellm.BadRequestError: GeminiException - {words}Expecting value: line 1"))
+    with LiteLLMClient(gateway.url, KEY, timeout=10) as client:
+        with pytest.raises(GatewayError, match="the outcome is unknown") as caught:
+            client.create_response("hi")
+        assert caught.value.outcome_unknown
+        with pytest.raises(openai.APIStatusError) as raw:
+            client.openai.responses.create(model="m", input="hi")
+    assert isinstance(failures.submit_failed(raw.value), failures.OutcomeUnknown)
 
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/responses")
