@@ -1,7 +1,8 @@
-"""The README's reasons not to use the plain SDK, measured: on a gateway that repeats failed POSTs as LiteLLM does."""
+"""What the documents claim: the reasons not to use the plain SDK, measured, and figures that the code has as well."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import openai
 import pytest
 
-from litellm_openai_example import LiteLLM
-from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS
+from litellm_openai_example import LiteLLM, attachments, config
+from litellm_openai_example.cli import work
+from litellm_openai_example.relay import process, settings
+from litellm_openai_example.relay.ledger import engines
+from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS, MAX_BODY_BYTES
+from litellm_openai_example.transport import bodies, policy
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply
 from .blocks import ROOT
@@ -67,3 +72,93 @@ def test_every_error_code_has_an_advice() -> None:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+RELAY, PACE = settings.Settings, settings.Timings
+READERS = engines._READERS_POSTGRESQL
+FIGURES = {
+    "README.md": (f'model="{config.DEFAULT_MODEL}"',),
+    "docs/README.ko.md": (
+        f"기본 타임아웃은 {config.DEFAULT_TIMEOUT:g}초입니다",
+        f"(기본 {config.DEFAULT_TIMEOUT:g}초)",
+        f"파일 하나는 {attachments.MAX_FILE // 2**20} MB, 모두 합쳐 {attachments.MAX_FILES // 2**20} MB",
+    ),
+    "docs/from-the-manual.md": (
+        f"the default is `{config.DEFAULT_MODEL}`",
+        f"by default `{settings.DEFAULT_MODEL}` with web search and effort `high`",
+    ),
+    "docs/sending.md": ("could not connect | sent again, twice | sent again, twice",),
+    "docs/security.md": (
+        f"At most {bodies.MAX_ANSWER // 2**20} MB are read",
+        f"of a stream {bodies.MAX_ANSWER * bodies._STREAM_FACTOR // 2**20} MB",
+        f"`RELAY_RETENTION_HOURS` ({work._RETENTION_HOURS:g})",
+    ),
+    "docs/cli.md": (
+        f"the model, `{config.DEFAULT_MODEL}` unless set",
+        f"the relay (`{config.DEFAULT_RELAY_URL}`)",
+        "`~/.local/state`",
+        f"may have {attachments.MAX_FILE // 2**20} MB, all together {attachments.MAX_FILES // 2**20} MB",
+    ),
+    "docs/relay.md": (
+        f"`RELAY_MODEL` is `{settings.DEFAULT_MODEL}` unless set",
+        f"at most {RELAY.submit_gate} runs indeterminate",
+        f"longer than {PACE.gate:g} s to answer a submit",
+        f"ends within {math.ceil(PACE.drain + process._AFTER_DRAIN)} s",
+    ),
+    "docs/operating.md": (
+        f"within 10 s (a lease of {PACE.lease:g} s)",
+        f"`RELAY_RETENTION_HOURS` ({RELAY.retention / 3600:g})",
+        f"begin {PACE.first_poll:g} s after the submit",
+        f"down to one in {PACE.longest_poll:g} s",
+        f"at most {PACE.polls_per_second:g} a second",
+        f"beyond {PACE.polls_per_second * PACE.longest_poll:,.0f} old runs",
+        f"{READERS + 1} a replica on PostgreSQL (1 writes, {READERS} read",
+        f"by {100 // (READERS + 1)} replicas",
+        f"`RELAY_MAX_RUNNING` ({RELAY.max_running})",
+        f"`RELAY_MAX_QUEUED` ({RELAY.max_queued})",
+        f"once a {'second' if PACE.tick == 1 else PACE.tick} instead",
+        f"over {RELAY.max_output:,} characters",
+        f"longer than {PACE.body:g} s",
+        f"at most {MAX_BODY_BYTES // 2**20} MiB",
+    ),
+    "docs/deploy/nginx.conf": (
+        f"RELAY_WAIT_SECONDS ({RELAY.wait:g})",
+        f"client_max_body_size {MAX_BODY_BYTES // 2**20}m",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "figures"), FIGURES.items(), ids=list(FIGURES))
+def test_a_figure_is_the_code_s(name: str, figures: tuple[str, ...]) -> None:
+    text = " ".join((ROOT / name).read_text().split())
+    assert [figure for figure in figures if figure not in text] == []
+    assert policy._CONNECT_RETRIES == 2  # "twice"
+
+
+MANUAL = (
+    'uv run python -m litellm_openai_example "Reply with exactly: OK"',
+    'uv run python -m litellm_openai_example --api responses "Reply with exactly: OK"',
+    'uv run python -m litellm_openai_example --api responses --background "Reply with exactly: OK"',
+    'uv run python -m litellm_openai_example --timeout 300 "짜장면의 역사를 상세히 조사해줘"',
+    'uv run python -m litellm_openai_example --api responses --timeout 300 "짜장면의 역사를 상세히 조사해줘"',
+    "LITELLM_MODEL=gpt-4o uv run python -m litellm_openai_example --api responses --web-search --timeout 60 "
+    '"짜장면이 처음 만들어진 연도를 한 줄로"',
+    "uv run python -m litellm_openai_example.relay",
+    "LITELLM_MODEL=gpt-4o RELAY_BASE_URL=http://127.0.0.1:8080 uv run python -m litellm_openai_example "
+    '--auto-tool-call --timeout 300 "짜장면의 역사와 기원에 대해 상세히 조사해줘"',
+    "uv run pytest",
+    "from litellm_openai_example.client import LiteLLMClient",
+    'client = LiteLLMClient(base_url, api_key, model="gpt-4o")',
+    'result = client.create_response( "짜장면의 역사를 웹 검색으로 정리해줘", tools=[{"type": "web_search_preview"}], )',
+    'result = client.create_response_with_tool_calling( "짜장면의 역사와 기원에 대해 상세히 조사해줘", '
+    'relay_base_url="http://127.0.0.1:8080", )',
+    "print(result.final_text) if result.tool_called: "
+    'print("[deep_research가 자동으로 호출됐습니다]", file=sys.stderr) '
+    "print(result.response_id, result.tool_call_id, result.invocation_id, result.invocation_token, file=sys.stderr)",
+    "X-Invocation-Token: <invocation_token>",
+)
+
+
+@pytest.mark.parametrize("line", MANUAL)
+def test_a_line_of_the_manual_stands_in_the_korean_readme(line: str) -> None:
+    assert line in " ".join((ROOT / "docs/README.ko.md").read_text().replace("\\\n", " ").split())
