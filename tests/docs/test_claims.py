@@ -149,7 +149,8 @@ MANUAL = (
     "uv run pytest",
     "from litellm_openai_example.client import LiteLLMClient",
     'client = LiteLLMClient(base_url, api_key, model="gpt-4o")',
-    'result = client.create_response( "짜장면의 역사를 웹 검색으로 정리해줘", tools=[{"type": "web_search_preview"}], )',
+    'result = client.create_response( "짜장면의 역사를 웹 검색으로 정리해줘", '
+    'tools=[{"type": "web_search_preview"}], )',
     'result = client.create_response_with_tool_calling( "짜장면의 역사와 기원에 대해 상세히 조사해줘", '
     'relay_base_url="http://127.0.0.1:8080", )',
     "print(result.final_text) if result.tool_called: "
