@@ -73,7 +73,7 @@ class RawServer(ScriptedServer):
         return len(self._connections)
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """The connection as it is spoken over; TLS in a subclass."""
+        """The connection as it is spoken over; TLS in a subclass. It must not wait for the client."""
         return connection
 
     def __enter__(self) -> Self:
@@ -93,17 +93,18 @@ class RawServer(ScriptedServer):
     def _accept(self) -> None:
         while not self._stopped.is_set():
             try:
-                connection, _ = self._socket.accept()
+                plain, _ = self._socket.accept()
             except OSError:
                 return
+            connection = self.wrap(plain)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._connections.append(connection)
             self._threads.append(thread)
             thread.start()
 
-    def _serve(self, plain: socket.socket) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         try:
-            with plain, self.wrap(plain) as connection, connection.makefile("rb") as file:
+            with connection, connection.makefile("rb") as file:
                 while (seen := _read(file)) is not None:
                     self.seen.append(seen)
                     if not send(connection, self.script(seen), self._stopped):

@@ -1,12 +1,10 @@
-"""The deadline holds for what hangs or drips: over TLS, a proxy, a reused connection, and in a forked process."""
+"""The deadline holds for what hangs or drips: over TLS, a proxy and a reused connection. Forks: test_fork.py."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMC
 from litellm_openai_example.transport.deadline import deadline
 
 from ..fakes.raw import RawServer
-from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, sse
+from ..fakes.scripted import KEY, Answer, ScriptedServer, sse
 from .test_policy import CREATE, OK, Call, both, sync_create
 from .test_proxy import Proxy, TLSServer
 
@@ -116,46 +114,6 @@ def test_a_deadline_holds_for_what_drips(
     sent = way == "proxy" or not from_the_start
     assert ("the outcome is unknown" in str(caught.value)) is sent
     assert len(server.posts) == (1 if sent else 0)
-
-
-FORKED = """
-import asyncio, os, sys, time
-from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMClient
-from litellm_openai_example.transport.deadline import deadline
-url, key, kind = sys.argv[1:]
-made = (LiteLLM if kind == "sync" else AsyncLiteLLM)(base_url=url, api_key=key, timeout=1)
-def ask(*texts):
-    if kind == "sync":
-        return [made.responses.create(model="m", input=text).output_text for text in texts]
-    async def all_of_them():
-        return [(await made.responses.create(model="m", input=text)).output_text for text in texts]
-    return asyncio.run(all_of_them())
-if kind == "sync": ask("parent")  # an asynchronous one belongs to the loop of its first call
-if os.fork() == 0:
-    started, told = time.monotonic(), "nothing"
-    try: ask("child", *sys.stdin.read().split())
-    except Exception as error: told = type(error).__name__
-    os.write(1, f"{told} {time.monotonic() - started < 5}\\n".encode())
-    os._exit(0)
-os.wait()
-"""
-
-
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize(
-    "answer",
-    [Answer(pause=30), Answer(body=b" " * 1000, drip=0.05), Answer(body=b" " * 1000, drip_head=0.05)],
-    ids=["hangs", "drips", "drips from the first byte"],
-)
-def test_a_deadline_holds_in_a_forked_process(answer: Answer, kind: str, raw_gateway: RawServer) -> None:
-    def script(seen: Seen) -> Answer:
-        return answer if seen.json["input"] == "slow" else OK
-
-    raw_gateway.script = script
-    code = [sys.executable, "-c", FORKED, raw_gateway.url, KEY, kind]
-    run = subprocess.run(code, input="slow", capture_output=True, text=True, timeout=60, check=False)
-    assert run.stdout.splitlines() == ["DeadlineExceededError True"], run.stderr
-    assert [post.json["input"] for post in raw_gateway.posts][-2:] == ["child", "slow"]
 
 
 @both

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -286,46 +284,6 @@ def test_a_failed_connection_through_a_proxy_names_the_proxy(monkeypatch: pytest
     assert f"through the proxy 127.0.0.1:{port}" in str(caught.value)
     assert "pa55word" not in str(caught.value)
     assert caught.value.kind == "unreachable"
-
-
-FORKED = """
-import asyncio, os, sys, time
-from litellm_openai_example import AsyncLiteLLM, LiteLLM
-url, key, kind = sys.argv[1:]
-arguments = dict(model="m", input="hi")
-if kind == "sync":
-    sdk = LiteLLM(base_url=url, api_key=key, timeout=1)
-    ask = lambda text: sdk.responses.create(model="m", input=text).output_text
-    first = ask("first")
-else:
-    sdk = AsyncLiteLLM(base_url=url, api_key=key, timeout=1)
-    async def ask_(text): return (await sdk.responses.create(model="m", input=text)).output_text
-    ask = lambda text: asyncio.run(ask_(text))
-    first = "first" if kind == "async unused" else ask("first")
-if os.fork() == 0:
-    started = time.monotonic()
-    got = ask("child")
-    try: ask("hang")
-    except Exception as error: got += " " + type(error).__name__
-    os.write(1, f"{got} {time.monotonic() - started < 4}\\n".encode())
-    os._exit(0)
-os.wait()
-if kind == "sync": print(first, ask("parent"))
-"""
-
-
-@pytest.mark.parametrize("kind", ["sync", "async", "async unused"])
-def test_a_forked_process_makes_connections_of_its_own(kind: str, raw_gateway: RawServer) -> None:
-    def script(seen: Seen) -> Answer:
-        return Answer(pause=30) if seen.json["input"] == "hang" else reply(response_body(seen.json["input"]))
-
-    raw_gateway.script = script
-    code = [sys.executable, "-c", FORKED.replace("\\\\n", "\\n"), raw_gateway.url, KEY, kind]
-    run = subprocess.run(code, capture_output=True, text=True, timeout=60, check=False)
-    # The deadline holds there; the asynchronous client is used in a second loop, and says so.
-    failure = "DeadlineExceededError" if kind == "sync" else "APIConnectionError"
-    expected = [f"child {failure} True", *(["first parent"] if kind == "sync" else [])]
-    assert run.stdout.splitlines() == expected, run.stderr
 
 
 def test_a_client_in_a_second_event_loop_says_so(gateway: ScriptedServer) -> None:

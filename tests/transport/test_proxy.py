@@ -100,7 +100,8 @@ class TLSServer(RawServer):
         return f"https://localhost:{self.port}"
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        return self._context.wrap_socket(connection, server_side=True)
+        # The handshake is made by the first read: at the server's end its socket can be shut down even there.
+        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 
 @pytest.fixture
