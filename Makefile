@@ -36,15 +36,18 @@ gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
 relay: .venv/relay-ready ## Run the relay server, against LITELLM_BASE_URL or a gateway on this machine
 	@$(GATEWAY) --reuse -- litellm-relay $(ARGS)
 
+# Most tests wait, for deadlines, leases and processes: four of them at a time suit two processors.
+PYTEST_WORKERS := -n 4 --dist worksteal
+
 test: lint ## Run all checks and tests
-	@$(PROJECT_RUN) pytest -n 2 $(ARGS)
+	@$(PROJECT_RUN) pytest $(PYTEST_WORKERS) $(ARGS)
 
 # The tools come from the newest versions; what users install from the oldest that pyproject.toml allows.
 test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest versions that are allowed
 	@$(UV) venv --quiet --clear .venv-lowest
 	@$(UV) pip compile --quiet --resolution lowest-direct --extra relay pyproject.toml --output-file .venv-lowest/constraints.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
-	@.venv-lowest/bin/python -m pytest -n 2 $(ARGS)
+	@.venv-lowest/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS)
 
 lint: .venv/test-ready ## Check style and types
 	@$(PROJECT_RUN) ruff check --quiet

@@ -193,7 +193,7 @@ class RelayProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self, seconds: float = 30) -> Self:
+    def ready(self, seconds: float = 60) -> Self:
         assert self._listening.wait(seconds), f"not ready after {seconds} s: {self.log}"
         said = [line for line in self.lines if "listening on" in line]
         assert said, self.log

@@ -64,6 +64,13 @@ def accepted(api: Api, count: int, **arguments: object) -> list[Json]:
         return list(pool.map(lambda n: api.start(f"question {n}", **arguments), range(count)))
 
 
+def all_running(upstream: Gateway, api: Api, started: list[Json]) -> None:
+    """Wait until they run; nobody asks the relay for what the gateway has not even been sent."""
+    assert eventually(lambda: len(upstream.posts) == len(started), 60)
+    for one in started:
+        api.until(one, "running", timeout=60)
+
+
 def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
     """Their views once they have ended."""
     with ThreadPoolExecutor(32) as pool:
@@ -86,8 +93,7 @@ class TestKilled:
         upstream.seconds = 3600.0
         relay = relays.start()
         started = accepted(relay.api, RUNNING)
-        with ThreadPoolExecutor(32) as pool:
-            list(pool.map(lambda one: relay.api.until(one, "running", timeout=60), started))
+        all_running(upstream, relay.api, started)
         relay.kill()
         finish(upstream)
         views = ended(relays.start().api, started)
@@ -267,8 +273,7 @@ class TestPostgreSQL:
         upstream.seconds = 3600.0
         first, second = relays.start(), relays.start()
         started = [*accepted(first.api, 50), *accepted(second.api, 50)]
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda one: second.api.until(one, "running", timeout=60), started))
+        all_running(upstream, second.api, started)
         first.kill()
         finish(upstream)
         views = ended(second.api, started)
