@@ -21,7 +21,7 @@ GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 .PHONY: help run run-auto gateway relay test test-lowest lint format bench soak fuzz gateway-lock docs
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
 	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)

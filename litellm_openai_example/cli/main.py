@@ -76,7 +76,10 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
         raise click.BadParameter(str(error)) from None
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.command(
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80, "allow_extra_args": True},
+)
 @click.argument("prompt", required=False)
 @click.option("--api", type=click.Choice(["chat", "responses"]), default="chat", show_default=True, help="API to call.")
 @click.option("--background", is_flag=True, help="With responses: submit, print the raw JSON (id, status, ...).")
@@ -168,6 +171,8 @@ def command(ctx: click.Context, /, **values: Any) -> int:
     What is piped in is added to PROMPT, or is the prompt where PROMPT is not given or is "-".
     """
     started = time.monotonic()
+    if ctx.args:
+        raise click.UsageError("the prompt is one argument: put quotes around it", ctx)
     given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     if values["auto_tool_call"] and "api" not in given:
         values["api"] = "responses"

@@ -39,6 +39,8 @@ def read_prompt(options: Options, until: float) -> str:
         piped = "" if terminal else _read_stdin(until, needed=False)
         return f"{prompt}\n\n{piped}" if piped.strip() else prompt
     piped = _read_stdin(until if not terminal else float("inf"), needed=True)
+    if options.prompt is None and not piped.strip():
+        raise click.UsageError("there is no prompt: none was given, and nothing was piped in")
     _check("prompt", piped)
     return piped
 

@@ -57,15 +57,16 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_ENVIRONMENT)
-@_option("--host", "RELAY_HOST", "Address to listen on.", default=Settings.host)
+@_option("--host", "RELAY_HOST", "Address to listen on.", metavar="ADDRESS", default=Settings.host)
 @_option(
     "--port",
     "RELAY_PORT",
     "Port to listen on; 0 takes any free one.",
+    metavar="PORT",
     type=click.IntRange(0, 65535),
     default=Settings.port,
 )
-@_option("--model", "RELAY_MODEL", "Model that does the research.", default=Settings.model)
+@_option("--model", "RELAY_MODEL", "Model that does the research.", metavar="NAME", default=Settings.model)
 @_option(
     "--request",
     "RELAY_REQUEST",
@@ -79,13 +80,15 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "--max-running",
     "RELAY_MAX_RUNNING",
     "Research runs at once, per process.",
+    metavar="NUMBER",
     type=click.IntRange(1, 10_000),
     default=Settings.max_running,
 )
 @_option(
     "--max-queued",
     "RELAY_MAX_QUEUED",
-    "Research runs that may wait for their turn.",
+    "Research runs that may wait for their turn, at all processes together.",
+    metavar="NUMBER",
     type=click.IntRange(1, 1_000_000),
     default=Settings.max_queued,
 )
@@ -93,6 +96,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "--research-timeout",
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
     "Longest time for one research run, in seconds.",
+    metavar="SECONDS",
     type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.research_timeout,
 )
@@ -100,6 +104,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "--wait",
     "RELAY_WAIT_SECONDS",
     "Longest time that a client is kept waiting, in seconds.",
+    metavar="SECONDS",
     type=_Amount(0, _LONGEST),
     default=Settings.wait,
 )
@@ -107,11 +112,14 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "--retention",
     "RELAY_RETENTION_HOURS",
     "How long results are kept, in hours.",
+    metavar="HOURS",
     type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
 @click.option("--list", "list_runs", is_flag=True, help="Print the runs in the ledger that have not ended, and exit.")
-@click.option("--state", help="With --list: the runs in this state, such as running or failed; the newest 1,000.")
+@click.option(
+    "--state", metavar="STATE", help="With --list: the runs in this state, such as running or failed; the newest 1,000."
+)
 @click.option("--cost", is_flag=True, help="Print what ended runs in the ledger cost by day and model, and exit.")
 @click.option(
     "--since",
@@ -140,10 +148,13 @@ def relay(
     relay process shares the ledger. Stop it with SIGTERM or Ctrl-C at any time: research runs in progress are picked up
     at the next start.
     """
+    problem = _conflict(list_runs=list_runs, cost=cost, state=state, since=since, as_json=as_json)
+    if problem:
+        raise click.UsageError(problem)
     gc.disable()  # importing creates many objects that stay
     try:
         if list_runs or cost:
-            return _report(None if cost else state, since if cost else None, cost=cost, as_json=as_json)
+            return _report(state, since, cost=cost, as_json=as_json)
         with late_types():
             from .process import CannotStart, run
     except ModuleNotFoundError as error:
@@ -159,6 +170,17 @@ def relay(
         return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
+
+
+def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
+    """What is wrong with the options for reports: none of them shall start a relay."""
+    if list_runs and cost:
+        return "--list and --cost exclude each other"
+    if state is not None and not list_runs:
+        return "--state goes with --list"
+    if since is not None and not cost:
+        return "--since goes with --cost"
+    return "--json goes with --list or --cost" if as_json and not (list_runs or cost) else None
 
 
 def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:

@@ -120,6 +120,25 @@ def test_nonsense_is_refused_before_anything_is_sent(
     assert configured.seen == []
 
 
+SLIPS = {
+    ("--web-serach", "hi"): "--web-search",
+    ("two", "prompts"): "put quotes around it",
+    (): "there is no prompt",
+    ("--api", "respones", "hi"): "'responses'",
+    ("--wait", "hi"): "goes with --background",
+}
+
+
+@pytest.mark.parametrize(("slip", "advice"), SLIPS.items(), ids=str)
+def test_a_slip_is_told_what_was_meant(
+    slip: tuple[str, ...], advice: str, configured: ScriptedServer, command: RunCommand
+) -> None:
+    run = command(*slip, stdin=b"")
+    assert advice in run.err.splitlines()[-1]
+    assert run.code == 2
+    assert configured.seen == []
+
+
 @pytest.mark.parametrize("content", [b"", b"  \n", b"\xff\xfe"])
 @pytest.mark.parametrize("arguments", [[], ["-"]])
 def test_a_bad_prompt_on_stdin_is_refused(

@@ -105,6 +105,7 @@ def _check(line: str) -> None:
         relay.make_context(program, arguments)
     if program == "litellm-example":
         context = ask.make_context(program, arguments)
+        assert not context.args, line
         given_names = {name for name in context.params if context.get_parameter_source(name) == _TYPED}
         values = dict(context.params)
         if values["auto_tool_call"] and "api" not in given_names:
@@ -121,7 +122,13 @@ def test_a_configuration_can_be_read(path: Path, language: str, code: str) -> No
 
 
 def test_a_wrong_line_is_found() -> None:
-    for line in ("litellm-example --stram x", "litellm-example --wait x", "make rum", "litellm-exampel x"):
+    for line in (
+        "litellm-example --stram x",
+        "litellm-example two words",
+        "litellm-example --wait x",
+        "make rum",
+        "litellm-exampel x",
+    ):
         with pytest.raises((AssertionError, click.UsageError)):
             _check(line)
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
 
 from .test_ledger import new, opened, run
@@ -62,3 +64,13 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
         assert "sk-secret" not in done.stderr
     assert "must be one of" in report(f"sqlite:///{tmp_path}/text", "--list", "--state", "x").stderr
+
+
+@pytest.mark.parametrize(
+    "options", ["--state failed", "--since 2026-01-01", "--json", "--list --cost", "--list --since 2026-01-01"]
+)
+def test_an_option_of_a_report_starts_no_relay(options: str, tmp_path: Path) -> None:
+    done = report(f"sqlite:///{tmp_path}/ledger.sqlite3", *options.split())
+    assert done.returncode == 2
+    assert "goes with" in done.stderr or "exclude each other" in done.stderr
+    assert not list(tmp_path.iterdir())
