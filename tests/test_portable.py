@@ -1,11 +1,17 @@
-"""The library and the command without what only POSIX has, as on Windows."""
+"""The library and the command without what only POSIX has, as on Windows; the Makefile with what macOS has."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from litellm_openai_example.config import ConfigurationError
+from litellm_openai_example.relay.settings import database_url
 
 from .fakes.scripted import ScriptedServer, chat_body, reply, response_body
 
@@ -30,18 +36,44 @@ for name in ("SIGHUP", "SIGKILL", "SIGPIPE", "SIGALRM", "SIGUSR1", "setitimer", 
 """
 
 
+MAIN = "from litellm_openai_example.cli.main import main\nmain()"
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", HIDE + code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
 
 
+MAKEFILE = Path(__file__).parent.parent / "Makefile"
+
+
 @pytest.mark.parametrize(
-    "arguments", [["hi"], ["--api", "responses", "hi"], ["--api", "responses", "--background", "hi"], ["--help"]]
+    "arguments",
+    [
+        ["hi"],
+        ["-f", str(MAKEFILE), "hi"],
+        ["--api", "responses", "hi"],
+        ["--api", "responses", "--background", "hi"],
+        ["--api", "responses", "--background", "--wait", "hi"],
+        ["--retrieve", "resp_1", "--wait"],
+        ["--list"],
+        ["--help"],
+    ],
+    ids=" ".join,
 )
 def test_the_command_runs(configured: ScriptedServer, arguments: list[str]) -> None:
-    configured.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
-    done = run(f"sys.argv[1:] = {arguments!r}\nfrom litellm_openai_example.cli.main import main\nmain()")
+    running = response_body(None, "queued")
+    configured.script = lambda seen: reply(
+        chat_body("OK")
+        if "chat" in seen.path
+        else running
+        if "background" in str(seen.content)
+        else response_body("OK")
+    )
+    if arguments == ["--list"]:  # of something that was kept
+        run("sys.argv[1:] = ['--api', 'responses', '--background', 'hi']\n" + MAIN)
+    done = run(f"sys.argv[1:] = {arguments!r}\n" + MAIN)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -54,3 +86,42 @@ def test_the_library_runs(configured: ScriptedServer) -> None:
         "with m.LiteLLMClient() as client: print(client.create_chat_completion('hi'))"
     )
     assert (done.stdout, done.returncode) == ("OK\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("program", ["relay", "mcp"])
+def test_the_servers_can_be_imported(program: str) -> None:
+    done = run(f"sys.argv = ['x', '--help']\nfrom litellm_openai_example.{program}.__main__ import main\nmain()")
+    assert (done.stdout[:6], done.returncode) == ("Usage:", 0), done.stderr
+
+
+def test_what_windows_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ConfigurationError, match="needs Linux or macOS"):
+        database_url({"RELAY_DATABASE_URL": "postgresql://user:secret@host/name"})
+    assert database_url({"RELAY_DATABASE_URL": "sqlite:////tmp/x.sqlite3"}).database == "/tmp/x.sqlite3"
+    done = run("import click; sys.platform = 'win32'\nimport litellm_openai_example.gateway.__main__")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "on Windows run it in WSL" in done.stderr
+
+
+# What came after make 3.81, and what only GNU's tools have.
+NEWER = {
+    "assignment": r"^[\w.-]+ *(!=|:::?=)|\bundefine\b|\$\((file|guile|let|intcmp) |\.(ONESHELL|NOTINTERMEDIATE|WAIT)\b",
+    "grouped targets": r"&:",
+    "sed": r"sed -[a-zA-Z]*[irEz]|sed [^|]*\\[+?|]",
+    "tools": r"readlink -f|realpath|\bgrep -P|date -d|\btac\b|xargs -r|(cp|mktemp) --|stat -c|(?<!-)\btimeout\b",
+    "shell": r"\[\[|<\(|\$'|\bsource\b|\bfunction\b|&>",
+}
+
+
+@pytest.mark.parametrize("what", NEWER)
+def test_the_makefile_is_one_for_macos(what: str) -> None:
+    lines = [line for line in MAKEFILE.read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if re.search(NEWER[what], line.partition("## ")[0])] == []
+
+
+def test_the_list_of_targets_comes_from_any_sed_and_awk() -> None:
+    env = {**os.environ, "POSIXLY_CORRECT": "1"}
+    done = subprocess.run(["make", "-f", MAKEFILE], env=env, capture_output=True, text=True, timeout=60, check=True)
+    phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE.read_text(), re.MULTILINE)[0].split()
+    assert sorted(line.split()[1] for line in done.stdout.splitlines()) == sorted(phony)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -171,4 +172,6 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         if url.database in (None, "", ":memory:") or url.query:
             raise ConfigurationError("RELAY_DATABASE_URL must name a file: sqlite:////absolute/path.sqlite3")
         url = url.set(database=os.path.abspath(str(url.database)))
+    elif sys.platform == "win32":  # psycopg cannot work on the event loop that Python has there
+        raise ConfigurationError("a ledger in PostgreSQL needs Linux or macOS: on Windows use SQLite, or WSL")
     return url.set(drivername=driver)
