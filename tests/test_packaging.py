@@ -78,3 +78,14 @@ def test_the_workflow_runs_what_the_makefile_has_on_all_pythons() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     run = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     assert {one.removeprefix("make ") for one in run if one.startswith("make ")} == {"test", "test-lowest"} <= targets
+
+
+def test_the_changelog_has_the_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    entries = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert entries[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d", entries[1])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
+    for program in PROJECT["scripts"]:
+        assert f"`{program}" in text
