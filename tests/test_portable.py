@@ -99,7 +99,7 @@ def test_what_windows_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigurationError, match="needs Linux or macOS"):
         database_url({"RELAY_DATABASE_URL": "postgresql://user:secret@host/name"})
     assert database_url({"RELAY_DATABASE_URL": "sqlite:////tmp/x.sqlite3"}).database == "/tmp/x.sqlite3"
-    done = run("import click; sys.platform = 'win32'\nimport litellm_openai_example.gateway.__main__")
+    done = run("import click, shutil; sys.platform = 'win32'\nimport litellm_openai_example.gateway.__main__")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "on Windows run it in WSL" in done.stderr
 
