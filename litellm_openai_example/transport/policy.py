@@ -190,10 +190,19 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
         with as_sdk_errors():
             attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
+        connected: Any = None
+
         async def on_event(name: str, info: dict[str, Any]) -> None:
+            nonlocal connected
             if attempt.leaves_with(name, info) and (prepare := _before_sent.get()) is not None:
                 await prepare()
             attempt.on_event(name, info)
+            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
+                connected = info["return_value"]
+            elif name.endswith(".start_tls.failed") and connected is not None:
+                # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
+                with anyio.CancelScope(shield=True):
+                    await connected.aclose()
 
         request.extensions["trace"] = on_event
         response = None

@@ -23,9 +23,38 @@ class Proxy:
         self._socket = f"{make_url(url).query['host']}/.s.PGSQL.5432"
         self.lose_commit: bool | bytes = False
         self.silent = False
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_unix_connection(self._socket)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            there, back = await asyncio.open_unix_connection(self._socket)
+            try:
+                await self._pass_on(reader, writer, there, back)
+            finally:
+                await _closed(back)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            await _closed(writer)
+            self._serving.discard(task)
+
+    async def end(self) -> None:
+        """Close all connections."""
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving)
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        there: asyncio.StreamReader,
+        back: asyncio.StreamWriter,
+    ) -> None:
         losing = False
 
         async def up() -> None:
@@ -47,8 +76,7 @@ class Proxy:
             writer.close()
             back.close()
 
-        with suppress(OSError):
-            await asyncio.gather(up(), down(), return_exceptions=True)
+        await asyncio.gather(up(), down(), return_exceptions=True)
 
     async def _pass(self, data: bytes, to: asyncio.StreamWriter) -> None:
         while self.silent:
@@ -57,13 +85,24 @@ class Proxy:
         await to.drain()
 
 
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        await asyncio.wait_for(writer.wait_closed(), 1)
+    except OSError:  # a timeout too: the other side does not read
+        writer.transport.abort()
+
+
 @asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
     """The proxy, and the URL of the same database through it."""
     proxy = Proxy(url)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        yield proxy, make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+        try:
+            yield proxy, make_url(url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+        finally:
+            await proxy.end()
 
 
 @contextmanager
@@ -83,9 +122,6 @@ def proxied_in_thread(url: str) -> Iterator[tuple[Proxy, str]]:
         stop.append(lambda: loop.call_soon_threadsafe(task.cancel))
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
-        for left in asyncio.all_tasks(loop):
-            left.cancel()
-        loop.run_until_complete(asyncio.sleep(0.05))
         loop.close()
 
     stop: list[Callable[[], object]] = []

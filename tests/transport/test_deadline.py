@@ -20,6 +20,7 @@ from litellm_openai_example.transport.deadline import deadline
 
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, sse
+from ..fakes.served import FakeGateway
 from .test_policy import CREATE, OK, Call, both, sync_create
 from .test_proxy import Proxy, TLSServer
 
@@ -77,6 +78,17 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServer]:
         yield server
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Have all of the SDK imported: its first use takes seconds on a busy machine, and no deadline can bound that."""
+    with FakeGateway() as server:
+        server.script = lambda seen: sse({"type": "ping"}) if seen.json.get("stream") else OK
+        for kind in ("sync", "async"):
+            create(kind, server.url, 60)
+        with LiteLLM(base_url=server.url, api_key=KEY) as sdk:
+            list(sdk.responses.create(**CREATE, stream=True))
+
+
 def create(kind: str, url: str, seconds: float) -> None:
     if kind == "sync":
         with LiteLLM(base_url=url, api_key=KEY, timeout=seconds) as sdk:
@@ -114,6 +126,26 @@ def test_a_deadline_holds_for_what_drips(
     sent = way == "proxy" or not from_the_start
     assert ("the outcome is unknown" in str(caught.value)) is sent
     assert len(server.posts) == (1 if sent else 0)
+
+
+def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        async def ask() -> bytes:
+            url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+            async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=0.5) as sdk:
+                with pytest.raises(openai.APITimeoutError, match="could not send"):
+                    await sdk.responses.create(**CREATE)
+                return await asyncio.to_thread(heard)
+
+        def heard() -> bytes:
+            with silent.accept()[0] as connection:
+                connection.settimeout(10)
+                while data := connection.recv(65536):
+                    last = data
+            return last
+
+        assert asyncio.run(ask())
 
 
 @both
