@@ -23,6 +23,7 @@ from .test_tools_real import Relay
 ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Research the history of jajangmyeon (짜장면)"
 COMMAND = [sys.executable, "-m", "litellm_openai_example"]
+_ACCEPTED = "was accepted by the relay"
 
 # Dependencies are there already, and are not what is tried here.
 UV = f"""#!/bin/sh
@@ -70,6 +71,10 @@ class Terminal:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def end(self) -> int:
         code = self.process.wait(120)
         self._reader.join(10)
@@ -98,14 +103,18 @@ def line_in(printed: str) -> str:
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "deadline"])
 def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
-    limit = ["ARGS=--timeout 3"] if by == "deadline" else []
-    terminal = Terminal(checkout, "make", "run-auto", f"PROMPT={QUESTION}", *limit)
-    try:
-        assert eventually(lambda: "was accepted by the relay" in terminal.printed, 120), terminal.printed
-        if by == "Ctrl-C":
-            os.write(terminal.master, b"\x03")
-    finally:
-        code = terminal.end()
+    # On a slow machine the model may not have answered yet when a short deadline passes: then a longer one is tried.
+    for limit in (3, 6, 12):
+        arguments = [f"ARGS=--timeout {limit}"] if by == "deadline" else []
+        terminal = Terminal(checkout, "make", "run-auto", f"PROMPT={QUESTION}", *arguments)
+        try:
+            assert eventually(lambda t=terminal: _ACCEPTED in t.printed or t.ended, 120), terminal.printed  # type: ignore[misc]
+            if by == "Ctrl-C":
+                os.write(terminal.master, b"\x03")
+        finally:
+            code = terminal.end()
+        if _ACCEPTED in terminal.printed:
+            break
     assert code != 0
     assert "The relay has stopped with this command and keeps the research run" in terminal.printed
 
