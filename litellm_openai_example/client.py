@@ -26,6 +26,7 @@ from .payer import SESSION_HEADER, Payer, who_pays
 from .sdk import AsyncLiteLLM, LiteLLM
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
+from .transport.raw_response import RawResponse
 
 if TYPE_CHECKING:
     from .research.loop import Conversation, ToolCallingResult
@@ -552,7 +553,7 @@ class AsyncLiteLLMClient(_Client):
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
-        async def open_() -> tuple[Any, StreamReader]:
+        async def open_() -> tuple[RawResponse, StreamReader]:
             raw = await self.run(calls.open_stream(api, request), timeout)
             return raw, StreamReader(raw, api.assembly(), self.openai.api_key)
 

@@ -73,11 +73,11 @@ def as_sdk_errors() -> Iterator[None]:
 class PortableError(Exception):
     """An exception that can be copied and pickled with all its attributes, whatever its constructor wants."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _carried_over, (type(self), self.args, self.__dict__)
 
 
-def _carried_over(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+def _carried_over(kind: type[BaseException], args: tuple[object, ...], attributes: dict[str, object]) -> BaseException:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(attributes)

@@ -17,7 +17,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
 from types import ModuleType
-from typing import Any
 
 _TYPES = "openai.types"
 
@@ -65,7 +64,7 @@ class _LateLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
 
-        def missing(name: str) -> Any:
+        def missing(name: str) -> object:
             self._run(module)
             try:
                 return vars(module)[name]

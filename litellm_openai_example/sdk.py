@@ -189,7 +189,9 @@ def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str
     return {**options, "_extra_kwargs": {**kept, **options.get("_extra_kwargs", {})}}
 
 
-def _timeout(client: OpenAI | AsyncOpenAI, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _timeout(
+    client: OpenAI | AsyncOpenAI, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> float | Timeout | None:
     options = kwargs.get("options", args[1] if len(args) > 1 else None)
     timeout = getattr(options, "timeout", NotGiven())
     return client.timeout if isinstance(timeout, NotGiven) else timeout

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeGuard
 
 from ..json_object import JsonObject
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
@@ -250,17 +250,17 @@ def _messages_text(messages: list[JsonObject]) -> str:
     return join(pieces)
 
 
-def _is_dict(value: object) -> bool:
+def _is_dict(value: object) -> TypeGuard[JsonObject]:
     return isinstance(value, dict)
 
 
-def _search_results(item: object) -> list[Any]:
+def _search_results(item: object) -> list[object]:
     """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
     places = (as_dict(as_dict(item).get("action")), as_dict(item))
     return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
 
 
-def _anthropic_pages(place: JsonObject) -> Iterable[list[Any]]:
+def _anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
     """What an Anthropic model cites and what it has read, with titles: LiteLLM leaves both as they came."""
     extra = as_dict(place.get("provider_specific_fields"))
     yield from map(as_list, as_list(extra.get("citations")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import GatewayError
 from ..json_object import JsonObject
@@ -42,8 +42,8 @@ class ChatStream:
         self._refusals: list[str] = []
         self._top: JsonObject = {}
         self._choice: JsonObject = {}
-        self._notes: list[Any] = []
-        self._searches: list[Any] = []
+        self._notes: list[object] = []
+        self._searches: list[object] = []
         self._calls: dict[int, JsonObject] = {}
 
     def feed(self, event: object) -> str:
@@ -138,7 +138,7 @@ class ResponseStream:
         self._indexes: dict[str, int] = {}
         self._latest: int | None = None
         self._refusals: list[str] = []
-        self._notes: list[Any] = []
+        self._notes: list[object] = []
         self._items: dict[int, JsonObject] = {}
         self._final: Answer | None = None
         self._body: JsonObject = {}

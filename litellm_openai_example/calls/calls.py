@@ -18,6 +18,7 @@ from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
+from ..transport.raw_response import RawResponse
 from .assembly import Assembly, ChatStream, ResponseStream
 from .lenient import read_json
 from .reasons import RUNNING, TERMINAL
@@ -60,14 +61,14 @@ async def ask(api: Api, request: JsonObject, *, may_call: bool = False) -> Reply
     return require_submitted(reply) if request.get("background") else require_complete(reply)
 
 
-async def open_stream(api: Api, request: JsonObject) -> Any:
+async def open_stream(api: Api, request: JsonObject) -> RawResponse:
     """Send a streaming create and return the SDK's raw response, its body not yet read."""
     return await _explained(_sent(api, request, stream=True), request["model"])
 
 
-async def _sent(api: Api, request: JsonObject, **more: bool) -> Any:
+async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
     """Send a create; once more where its search tool was refused by name, because that was not executed."""
-    step = call(lambda sdk: create(api.resource(sdk).create, request, **more))
+    step: Awaitable[RawResponse] = call(lambda sdk: create(api.resource(sdk).create, request, **more))
     try:
         return await step
     except APIStatusError as error:
@@ -133,7 +134,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-async def _fetch(send: Awaitable[Any], kind: type[Assembly]) -> Reply:
+async def _fetch(send: Awaitable[RawResponse], kind: type[Assembly]) -> Reply:
     raw = await send
     return read_reply(raw, raw.http_response.content, kind)
 

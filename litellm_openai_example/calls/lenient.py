@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from ..json_object import JsonObject
 
@@ -35,7 +34,7 @@ def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
     return body
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str) -> object:
     """`json.loads`, to which a number is never too long: one of thousands of digits is kept as its text.
 
     Raises:
@@ -57,7 +56,7 @@ def _integer(digits: str) -> int | str:
         return digits
 
 
-def _parse_beginning(content: bytes | str) -> Any:
+def _parse_beginning(content: bytes | str) -> object:
     from pydantic_core import from_json  # seldom needed, and slow to import
 
     return from_json(content, allow_partial="trailing-strings")
@@ -67,7 +66,7 @@ def as_dict(value: object) -> JsonObject:
     return value if isinstance(value, dict) else {}
 
 
-def as_list(value: object) -> list[Any]:
+def as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 

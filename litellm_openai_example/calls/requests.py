@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TypeVar
 
 from ..config import header_value
 from ..json_object import JsonObject
+
+T = TypeVar("T")
 
 Tools = list[JsonObject]
 
@@ -84,7 +86,7 @@ def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
     return dict(fields)
 
 
-def create(method: Callable[..., Any], request: Mapping[str, Any], **more: object) -> Any:
+def create(method: Callable[..., T], request: JsonObject, **more: object) -> T:
     """Call a `create` of the SDK with the fields of a request, those that it does not know in `extra_body`."""
     names = _parameters(inspect.unwrap(method))
     known = {name: value for name, value in request.items() if name in names}
@@ -95,7 +97,7 @@ def create(method: Callable[..., Any], request: Mapping[str, Any], **more: objec
 
 
 @cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 

@@ -28,13 +28,13 @@ _ON_THE_WAY = (OpenAIError, RequestError)
 # What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
 EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
 
-Operation = Coroutine[Any, Any, T]
+Operation = Coroutine["Step", Any, T]
 
 
 class _Step(Awaitable[Any]):
     """Awaited, it is handed to the driver, which gives its result back or raises what went wrong."""
 
-    def __await__(self) -> Generator[Self, Any, Any]:
+    def __await__(self) -> Generator[Self, object, Any]:
         return (yield self)
 
 
@@ -56,14 +56,17 @@ class sleep(_Step):
 class gather(_Step):
     """Carry out operations side by side; gives a list of their results, an exception where one failed."""
 
-    operations: Sequence[Operation[Any]]
+    operations: Sequence[Operation[object]]
+
+
+Step = call | sleep | gather
 
 
 class _Driver(Generic[T]):
     """An operation on its way: the step that it wants done now (None at its end), and its result."""
 
-    def __init__(self, client: Any, operation: Operation[T]) -> None:
-        self.step: Any = None
+    def __init__(self, client: object, operation: Operation[T]) -> None:
+        self.step: Step | None = None
         self.result: T
         self._client = client
         self._operation = operation
@@ -75,7 +78,7 @@ class _Driver(Generic[T]):
     def throw(self, error: Exception) -> None:
         self._advance(lambda: self._operation.throw(error))
 
-    def _advance(self, move: Callable[[], Any]) -> None:
+    def _advance(self, move: Callable[[], Step]) -> None:
         try:
             self.step = move()
         except StopIteration as stop:
@@ -84,7 +87,7 @@ class _Driver(Generic[T]):
             raise redact(error, getattr(self._client, "api_key", None)) from error.__cause__
 
 
-def run(client: Any, operation: Operation[T]) -> T:
+def run(client: object, operation: Operation[T]) -> T:
     """Drive an operation to its end with a blocking client."""
     driver = _Driver(client, operation)
     while driver.step is not None:
@@ -97,7 +100,7 @@ def run(client: Any, operation: Operation[T]) -> T:
     return driver.result
 
 
-async def run_async(client: Any, operation: Operation[T]) -> T:
+async def run_async(client: object, operation: Operation[T]) -> T:
     """Drive an operation to its end with an asynchronous client."""
     driver = _Driver(client, operation)
     while driver.step is not None:
@@ -116,26 +119,28 @@ def _not_a_setting(error: Exception) -> Exception:
     return error
 
 
-def _do(client: Any, step: Any) -> Any:
+def _do(client: object, step: Step) -> object:
     if isinstance(step, call):
         return step.function(client)
     if isinstance(step, gather):
         return _side_by_side(client, step.operations)
-    return time.sleep(step.seconds)
+    time.sleep(step.seconds)
+    return None
 
 
-async def _do_async(client: Any, step: Any) -> Any:
+async def _do_async(client: object, step: Step) -> object:
     if isinstance(step, call):
         return await step.function(client)
     if isinstance(step, gather):
         return await _side_by_side_async(client, step.operations)
-    return await anyio.sleep(step.seconds)
+    await anyio.sleep(step.seconds)
+    return None
 
 
-def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
-    outcomes: list[Any] = [None] * len(operations)
+def _side_by_side(client: object, operations: Sequence[Operation[object]]) -> list[object]:
+    outcomes: list[object] = [None] * len(operations)
 
-    def one(index: int, operation: Operation[Any]) -> None:
+    def one(index: int, operation: Operation[object]) -> None:
         try:
             outcomes[index] = run(client, operation)
         except BaseException as error:
@@ -153,10 +158,10 @@ def _side_by_side(client: Any, operations: Sequence[Operation[Any]]) -> list[Any
     return _outcomes(outcomes)
 
 
-async def _side_by_side_async(client: Any, operations: Sequence[Operation[Any]]) -> list[Any]:
-    outcomes: list[Any] = [None] * len(operations)
+async def _side_by_side_async(client: object, operations: Sequence[Operation[object]]) -> list[object]:
+    outcomes: list[object] = [None] * len(operations)
 
-    async def one(index: int, operation: Operation[Any]) -> None:
+    async def one(index: int, operation: Operation[object]) -> None:
         try:
             outcomes[index] = await run_async(client, operation)
         except EXPECTED as error:
@@ -172,7 +177,7 @@ async def _side_by_side_async(client: Any, operations: Sequence[Operation[Any]])
     return outcomes
 
 
-def _outcomes(outcomes: list[Any]) -> list[Any]:
+def _outcomes(outcomes: list[object]) -> list[object]:
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED):
             raise outcome

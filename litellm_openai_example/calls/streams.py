@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from typing import Any, Self
+from typing import Self
 
 from ..diagnosis import explain
 from ..errors import CutShortError, GatewayError, redact
@@ -148,7 +148,7 @@ class AsyncTextStream(AsyncIterator[str]):
         """The id of the answer, as soon as it is known."""
         return self._opened[1].id if self._opened else None
 
-    def __await__(self) -> Generator[Any, None, Self]:
+    def __await__(self) -> Generator[object, None, Self]:
         yield from self._start().__await__()
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 from ..json_object import JsonObject
 
@@ -58,7 +58,7 @@ def parse_fields(given: Sequence[str]) -> JsonObject:
     return fields
 
 
-def _value(key: str, text: str) -> Any:
+def _value(key: str, text: str) -> object:
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -70,7 +70,7 @@ def _value(key: str, text: str) -> Any:
     return value
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)  # NaN and Infinity are no JSON: they are taken as text
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 _TELLING = 5  # characters of a key that are not shown any more; fewer are those that all keys begin with
 # What moves a terminal's cursor or colours, and what a reader cannot see but which changes what they read: overrides
@@ -34,7 +34,7 @@ class Output:
         secrets: the keys, which must not leave even if a gateway sends them back.
     """
 
-    def __init__(self, stream: TextIO | Any, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, stream: TextIO, secrets: Sequence[str] = ()) -> None:
         self._stream = stream
         self._secrets = secrets
         self._held = ""
@@ -202,7 +202,7 @@ def _begun(secret: str, text: str) -> int:
     return max((n for n in range(_TELLING, len(secret)) if text.endswith(secret[:n])), default=0)
 
 
-def _is_terminal(stream: Any) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     with suppress(OSError, ValueError, AttributeError):
         return bool(stream.isatty())
     return False

@@ -55,13 +55,13 @@ Connect = Callable[[], AbstractAsyncContextManager[AsyncRelayClient]]
 RunId = Annotated[str, Field(description="The whole id that deep_research returned: inv_....TOKEN")]
 
 
-def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
+def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
     """The server with its three tools.
 
     Args:
         connect: gives a helper that talks to the relay; it is closed after each call.
     """
-    server: MCPServer[Any] = MCPServer(
+    server: MCPServer[object] = MCPServer(
         "litellm-relay",
         instructions="deep_research starts a run and returns its id at once. Keep the id: research_status tells how "
         "the run stands, and gives report and sources once it has ended, even after a restart of yours.",
@@ -72,7 +72,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True))
     async def deep_research(
         research_question: Annotated[str, Field(description="The question, complete in itself.")],
-        ctx: Context[Any, Any],
+        ctx: Context[object, object],
         deliverable_format: Annotated[DeliverableFormat, Field(description="Form of the report.")] = "markdown_brief",
         context: Annotated[list[str] | None, Field(description="Facts that the researcher needs.")] = None,
         constraints: Annotated[
@@ -98,7 +98,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[Any]:
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True))
     async def research_status(
         id: RunId,
-        ctx: Context[Any, Any],
+        ctx: Context[object, object],
         include_report: Annotated[bool, Field(description="With the report and its sources.")] = False,
         wait_seconds: Annotated[int, Field(ge=0, le=50, description="Wait this long for the end of the run.")] = 0,
     ) -> JsonObject:
@@ -152,7 +152,7 @@ def _split(id: str) -> tuple[str, str]:
     return invocation_id, token
 
 
-def _key(ctx: Context[Any, Any], arguments: JsonObject, new_run: bool) -> str | None:
+def _key(ctx: Context[object, object], arguments: JsonObject, new_run: bool) -> str | None:
     """The idempotency key of a start, in a form that a header holds: the client's own, else one of the arguments."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .counters import NAME, counters
@@ -46,19 +46,19 @@ async def exposition(ledger: Ledger, *, waiters: int, seconds: float) -> bytes:
     return generate_latest(registry) + generate_latest(counters)
 
 
-async def _by_state(ledger: Ledger) -> list[Any]:
+async def _by_state(ledger: Ledger) -> list[Row[Any]]:
     """Of those that have not ended: to count the others, all of them would have to be read each time."""
     row = invocations.c
     found = select(row.state, func.count().label("runs"), (db_now() - func.min(row.created_at)).label("age"))
 
-    async def work(connection: AsyncConnection) -> list[Any]:
+    async def work(connection: AsyncConnection) -> list[Row[Any]]:
         queries = [found.where(where).group_by(row.state) for where in (IS_QUEUED, IS_ACTIVE)]
         return [each for query in queries for each in await connection.execute(query)]
 
     return await ledger.database.read(work)
 
 
-def _set_runs(registry: CollectorRegistry, rows: list[Any]) -> None:
+def _set_runs(registry: CollectorRegistry, rows: list[Row[Any]]) -> None:
     runs = Gauge(f"{NAME}_runs", "Runs that have not ended.", ["state"], registry=registry)
     oldest = Gauge(f"{NAME}_oldest_seconds", "Age of the oldest run of a state.", ["state"], registry=registry)
     found = {row.state: row for row in rows}

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from ..calls.answer import FunctionCall, Source, read_response
 from ..calls.calls import POLL_TIMEOUT, RESPONSES, ask, retrieve
@@ -152,7 +151,7 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
     for call in conversation.pending:
         twins.setdefault(call.key, []).append(call)
     firsts = [next((call for call in same if call.invocation_id), same[0]) for same in twins.values()]
-    work: list[Operation[Any]] = [_answer_call(call, research) for call in firsts]
+    work: list[Operation[object]] = [_answer_call(call, research) for call in firsts]
     if conversation.bridged is None and conversation.response_id:
         work.append(_find_out(conversation))
     outcomes = await gather(work)

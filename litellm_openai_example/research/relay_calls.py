@@ -30,7 +30,7 @@ from .contract import AcceptedInvocation, Invocation
 from .views import read_accepted, read_view
 
 T = TypeVar("T")
-Arguments = Mapping[str, Any]
+Arguments = Mapping[str, object]
 
 _WAIT_SECONDS = 20.0  # of one wait request; then the next one, for a fresh status
 _CHECK_SECONDS = 5.0

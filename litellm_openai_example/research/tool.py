@@ -68,7 +68,7 @@ def parse_arguments(text: str) -> JsonObject:
     Raises:
         ValueError: they cannot be used; the message is meant for the model, which may try again.
     """
-    value: Any = text
+    value: object = text
     try:
         for _ in range(_ENCODINGS):
             value = json.loads(value) if isinstance(value, str) else value

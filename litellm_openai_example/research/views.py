@@ -7,14 +7,14 @@ is not known is "running", a time the moment of reading. Other relays keep text 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from ..calls.answer import read_response, read_sources
 from ..errors import one_line
+from ..json_object import JsonObject
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
 
 View = TypeVar("View", bound=Invocation)
@@ -37,12 +37,12 @@ _ENDS = {
 }
 
 
-def read_view(data: Mapping[str, Any]) -> Invocation:
+def read_view(data: JsonObject) -> Invocation:
     """The view of an invocation. Raises ValueError where it holds no id that can be used."""
     return _read(Invocation, data)
 
 
-def read_accepted(data: Mapping[str, Any]) -> AcceptedInvocation:
+def read_accepted(data: JsonObject) -> AcceptedInvocation:
     """The answer to a start. Raises ValueError where id or token cannot be used."""
     return _read(AcceptedInvocation, data)
 
@@ -54,7 +54,7 @@ def read_status(value: object) -> str:
     return word if word in TERMINAL or word == "queued" else "running"
 
 
-def _read(model: type[View], data: Mapping[str, Any]) -> View:
+def _read(model: type[View], data: JsonObject) -> View:
     response = data["response"] if isinstance(data.get("response"), dict) else None
     answer = read_response(response)
     text = _text(data.get("output_text")) or answer.text or _text((response or {}).get("output_text"))
@@ -102,12 +102,12 @@ def _cost(*values: object) -> float | None:
     return None
 
 
-def _code(data: Mapping[str, Any]) -> str | None:
+def _code(data: JsonObject) -> str | None:
     code = data.get("error_code")
     return code if isinstance(code, str) and code in INVOCATION_ERRORS else None
 
 
-def _message(data: Mapping[str, Any]) -> str | None:
+def _message(data: JsonObject) -> str | None:
     code, message = _text(data.get("error_code")), one_line(_text(data.get("error_message")))
     if code and code not in INVOCATION_ERRORS:
         message = f"{one_line(code)}: {message}" if message else one_line(code)

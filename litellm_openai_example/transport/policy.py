@@ -28,7 +28,7 @@ import math
 import os
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -125,7 +125,7 @@ class LiteLLMHttpxClient(DefaultHttpxClient):
         with as_sdk_errors():
             attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
-        def on_event(name: str, info: dict[str, Any]) -> None:
+        def on_event(name: str, info: Mapping[str, object]) -> None:
             attempt.on_event(name, info)
             opened = info.get("return_value")
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
@@ -180,7 +180,7 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
         self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
         self._pid, self._forked = os.getpid(), dict[int, AsyncLiteLLMHttpxClient]()
-        self._loop: weakref.ref[Any] | None = None
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
@@ -192,7 +192,7 @@ class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
 
         connected: Any = None
 
-        async def on_event(name: str, info: dict[str, Any]) -> None:
+        async def on_event(name: str, info: Mapping[str, object]) -> None:
             nonlocal connected
             if attempt.leaves_with(name, info) and (prepare := _before_sent.get()) is not None:
                 await prepare()
@@ -297,11 +297,11 @@ class _Attempt:
             request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
         self._bound_reads()
 
-    def on_event(self, name: str, info: dict[str, Any]) -> None:
+    def on_event(self, name: str, info: Mapping[str, object]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
         self.sent = self.sent or self.leaves_with(name, info)
 
-    def leaves_with(self, name: str, info: dict[str, Any]) -> bool:
+    def leaves_with(self, name: str, info: Mapping[str, object]) -> bool:
         """Whether the request begins to leave this machine with that event."""
         # A proxy is asked to connect first, which is a request of its own.
         connects = getattr(info.get("request"), "method", b"") == b"CONNECT"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ class LateTrust(ssl.SSLContext):
     def __init__(self, *, trust_env: bool = True) -> None:
         pass
 
-    def set_alpn_protocols(self, alpn_protocols: Any) -> None:
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         self._protocols = list(alpn_protocols)
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:

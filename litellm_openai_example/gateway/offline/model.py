@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from .rules import is_research_model
 
@@ -25,7 +25,7 @@ _RESEARCH = re.compile(
 _DEEPEST = 8
 _HARD = ("high", "xhigh")
 
-Schema = Mapping[str, Any]
+Schema = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _since_last_question(conversation: Sequence[Entry]) -> Sequence[Entry]:
     return conversation[last + 1 :]
 
 
-def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0) -> Any:
+def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0) -> object:
     """A value that follows a JSON schema, with `text` wherever it takes a string."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return None
@@ -190,7 +190,7 @@ def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0)
         properties = schema.get("properties")
         properties = properties if isinstance(properties, Mapping) else {}
         return {name: _fill(value, text, root, depth + 1) for name, value in properties.items()}
-    plain: dict[object, Any] = {"string": text, "integer": 0, "number": 0, "boolean": False, "array": []}
+    plain: dict[object, object] = {"string": text, "integer": 0, "number": 0, "boolean": False, "array": []}
     return plain.get(kind)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
 from ...json_object import JsonObject
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     # Longer than LiteLLM keeps an idle connection, so that it is never the one to find it closed.
     timeout = 300
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Prompts do not belong in a log."""
 
     def do_GET(self) -> None:
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.answer(self.delete)
 
-    def answer(self, method: Any) -> None:
+    def answer(self, method: Callable[[list[str]], None]) -> None:
         """Answer with `method`, or with the error that it raises."""
         try:
             method(self.parts())
@@ -291,5 +291,5 @@ class _Server(ThreadingHTTPServer):
     # A burst of connections must not be refused.
     request_queue_size = 1024
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no error of ours."""

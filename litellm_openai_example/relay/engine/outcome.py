@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from ...calls.answer import Answer
 from ...calls.reasons import CutKind
@@ -87,7 +86,7 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
         return None  # the words of a provider's failure are not passed on
     kept = {name: body[name] for name in _KEPT if body.get(name) is not None}
     try:
-        kept = shortened(_scrub(kept), 4 * longest)
+        kept = shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
     except (ValueError, RecursionError):
         kept = {name: storable(kept[name]) for name in ("model", "status") if isinstance(kept.get(name), str)}
         kept["shortened"] = True
@@ -98,7 +97,7 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
     return kept if cost is None else {**kept, "cost_usd": cost}
 
 
-def _scrub(value: Any) -> Any:
+def _scrub(value: object) -> object:
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, list):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...json_object import JsonObject
 from ...research.contract import DeepResearchArguments, DeliverableFormat
@@ -38,7 +37,7 @@ def default_fields(model: str) -> JsonObject:
     return fields
 
 
-def research_request(arguments: DeepResearchArguments, model: str, overrides: Mapping[str, Any]) -> JsonObject:
+def research_request(arguments: DeepResearchArguments, model: str, overrides: JsonObject) -> JsonObject:
     """The body of `POST /responses`, without the fields that say how it is to run.
 
     Args:
@@ -75,28 +74,28 @@ def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
     return "\n\n".join(parts)
 
 
-def with_other_search_tool(request: Mapping[str, Any]) -> JsonObject | None:
+def with_other_search_tool(request: JsonObject) -> JsonObject | None:
     """The request with its search tool under the other of its two names; None if it has no such tool."""
     tools = request.get("tools", [])
     renamed = [{**tool, "type": _OTHER_NAME.get(tool["type"], tool["type"])} for tool in tools]
     return {**request, "tools": renamed} if renamed != tools else None
 
 
-def without_reasoning(request: Mapping[str, Any]) -> JsonObject | None:
+def without_reasoning(request: JsonObject) -> JsonObject | None:
     """The request without `reasoning`; None if it has none."""
     return _without(request, "reasoning")
 
 
-def without_stream(request: Mapping[str, Any]) -> JsonObject | None:
+def without_stream(request: JsonObject) -> JsonObject | None:
     """The request as one that is answered in one piece; None if it was that before."""
     return _without(request, "stream")
 
 
-def _without(request: Mapping[str, Any], name: str) -> JsonObject | None:
+def _without(request: JsonObject, name: str) -> JsonObject | None:
     return {key: value for key, value in request.items() if key != name} if name in request else None
 
 
-def _searches(fields: Mapping[str, Any]) -> bool:
+def _searches(fields: JsonObject) -> bool:
     kinds = [tool["type"] for tool in fields.get("tools", ())]
     return "web_search_options" in fields or any("search" in kind or kind == "mcp" for kind in kinds)
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import openai
 
@@ -38,7 +37,7 @@ _LONGEST_ID = 8192
 _LONGEST_NAME = 80
 
 # How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
-_ADAPT: Mapping[ErrorKind, Callable[[Mapping[str, Any]], JsonObject | None]] = {
+_ADAPT: Mapping[ErrorKind, Callable[[JsonObject], JsonObject | None]] = {
     ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
     ErrorKind.UNSUPPORTED_REASONING: without_reasoning,
     ErrorKind.UNSUPPORTED_STREAM: without_stream,
@@ -91,7 +90,7 @@ class Upstream:
 
     async def submit(
         self,
-        request: Mapping[str, Any],
+        request: JsonObject,
         *,
         stream: bool,
         call_id: str,
@@ -133,7 +132,7 @@ class Upstream:
         try:
             with deadline(timeout):
                 raw = await self._sdk.models.with_raw_response.list(timeout=timeout)
-            listed: list[Any] = list(read_json(raw.http_response.content).get("data") or ())
+            listed: list[object] = list(read_json(raw.http_response.content).get("data") or ())
         except Exception:
             return None
         names = [entry["id"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
@@ -165,7 +164,7 @@ class Upstream:
         except Exception as error:
             raise poll_failed(error) from None
 
-    async def _create(self, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Any:
+    async def _create(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         """Send it; where the model refuses one field of it, once more as the model wants it.
 
         What was refused with 400 was not executed, so this pays once. What was learned is kept for the next request.
@@ -197,7 +196,7 @@ class Upstream:
             log.warning("the model refuses a field of the request (%s): from now on it is %s", kind, _DONE[kind])
         self._adaptations = adaptations
 
-    async def _send(self, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> Any:
+    async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
         model, prompt, stream = request["model"], request["input"], request.get("stream", False)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import httpx2
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -98,7 +98,7 @@ async def agent(request: Request, relay: TheRelay) -> Response:
     return _Exchange(request.app.state.agent_server, await read_body(request, relay.settings.timings.body))
 
 
-def mount_agents(app: Any, served: ASGIApp) -> None:
+def mount_agents(app: FastAPI, served: ASGIApp) -> None:
     """Give `app` the route, if the SDK is installed.
 
     Args:

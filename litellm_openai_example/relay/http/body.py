@@ -94,7 +94,7 @@ def parse(body: bytes) -> DeepResearchArguments:
         raise Problem("invalid_request", details=[_detail(one) for one in errors[:MOST_DETAILS]]) from None
 
 
-def _strict_json(body: bytes) -> Any:
+def _strict_json(body: bytes) -> object:
     """JSON, with neither NaN nor two fields of one name. (pydantic's parser keeps the last of the two, and turns 1e999
     into infinity.)"""
     try:
@@ -121,7 +121,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _unambiguous(pairs: list[tuple[str, object]]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")
@@ -141,7 +141,7 @@ def _check_texts(data: object) -> None:
     raise Problem("invalid_request", "The body is nested too deeply.")
 
 
-def _parts(value: object) -> list[Any]:
+def _parts(value: object) -> list[object]:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     return value if isinstance(value, list) else []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -45,5 +43,5 @@ def answer_errors(app: FastAPI) -> None:
         return error_response(Problem("internal_error"))
 
 
-def _place(location: tuple[Any, ...]) -> str:
+def _place(location: tuple[object, ...]) -> str:
     return str(location[-1]) if location[0] == "header" else ".".join(map(str, location))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ...json_object import JsonObject
@@ -84,7 +83,7 @@ def _errors(*codes: ApiErrorCode) -> Responses:
     return responses
 
 
-def _answer(model: type[Any], description: str, **examples: JsonObject) -> JsonObject:
+def _answer(model: type[BaseModel], description: str, **examples: JsonObject) -> JsonObject:
     values = {name: {"value": value} for name, value in examples.items()}
     return {"model": model, "description": description, "content": {"application/json": {"examples": values}}}
 

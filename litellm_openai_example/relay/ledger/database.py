@@ -75,7 +75,7 @@ class _CommitLost(Exception):
     """The connection broke while it committed. `number` is the transaction's, None if it may simply be repeated."""
 
     number: int | None
-    results: list[Any]
+    results: list[object]
     changed: set[str]
 
 
@@ -100,7 +100,7 @@ class Database:
         self._writer, self._reader = engines(url)
         self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._in_use: set[Any] = set()
+        self._in_use: set[object] = set()
         self._away = self._proved = False
         self._written = -_FRESH  # when the last write that succeeded began
         self._probe: asyncio.Future[None] | None = None
@@ -237,7 +237,7 @@ class Database:
         if changed:
             self.on_change(changed)
 
-    async def _transact_once(self, works: list[Write[Any]]) -> tuple[list[Any], set[str]]:
+    async def _transact_once(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
         """Commit them once, also where the answer to the commit is lost."""
         try:
             return await self._transact(works)
@@ -246,7 +246,7 @@ class Database:
                 return lost.results, lost.changed
         return await self._transact(works)
 
-    async def _transact(self, works: list[Write[Any]]) -> tuple[list[Any], set[str]]:
+    async def _transact(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
         if self._file is not None:
             if not self._file.exists():
                 raise FileNotFoundError

@@ -40,10 +40,10 @@ import hmac
 import json
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Executable, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -259,11 +259,12 @@ class Ledger:
         left: ColumnElement[bool] = _row.owner.is_(None)
         if not may_declare_dead:
             return left
-        dead: Any = select(workers.c.id).where(workers.c.id != self.worker, ~self._is_alive())
+        silent = select(workers.c.id).where(workers.c.id != self.worker, ~self._is_alive())
+        dead: Executable = silent
         if self._clock() >= self._next_thorough:
             self._next_thorough = self._clock() + _THOROUGH_EVERY
             leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
-            dead = dead.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self.worker, ~leased))
+            dead = silent.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self.worker, ~leased))
         names = [row.id for row in await connection.execute(dead)]
         return or_(left, _row.owner.in_(names)) if names else left
 
@@ -378,7 +379,7 @@ class Ledger:
         self,
         invocation_id: str,
         states: Iterable[str],
-        values: dict[str, Any],
+        values: Mapping[str, object],
         *more: ColumnElement[bool],
         tell: bool = True,
     ) -> bool:
@@ -394,7 +395,9 @@ class Ledger:
 
         return await self.database.write(work)
 
-    async def _change(self, conditions: Conditions, values: dict[str, Any], limit: int | None = None) -> list[Record]:
+    async def _change(
+        self, conditions: Conditions, values: Mapping[str, object], limit: int | None = None
+    ) -> list[Record]:
         """Change those that fulfil `conditions`, oldest first, and that no other process is just about to change."""
 
         async def work(transaction: Transaction) -> list[Record]:
@@ -410,7 +413,7 @@ class Ledger:
         return await self.database.write(work)
 
 
-def _settled(outcome: Outcome) -> dict[str, Any]:
+def _settled(outcome: Outcome) -> dict[str, object]:
     return {
         "state": outcome.state,
         "error_code": outcome.error_code,
@@ -422,7 +425,7 @@ def _settled(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _requeued() -> dict[str, Any]:
+def _requeued() -> dict[str, object]:
     return {"state": "queued", "unsent": None, "owner": None, "updated_at": db_now()}
 
 
@@ -439,7 +442,7 @@ def _always(*conditions: ColumnElement[bool]) -> Conditions:
 
 
 async def _pick(
-    transaction: Transaction, conditions: Sequence[ColumnElement[bool]], order: Any, limit: int | None
+    transaction: Transaction, conditions: Sequence[ColumnElement[bool]], order: ColumnElement[float], limit: int | None
 ) -> list[str]:
     """The ids first, then what happens to them: in one statement the planner may read the whole table for them."""
     query = select(_row.id).where(*conditions).order_by(order).limit(limit).with_for_update(skip_locked=True)

@@ -132,12 +132,12 @@ class db_now(FunctionElement[float]):
 
 
 @compiles(db_now, "sqlite")
-def _sqlite_now(_element: db_now, _compiler: Any, **_: Any) -> str:
+def _sqlite_now(_element: db_now, _compiler: object, **_: object) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(db_now, "postgresql")
-def _postgresql_now(_element: db_now, _compiler: Any, **_: Any) -> str:
+def _postgresql_now(_element: db_now, _compiler: object, **_: object) -> str:
     # Not now(): that stands still within a transaction.
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 
