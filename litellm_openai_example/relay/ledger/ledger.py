@@ -104,11 +104,14 @@ class Ledger:
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
 
     async def open(self) -> None:
-        """Create or check the tables. Raises ConfigurationError in words for a person."""
+        """Create or check the tables. Raises ConfigurationError in words for a person; no connection is left then."""
         try:
             self._secret = await self.database.run(prepare)
-        except (DBAPIError, PoolTimeout, OSError) as error:
-            raise ConfigurationError(f"the ledger cannot be opened: {why_not_opened(error)}") from None
+        except Exception as error:
+            await self.database.close()
+            if isinstance(error, DBAPIError | PoolTimeout | OSError):
+                raise ConfigurationError(f"the ledger cannot be opened: {why_not_opened(error)}") from None
+            raise
         self.database.start()
 
     async def check(self) -> None:
