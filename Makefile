@@ -18,7 +18,7 @@ PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-lowest lint format bench soak fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-lowest test-upgrade lint format bench soak fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest version
 	@$(UV) pip compile --quiet --resolution lowest-direct --extra relay pyproject.toml --output-file .venv-lowest/constraints.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS)
+
+test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
+	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)
 
 lint: .venv/test-ready ## Check style and types
 	@$(PROJECT_RUN) ruff check --quiet

