@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from .research.relay_calls import RelayError, ResearchRunningError
     from .research.relay_client import AsyncRelayClient, RelayClient
     from .sdk import AsyncLiteLLM, LiteLLM
-    from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+    from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 
 _HOMES = {
     "Answer": "calls.answer",
     "AsyncLiteLLM": "sdk",
     "AsyncLiteLLMClient": "client",
-    "AsyncLiteLLMHttpxClient": "transport.policy",
+    "AsyncLiteLLMHttpxClient": "transport.http_clients",
     "AsyncRelayClient": "research.relay_client",
     "AsyncTextStream": "calls.streams",
     "ConfigurationError": "config",
@@ -37,7 +37,7 @@ _HOMES = {
     "GatewayError": "errors",
     "LiteLLM": "sdk",
     "LiteLLMClient": "client",
-    "LiteLLMHttpxClient": "transport.policy",
+    "LiteLLMHttpxClient": "transport.http_clients",
     "RelayClient": "research.relay_client",
     "RelayError": "research.relay_calls",
     "Reply": "calls.reply",

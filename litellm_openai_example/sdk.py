@@ -17,7 +17,8 @@ from .config import resolve_api_key, resolve_base_url
 from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
 from .payer import NOBODY, Payer, who_pays
-from .transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient, sdk_call
+from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+from .transport.policy import sdk_call
 from .transport.tls import check_host, tls_options
 
 

@@ -12,7 +12,7 @@ from ..calls.steps import EXPECTED, Operation, run, run_async
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
-from ..transport.policy import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading

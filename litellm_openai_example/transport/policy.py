@@ -1,4 +1,4 @@
-"""The sending policy: what may be sent again, and until when. It sits in the HTTP clients under the SDK.
+"""The sending policy: what may be sent again, and until when. The HTTP clients under the SDK apply it to each attempt.
 
 A request that may have been executed is never sent again. The SDK's own retry loop does the repeating; the
 policy steers it through the SDK's documented levers: an `OpenAIError` raised while sending is not retried, and the
@@ -22,37 +22,28 @@ twice than fail says `retry_server_errors=True`; then a 500 is sent again, unles
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import os
 import random
-import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 # httpx2 and anyio are what the SDK itself sits on and shows in its API (clients, exceptions, timeouts).
 import anyio
 import httpx2
-from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
+from openai import APIConnectionError, Timeout
 
 from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
-from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError, as_sdk_errors
-from .bodies import AsyncBoundedBody, BoundedBody
-from .deadline import Deadline, bounded_io, clamp, current_deadline
+from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
+from .deadline import Deadline, current_deadline
 from .headers import retry_after
-from .tls import as_configuration_errors
 
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
-
-# A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
-# (uvicorn, Node) close at 5 s, so connections are given up well before.
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
 
 
 class _Call:
@@ -98,178 +89,7 @@ def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = Fal
         _current_call.reset(token)
 
 
-class LiteLLMHttpxClient(DefaultHttpxClient):
-    """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too.
-
-    In a forked process it makes its connections anew.
-
-    Args:
-        retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may
-            have been executed, so this may pay twice.
-        max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
-        **kwargs: those of `httpx2.Client`.
-    """
-
-    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("limits", _LIMITS)
-        with as_configuration_errors():
-            super().__init__(**kwargs)
-        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
-        self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
-        self._pid, self._forked = os.getpid(), dict[int, LiteLLMHttpxClient]()
-
-    def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
-        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
-        if os.getpid() != self._pid and not self.is_closed:
-            return self._of_this_process().send(request, stream=stream, **kwargs)
-        with as_sdk_errors():
-            attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
-
-        def on_event(name: str, info: Mapping[str, object]) -> None:
-            attempt.on_event(name, info)
-            opened = info.get("return_value")
-            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
-                clamp(opened)
-
-        request.extensions["trace"] = on_event
-        try:
-            with bounded_io(attempt.until):
-                response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
-            try:
-                response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
-                if not stream:
-                    response.read()
-            except BaseException:
-                response.close()
-                raise
-        except Exception as error:
-            raise attempt.failure(error) from error
-        attempt.judge(response)
-        return response
-
-    def close(self) -> None:
-        """Close the connections. Those that a forked process took over are its parent's."""
-        if os.getpid() == self._pid:
-            super().close()
-        elif os.getpid() in self._forked:
-            self._forked[os.getpid()].close()
-
-    def _of_this_process(self) -> LiteLLMHttpxClient:
-        pid = os.getpid()
-        if pid not in self._forked:
-            self._forked.setdefault(pid, type(self)(**self._own))
-        return self._forked[pid]
-
-    def __del__(self) -> None:
-        # As the SDK's own default client does it: nobody is left to close the connections.
-        with suppress(Exception):
-            if not self.is_closed:
-                self.close()
-
-
-class AsyncLiteLLMHttpxClient(DefaultAsyncHttpxClient):
-    """The SDK's default asynchronous HTTP client with the sending policy; see `LiteLLMHttpxClient`.
-
-    Its connections belong to the event loop that used it first, so it refuses to work in another one.
-    """
-
-    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("limits", _LIMITS)
-        with as_configuration_errors():
-            super().__init__(**kwargs)
-        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
-        self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
-        self._pid, self._forked = os.getpid(), dict[int, AsyncLiteLLMHttpxClient]()
-        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
-
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
-        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
-        if os.getpid() != self._pid and not self.is_closed:
-            return await self._of_this_process().send(request, stream=stream, **kwargs)
-        self._stay_in_one_loop(request)
-        with as_sdk_errors():
-            attempt = _Attempt(request, stream, self._retry_server_errors, self._max_answer)
-
-        connected: Any = None
-
-        async def on_event(name: str, info: Mapping[str, object]) -> None:
-            nonlocal connected
-            if attempt.leaves_with(name, info) and (prepare := _before_sent.get()) is not None:
-                await prepare()
-            attempt.on_event(name, info)
-            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
-                connected = info["return_value"]
-            elif name.endswith(".start_tls.failed") and connected is not None:
-                # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
-                with anyio.CancelScope(shield=True):
-                    await connected.aclose()
-
-        request.extensions["trace"] = on_event
-        response = None
-        try:
-            with anyio.move_on_after(attempt.until.remaining()) as scope:
-                response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
-                try:
-                    response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
-                    if not stream:
-                        await response.aread()
-                except BaseException:
-                    with anyio.CancelScope(shield=True):
-                        await response.aclose()
-                    raise
-        except Exception as error:
-            raise attempt.failure(error) from error
-        if response is None or scope.cancelled_caught:
-            raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
-        attempt.judge(response)
-        return response
-
-    async def aclose(self) -> None:
-        """Close the connections. Those that a forked process took over are its parent's."""
-        if os.getpid() == self._pid:
-            await super().aclose()
-        elif os.getpid() in self._forked:
-            await self._forked[os.getpid()].aclose()
-
-    def _of_this_process(self) -> AsyncLiteLLMHttpxClient:
-        pid = os.getpid()
-        if pid not in self._forked:
-            self._forked.setdefault(pid, type(self)(**self._own))
-        return self._forked[pid]
-
-    def _stay_in_one_loop(self, request: httpx2.Request) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # another library's loop
-        if self._loop is None:
-            self._loop = weakref.ref(loop)
-        elif self._loop() is not loop:
-            raise APIConnectionError(
-                message="this client was used in another event loop before, which its connections belong to: "
-                "make a client for each asyncio.run, or call asyncio.run once",
-                request=request,
-            )
-
-
-_before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sent", default=None)
-
-
-@contextmanager
-def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """Await `prepare` when a request of this block has its connection, before its first byte leaves this machine.
-
-    What `prepare` raises ends the call, and nothing was sent. Each attempt of the SDK is a request. For asynchronous
-    clients.
-    """
-    token = _before_sent.set(prepare)
-    try:
-        yield
-    finally:
-        _before_sent.reset(token)
-
-
-class _Attempt:
+class Attempt:
     """The policy for one attempt, without I/O: what to send, what a failure means, whether to send again."""
 
     def __init__(

@@ -81,7 +81,7 @@ def _signature(value: object) -> str:
     except (TypeError, ValueError):
         return ""
     taken = [one for one in found.parameters.values() if one.name != "self"]
-    if inspect.isclass(value) and not isinstance(value.__dict__.get("__init__"), FunctionType):
+    if inspect.isclass(value) and not _has_constructor(value):
         return ""
     parts, named = [], False
     for one in taken:
@@ -93,6 +93,12 @@ def _signature(value: object) -> str:
     returns = "" if inspect.isclass(value) else f" -> {_written(found.return_annotation)}"
     line = f"({', '.join(parts)}){returns}"
     return line if len(line) <= 80 else "(" + "".join(f"\n    {part}," for part in parts) + f"\n){returns}"
+
+
+def _has_constructor(value: type) -> bool:
+    """Whether its constructor is described with it: its own, or that of a private base. A public one has it itself."""
+    owner = next(one for one in value.__mro__ if "__init__" in vars(one))
+    return isinstance(vars(owner)["__init__"], FunctionType) and (owner is value or owner.__name__.startswith("_"))
 
 
 def _parameter(one: inspect.Parameter) -> str:

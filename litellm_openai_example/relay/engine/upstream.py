@@ -23,7 +23,7 @@ from ...sdk import AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
-from ...transport.policy import before_sent
+from ...transport.http_clients import before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome

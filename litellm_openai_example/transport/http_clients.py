@@ -1,0 +1,188 @@
+"""The HTTP clients under the SDK: they send each attempt as the sending policy says, and read it within its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Self
+
+import anyio
+import httpx2
+from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
+
+from ..errors import as_sdk_errors
+from .bodies import AsyncBoundedBody, BoundedBody
+from .deadline import bounded_io, clamp
+from .policy import Attempt
+from .tls import as_configuration_errors
+
+# A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
+# (uvicorn, Node) close at 5 s, so connections are given up well before.
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
+
+_before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sent", default=None)
+
+
+@contextmanager
+def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Await `prepare` when a request of this block has its connection, before its first byte leaves this machine.
+
+    What `prepare` raises ends the call, and nothing was sent. Each attempt of the SDK is a request. For asynchronous
+    clients.
+    """
+    token = _before_sent.set(prepare)
+    try:
+        yield
+    finally:
+        _before_sent.reset(token)
+
+
+class _PolicyClient:
+    """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
+
+    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("limits", _LIMITS)
+        with as_configuration_errors():
+            super().__init__(**kwargs)
+        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
+        self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
+        self._pid, self._forked = os.getpid(), dict[int, Self]()
+
+    def _attempt(self, request: httpx2.Request, stream: bool) -> Attempt:
+        with as_sdk_errors():
+            return Attempt(request, stream, self._retry_server_errors, self._max_answer)
+
+    def _of_this_process(self) -> Self:
+        pid = os.getpid()
+        if pid not in self._forked:
+            self._forked.setdefault(pid, type(self)(**self._own))
+        return self._forked[pid]
+
+
+class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
+    """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too.
+
+    In a forked process it makes its connections anew.
+
+    Args:
+        retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may
+            have been executed, so this may pay twice.
+        max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
+        **kwargs: those of `httpx2.Client`.
+    """
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
+        if os.getpid() != self._pid and not self.is_closed:
+            return self._of_this_process().send(request, stream=stream, **kwargs)
+        attempt = self._attempt(request, stream)
+
+        def on_event(name: str, info: Mapping[str, object]) -> None:
+            attempt.on_event(name, info)
+            opened = info.get("return_value")
+            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
+                clamp(opened)
+
+        request.extensions["trace"] = on_event
+        try:
+            with bounded_io(attempt.until):
+                response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
+            try:
+                response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
+                if not stream:
+                    response.read()
+            except BaseException:
+                response.close()
+                raise
+        except Exception as error:
+            raise attempt.failure(error) from error
+        attempt.judge(response)
+        return response
+
+    def close(self) -> None:
+        """Close the connections. Those that a forked process took over are its parent's."""
+        if os.getpid() == self._pid:
+            super().close()
+        elif os.getpid() in self._forked:
+            self._forked[os.getpid()].close()
+
+    def __del__(self) -> None:
+        # As the SDK's own default client does it: nobody is left to close the connections.
+        with suppress(Exception):
+            if not self.is_closed:
+                self.close()
+
+
+class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
+    """The SDK's default asynchronous HTTP client with the sending policy; see `LiteLLMHttpxClient`.
+
+    Its connections belong to the event loop that used it first, so it refuses to work in another one.
+    """
+
+    _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
+        if os.getpid() != self._pid and not self.is_closed:
+            return await self._of_this_process().send(request, stream=stream, **kwargs)
+        self._stay_in_one_loop(request)
+        attempt = self._attempt(request, stream)
+
+        connected: Any = None
+
+        async def on_event(name: str, info: Mapping[str, object]) -> None:
+            nonlocal connected
+            if attempt.leaves_with(name, info) and (prepare := _before_sent.get()) is not None:
+                await prepare()
+            attempt.on_event(name, info)
+            if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
+                connected = info["return_value"]
+            elif name.endswith(".start_tls.failed") and connected is not None:
+                # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
+                with anyio.CancelScope(shield=True):
+                    await connected.aclose()
+
+        request.extensions["trace"] = on_event
+        response = None
+        try:
+            with anyio.move_on_after(attempt.until.remaining()) as scope:
+                response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
+                try:
+                    response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
+                    if not stream:
+                        await response.aread()
+                except BaseException:
+                    with anyio.CancelScope(shield=True):
+                        await response.aclose()
+                    raise
+        except Exception as error:
+            raise attempt.failure(error) from error
+        if response is None or scope.cancelled_caught:
+            raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
+        attempt.judge(response)
+        return response
+
+    async def aclose(self) -> None:
+        """Close the connections. Those that a forked process took over are its parent's."""
+        if os.getpid() == self._pid:
+            await super().aclose()
+        elif os.getpid() in self._forked:
+            await self._forked[os.getpid()].aclose()
+
+    def _stay_in_one_loop(self, request: httpx2.Request) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # another library's loop
+        if self._loop is None:
+            self._loop = weakref.ref(loop)
+        elif self._loop() is not loop:
+            raise APIConnectionError(
+                message="this client was used in another event loop before, which its connections belong to: "
+                "make a client for each asyncio.run, or call asyncio.run once",
+                request=request,
+            )
