@@ -100,6 +100,20 @@ def is_secret(key: str) -> bool:
     return len(key) >= (8 if key.isalpha() else 6)
 
 
+def keys(env: Mapping[str, str] = os.environ) -> list[str]:
+    """The keys of the environment that are to be hidden, whoever sends them back."""
+    found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY"))
+    return [key for key in found if is_secret(key)]
+
+
+def redact_text(text: str, *secrets: str | None) -> str:
+    """`text` without any of the keys; what is too short or plain to be one (`is_secret`) stays."""
+    for secret in secrets:
+        if secret and is_secret(secret):
+            text = text.replace(secret, "[key]")
+    return text
+
+
 def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
     """Whether `LITELLM_ALLOW_HTTP` lets a key travel unencrypted to another machine."""
     return setting("LITELLM_ALLOW_HTTP", env).lower() in _TRUE

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import httpx2
 import openai
 
-from .config import ConfigurationError, is_secret
+from .config import ConfigurationError, redact_text
 
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _LONGEST = 600
@@ -202,14 +202,6 @@ def redact(error: GatewayError, *secrets: str | None) -> GatewayError:
     error.support_ids = {name: redact_text(value, *secrets) for name, value in error.support_ids.items()}
     error.args = (error.cause,)
     return error
-
-
-def redact_text(text: str, *secrets: str | None) -> str:
-    """`text` without any of the keys; what is too short or plain to be one (`is_secret`) stays."""
-    for secret in secrets:
-        if secret and is_secret(secret):
-            text = text.replace(secret, "[key]")
-    return text
 
 
 def one_line(text: str) -> str:

@@ -33,7 +33,7 @@ def carry_out(run: Callable[[Session, str], int], options: Options, prompt: str,
 def _ending(session: Session, error: BaseException) -> int:
     """The exit code for an error, once it is told; what was paid for is printed or can be picked up."""
     if session.options.verbose and not isinstance(error, BrokenPipeError):
-        notice(session.out.without_secrets(traceback.format_exc()).rstrip())
+        notice(traceback.format_exc().rstrip())
     if isinstance(error, BrokenPipeError):
         abandon_stdout()
         if not session.out.wrote:  # a reader that has what it wanted is no news
@@ -71,7 +71,7 @@ def _failed(session: Session, failure: GatewayError) -> int:
     elif failure.research and not session.out.wrote:
         session.out.write(failure.research)  # it was paid for, whatever came after it
     session.out.end()
-    notice(session.out.without_secrets(f"Error: {failure}"))
+    notice(f"Error: {failure}")
     if not ended:
         session.invocation = getattr(failure, "invocation", session.invocation)
         _tell_how_to_pick_up(session)

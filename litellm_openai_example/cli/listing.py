@@ -6,6 +6,7 @@ import json
 import sys
 import time
 
+from ..config import keys
 from . import work
 from .again import typed
 from .options import Options
@@ -24,7 +25,7 @@ def list_work(options: Options) -> int:
         text = json.dumps(entries, ensure_ascii=False)
     else:
         text = "\n".join(f"{one.id}  {one.kind}, {_age(now - one.created)}: {one.words}" for one in found)
-    out = Output(sys.stdout)
+    out = Output(sys.stdout, keys())
     out.write(text)
     out.end()
     for kind, arguments in ((work.RESPONSE, ("--retrieve", "ID", "--wait")), (work.RESEARCH, ("--invocation", "ID"))):

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from ..config import keys, redact_text
+
 _TELLING = 5  # characters of a key that are not shown any more; fewer are those that all keys begin with
 # What moves a terminal's cursor or colours, and what a reader cannot see but which changes what they read: overrides
 # and marks of direction, spaces of no width, line separators, tags. Joiners stay, for emoji and scripts need them, and
@@ -45,15 +47,9 @@ class Output:
             # What the encoding lacks (and half a surrogate pair) is written as an escape, not lost.
             stream.reconfigure(errors="backslashreplace")
 
-    def without_secrets(self, text: str) -> str:
-        """`text` as it may be shown, here or elsewhere."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return text
-
     def write(self, text: str) -> None:
         """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
-        text = self.without_secrets(self._held + text)
+        text = redact_text(self._held + text, *self._secrets)
         begun = max((_begun(secret, text) for secret in self._secrets), default=0)
         self._put(text[: len(text) - begun])
         self._held = text[len(text) - begun :]
@@ -88,13 +84,21 @@ class Output:
 
 
 def notice(text: str) -> None:
-    """Write a line (or lines) to stderr; a stderr that is closed or broken stops nothing."""
+    """Write a line (or lines) to stderr, without keys; a stderr that is closed or broken stops nothing.
+
+    Not every line has to think of what a gateway or a relay may have put into an id or a status.
+    """
     with suppress(OSError, ValueError, AttributeError):
         if hasattr(sys.stderr, "reconfigure"):
             sys.stderr.reconfigure(errors="backslashreplace")
         # On a terminal the line may hold progress, which is written again with the next second.
-        sys.stderr.write(("\r\x1b[K" if _progress_shown.is_set() else "") + harmless(text) + "\n")
+        sys.stderr.write(("\r\x1b[K" if _progress_shown.is_set() else "") + harmless(without_keys(text)) + "\n")
         sys.stderr.flush()
+
+
+def without_keys(text: str) -> str:
+    """`text` without the user's keys, which must not leave even if a gateway sends them back."""
+    return redact_text(text, *keys())
 
 
 def harmless(text: str) -> str:
@@ -165,7 +169,7 @@ class Progress:
 
     def _show(self, text: str) -> None:
         with suppress(OSError, ValueError):
-            sys.stderr.write(f"\r\x1b[K{harmless(text)}")
+            sys.stderr.write(f"\r\x1b[K{harmless(without_keys(text))}")
             sys.stderr.flush()
             self._shown = True
             _progress_shown.set()

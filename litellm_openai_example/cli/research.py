@@ -22,7 +22,7 @@ from ..transport.policy import telling_retries
 from . import work
 from .again import own_relay
 from .ending import NOT_AS_ASKED
-from .output import notice, progress, stderr_is_terminal
+from .output import notice, progress, stderr_is_terminal, without_keys
 from .session import Session
 from .verbose import cost, show, tokens
 from .work import RESEARCH, Work, begun
@@ -105,7 +105,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     """The answer on stdout, and on stderr how it came about: in short to a person, as JSON to a program."""
     person = stderr_is_terminal()
     if person:
-        _tell_ids(session, result, short=True)
+        _tell_ids(result, short=True)
     if session.options.json:
         session.out.write(json.dumps(asdict(result), ensure_ascii=False))
         session.out.end()
@@ -116,32 +116,32 @@ def _print(session: Session, result: ToolCallingResult) -> int:
             session.out.paragraph(source_list(result.sources, result.final_text))
     for call in result.calls:
         if call.error:
-            notice(session.out.without_secrets(f"[{call.name} {call.status}: {call.error}]"))
+            notice(f"[{call.name} {call.status}: {call.error}]")
     if not person:
-        _tell_ids(session, result, short=False)
+        _tell_ids(result, short=False)
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
     return 0
 
 
-def _tell_ids(session: Session, result: ToolCallingResult, *, short: bool) -> None:
+def _tell_ids(result: ToolCallingResult, *, short: bool) -> None:
     if not result.tool_called:
         return
     notice("[deep_research was called automatically]")
     names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
     ids = {name: getattr(result, name) for name in (*names, "upstream_response_id")}
     if not short:
-        notice(session.out.without_secrets(json.dumps(ids, ensure_ascii=False)))
+        notice(json.dumps(ids, ensure_ascii=False))
         return
     for call in result.calls:
         if call.invocation_id:
-            notice(f"[research run {_short(session, call.invocation_id)}: {call.status}]")
-    notice(f"[answer {_short(session, result.response_id)}]")
+            notice(f"[research run {_short(call.invocation_id)}: {call.status}]")
+    notice(f"[answer {_short(result.response_id)}]")
 
 
-def _short(session: Session, text: str | None) -> str:
-    text = session.out.without_secrets(text or "without an id")
+def _short(text: str | None) -> str:
+    text = without_keys(text or "without an id")  # before it is cut: half a key would not be found
     return text if len(text) <= 48 else f"{text[:45]}..."
 
 
@@ -225,7 +225,7 @@ def _finish(session: Session, view: Invocation) -> int:
     if options.sources and not options.json and session.out.wrote:
         session.out.paragraph(source_list(_sources(view), view.output_text or ""))
     if options.verbose:
-        _tell(session, view)
+        _tell(view)
     work.forget(view.invocation_id)
     session.invocation = None  # there is nothing left to pick up
     _require_complete(view)
@@ -248,13 +248,12 @@ def _require_complete(view: Invocation) -> None:
     raise RelayError(cause, **details)
 
 
-def _tell(session: Session, view: Invocation) -> None:
+def _tell(view: Invocation) -> None:
     """The facts about a research run that --verbose shows."""
     response = read_response(view.response)
     dollars = view.cost_usd or (view.response or {}).get("cost_usd")
     seconds = (view.updated_at - view.created_at).total_seconds()
     show(
-        session,
         {
             "research run": f"{view.invocation_id}, {view.status}",
             "research model": response.model,
@@ -270,13 +269,13 @@ def _tell_turns(session: Session, result: ToolCallingResult) -> None:
     for number, turn in enumerate(result.turns, 1):
         told = {"model": turn.model, "response id": turn.response_id, "tokens": tokens(turn.usage)}
         told |= {"cost": cost(turn.cost), "time": f"{turn.seconds:.3f} s"}
-        show(session, {f"turn {number} {name}": value for name, value in told.items()})
+        show({f"turn {number} {name}": value for name, value in told.items()})
     for call in result.calls:
         told = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": tokens(call.usage)}
         told |= {" cost": cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
-        show(session, {f"research run{name}": value for name, value in told.items()})
+        show({f"research run{name}": value for name, value in told.items()})
     seconds = time.monotonic() - session.started
-    show(session, {"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
+    show({"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
 
 
 def _status(view: Invocation) -> str:

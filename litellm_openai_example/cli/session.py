@@ -7,7 +7,7 @@ import time
 from functools import cached_property
 
 from ..client import LiteLLMClient
-from ..config import gateway_settings, is_secret, setting
+from ..config import gateway_settings, keys
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline
 from .options import Options
@@ -34,8 +34,7 @@ class Session:
         self.payer = who_pays(options.tags or None)
         self.until = Deadline(options.timeout)
         self.until.at -= time.monotonic() - started
-        keys = [setting(name) for name in ("LITELLM_API_KEY", "RELAY_API_KEY")]
-        self.out = Output(sys.stdout, [key for key in keys if is_secret(key)])
+        self.out = Output(sys.stdout, keys())
         self.response_id: str | None = None
         self.invocation: tuple[str, str] | None = None
         self.answer_id: str | None = None

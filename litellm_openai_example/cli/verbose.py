@@ -16,7 +16,6 @@ def tell(session: Session, reply: Reply) -> None:
     """Of one call."""
     first = session.out.first_at
     show(
-        session,
         {
             **facts(session, reply),
             "first text": None if first is None else f"{first - session.started:.3f} s",
@@ -60,10 +59,10 @@ def tokens(usage: Usage) -> str | None:
     return f"{_number(usage.input_tokens)} in, {_number(usage.output_tokens)} out"
 
 
-def show(session: Session, named: Mapping[str, str | None]) -> None:
+def show(named: Mapping[str, str | None]) -> None:
     """One line each, without what is not known."""
     lines = "\n".join(f"{name}: {value}" for name, value in named.items() if value is not None)
-    notice(session.out.without_secrets(lines))
+    notice(lines)
 
 
 def _number(count: int | None) -> str:
