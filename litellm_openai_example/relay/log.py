@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..config import ConfigurationError
+from ..config import ConfigurationError, keys, redact_text
 
 log = logging.getLogger("litellm_relay")
 
@@ -28,6 +28,7 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
         raise ConfigurationError("RELAY_LOG_FORMAT must be text or json")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else logging.Formatter(_TEXT))
+    handler.addFilter(_WithoutKeys(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)  # others' loggers may repeat what they were sent: from them warnings alone
 
@@ -47,6 +48,22 @@ def kind_and_place(error: BaseException) -> str:
 
 
 _TEXT = "[relay] %(asctime)s %(levelname)s %(message)s"
+
+
+class _WithoutKeys(logging.Filter):
+    """A gateway names its responses as it likes: an id or a model that holds a key is written without it."""
+
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_text(record.getMessage(), *self._keys), ()
+        facts = getattr(record, "facts", {})
+        record.facts = {
+            name: redact_text(value, *self._keys) if isinstance(value, str) else value for name, value in facts.items()
+        }
+        return True
 
 
 class _Json(logging.Formatter):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..fakes.gateway import Fault, Gateway
@@ -84,3 +87,20 @@ def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
         relay.api.wait(relay.api.start())
         relay.terminate()
     assert " INFO " not in relay.log
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_name_that_holds_a_key_is_written_without_it(form: str) -> None:
+    code = """
+from litellm_openai_example.relay.log import configure_logging, log, log_run
+configure_logging({"LITELLM_API_KEY": "sk-gateway-1", "RELAY_API_KEY": "sk-relay-1", "RELAY_LOG_FORMAT": "%s"})
+log.warning("%%s: kept as %%s", "inv_1", "resp_sk-gateway-1")
+log_run("ended", "inv_1", model="gpt-sk-relay-1", seconds=1.5)
+"""
+    told = subprocess.run([sys.executable, "-c", code % form], capture_output=True, text=True, timeout=60).stderr
+    assert "sk-" not in told
+    assert "inv_1: kept as resp_[key]" in told
+    assert "inv_1 ended model=gpt-[key] seconds=1.5" in told
+    if form == "json":
+        assert json.loads(told.splitlines()[1])["model"] == "gpt-[key]"
+        assert json.loads(told.splitlines()[1])["seconds"] == 1.5
