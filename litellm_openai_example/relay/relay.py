@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from .settings import Settings
 T = TypeVar("T")
 
 _RETRY_FULL = 10
+_CLOSING = 0.5  # seconds that requests wait for the ledger once the process is about to end
 
 
 class Relay:
@@ -46,6 +48,7 @@ class Relay:
         self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())
         self._database.on_change = self.hub.changed
         self._closed_at = 0.0
+        self._waiting: set[asyncio.Timeout] = set()
         self.failed = False
         self.on_failure: Callable[[], None] = self.close
         self._worker.on_failure = self._fail
@@ -67,6 +70,8 @@ class Relay:
         """The process is about to end: let all who wait go. May be called twice."""
         self._closed_at = self._closed_at or time.monotonic()
         self.hub.close()
+        for timeout in self._waiting:
+            timeout.reschedule(min(timeout.when() or math.inf, asyncio.get_running_loop().time() + _CLOSING))
 
     async def stop(self) -> None:
         """Stop working; submissions in flight get the rest of their time."""
@@ -119,7 +124,11 @@ class Relay:
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self.settings.timings.ledger):
-                return await work
+            async with asyncio.timeout(_CLOSING if self.hub.closing else self.settings.timings.ledger) as timeout:
+                self._waiting.add(timeout)
+                try:
+                    return await work
+                finally:
+                    self._waiting.discard(timeout)
         except TimeoutError:
             raise LedgerUnavailable from None

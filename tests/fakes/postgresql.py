@@ -6,8 +6,11 @@ import os
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 
 
@@ -55,6 +58,24 @@ class PostgreSQL:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All of its processes are stopped, also those that serve a connection: the kernel still takes what is sent."""
+        postmaster = psutil.Process(self._server.get_pid())
+        stopped: list[psutil.Process] = []
+        try:
+            postmaster.suspend()  # first, so that there are no new ones
+            stopped.append(postmaster)
+            for process in postmaster.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+                    stopped.append(process)
+            yield
+        finally:
+            for process in reversed(stopped):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
 
 def _plain(url: str) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
+
+from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway
 from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually
 from .conftest import assert_clean
 from .proxied import proxied_in_thread
-from .running import RelayProcess, body, environment, relay_process
+from .running import RelayProcess, body, environment, relay_process, token
 
 ROLE = "relay_that_owns_no_server"
 
@@ -119,3 +124,81 @@ def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, up
         began = time.monotonic()
         assert relay.terminate() == 0
         assert time.monotonic() - began < 5.0
+
+
+class TestFrozen:
+    """All processes of PostgreSQL are stopped: the connections stand, and nothing answers."""
+
+    def test_it_ends_at_once_when_idle(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+        with relay_process(environment(postgresql.new_database(), upstream)) as relay, postgresql.frozen():
+            time.sleep(1.2)  # its loops are waiting for answers by now
+            assert ended(relay) < 3.5
+
+    def test_it_ends_while_it_starts(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+        url = postgresql.new_database()
+        with postgresql.frozen():
+            relay = RelayProcess(environment(url, upstream))
+            try:
+                assert eventually(lambda: any(one.raddr or one.status for one in connections(relay)), 20)
+                time.sleep(0.3)
+                assert ended(relay) < 3.5
+            finally:
+                relay.ensure_ended()
+
+    def test_those_who_wait_are_told_and_the_work_goes_on_later(
+        self, postgresql: PostgreSQL, upstream: Gateway
+    ) -> None:
+        url = postgresql.new_database()
+        upstream.seconds = 3600.0
+        with relay_process(environment(url, upstream)) as relay, ThreadPoolExecutor(16) as clients:
+            started = [relay.api.start(f"question {n}", stream=n > 1) for n in range(4)]
+            for one in started:
+                relay.api.until(one, "running")
+            path = f"{INVOCATIONS_PATH}/{started[0]['invocation_id']}"
+            waiting = clients.submit(relay.api.call, "GET", f"{path}/wait?timeout=60", headers=token(started[0]))
+            watching = [clients.submit(relay.api.events, one) for one in started]
+            time.sleep(0.5)
+            with postgresql.frozen():
+                asking = [
+                    *(clients.submit(relay.api.post, body(f"new {n}", background=True)) for n in range(2)),
+                    clients.submit(relay.api.call, "GET", path, headers=token(started[0])),
+                    clients.submit(relay.api.call, "POST", f"{path}/cancel", headers=token(started[0])),
+                ]
+                time.sleep(0.5)
+                assert ended(relay) < 3.5
+                assert [one.result(5).status_code for one in asking] == [503] * 4
+                assert waiting.result(5).status_code == 202
+                for events in watching:
+                    assert {event.name for event in events.result(5)} <= {"status", "output_text"}
+        for work in upstream.works.values():
+            work.seconds = 0.0
+        with relay_process(environment(url, upstream)) as relay:
+            # The cancel that was not confirmed may have arrived all the same.
+            assert relay.api.wait(started[0], 25)["status"] in ("completed", "cancelled")
+            for one in started[1:]:
+                assert relay.api.wait(one, 25)["status"] == "completed"
+        assert all(count == 1 for count in upstream.paid.values())
+
+    def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
+        self, postgresql: PostgreSQL, upstream: Gateway
+    ) -> None:
+        upstream.accept = 1.5
+        with relay_process(environment(postgresql.new_database(), upstream)) as relay:
+            started = relay.api.start("What cannot be kept?")
+            assert eventually(lambda: upstream.posts, 10)
+            with postgresql.frozen():
+                assert ended(relay) < 5.0
+        (work,) = upstream.works
+        assert any(started["invocation_id"] in line and work in line for line in relay.lines), relay.log
+
+
+def ended(relay: RelayProcess) -> float:
+    """Seconds from SIGTERM to the end, in order."""
+    began = time.monotonic()
+    assert relay.terminate() == 0
+    assert "did not stop in time" not in relay.log
+    return time.monotonic() - began
+
+
+def connections(relay: RelayProcess) -> list[Any]:
+    return psutil.Process(relay.process.pid).net_connections("all")

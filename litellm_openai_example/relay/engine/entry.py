@@ -61,7 +61,14 @@ class Entry:
 
     async def submitted(self, upstream_id: str) -> None:
         """Keep the gateway's id. Raises NotOurs."""
-        if not await self._keep(lambda: self._ledger.submitted(self.id, upstream_id)):
+        try:
+            kept = await self._keep(lambda: self._ledger.submitted(self.id, upstream_id))
+        except asyncio.CancelledError:
+            log.warning(
+                "%s: the process ends before the ledger took what the gateway calls it: %s", self.id, upstream_id
+            )
+            raise
+        if not kept:
             raise NotOurs
         count_submitted()
         log_run("submitted", self.id)

@@ -21,6 +21,7 @@ from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
 _TROUBLE_PAUSE = 0.5
+_LEAVING = (0.5, 2.0)  # seconds that the ledger gets to hear of the end: after a full drain, after a short one
 
 
 class Worker:
@@ -75,8 +76,12 @@ class Worker:
             job.cancel()
 
     async def stop(self, drain: float) -> None:
-        """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others."""
+        """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others.
+
+        However silent the ledger is, it takes little more than the longer of `drain` and what is said to the ledger.
+        """
         self._stopping = True
+        until = time.monotonic() + drain
         for loop in self._loops[1:]:  # the lease is kept to the end
             loop.cancel()
         for invocation_id, job in self.jobs.items():
@@ -90,10 +95,12 @@ class Worker:
             task.cancel()
         ran = self._broken | self.jobs.keys()
         await asyncio.gather(*tasks, return_exceptions=True)
+        least, most = _LEAVING
         try:
-            for invocation_id in set(await self._ledger.owned()) - ran:  # claimed just now: nothing was sent
-                await self._ledger.requeue(invocation_id, 0.0)
-            await self._ledger.leave()
+            async with asyncio.timeout(min(most, max(least, until - time.monotonic()))):
+                for invocation_id in set(await self._ledger.owned()) - ran:  # claimed just now: nothing was sent
+                    await self._ledger.requeue(invocation_id, 0.0)
+                await self._ledger.leave()
         except Exception as error:
             log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
 

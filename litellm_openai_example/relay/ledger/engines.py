@@ -130,6 +130,21 @@ def why_not_opened(error: Exception) -> str:
     return kind(cause)
 
 
+def _connection_class() -> type[Any]:
+    """Connections that are given up at once when their statement is cancelled.
+
+    The driver would ask the server to cancel it, and wait up to 10 s: for a silent one that is how long a request that
+    is bounded, or the end of the process, would be held up. A cancelled session is not used again in any case.
+    """
+    from psycopg import AsyncConnection
+
+    class Connection(AsyncConnection[Any]):
+        async def cancel_safe(self, *, timeout: float = 0.0) -> None:  # noqa: ARG002
+            self.pgconn.finish()
+
+    return Connection
+
+
 def _postgresql_options(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL without what is for the driver itself, and the driver's arguments.
 
@@ -148,7 +163,7 @@ def _postgresql_options(url: URL) -> tuple[URL, dict[str, Any]]:
         url = url.difference_update_query(["prepare_threshold"])
     _check_postgresql_settings(url)
     ours = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in url.query}
-    return url, {**ours, "prepare_threshold": threshold}
+    return url, {**ours, "prepare_threshold": threshold, "async_creator_fn": _connection_class().connect}
 
 
 def _check_postgresql_settings(url: URL) -> None:
