@@ -161,7 +161,7 @@ def test_there_is_no_circle() -> None:
 _GROUND = ("json_object", "config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
-    *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.contract"),
+    *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.arguments", "research.contract"),
     *(
         "relay.counters",
         "relay.log",

@@ -8,6 +8,7 @@ the run that was started with them, unless the agent asks for a new one.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -18,19 +19,22 @@ from typing import Annotated, Any, TypeVar
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from ..errors import GatewayError
 from ..json_object import JsonObject
-from ..research.contract import DeliverableFormat, Invocation
+from ..research.arguments import ToolArguments
+from ..research.contract import Invocation
 from ..research.relay_calls import RelayError, ResearchRunningError
 from ..research.relay_client import AsyncRelayClient
+from ..research.tool import TOOL, check_arguments
 
 T = TypeVar("T")
 
 _ASK_AGAIN = 20  # seconds; a run takes minutes
 _LOOK = 5.0  # seconds between two progress notifications
 _LONGEST_MESSAGE = 300
+_NOT_OFFERED = {"require_citations"}  # an agent's report always names its sources
 _META_KEYS = ("idempotency_key", "idempotencyKey", "io.modelcontextprotocol/idempotency-key")
 _WHOLE_ID = "pass the whole id that deep_research returned, inv_....TOKEN"
 
@@ -69,31 +73,28 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
         subscriptions=False,  # nothing changes that a client could be told of
     )
 
-    @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True))
     async def deep_research(
-        research_question: Annotated[str, Field(description="The question, complete in itself.")],
         ctx: Context[object, object],
-        deliverable_format: Annotated[DeliverableFormat, Field(description="Form of the report.")] = "markdown_brief",
-        context: Annotated[list[str] | None, Field(description="Facts that the researcher needs.")] = None,
-        constraints: Annotated[
-            list[str] | None, Field(description="Limits to keep to: a period, a region, sources to leave out.")
-        ] = None,
+        *,
         new_run: Annotated[
             bool, Field(description="Start and pay for a new run even if one was started with these arguments.")
         ] = False,
+        **given: object,
     ) -> JsonObject:
         """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
         when to ask again. The same arguments return the run that there is: a repeated call is not paid for again."""
-        arguments: JsonObject = {
-            "research_question": research_question,
-            "deliverable_format": deliverable_format,
-            "context": context or [],
-            "constraints": constraints or [],
-            "background": True,
-        }
+        try:
+            checked = check_arguments(given)
+        except ValueError as error:
+            raise ToolError(str(error)) from None
+        arguments: JsonObject = checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | {"background": True}
         async with connect() as relay:
             accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx, arguments, new_run)))
         return _slim(accepted, accepted.invocation_token)
+
+    _takes_arguments(deep_research)
+    annotations = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
+    server.add_tool(deep_research, annotations=annotations)
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True))
     async def research_status(
@@ -127,6 +128,26 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
             return _slim(await _told(relay.cancel(invocation_id, token)), token)
 
     return server
+
+
+def _takes_arguments(start: Callable[..., object]) -> None:
+    """Give a function the tool's arguments in place of its last one, `**given`: the SDK makes the tool's schema of the
+    signature."""
+    own = inspect.signature(start, eval_str=True)
+    *first, new_run, _ = own.parameters.values()
+    offered = [_parameter(name) for name in ToolArguments.model_fields if name not in _NOT_OFFERED]
+    start.__signature__ = own.replace(parameters=[*first, *offered, new_run])  # type: ignore[attr-defined]
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    """One of the tool's arguments, with the schema that models are given; null where it is left out."""
+    argument = ToolArguments.model_fields[name]
+    kind: Any = argument.annotation
+    default: Any = inspect.Parameter.empty
+    if not argument.is_required():
+        kind, default = kind | None, Field(default_factory=lambda: None)  # made, so that the schema does not tell it
+    schema = WithJsonSchema(TOOL["parameters"]["properties"][name])
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, schema])
 
 
 def _slim(view: Invocation, token: str) -> JsonObject:

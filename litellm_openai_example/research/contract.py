@@ -17,27 +17,21 @@ of the end.
 
 Each event has an `id`. A reader that was cut off sends the last one as `Last-Event-ID` and gets what followed; one
 that has had the last event already is answered 204. A stream that ends without a last event is to be taken up again.
+
+What a run is told stands in `arguments`.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    WithJsonSchema,
-    computed_field,
-    model_validator,
-)
+from pydantic import BaseModel, Field, computed_field
+
+from ..json_object import JsonObject
+from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
 
 # The codes are part of the contract.
-from ..json_object import JsonObject
 from .error_codes import API_ERRORS as API_ERRORS
 from .error_codes import INVOCATION_ERRORS as INVOCATION_ERRORS
 from .error_codes import ApiErrorCode as ApiErrorCode
@@ -50,108 +44,14 @@ IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 LAST_EVENT_HEADER: Final = "Last-Event-ID"
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-MAX_TEXT: Final = 100_000
-MAX_ITEMS: Final = 100
 MAX_IDEMPOTENCY_KEY: Final = 255
-MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
 VISIBLE: Final = "^[!-~]+$"  # what can travel in a path and in a header
 
-DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
-Mode = Literal["foreground", "background", "stream"]
 Status = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def _check_text_format(given: JsonObject) -> JsonObject:
-    if given.get("type") not in ("text", "json_object", "json_schema"):
-        raise ValueError("type must be one of: text, json_object, json_schema")
-    if given["type"] == "json_schema" and not (
-        isinstance(given.get("name"), str) and isinstance(given.get("schema"), dict)
-    ):
-        raise ValueError("json_schema needs a name and a schema")
-    if len(json.dumps(given)) > MAX_TEXT_FORMAT_BYTES:
-        raise ValueError(f"must have at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON")
-    return given
-
-
-# `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
-# of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
-TextFormat = Annotated[
-    JsonObject,
-    AfterValidator(_check_text_format),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "properties": {"type": {"type": "string", "enum": ["text", "json_object", "json_schema"]}},
-            "required": ["type"],
-            "if": {"properties": {"type": {"const": "json_schema"}}},
-            "then": {
-                "required": ["name", "schema"],
-                "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
-            },
-        }
-    ),
-]
-
-
-class ToolArguments(_Strict):
-    """What a model may set when it calls the tool: its schema is made of these fields and their descriptions."""
-
-    research_question: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S")] = Field(
-        description="The question, complete in itself: the researcher does not see the conversation.",
-        examples=["How did jajangmyeon come to Korea?"],
-    )
-    deliverable_format: DeliverableFormat = Field("markdown_brief", description="Form of the result.")
-    context: list[Text] = Field(
-        default_factory=list, max_length=MAX_ITEMS, description="Facts from the conversation that the researcher needs."
-    )
-    constraints: list[Text] = Field(
-        default_factory=list,
-        max_length=MAX_ITEMS,
-        description="Limits to keep to, such as a period, a region or sources to leave out.",
-    )
-    require_citations: bool = Field(True, description="Whether each finding must name its source.")
-
-
-class DeepResearchArguments(ToolArguments):
-    """What to research, how to deliver it, and what only the caller decides."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "not": {
-                "properties": {"background": {"const": True}, "stream": {"const": True}},
-                "required": ["background", "stream"],
-            }
-        }
-    )
-
-    system_prompt: Text | None = Field(None, description="Becomes the model's `instructions`.")
-    text_format: TextFormat | None = Field(
-        None,
-        description=f"Becomes `text.format`; at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON.",
-        examples=[{"type": "json_object"}],
-    )
-    background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
-    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it comes (see events).")
-
-    @model_validator(mode="after")
-    def _one_mode(self) -> DeepResearchArguments:
-        if self.background and self.stream:
-            raise ValueError("background and stream exclude each other")
-        return self
-
-    @property
-    def mode(self) -> Mode:
-        return "stream" if self.stream else "background" if self.background else "foreground"
-
-
-class InvocationRequest(_Strict):
+class InvocationRequest(Strict):
     """The body of `POST /api/v1/tool-invocations`."""
 
     tool_name: Literal["deep_research"]

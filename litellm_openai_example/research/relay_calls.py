@@ -26,6 +26,7 @@ from ..transport.deadline import Deadline, current_deadline
 from ..transport.headers import retry_after
 from ..transport.tls import check_host
 from . import contract
+from .arguments import ToolArguments
 from .contract import AcceptedInvocation, Invocation
 from .views import read_accepted, read_view
 
@@ -34,7 +35,7 @@ Arguments = Mapping[str, object]
 
 _WAIT_SECONDS = 20.0  # of one wait request; then the next one, for a fresh status
 _CHECK_SECONDS = 5.0
-_DEFAULT_FORMAT: str = contract.ToolArguments.model_fields["deliverable_format"].default
+_DEFAULT_FORMAT: str = ToolArguments.model_fields["deliverable_format"].default
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 

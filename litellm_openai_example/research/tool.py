@@ -1,17 +1,19 @@
 """The deep_research tool as a model sees it: its schema, and the arguments that a model wrote for it.
 
-Both come from one model, `relay.contract.ToolArguments`, which is the relay's own check as well.
+Both come from one model, `arguments.ToolArguments`, which is the relay's own check as well.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..json_object import JsonObject
-from .contract import TOOL_NAME, ToolArguments
+from .arguments import ToolArguments
+from .contract import TOOL_NAME
 
 NAME = TOOL_NAME
 
@@ -30,7 +32,10 @@ _PROBLEMS = {
 
 
 def _plain(schema: JsonObject) -> JsonObject:
-    """A schema with the keywords that every provider takes, and no others."""
+    """A schema with the keywords that every provider takes, and no others. What may be null is what may be left out."""
+    for choice in schema.get("anyOf", ()):
+        if choice.get("type") != "null":
+            schema = choice | schema
     kept = {name: value for name, value in schema.items() if name in _READ}
     if "properties" in kept:
         kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
@@ -76,10 +81,19 @@ def parse_arguments(text: str) -> JsonObject:
         raise ValueError("the arguments are not valid JSON") from None
     if not isinstance(value, dict):
         raise ValueError("the arguments must be a JSON object")
+    return check_arguments(value).model_dump(exclude_unset=True)
+
+
+def check_arguments(given: Mapping[str, object]) -> ToolArguments:
+    """What a model or an agent gave, checked; what the schema does not know, or is null, is left out.
+
+    Raises:
+        ValueError: they cannot be used; the message is meant for the model, which may try again.
+    """
     # A model writes null for what it leaves out.
-    known = {name: value[name] for name in ToolArguments.model_fields if value.get(name) is not None}
+    known = {name: given[name] for name in ToolArguments.model_fields if given.get(name) is not None}
     try:
-        return ToolArguments.model_validate(known).model_dump(exclude_unset=True)
+        return ToolArguments.model_validate(known)
     except ValidationError as error:
         raise ValueError("; ".join(dict.fromkeys(map(_problem, error.errors(include_url=False))))) from None
 

@@ -17,7 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
-from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES, MAX_TEXT
+from litellm_openai_example.research.arguments import MAX_TEXT
+from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES
 
 from ..chance import FIXED
 from ..fakes.gateway import Gateway

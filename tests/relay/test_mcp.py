@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -21,6 +22,10 @@ pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+
+from litellm_openai_example.mcp.server import create_server
+from litellm_openai_example.research.arguments import ToolArguments
+from litellm_openai_example.research.relay_calls import RelayError
 
 from ..fakes.gateway import Fault, Gateway, Json, message
 from ..fakes.scripted import free_port
@@ -294,3 +299,39 @@ def test_the_documented_settings_can_be_read() -> None:
     assert server["command"] in scripts
     for variable in server["env"]:
         assert variable in text
+
+
+def test_the_same_call_has_the_key_that_it_always_had() -> None:
+    """Also after an upgrade, else a repeated call is paid for again."""
+    invoked: list[tuple[Json, str]] = []
+
+    class Relay:
+        async def invoke(self, arguments: Json, *, idempotency_key: str) -> None:
+            invoked.append((arguments, idempotency_key))
+            raise RelayError("seen")
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[Any]:
+        yield Relay()
+
+    async def main() -> None:
+        async with Client(create_server(connect)) as client:
+            given: Json = {"research_question": "Why?"}
+            offered = (await client.list_tools()).tools[0].input_schema["properties"]
+            assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
+            nulls = dict.fromkeys({*offered} - {"new_run"})
+            for arguments in (given, given | {"context": [], "constraints": []}, nulls | given, given | {"other": 1}):
+                await client.call_tool("deep_research", arguments)
+            answer = await client.call_tool("deep_research", {"research_question": " "})
+            assert "must be a text that is not blank" in getattr(answer.content[0], "text", "")
+
+    anyio.run(main)
+    sent = {
+        "research_question": "Why?",
+        "deliverable_format": "markdown_brief",
+        "context": [],
+        "constraints": [],
+        "background": True,
+    }
+    key = hashlib.sha256(b"mcp arguments\n" + json.dumps(sent, sort_keys=True).encode()).hexdigest()
+    assert invoked == [(sent, key)] * 4

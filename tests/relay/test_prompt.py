@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
 
-from litellm_openai_example.relay.engine.prompt import research_request
-from litellm_openai_example.research.contract import DeepResearchArguments
+from litellm_openai_example.relay.engine.prompt import research_prompt, research_request
+from litellm_openai_example.research.arguments import DeepResearchArguments
 
 from ..fakes.gateway import Fault, Gateway, Json
 from .conftest import StartRelay
@@ -62,6 +63,74 @@ class TestRecipe:
         assert made["instructions"] == "Be long."
         assert made["text"] == {"verbosity": "low", "format": {"type": "json_object"}}
         assert request("x", overrides)["instructions"] == "Be brief."
+
+
+# What stands in the prompt for each value of an argument, word for word: models were tried with it.
+CONTEXTS: list[tuple[list[str], list[str]]] = [
+    ([], []),
+    ([" ", ""], []),
+    (["a fact", " ", " another\nin two lines "], ["# Context\n\n- a fact\n- another\nin two lines"]),
+]
+CONSTRAINTS: list[tuple[list[str], list[str]]] = [
+    ([], []),
+    (["{not} filled in"], ["# Constraints\n\n- {not} filled in"]),
+]
+FORMATS = [
+    (
+        "markdown_brief",
+        "A brief in Markdown: the answer first in a few sentences, then the findings that carry it as a short list, "
+        "then what remains uncertain. At most about 600 words.",
+    ),
+    (
+        "markdown_report",
+        "A full report in Markdown: a summary, sections with headings for each part of the question, the evidence with "
+        "figures and dates, points on which sources disagree, and what remains uncertain.",
+    ),
+    (
+        "json_outline",
+        'One JSON object and nothing around it: {"title": string, "summary": string, "sections": [{"heading": string, '
+        '"points": [string], "sources": [string]}], "open_questions": [string]}.',
+    ),
+]
+TEXT_FORMATS: list[tuple[Json | None, str | None]] = [
+    (None, None),
+    ({"type": "text"}, None),
+    ({"type": "json_object"}, "JSON in the form that was asked for, and nothing around it."),
+    (
+        {"type": "json_schema", "name": "n", "schema": {}},
+        "JSON in the form that was asked for, and nothing around it.",
+    ),
+]
+CITATIONS = [
+    (
+        True,
+        True,
+        "Name the source of each finding, with its URL, where the finding is stated. Do not invent sources.",
+    ),
+    (True, False, "There is nothing to search with: do not invent sources or addresses."),
+    (False, True, "Sources need not be named."),
+    (False, False, "Sources need not be named."),
+]
+
+
+def test_the_prompt_word_for_word() -> None:
+    for chosen in product(CONTEXTS, CONSTRAINTS, FORMATS, TEXT_FORMATS, CITATIONS):
+        (context, facts), (constraints, limits), (form, deliverable), (text_format, given), (cited, searches, to) = (
+            chosen
+        )
+        arguments = DeepResearchArguments.model_validate(
+            {
+                "research_question": " Why {so}?\n",
+                "context": context,
+                "constraints": constraints,
+                "deliverable_format": form,
+                "text_format": text_format,
+                "require_citations": cited,
+            }
+        )
+        sections = [*facts, *limits, f"# Deliverable\n\n{given or deliverable}", f"# Citations\n\n{to}"]
+        expected = "\n\n".join(["# Research question\n\nWhy {so}?", *sections])
+        assert research_prompt(arguments, searches=searches) == expected, chosen
 
 
 def refusing(*fields: str) -> Any:

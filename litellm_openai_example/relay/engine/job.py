@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from ...research.contract import DeepResearchArguments
+from ...research.arguments import DeepResearchArguments
 from ..ledger.ledger import INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
 from ..log import kind_and_place, log

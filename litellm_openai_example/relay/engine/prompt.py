@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ...json_object import JsonObject
-from ...research.contract import DeepResearchArguments, DeliverableFormat
+from ...research.arguments import SECTIONS, DeepResearchArguments
 from ..settings import DEFAULT_MODEL
 
 _OTHER_NAME = {"web_search": "web_search_preview", "web_search_preview": "web_search"}
 
-_DELIVERABLES: dict[DeliverableFormat, str] = {
-    "markdown_brief": "A brief in Markdown: the answer first in a few sentences, then the findings that carry it as a "
-    "short list, then what remains uncertain. At most about 600 words.",
-    "markdown_report": "A full report in Markdown: a summary, sections with headings for each part of the question, "
-    "the evidence with figures and dates, points on which sources disagree, and what remains uncertain.",
-    "json_outline": 'One JSON object and nothing around it: {"title": string, "summary": string, "sections": '
-    '[{"heading": string, "points": [string], "sources": [string]}], "open_questions": [string]}.',
-}
-_CITED = "Name the source of each finding, with its URL, where the finding is stated. Do not invent sources."
-_UNCITED = "Sources need not be named."
+_GIVEN_FORM = "JSON in the form that was asked for, and nothing around it."
 _NOTHING_TO_CITE = "There is nothing to search with: do not invent sources or addresses."
 
 
@@ -58,20 +47,17 @@ def research_request(arguments: DeepResearchArguments, model: str, overrides: Js
 
 
 def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
-    """Question, context, constraints, form and citations as one text.
+    """The arguments as one text, each in its section.
 
     Sources are asked for only where there is something to search with: a model without it would invent them.
     """
-    parts = [f"# Research question\n\n{arguments.research_question.strip()}"]
-    parts += _section("Context", arguments.context)
-    parts += _section("Constraints", arguments.constraints)
-    if arguments.text_format is None or arguments.text_format["type"] == "text":
-        parts.append(f"# Deliverable\n\n{_DELIVERABLES[arguments.deliverable_format]}")
-    else:
-        parts.append("# Deliverable\n\nJSON in the form that was asked for, and nothing around it.")
-    cited = _CITED if searches else _NOTHING_TO_CITE
-    parts.append(f"# Citations\n\n{cited if arguments.require_citations else _UNCITED}")
-    return "\n\n".join(parts)
+    instead = {}
+    if arguments.text_format is not None and arguments.text_format["type"] != "text":
+        instead["deliverable_format"] = _GIVEN_FORM
+    if arguments.require_citations and not searches:
+        instead["require_citations"] = _NOTHING_TO_CITE
+    said = [(section, instead.get(name) or section.text(getattr(arguments, name))) for name, section in SECTIONS]
+    return "\n\n".join(f"# {section.heading}\n\n{text}" for section, text in said if text)
 
 
 def with_other_search_tool(request: JsonObject) -> JsonObject | None:
@@ -98,8 +84,3 @@ def _without(request: JsonObject, name: str) -> JsonObject | None:
 def _searches(fields: JsonObject) -> bool:
     kinds = [tool["type"] for tool in fields.get("tools", ())]
     return "web_search_options" in fields or any("search" in kind or kind == "mcp" for kind in kinds)
-
-
-def _section(title: str, items: Sequence[str]) -> list[str]:
-    lines = [f"- {item.strip()}" for item in items if item.strip()]
-    return ["\n".join([f"# {title}\n", *lines])] if lines else []

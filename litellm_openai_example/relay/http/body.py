@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from ...json_object import JsonObject
+from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
     API_ERRORS,
     MAX_BODY_BYTES,
     ApiErrorCode,
-    DeepResearchArguments,
     ErrorDetail,
     InvocationRequest,
 )

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ...json_object import JsonObject
+from ...research.arguments import ToolArguments
 from ...research.contract import (
     API_ERRORS,
     INVOCATION_ERRORS,
@@ -60,11 +61,7 @@ _REQUESTS = {
     "everything": {
         "tool_name": "deep_research",
         "arguments": {
-            "research_question": "How did jajangmyeon come to Korea?",
-            "deliverable_format": "markdown_report",
-            "context": ["The reader knows Chinese cuisine."],
-            "constraints": ["Sources in Korean or English only"],
-            "require_citations": True,
+            **{name: (field.examples or [None])[0] for name, field in ToolArguments.model_fields.items()},
             "system_prompt": "You write for a museum.",
             "stream": True,
         },

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from ...config import ConfigurationError
 from ...payer import END_USER_HEADER, LONGEST_NAME, MOST_TAGS, SESSION_HEADER, TAGS_HEADER, Payer
+from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
@@ -29,7 +30,6 @@ from ...research.contract import (
     MAX_IDEMPOTENCY_KEY,
     VISIBLE,
     AcceptedInvocation,
-    DeepResearchArguments,
     ErrorDetail,
     Health,
     Invocation,

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...json_object import JsonObject
 from ...payer import Payer
-from ...research.contract import INVOCATION_ERRORS, TERMINAL, DeepResearchArguments, Invocation, Source
+from ...research.arguments import DeepResearchArguments
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, Invocation, Source
 
 # What a reader sees of each state of the ledger that is not a status itself.
 _STATUS = {"submitting": "queued", "awaiting": "running"}

@@ -1,0 +1,177 @@
+"""What a research run is told. An argument is one field here: its check, its description and its section of the prompt.
+
+Everything that knows arguments is derived from the fields: the tool's schema for models and for agents, the checks of
+what these wrote, the body of the relay's `POST` with its OpenAPI, and the research prompt.
+
+A new argument is optional, and None where it is not given: then a request without it means what it always meant, and
+is the same request to whatever compares requests by their arguments (the relay's idempotency keys, the agents' calls).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from ..json_object import JsonObject
+
+MAX_TEXT: Final = 100_000
+MAX_ITEMS: Final = 100
+MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
+
+DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
+Mode = Literal["foreground", "background", "stream"]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+
+
+@dataclass(frozen=True)
+class Section:
+    """How an argument stands in the research prompt. The sections follow each other as the fields do.
+
+    Args:
+        heading: of the section.
+        words: what is said for each value; the value itself, a list as a list, if this is empty.
+    """
+
+    heading: str
+    words: Mapping[object, str] = field(default_factory=dict)
+
+    def text(self, value: Any) -> str:
+        """What is said of a value; empty, and there is no section, where that is nothing."""
+        if self.words:
+            return self.words[value]
+        if isinstance(value, list):
+            return "\n".join(f"- {item.strip()}" for item in value if item.strip())
+        return str(value).strip()
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _check_text_format(given: JsonObject) -> JsonObject:
+    if given.get("type") not in ("text", "json_object", "json_schema"):
+        raise ValueError("type must be one of: text, json_object, json_schema")
+    if given["type"] == "json_schema" and not (
+        isinstance(given.get("name"), str) and isinstance(given.get("schema"), dict)
+    ):
+        raise ValueError("json_schema needs a name and a schema")
+    if len(json.dumps(given)) > MAX_TEXT_FORMAT_BYTES:
+        raise ValueError(f"must have at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON")
+    return given
+
+
+# `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
+# of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
+TextFormat = Annotated[
+    JsonObject,
+    AfterValidator(_check_text_format),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"type": {"type": "string", "enum": ["text", "json_object", "json_schema"]}},
+            "required": ["type"],
+            "if": {"properties": {"type": {"const": "json_schema"}}},
+            "then": {
+                "required": ["name", "schema"],
+                "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+            },
+        }
+    ),
+]
+
+_DELIVERABLES: dict[object, str] = {
+    "markdown_brief": "A brief in Markdown: the answer first in a few sentences, then the findings that carry it as a "
+    "short list, then what remains uncertain. At most about 600 words.",
+    "markdown_report": "A full report in Markdown: a summary, sections with headings for each part of the question, "
+    "the evidence with figures and dates, points on which sources disagree, and what remains uncertain.",
+    "json_outline": 'One JSON object and nothing around it: {"title": string, "summary": string, "sections": '
+    '[{"heading": string, "points": [string], "sources": [string]}], "open_questions": [string]}.',
+}
+_CITATIONS: dict[object, str] = {
+    True: "Name the source of each finding, with its URL, where the finding is stated. Do not invent sources.",
+    False: "Sources need not be named.",
+}
+
+
+class ToolArguments(Strict):
+    """What a model may set when it calls the tool: its schema is made of these fields and their descriptions."""
+
+    research_question: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=MAX_TEXT, pattern=r"\S"),
+        Section("Research question"),
+    ] = Field(
+        description="The question, complete in itself: the researcher does not see the conversation.",
+        examples=["How did jajangmyeon come to Korea?"],
+    )
+    context: Annotated[list[Text], Section("Context")] = Field(
+        default_factory=list,
+        max_length=MAX_ITEMS,
+        description="Facts from the conversation that the researcher needs.",
+        examples=[["The reader knows Chinese cuisine."]],
+    )
+    constraints: Annotated[list[Text], Section("Constraints")] = Field(
+        default_factory=list,
+        max_length=MAX_ITEMS,
+        description="Limits to keep to, such as a period, a region or sources to leave out.",
+        examples=[["Sources in Korean or English only"]],
+    )
+    deliverable_format: Annotated[DeliverableFormat, Section("Deliverable", _DELIVERABLES)] = Field(
+        "markdown_brief", description="Form of the result.", examples=["markdown_report"]
+    )
+    require_citations: Annotated[bool, Section("Citations", _CITATIONS)] = Field(
+        True, description="Whether each finding must name its source.", examples=[True]
+    )
+
+
+class DeepResearchArguments(ToolArguments):
+    """What to research, how to deliver it, and what only the caller decides."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "properties": {"background": {"const": True}, "stream": {"const": True}},
+                "required": ["background", "stream"],
+            }
+        }
+    )
+
+    system_prompt: Text | None = Field(None, description="Becomes the model's `instructions`.")
+    text_format: TextFormat | None = Field(
+        None,
+        description=f"Becomes `text.format`; at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON.",
+        examples=[{"type": "json_object"}],
+    )
+    background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
+    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it comes (see events).")
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> DeepResearchArguments:
+        if self.background and self.stream:
+            raise ValueError("background and stream exclude each other")
+        return self
+
+    @property
+    def mode(self) -> Mode:
+        return "stream" if self.stream else "background" if self.background else "foreground"
+
+
+# The arguments that stand in the prompt, in its order.
+SECTIONS: Final = [
+    (name, section)
+    for name, argument in DeepResearchArguments.model_fields.items()
+    for section in argument.metadata
+    if isinstance(section, Section)
+]

@@ -1,0 +1,70 @@
+"""An argument of deep_research is one field: all that knows arguments is derived from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from litellm_openai_example.payer import Payer
+from litellm_openai_example.relay.engine.prompt import research_prompt
+from litellm_openai_example.relay.http.body import parse
+from litellm_openai_example.relay.ledger.records import NewInvocation
+from litellm_openai_example.research.arguments import DeepResearchArguments, ToolArguments
+from litellm_openai_example.research.contract import InvocationRequest
+from litellm_openai_example.research.tool import TOOL, parse_arguments
+
+from ..fakes.gateway import Json
+
+EXAMPLES = {name: (argument.examples or [None])[0] for name, argument in ToolArguments.model_fields.items()}
+
+
+def read(arguments: Json) -> DeepResearchArguments:
+    """As the relay reads it."""
+    return parse(json.dumps({"tool_name": "deep_research", "arguments": arguments}).encode())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_reaches_everything(name: str) -> None:
+    schema = TOOL["parameters"]["properties"][name]
+    assert schema["type"] in ("string", "array", "boolean")
+    assert schema["description"]
+    assert name in InvocationRequest.model_json_schema()["$defs"]["DeepResearchArguments"]["properties"]
+
+    given = {"research_question": "Why?"} | {name: EXAMPLES[name]}
+    assert parse_arguments(json.dumps(given)) == given
+    assert getattr(read(given), name) == EXAMPLES[name]
+
+    # Other than the example: not given, or where that is the same, another value.
+    other: Json = {
+        "research_question": {"research_question": "Who?"},
+        "require_citations": {"require_citations": False},
+    }
+    changed: Json = {"research_question": "Why?"} | other.get(name, {})
+    assert research_prompt(read(given), searches=True) != research_prompt(read(changed), searches=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fingerprint"),
+    [
+        ({"research_question": "Why?"}, "f281e7008425396956e04454978ff308e12061f6e8327b84dec9ae7a3a9d406d"),
+        (
+            {
+                "research_question": "Why?",
+                "background": True,
+                "context": ["a"],
+                "constraints": ["b"],
+                "deliverable_format": "json_outline",
+                "require_citations": False,
+                "system_prompt": "s",
+                "text_format": {"type": "json_object"},
+            },
+            "40a95b6a7abe33dcce8f5344f9b53de5c1498464c80413155bbc21e193f3e531",
+        ),
+    ],
+)
+def test_a_request_stays_the_same_request_over_an_upgrade(arguments: Json, fingerprint: str) -> None:
+    """Else its idempotency key would be refused, or what it was told before taken for something else."""
+    new = NewInvocation.of(read(arguments), None, Payer())
+    assert new.fingerprint == fingerprint
+    assert DeepResearchArguments.model_validate_json(new.arguments) == read(arguments)
