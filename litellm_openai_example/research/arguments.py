@@ -33,6 +33,7 @@ MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+Language = Annotated[str, StringConstraints(max_length=100)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Section:
             return self.words[value]
         if isinstance(value, list):
             return "\n".join(f"- {item.strip()}" for item in value if item.strip())
-        return str(value).strip()
+        return "" if value is None else str(value).strip()
 
 
 class Strict(BaseModel):
@@ -130,6 +131,11 @@ class ToolArguments(Strict):
     )
     deliverable_format: Annotated[DeliverableFormat, Section("Deliverable", _DELIVERABLES)] = Field(
         "markdown_brief", description="Form of the result.", examples=["markdown_report"]
+    )
+    language: Annotated[Language | None, Section("Language of the report")] = Field(
+        None,
+        description="Language in which the report is written, such as Korean; that of the question if left out.",
+        examples=["Korean"],
     )
     require_citations: Annotated[bool, Section("Citations", _CITATIONS)] = Field(
         True, description="Whether each finding must name its source.", examples=[True]

@@ -224,12 +224,15 @@ def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gat
             answer = await client.call_tool("research_status", {"id": id})
             assert answer.is_error
             assert "pass the whole id" in getattr(answer.content[0], "text", "")
-        started = await call(client, "deep_research", research_question="Why?", constraints=["b"])
+        started = await call(client, "deep_research", research_question="Why?", constraints=["b"], language="Korean")
+        while (await call(client, "research_status", id=started["id"]))["status"] != "running":
+            await anyio.sleep(0.05)
         cancelled = await call(client, "research_cancel", id=started["id"])
         assert cancelled["status"] == "cancelled"
         assert "new_run=true" in cancelled["next"]
 
     agent(reach, relay.api.base_url, work)
+    assert "# Language of the report\n\nKorean" in upstream.posts[0]["input"]
 
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}

@@ -133,6 +133,13 @@ def test_the_prompt_word_for_word() -> None:
         assert research_prompt(arguments, searches=searches) == expected, chosen
 
 
+def test_the_language_of_the_report() -> None:
+    plain = request("x")["input"]
+    asked = "# Language of the report\n\nKorean\n\n# Citations"
+    assert request("x", language=" Korean ")["input"] == plain.replace("# Citations", asked)
+    assert request("x", language=None)["input"] == request("x", language=" ")["input"] == plain
+
+
 def refusing(*fields: str) -> Any:
     """A gateway whose model refuses these tool names, or `reasoning`."""
 

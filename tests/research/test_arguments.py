@@ -8,7 +8,7 @@ import pytest
 
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine.prompt import research_prompt
-from litellm_openai_example.relay.http.body import parse
+from litellm_openai_example.relay.http.body import Problem, parse
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.research.arguments import DeepResearchArguments, ToolArguments
 from litellm_openai_example.research.contract import InvocationRequest
@@ -68,3 +68,13 @@ def test_a_request_stays_the_same_request_over_an_upgrade(arguments: Json, finge
     new = NewInvocation.of(read(arguments), None, Payer())
     assert new.fingerprint == fingerprint
     assert DeepResearchArguments.model_validate_json(new.arguments) == read(arguments)
+
+
+@pytest.mark.parametrize(("language", "problem"), [("K" * 101, "at most 100 characters"), (["Korean"], "string")])
+def test_the_language_is_a_short_text(language: object, problem: str) -> None:
+    given = {"research_question": "Why?", "language": language}
+    with pytest.raises(Problem) as refused:
+        read(given)
+    assert [(one.where, problem in one.problem) for one in refused.value.details] == [("arguments.language", True)]
+    with pytest.raises(ValueError, match=r"language .*(at most 100 characters|must be a text)"):
+        parse_arguments(json.dumps(given))
