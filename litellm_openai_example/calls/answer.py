@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 from ..json_object import JsonObject
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
-from .reasons import RUNNING, Cut, CutKind, cut_by, cut_short, read_reason, read_status
+from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, read_reason, read_status
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
@@ -88,6 +88,8 @@ def as_beginning(answer: Answer, words: str) -> Answer:
 def read_response(body: object) -> Answer:
     """Read a response object of the Responses API."""
     data = as_dict(body)
+    if is_chat(data):
+        return read_chat(data)
     items = tuple(item for item in as_list(data.get("output")) if isinstance(item, dict))
     messages = [item for item in items if is_message(item)]
     searches = [item for item in items if item.get("type") == "web_search_call"]
@@ -115,16 +117,18 @@ def read_response(body: object) -> Answer:
 def read_chat(body: object) -> Answer:
     """Read a chat completion; several choices are not asked for, so the first one counts."""
     data = as_dict(body)
+    if is_response(data):
+        return read_response(data)
     choice = first_choice(data) or as_dict(next(iter(as_list(data.get("choices"))), None))
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": message or choice.get("text")}
-    extra = as_dict(choice.get("provider_specific_fields"))
-    code, error = read_error(data.get("error") or choice.get("error") or extra.get("error"))
+    places = ends_of(choice, message)
+    code, error = read_error(data.get("error") or next((one["error"] for one in places if one.get("error")), None))
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
     given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *_anthropic_pages(message))
     sources = read_sources(*given, *map(_search_results, searches))
     # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
-    reason = cut_short(*(read_reason(place.get(name)) for place, name in _reasons(choice)))
+    reason = cut_short(*(read_reason(place.get(name)) for place in places for name in REASONS))
     refused = join([as_str(message.get("refusal")), refusal_of(message.get("content"))])
     return Answer(
         text=text_of(message.get("content")),
@@ -142,10 +146,14 @@ def read_chat(body: object) -> Answer:
     )
 
 
-def _reasons(choice: JsonObject) -> Iterable[tuple[JsonObject, str]]:
-    yield choice, "finish_reason"
-    yield choice, "native_finish_reason"
-    yield as_dict(choice.get("provider_specific_fields")), "native_finish_reason"
+def is_chat(data: JsonObject) -> bool:
+    """Whether what should be a response is a chat completion."""
+    return bool(as_list(data.get("choices"))) and "output" not in data
+
+
+def is_response(data: JsonObject) -> bool:
+    """Whether what should be a chat completion is a response."""
+    return bool(as_list(data.get("output"))) and "choices" not in data
 
 
 def first_choice(data: JsonObject) -> JsonObject:
@@ -159,7 +167,10 @@ def read_error(error: object) -> tuple[str | None, str | None]:
         return None, None
     if isinstance(error, dict):
         code = as_str(error.get("code")) or as_str(error.get("type"))
-        return code or None, as_str(error.get("message")) or code or "an error without a message"
+        words = (as_str(error.get(name)) for name in ("message", "detail", "error_message", "msg"))
+        return code or None, next((text for text in words if text), "") or code or "an error without a message"
+    if isinstance(error, list):
+        return read_error(error[0])
     return None, error if isinstance(error, str) else "an error without a message"
 
 
@@ -227,9 +238,10 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     status = read_status(given)
     details = data.get("incomplete_details")
     reason = read_reason(as_dict(details).get("reason")) or as_str(details)
+    reason = reason or next((word for word in map(read_reason, map(data.get, REASONS)) if cut_short(word)), "")
     if status in ("completed", "") and cut_short(reason):
         return "incomplete", reason
-    if not status and any(read_status(item.get("status")) == "incomplete" for item in messages):
+    if status in ("completed", "") and any(read_status(item.get("status")) == "incomplete" for item in messages):
         return "incomplete", reason
     if status == "incomplete" and not reason and as_str(given).lower() != "incomplete":
         reason = as_str(given)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
+from ..diagnosis import explain_body
 from ..errors import GatewayError
 from ..json_object import JsonObject
 from .answer import (
@@ -22,9 +23,9 @@ from .answer import (
     refusal_of,
     text_of,
 )
-from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, read_json
-from .reasons import TERMINAL, Cut, CutKind, cut_by, read_reason
-from .sse import EventParser, data_of, looks_like_events
+from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, missing, read_json, with_whole_characters
+from .reasons import REASONS, RUNNING, TERMINAL, Cut, CutKind, cut_by, cut_short, ends_of, read_reason
+from .sse import EventParser, data_of, error_of, looks_like_events, says_error
 
 _TOP = ("model", "usage", "citations", "search_results")
 CUT = "the stream ended before the answer was complete"
@@ -39,6 +40,7 @@ class ChatStream:
         self.id: str | None = None
         self.ended = False
         self._text = Text()
+        self._by_delta = False
         self._refusals: list[str] = []
         self._top: JsonObject = {}
         self._choice: JsonObject = {}
@@ -49,22 +51,23 @@ class ChatStream:
     def feed(self, event: object) -> str:
         """Take one chunk and return the text that it adds."""
         data = as_dict(event)
+        if says_error(data):
+            raise explain_body({"error": error_of(data)})
         self.id = self.id or as_id(data.get("id")) or None
         self._top.update({name: data[name] for name in _TOP if data.get(name)})
         choice = first_choice(data)
-        for name in ("finish_reason", "native_finish_reason"):
-            if read_reason(choice.get(name)):
-                self._choice[name] = choice[name]
-        extra = as_dict(choice.get("provider_specific_fields"))
-        if extra or choice.get("error"):
-            kept = {**as_dict(self._choice.get("provider_specific_fields")), **{k: v for k, v in extra.items() if v}}
-            self._choice["provider_specific_fields"] = kept
-            self._choice["error"] = choice.get("error") or self._choice.get("error")
+        places = ends_of(choice, {**_as_message(choice.get("message")), **_as_message(choice.get("delta"))})
+        for name in REASONS:
+            said = [reason for reason in (read_reason(place.get(name)) for place in places) if reason]
+            if said:  # a gateway may call a break `stop` in one place, and by its name in another
+                self._choice[name] = next(filter(cut_short, said), said[0])
+        errors = [place["error"] for place in places if place.get("error")]
+        self._choice.update({"error": errors[0]} if errors else {})
         return self._delta(choice)
 
     def _delta(self, choice: JsonObject) -> str:
-        delta = as_dict(choice.get("delta"))
-        whole = {} if delta.get("content") else as_dict(choice.get("message"))
+        delta, whole = _as_message(choice.get("delta")), _as_message(choice.get("message"))
+        whole = {} if delta.get("content") else whole
         told = {**whole, **delta}
         self._refusals += [as_str(told.get("refusal")), refusal_of(told.get("content"))]
         self._notes += as_list(told.get("annotations"))
@@ -74,7 +77,9 @@ class ChatStream:
         piece = text_of(delta.get("content")) or ("" if whole else text_of(choice.get("text")))
         if whole:  # a gateway that feigns to stream, or repeats the whole message at the end
             sent, text = str(self._text), text_of(whole.get("content"))
-            piece = text[len(sent) :] if text.startswith(sent) else ""
+            # One that calls each piece a message has sent nothing else.
+            piece = text if not self._by_delta and not text.startswith(sent) else missing(sent, text)
+        self._by_delta = self._by_delta or bool(piece and not whole)
         return self._text.add(piece)
 
     def _call(self, call: JsonObject, position: int) -> None:
@@ -152,13 +157,15 @@ class ResponseStream:
         """Take one event and return the text that it adds."""
         data = as_dict(event)
         kind = as_str(data.get("type"))
-        if kind == "error":
-            code, message = read_error(data.get("error") or data)
+        if kind == "error" or says_error(data):
+            code, message = read_error(error_of(data))
             self._final = Answer(status="failed", error_code=code, error_message=message)
         elif isinstance(data.get("response"), dict):
             return self._response(kind.removeprefix("response."), data["response"])
         elif data.get("object") == "response" or "output" in data:  # a gateway that feigns to stream
             return self._response("", data)
+        elif kind.removeprefix("response.") in TERMINAL:  # the name of the event says it all
+            return self._response(kind.removeprefix("response."), self._body)
         else:
             return self._piece(kind.removeprefix("response."), data)
         return ""
@@ -221,7 +228,7 @@ class ResponseStream:
         number = as_int(part)
         pieces = [p for _, some in sorted(parts.items()) for p in some] if number is None else parts.get(number, [])
         sent = join(pieces)
-        return self._add(index, part, text[len(sent) :]) if text.startswith(sent) else ""
+        return self._add(index, part, missing(sent, text))
 
     def _refuse(self, refusal: str) -> None:
         if refusal and not join(self._refusals).endswith(refusal):
@@ -239,14 +246,15 @@ class ResponseStream:
             if kind in ("created", "queued", "in_progress") or answer.status not in TERMINAL:
                 return ""
             kind = answer.status
-        if answer.status not in TERMINAL or kind != "completed":
+        if kind == "completed" and answer.status not in TERMINAL | RUNNING | {""}:
+            answer = replace(answer, status="incomplete", cut_short=cut_by(answer.status))
+        elif answer.status not in TERMINAL or kind != "completed":
             answer = replace(answer, status=kind)  # the event's name is the surer of the two: a status may be null
         if answer.status == "incomplete" and answer.cut_short is None:
             answer = replace(answer, cut_short=cut_by("incomplete"))
         self._final = answer
         # A bridge may send the text, or the end of it, in the last event alone.
-        sent = str(self._text)
-        piece = self._text.add(answer.text[len(sent) :]) if answer.text.startswith(sent) else ""
+        piece = self._text.add(missing(str(self._text), answer.text))
         return piece + self.rest()
 
     def end(self) -> str:
@@ -277,7 +285,23 @@ class ResponseStream:
         )
 
 
+def _as_message(value: object) -> JsonObject:
+    return {"content": value} if isinstance(value, str) else as_dict(value)
+
+
 Assembly = ChatStream | ResponseStream
+
+
+def _read_json_body(content: bytes | str, kind: type[Assembly], beginning: bool) -> tuple[Answer, JsonObject]:
+    try:
+        body = read_json(content, beginning=beginning)
+        return kind.read(body), body
+    except ValueError:
+        body = read_json(with_whole_characters(content), beginning=beginning)
+        answer = kind.read(body)
+        if not answer.text:  # one broken byte is no reason to lose the text around it, but ids and errors need all
+            raise
+        return answer, body
 
 
 def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = False) -> tuple[Answer, JsonObject]:
@@ -287,8 +311,7 @@ def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = F
         ValueError: it is neither.
     """
     if not looks_like_events(content):
-        body = read_json(content, beginning=beginning)
-        return kind.read(body), body
+        return _read_json_body(content, kind, beginning)
     reader, parser = kind(), EventParser()
     error: GatewayError | None = None
     events = parser.feed(content.encode() if isinstance(content, str) else content) + parser.end()

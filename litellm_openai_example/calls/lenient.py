@@ -34,6 +34,11 @@ def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
     return body
 
 
+def with_whole_characters(content: bytes | str) -> str:
+    """A body with U+FFFD in place of what is no Unicode."""
+    return content if isinstance(content, str) else content.decode(json.detect_encoding(content), "replace")
+
+
 def parse_json(content: bytes | str) -> object:
     """`json.loads`, to which a number is never too long: one of thousands of digits is kept as its text.
 
@@ -81,7 +86,7 @@ def as_int(value: object) -> int | None:
 def as_id(value: object) -> str:
     """An id that can be sent again; a broken one is none."""
     text = as_str(value)
-    return text if text.isprintable() else ""
+    return text if text.isprintable() and "\ufffd" not in text else ""
 
 
 def sendable(value: object) -> str:
@@ -93,6 +98,18 @@ def join(pieces: list[str]) -> str:
     """Pieces of a text put together, and with them the characters whose halves came apart."""
     text = "".join(pieces)
     return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+def missing(sent: str, text: str) -> str:
+    """What of `text` was not sent yet, if what was is its beginning; a piece may end with half a character."""
+    if text.startswith(sent):
+        return text[len(sent) :]
+    if _HIGH_HALF.search(sent) and text.startswith(sent[:-1]):
+        halves = text[len(sent) - 1 :].encode("utf-16-be", "surrogatepass")
+        if halves[:2] == sent[-1].encode("utf-16-be", "surrogatepass"):
+            low = int.from_bytes(halves[2:4], "big")
+            return chr(low) + text[len(sent) :]
+    return ""
 
 
 class Text:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import one_line
-from .lenient import as_str
+from ..json_object import JsonObject
+from .lenient import as_dict, as_str
 
+REASONS = ("finish_reason", "native_finish_reason")  # the fields of a choice
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 RUNNING = frozenset({"queued", "in_progress"})
 
@@ -54,6 +56,13 @@ def read_reason(value: object) -> str:
     if isinstance(value, str):
         return "" if _plain(value) in _ABSENT else value
     return "of an unknown kind" if value else ""
+
+
+def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
+    """Where a choice may say how it ended: LiteLLM keeps what it does not know in fields of its own, at both."""
+    return [
+        place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
+    ]
 
 
 def read_status(value: object) -> str:

@@ -13,9 +13,12 @@ from typing import NamedTuple
 from httpx2 import Response
 
 from ..diagnosis import explain_body
+from ..errors import one_line
+from ..json_object import JsonObject
 from .lenient import parse_json
 
 DONE = "[DONE]"
+_ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "response", "text", "usage"})
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 
 
@@ -28,7 +31,7 @@ class Event(NamedTuple):
     @property
     def is_last(self) -> bool:
         """Whether it is the `[DONE]` at the end of a chat stream."""
-        return self.data.startswith(DONE)
+        return self.data.lstrip('"').startswith(DONE)
 
 
 class EventParser:
@@ -118,7 +121,7 @@ def has_events(headers: Mapping[str, str]) -> bool:
 def looks_like_events(content: bytes | str) -> bool:
     """Whether a body that should be JSON is an event stream."""
     start = content[:64].encode() if isinstance(content, str) else content[:64]
-    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(_FIELDS)
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(_FIELDS) or _is_lines_of_json(content)
 
 
 def data_of(event: Event) -> object:
@@ -134,8 +137,10 @@ def data_of(event: Event) -> object:
         data = parse_json(event.data)
     except ValueError:
         if event.name != "error":
-            raise
+            raise ValueError(f"{one_line(event.data)} is not JSON") from None
         data = event.data
+    if isinstance(data, list) and len(data) == 1:
+        data = data[0]
     if event.name == "error" and not isinstance(data, dict):
         raise explain_body({"error": data or "an error without a message"})
     if isinstance(data, dict):
@@ -144,6 +149,25 @@ def data_of(event: Event) -> object:
         if not isinstance(data.get("type"), str):
             data["type"] = event.name
     return data
+
+
+def says_error(data: JsonObject) -> bool:
+    """Whether an event reports an error though it has no field of that name, as vLLM and FastAPI do."""
+    if "error" in (data.get("type"), data.get("object")):
+        return True
+    named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
+    return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
+
+
+def error_of(data: JsonObject) -> object:
+    """What an event that reports an error says of it."""
+    return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
+
+
+def _is_lines_of_json(content: bytes | str) -> bool:
+    text = content if isinstance(content, str) else content.decode("utf-8-sig", "replace")
+    first, _, more = text.strip().partition("\n")
+    return more.lstrip().startswith("{") and first.startswith("{") and _is_complete(first)
 
 
 def _bare(lines: list[str]) -> list[Event]:
