@@ -158,7 +158,7 @@ def test_there_is_no_circle() -> None:
 
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
-_GROUND = ("json_object", "config", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
+_GROUND = ("json_object", "config", "console", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.arguments", "research.contract"),
@@ -183,8 +183,8 @@ _RELAY = (
         "relay.__main__",
     ),
 )
-_GATEWAY = ("json_object", "config", "state", "gateway")
-_MCP = ("json_object", "config", "payer", "errors", "research", "mcp")
+_GATEWAY = ("json_object", "config", "console", "state", "gateway")
+_MCP = ("json_object", "config", "console", "payer", "errors", "research", "mcp")
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
+from ..console import FAILED, run_command
 from ..json_object import JsonObject
 from ..payer import who_pays
 from .fields import parse_country, parse_fields
@@ -197,17 +198,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _main(arguments: list[str] | None) -> int:
     try:
-        result = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except ConfigurationError as error:
-        notice(f"Error: {error}")
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        notice("interrupted")
-        return 130
+        return run_command(command, notice, name=PROGRAM, arguments=arguments)
     except SystemExit as end:  # shell completion ends so, and with 1 --help whose reader has gone
         return 141 if end.code else 0
     except BrokenPipeError:
@@ -216,4 +207,4 @@ def _main(arguments: list[str] | None) -> int:
     except OSError as error:
         abandon_stdout()
         notice(f"Error: cannot write to stdout: {error.strerror or error}")
-        return 1
+        return FAILED

@@ -18,7 +18,7 @@ import click
 if sys.platform == "win32":
     sys.exit("The embedded gateway needs Linux or macOS; on Windows run it in WSL.")
 
-from ..config import ConfigurationError
+from ..console import FAILED, run_command
 from .command import exec_command, handle, run
 from .environment import GatewayUnavailable
 from .offline.server import OfflineProvider
@@ -29,7 +29,7 @@ from .state import Running, State
 
 _NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_MISUSED, _NOT_FOUND, _INTERRUPTED = 2, 127, 130
+_NOT_FOUND = 127
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False})
@@ -157,23 +157,14 @@ def main() -> NoReturn:
     """
     handle((signal.SIGTERM, signal.SIGHUP), _stop)
     try:
-        code = gateway.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = run_command(gateway, _tell)
     except GatewayUnavailable as error:
         _tell(f"Error: {error}")
-        code = 1
-    except ConfigurationError as error:
-        _tell(f"Error: {error}")
-        code = _MISUSED
+        code = FAILED
     except OSError as error:
         _tell(f"Error: {error.strerror or error}: {error.filename}" if error.filename else f"Error: {error}")
-        code = 1
-    except (click.Abort, KeyboardInterrupt):
-        _tell("stopped")
-        code = _INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+        code = FAILED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

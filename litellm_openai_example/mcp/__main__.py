@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import click
 
 from ..config import ConfigurationError
+from ..console import run_command
 from ..research.relay_client import RelayClient
 
 _EPILOG = """\b
@@ -46,13 +48,17 @@ def serve() -> None:
             raise
         raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
     if sys.stdin.isatty():
-        click.echo("[mcp] an agent is expected on stdin (see --help); Ctrl-D ends this", err=True)
+        _tell("an agent is expected on stdin (see --help); Ctrl-D ends this")
     create_server().run("stdio")
 
 
-def main() -> None:
-    """Run the command line: exit code 2 when something is missing or a setting is wrong."""
-    serve.main(prog_name="litellm-relay-mcp")
+def _tell(text: str) -> None:
+    click.echo(f"[mcp] {text}", err=True)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 2 when something is missing or a setting is wrong, 130 after Ctrl-C."""
+    sys.exit(run_command(serve, _tell, name="litellm-relay-mcp"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from ..config import ConfigurationError
+from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
 from .settings import Settings, database_url, make_settings, request_fields
@@ -156,7 +156,7 @@ def relay(
         if list_runs or cost:
             return _report(state, since, cost=cost, as_json=as_json)
         with late_types():
-            from .process import CannotStart, run
+            from .process import CannotStart, exit_code, run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(
@@ -167,7 +167,7 @@ def relay(
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
     try:
-        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
+        return exit_code(run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell))
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
 
@@ -207,14 +207,7 @@ def _tell(text: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit code 0 after SIGTERM, 130 after Ctrl-C, 2 when a setting is missing or wrong."""
-    try:
-        ended_by = relay.main(prog_name="litellm-relay", standalone_mode=False)
-    except click.ClickException as error:
-        _tell(f"Error: {error.format_message()}")
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        ended_by = signal.SIGINT
-    sys.exit(130 if ended_by == signal.SIGINT else 0)
+    sys.exit(run_command(relay, _tell, name="litellm-relay", show_usage=False))
 
 
 if __name__ == "__main__":
