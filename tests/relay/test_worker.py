@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from litellm_openai_example.payer import Payer
+from litellm_openai_example.relay.engine import job
 from litellm_openai_example.relay.engine.gate import Gate
 from litellm_openai_example.relay.engine.pace import pause_at
 from litellm_openai_example.relay.ledger.database import LedgerUnavailable
+from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
+from litellm_openai_example.research.arguments import DeepResearchArguments
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
@@ -152,3 +156,22 @@ class TestPolls:
             gate.polled(answered=True)
             gate.sent(finished=False)
         assert len(caplog.records) == 4
+
+
+def test_a_run_with_an_argument_that_only_a_newer_relay_knows(
+    relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both share a ledger during an upgrade: the older one leaves the run to the newer one."""
+
+    class NewerArguments(DeepResearchArguments):
+        newer: bool = False
+
+    new = NewInvocation.of(NewerArguments.model_validate({"research_question": "Why?", "newer": True}), None, Payer())
+    asyncio.run_coroutine_threadsafe(relay.relay.accept(new), relay.loop).result(10)
+    started = {"invocation_id": new.id, "invocation_token": relay.relay.ledger.token(new.id)}
+    time.sleep(1.0)
+    assert relay.api.view(started)["status"] == "queued"
+    assert not upstream.posts
+    monkeypatch.setattr(job, "DeepResearchArguments", NewerArguments)
+    assert relay.api.wait(started)["status"] == "completed"
+    assert len(upstream.posts) == 1

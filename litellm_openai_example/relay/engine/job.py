@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+from pydantic import ValidationError
+
 from ...research.arguments import DeepResearchArguments
 from ..ledger.ledger import INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
@@ -103,8 +105,11 @@ class Job:
             return await self._entry.requeue(0.0)
         if self._left <= 0:
             return await self._entry.settle(Outcome("failed", "gateway_unavailable"))
-        arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
         settings = self._settings
+        try:
+            arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
+        except ValidationError:  # a newer relay has accepted it, and knows what they mean
+            return await self._entry.requeue(until_next_try(self._record.attempts, None, self._timings))
         request = research_request(arguments, settings.model, settings.request)
         replies = self._upstream.submit(
             request,
