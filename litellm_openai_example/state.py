@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,16 +35,35 @@ def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     return _private_dir(env, "cache", "XDG_CACHE_HOME", ".cache")
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 in one step: a reader sees all of it or nothing. Raises OSError."""
+def write_private(path: Path, text: str, *, replace: bool = True) -> None:
+    """Write a file of mode 0600 in one step: a reader sees all of it or nothing. Raises OSError.
+
+    Args:
+        replace: False leaves a file that is there already, so that of two writers the first wins.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # its mode is 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def kept_secret(path: Path, prefix: str = "") -> str:
+    """The secret in this file, generated once, then reused. Raises OSError."""
+    with suppress(FileNotFoundError):
+        kept = path.read_text().strip()
+        if kept:
+            return kept
+        path.unlink()
+    write_private(path, prefix + secrets.token_urlsafe(32), replace=False)
+    return path.read_text().strip()
 
 
 def _private_dir(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:

@@ -184,7 +184,7 @@ _RELAY = (
     ),
 )
 _GATEWAY = ("json_object", "config", "console", "state", "gateway")
-_MCP = ("json_object", "config", "console", "payer", "errors", "research", "mcp")
+_MCP = ("json_object", "config", "console", "payer", "state", "errors", "research", "mcp")
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:

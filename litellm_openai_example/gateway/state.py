@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..state import state_dir
+from ..state import kept_secret, state_dir, write_private
 
 
 @dataclass(frozen=True)
@@ -47,25 +45,10 @@ class State:
         """What response ids are sealed with: a changed one would make every id that was handed out unusable."""
         return self._secret("salt")
 
-    def write(self, name: str, text: str, *, replace: bool = True) -> Path:
-        """Write a file in one step: a reader sees all of it or nothing.
-
-        Args:
-            replace: False leaves a file that is there already, so that of two writers the first wins.
-        """
+    def write(self, name: str, text: str) -> Path:
+        """Write a file in one step: a reader sees all of it or nothing."""
         path = self.folder / name
-        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{name}.")  # its mode is 0600
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            if replace:
-                os.replace(temporary, path)
-            else:
-                with suppress(FileExistsError):
-                    os.link(temporary, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)
+        write_private(path, text)
         return path
 
     def record(self, running: Running) -> None:
@@ -88,14 +71,7 @@ class State:
                 self._note.unlink()
 
     def _secret(self, name: str) -> str:
-        path = self.folder / name
-        with suppress(FileNotFoundError):
-            kept = path.read_text().strip()
-            if kept:
-                return kept
-            path.unlink()
-        self.write(name, f"sk-{secrets.token_urlsafe(32)}", replace=False)
-        return path.read_text().strip()
+        return kept_secret(self.folder / name, "sk-")
 
 
 def is_alive(pid: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from typing import NoReturn
 
@@ -9,12 +10,15 @@ import click
 
 from ..config import ConfigurationError
 from ..console import run_command
-from ..research.relay_client import RelayClient
+from ..research.relay_client import AsyncRelayClient, RelayClient
+from ..state import kept_secret, state_dir
 
 _EPILOG = """\b
 Environment:
   RELAY_BASE_URL  address of the relay (default: http://127.0.0.1:8080)
   RELAY_API_KEY   key of the relay, if it wants one
+  LITELLM_TAGS, LITELLM_END_USER
+                  who pays for the runs, for the gateway's records
 
 \b
 An agent starts it, not you. Claude Code, for one:
@@ -49,7 +53,17 @@ def serve() -> None:
         raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
     if sys.stdin.isatty():
         _tell("an agent is expected on stdin (see --help); Ctrl-D ends this")
-    create_server().run("stdio")
+    me = _me()
+    create_server(lambda _: AsyncRelayClient(), lambda _: me).run("stdio")
+
+
+def _me() -> str:
+    """What tells this user from all others of the relay: a repeated call finds the user's own run, and only that."""
+    try:
+        return kept_secret(state_dir() / "agent-secret")
+    except (ConfigurationError, OSError, ValueError):
+        _tell("the state directory cannot be used: once restarted, a repeated call pays again")
+        return secrets.token_urlsafe(32)
 
 
 def _tell(text: str) -> None:

@@ -2,7 +2,8 @@
 
 An agent gets one id, `inv_....TOKEN`: it reads and cancels the run, after the agent or the relay was restarted too.
 Agents repeat calls, after a timeout or a restart, and few of them send an idempotency key. So the same arguments find
-the run that was started with them, unless the agent asks for a new one.
+the run that was started with them, unless the agent asks for a new one. Only its own run: what another has started may
+be neither read nor cancelled by who happens to ask the same.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -37,6 +40,7 @@ _LONGEST_MESSAGE = 300
 _NOT_OFFERED = {"require_citations"}  # an agent's report always names its sources
 _META_KEYS = ("idempotency_key", "idempotencyKey", "io.modelcontextprotocol/idempotency-key")
 _WHOLE_ID = "pass the whole id that deep_research returned, inv_....TOKEN"
+_ID = re.compile(r"([\w-]{1,200})\.([!-~]{1,500})", re.ASCII)
 
 # What an agent can do about a refusal, by the relay's error code.
 _WAYS_OUT = {
@@ -55,16 +59,20 @@ _NEXT = {
     "cancelled": "deep_research with new_run=true starts and pays for a new run",
 }
 
-Connect = Callable[[], AbstractAsyncContextManager[AsyncRelayClient]]
+# Both take the request as the transport has it: None on stdio.
+Connect = Callable[[Any], AbstractAsyncContextManager[AsyncRelayClient]]
+Caller = Callable[[Any], str]
 RunId = Annotated[str, Field(description="The whole id that deep_research returned: inv_....TOKEN")]
 
 
-def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
+def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
     """The server with its three tools.
 
     Args:
         connect: gives a helper that talks to the relay; it is closed after each call.
+        caller: tells who asks: the same after a restart, and nobody else can be that. Runs are found again by it.
     """
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it repeats what clients send
     server: MCPServer[object] = MCPServer(
         "litellm-relay",
         instructions="deep_research starts a run and returns its id at once. Keep the id: research_status tells how "
@@ -88,8 +96,10 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
         except ValueError as error:
             raise ToolError(str(error)) from None
         arguments: JsonObject = checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | {"background": True}
-        async with connect() as relay:
-            accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx, arguments, new_run)))
+        request = ctx.request_context.request
+        async with connect(request) as relay:
+            whose = json.dumps([caller(request), relay.payer.headers])
+            accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx, whose, arguments, new_run)))
         return _slim(accepted, accepted.invocation_token)
 
     _takes_arguments(deep_research)
@@ -105,7 +115,7 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
     ) -> JsonObject:
         """How a research run stands: status, seconds, cost. Its report and sources only when asked for."""
         invocation_id, token = _split(id)
-        async with connect() as relay:
+        async with connect(ctx.request_context.request) as relay:
             view: Invocation = await _told(relay.get(invocation_id, token))
             until = time.monotonic() + wait_seconds
             while not view.finished and (left := until - time.monotonic()) > 0:
@@ -121,10 +131,10 @@ def create_server(connect: Connect = AsyncRelayClient) -> MCPServer[object]:
         return told
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
-    async def research_cancel(id: RunId) -> JsonObject:
+    async def research_cancel(id: RunId, ctx: Context[object, object]) -> JsonObject:
         """Stop a research run. What it has cost until then is spent."""
         invocation_id, token = _split(id)
-        async with connect() as relay:
+        async with connect(ctx.request_context.request) as relay:
             return _slim(await _told(relay.cancel(invocation_id, token)), token)
 
     return server
@@ -167,22 +177,22 @@ def _slim(view: Invocation, token: str) -> JsonObject:
 
 
 def _split(id: str) -> tuple[str, str]:
-    invocation_id, dot, token = id.strip().partition(".")
-    if not (invocation_id and dot and token):
+    parts = _ID.fullmatch(id.strip())
+    if parts is None:
         raise ToolError(f"this is not the id of a research run: {_WHOLE_ID}")
-    return invocation_id, token
+    return parts[1], parts[2]
 
 
-def _key(ctx: Context[object, object], arguments: JsonObject, new_run: bool) -> str | None:
+def _key(ctx: Context[object, object], whose: str, arguments: JsonObject, new_run: bool) -> str | None:
     """The idempotency key of a start, in a form that a header holds: the client's own, else one of the arguments."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)
     if given is not None:
-        name = f"mcp key\n{given}"
+        name = f"mcp key\n{whose}\n{given}"
     elif new_run:
         return None
     else:
-        name = f"mcp arguments\n{json.dumps(arguments, sort_keys=True)}"
+        name = f"mcp arguments\n{whose}\n{json.dumps(arguments, sort_keys=True)}"
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
 
@@ -196,3 +206,5 @@ async def _told(answer: Awaitable[T]) -> T:
         raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
     except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None
+    except Exception as error:  # its text may be anybody's
+        raise ToolError(f"the MCP server hit an internal error ({type(error).__name__}): tell the user") from None

@@ -36,6 +36,9 @@ Arguments = Mapping[str, object]
 _WAIT_SECONDS = 20.0  # of one wait request; then the next one, for a fresh status
 _CHECK_SECONDS = 5.0
 _DEFAULT_FORMAT: str = ToolArguments.model_fields["deliverable_format"].default
+_MOST_DETAILS = 3
+_NO_RELAY = "is RELAY_BASE_URL the address of a relay?"
+_HINTS = {401: "check RELAY_API_KEY", 403: "check the invocation id and RELAY_INVOCATION_TOKEN"}
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -194,14 +197,17 @@ class RelayCalls:
 
     def refused(self, response: httpx2.Response) -> RelayError:
         """What an answer with a status of 400 or more means."""
-        code, message = None, ""
+        code, message, hint = None, "", _NO_RELAY
         try:
-            error = json.loads(response.content)["error"]
+            body = json.loads(response.content)
+            hint = _HINTS.get(response.status_code, "")
+            error = body["error"]
             code, message = one_line(str(error["code"])), one_line(str(error["message"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
+            message += _details(error.get("details"))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
-        hint = "check RELAY_API_KEY" if response.status_code == 401 else ""
-        hint = "check the invocation id and RELAY_INVOCATION_TOKEN" if response.status_code == 403 else hint
+        if response.status_code in PASSING:  # a proxy before a relay that restarts says no JSON either
+            hint = ""
         return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
 
 
@@ -241,7 +247,14 @@ def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:
     try:
         return read(read_json(response.content))
     except ValueError:
-        raise RelayError("the relay's answer cannot be read", status=response.status_code) from None
+        raise RelayError("the relay's answer cannot be read", status=response.status_code, hint=_NO_RELAY) from None
+
+
+def _details(details: object) -> str:
+    """What is wrong where, as the relay says it."""
+    pairs = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    told = [one_line(f"{one.get('where')}: {one.get('problem')}") for one in pairs[:_MOST_DETAILS]]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _asked_delay(response: httpx2.Response) -> float | None:

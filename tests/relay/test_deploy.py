@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_the_image_holds_what_the_package_needs() -> None:
     copied = re.findall(r"^COPY (.+) \./?\S*$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     for path in " ".join(copied).split():
         assert (DEPLOY / ".." / ".." / path).exists(), path
+
+
+def test_what_is_installed_serves_agents_too() -> None:
+    """All that the files name is an extra of the package, and `/mcp` is among it."""
+    extras = tomllib.loads((DEPLOY / ".." / ".." / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for file in ("Dockerfile", "litellm-relay.service"):
+        (installed,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / file).read_text())
+        assert set(installed.split(",")) == set(extras), file
 
 
 def test_every_metric_of_the_alerts_exists(start_relay: StartRelay) -> None:

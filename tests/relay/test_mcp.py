@@ -9,59 +9,37 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 
 pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 
-from mcp import Client, MCPError, StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
+from mcp import Client, MCPError
 
 from litellm_openai_example.mcp.server import create_server
+from litellm_openai_example.payer import Payer
 from litellm_openai_example.research.arguments import ToolArguments
 from litellm_openai_example.research.relay_calls import RelayError
 
 from ..fakes.gateway import Fault, Gateway, Json, message
 from ..fakes.scripted import free_port
+from .agents import KEY, Reach, agent, call, on_stdio, over_http, over_http_of_2025, tell
 from .conftest import StartRelay, assert_clean
 from .running import RelayProcess, ThreadedRelay, environment
 
-KEY = "sk-relay"
 NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One", "start_index": 0, "end_index": 3}
-Reach = Callable[[str], AbstractAsyncContextManager[Client]]
-Work = Callable[[Client], Awaitable[None]]
 
 
-@asynccontextmanager
-async def on_stdio(url: str) -> AsyncIterator[Client]:
-    """An agent with its own process of the server."""
-    env = {"RELAY_BASE_URL": url, "RELAY_API_KEY": KEY}
-    server = StdioServerParameters(command=sys.executable, args=["-m", "litellm_openai_example.mcp"], env=env)
-    async with Client(server) as client:
-        yield client
-
-
-@asynccontextmanager
-async def over_http(url: str, mode: str = "auto") -> AsyncIterator[Client]:
-    """An agent that reaches the relay itself."""
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
-        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
-
-
-@asynccontextmanager
-async def over_http_of_2025(url: str) -> AsyncIterator[Client]:
-    async with over_http(url, "legacy") as client:
-        yield client
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whose secret the agents on stdio have."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
 
 
 @pytest.fixture(params=[on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)
@@ -73,24 +51,6 @@ def reach(request: pytest.FixtureRequest) -> Reach:
 @pytest.fixture
 def relay(start_relay: StartRelay) -> ThreadedRelay:
     return start_relay(api_key=KEY)
-
-
-def agent(reach: Reach, url: str, work: Work) -> None:
-    """One life of an agent."""
-
-    async def main() -> None:
-        async with reach(url) as client:
-            await work(client)
-
-    anyio.run(main)
-
-
-async def call(client: Client, tool: str, meta: Any = None, progress: Any = None, **arguments: Any) -> Json:
-    answer = await client.call_tool(tool, arguments, meta=meta, progress_callback=progress)
-    text = getattr(answer.content[0], "text", "")
-    assert not answer.is_error, text
-    told: Json = json.loads(text)
-    return told
 
 
 def report(request: Json) -> Json:
@@ -220,10 +180,34 @@ def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gat
         assert set(tools) == {"deep_research", "research_status", "research_cancel"}
         for tool in tools.values():
             assert all(field.get("description") for field in tool.input_schema["properties"].values())
-        for id in ("", "inv_1", "inv_1.wrong"):
-            answer = await client.call_tool("research_status", {"id": id})
-            assert answer.is_error
-            assert "pass the whole id" in getattr(answer.content[0], "text", "")
+        for id in (
+            "",
+            "inv_1",
+            "inv_1.",
+            "inv_1.wrong",
+            "x" * 100_000 + ".y",
+            "inv_1/cancel.x",
+            "a\nb.c",
+            "x.\0",
+            "x.ü",
+        ):
+            is_error, text = await tell(client, "research_status", id=id)
+            assert is_error
+            assert "pass the whole id" in text
+        for given, told in (
+            ({"research_question": " "}, "is not blank"),
+            ({"research_question": "x" * 100_001}, "at most 100000 characters"),
+            ({"research_question": "x", "context": ["y"] * 101}, "at most 100 items"),
+            ({"research_question": "a\0b"}, "holds a NUL character"),
+            ({"research_question": "x", "deliverable_format": "pdf"}, "'markdown_report'"),
+        ):
+            is_error, text = await tell(client, "deep_research", **given)
+            assert is_error
+            assert told in text
+        for seconds in (51, -1, "NaN", 0.5):
+            is_error, text = await tell(client, "research_status", id="inv_1.x", wait_seconds=seconds)
+            assert is_error
+            assert "wait_seconds" in text
         started = await call(client, "deep_research", research_question="Why?", constraints=["b"], language="Korean")
         while (await call(client, "research_status", id=started["id"]))["status"] != "running":
             await anyio.sleep(0.05)
@@ -246,6 +230,9 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
         ("POST", {"Authorization": "Bearer wrong"}, 401, "unauthorized"),
         ("POST", {"Authorization": f"Basic {KEY}"}, 401, "unauthorized"),
         ("POST", {"Host": "rebound.example"}, 400, "host_not_allowed"),
+        ("POST", {"Origin": "https://a.example", "Authorization": f"Bearer {KEY}"}, 403, "forbidden"),
+        ("POST", {"Origin": "null", "Authorization": f"Bearer {KEY}"}, 403, "forbidden"),
+        ("POST", {"Origin": "http://[", "Authorization": f"Bearer {KEY}"}, 403, "forbidden"),
         ("POST", {"Content-Type": "text/plain", "Authorization": f"Bearer {KEY}"}, 415, "unsupported_media_type"),
         ("GET", {"Authorization": f"Bearer {KEY}"}, 405, "method_not_allowed"),
     ],
@@ -309,16 +296,18 @@ def test_the_same_call_has_the_key_that_it_always_had() -> None:
     invoked: list[tuple[Json, str]] = []
 
     class Relay:
+        payer = Payer(("team-a",))
+
         async def invoke(self, arguments: Json, *, idempotency_key: str) -> None:
             invoked.append((arguments, idempotency_key))
             raise RelayError("seen")
 
     @asynccontextmanager
-    async def connect() -> AsyncIterator[Any]:
+    async def connect(_: object) -> AsyncIterator[Any]:
         yield Relay()
 
     async def main() -> None:
-        async with Client(create_server(connect)) as client:
+        async with Client(create_server(connect, lambda _: "ann")) as client:
             given: Json = {"research_question": "Why?"}
             offered = (await client.list_tools()).tools[0].input_schema["properties"]
             assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
@@ -336,5 +325,6 @@ def test_the_same_call_has_the_key_that_it_always_had() -> None:
         "constraints": [],
         "background": True,
     }
-    key = hashlib.sha256(b"mcp arguments\n" + json.dumps(sent, sort_keys=True).encode()).hexdigest()
+    whose = json.dumps(["ann", {"x-litellm-tags": "team-a"}])
+    key = hashlib.sha256(f"mcp arguments\n{whose}\n{json.dumps(sent, sort_keys=True)}".encode()).hexdigest()
     assert invoked == [(sent, key)] * 4

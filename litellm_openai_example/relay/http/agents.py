@@ -7,18 +7,22 @@ session is kept, so an agent goes on after a restart of the relay, and any repli
 from __future__ import annotations
 
 import asyncio
-import logging
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...config import is_loopback
+from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
+from ..relay import Relay
 from .access import TheRelay, may_pay
-from .body import read_body
+from .body import Problem, read_body
+from .payers import who_pays
 
 _ADDRESS = "http://127.0.0.1"  # nothing connects to it: the application is called itself
 
@@ -30,12 +34,12 @@ class AgentServer:
 
     Args:
         app: the relay's application.
-        key: what the relay wants of those who start a run. Whoever comes here has shown it.
+        relay: its relay. Whoever comes here has shown its key.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
+    def __init__(self, app: ASGIApp, relay: Relay) -> None:
         self._app = app
-        self._key = key or ""
+        self._relay = relay
         self._lock = asyncio.Lock()
         self._face: ASGIApp | None = None
         self._running: asyncio.Task[None] | None = None
@@ -46,11 +50,22 @@ class AgentServer:
                 self._face = await self._start()
         await self._face(scope, receive, send)
 
-    def _connect(self) -> AsyncRelayClient:
-        return AsyncRelayClient(_ADDRESS, self._key, transport=httpx2.ASGITransport(self._app))
+    def _connect(self, request: Request) -> AsyncRelayClient:
+        key, payer = self._relay.settings.api_key or "", Payer.of(request.headers)
+        return AsyncRelayClient(_ADDRESS, key, payer=payer, transport=httpx2.ASGITransport(self._app))
+
+    def _caller(self, request: Request) -> str:
+        """Who asks, as far as can be known: the end user that is named, else where the request comes from.
+
+        The key is no help, a team shares it. With the ledger's secret, so that nobody can make up what comes of it.
+        """
+        host = request.client.host if request.client else ""
+        forwarded = ", ".join(request.headers.getlist("x-forwarded-for"))
+        place = f"{'' if is_loopback(host) else host}\n{forwarded}"
+        return self._relay.ledger.token(f"agent\n{Payer.of(request.headers).end_user or place}")
 
     async def _start(self) -> ASGIApp:
-        server = await asyncio.to_thread(_make_server, self._connect)
+        server = await asyncio.to_thread(_make_server, self._connect, self._caller)
         from mcp.server.transport_security import TransportSecuritySettings
 
         # Its own check of the Host header stays off: `Guard` has one that knows where the relay listens.
@@ -68,11 +83,10 @@ class AgentServer:
         return face
 
 
-def _make_server(connect: Any) -> Any:
+def _make_server(connect: Any, caller: Any) -> Any:
     from ...mcp.server import create_server
 
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it repeats what clients send
-    return create_server(connect)
+    return create_server(connect, caller)
 
 
 class _Exchange(Response):
@@ -92,7 +106,19 @@ class _Exchange(Response):
         await self._server({**scope, "root_path": ""}, replay, send)
 
 
-@agents.post("/mcp", dependencies=[Depends(may_pay)])
+async def no_page_of_another(request: Request) -> None:
+    """Raises Problem for a browser with a page of another place, as the protocol demands. Agents send no Origin."""
+    own = request.url.hostname
+    for origin in request.headers.getlist("origin"):
+        try:
+            host = urlsplit(origin).hostname or ""
+        except ValueError:
+            host = ""
+        if host != own and not is_loopback(host):
+            raise Problem("forbidden", "A page of another origin may not speak to the relay.")
+
+
+@agents.post("/mcp", dependencies=[Depends(no_page_of_another), Depends(may_pay), Depends(who_pays)])
 async def agent(request: Request, relay: TheRelay) -> Response:
     """One message of an agent. There is no GET: nothing is told unasked."""
     return _Exchange(request.app.state.agent_server, await read_body(request, relay.settings.timings.body))
@@ -105,5 +131,5 @@ def mount_agents(app: FastAPI, served: ASGIApp) -> None:
         served: the whole application, which the tools call.
     """
     if find_spec("mcp") is not None:
-        app.state.agent_server = AgentServer(served, app.state.relay.settings.api_key)
+        app.state.agent_server = AgentServer(served, app.state.relay)
         app.include_router(agents)

@@ -53,6 +53,11 @@ class Problem(Exception):
         self.retry_after = retry_after
 
 
+def bad_header(name: str, problem: str) -> Problem:
+    """What is wrong with a header."""
+    return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
+
+
 async def read_body(request: Request, seconds: float) -> bytes:
     """The whole body.
 

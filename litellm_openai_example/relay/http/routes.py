@@ -14,14 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from ...config import ConfigurationError
-from ...payer import END_USER_HEADER, LONGEST_NAME, MOST_TAGS, SESSION_HEADER, TAGS_HEADER, Payer
+from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
@@ -30,7 +29,6 @@ from ...research.contract import (
     MAX_IDEMPOTENCY_KEY,
     VISIBLE,
     AcceptedInvocation,
-    ErrorDetail,
     Health,
     Invocation,
 )
@@ -42,11 +40,12 @@ from ..metrics import CONTENT_TYPE, exposition
 from ..relay import Relay
 from .access import Readable, TheRelay, may_pay
 from .agents import mount_agents
-from .body import Problem, parse, read_body
+from .body import Problem, bad_header, parse, read_body
 from .docs import docs
 from .errors import answer_errors
 from .guard import Guard
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
+from .payers import who_pays
 from .responses import BoundedResponse, JsonResponse, in_pieces
 
 _LIVENESS = 15.0  # seconds between two looks whether a waiting client is still there
@@ -79,39 +78,10 @@ def create_app(relay: Relay) -> ASGIApp:
     return served
 
 
-def _for_the_gateway(name: str, description: str, pattern: str) -> Any:
-    """A header that `Payer` checks; `pattern` documents what it takes."""
-    return Header(alias=name, description=f"For the gateway{description}.", json_schema_extra={"pattern": pattern})
-
-
-_TAG = f"[!-+\\--~]{{1,{LONGEST_NAME}}}"
-_TAGS = _for_the_gateway(TAGS_HEADER, "; separated by commas", f"^{_TAG}(,{_TAG}){{0,{MOST_TAGS - 1}}}$")
-_END_USER = _for_the_gateway(END_USER_HEADER, "", f"^[!-~]{{1,{LONGEST_NAME}}}$")
-_SESSION = _for_the_gateway(SESSION_HEADER, "", f"^[!-~]{{1,{LONGEST_NAME}}}$")
-
-
-async def who_pays(
-    request: Request,
-    tags: Annotated[str | None, _TAGS] = None,
-    end_user: Annotated[str | None, _END_USER] = None,
-    session: Annotated[str | None, _SESSION] = None,
-) -> Payer:
-    """For whom the gateway is to bill the run. Raises Problem for what cannot be passed on."""
-    given = {TAGS_HEADER: tags, END_USER_HEADER: end_user, SESSION_HEADER: session}
-    for name, value in given.items():
-        if len(request.headers.getlist(name)) > 1:
-            raise _bad_header(name, "is there more than once")
-        try:
-            Payer.of({name: value})
-        except ConfigurationError as error:
-            raise _bad_header(name, str(error)) from None
-    return Payer.of(given)
-
-
 async def idempotency_key(request: Request, key: _Key = None) -> str | None:
     """The one key of a start. Raises Problem if there are two."""
     if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
-        raise _bad_header(IDEMPOTENCY_HEADER, "is there more than once")
+        raise bad_header(IDEMPOTENCY_HEADER, "is there more than once")
     return key
 
 
@@ -266,9 +236,5 @@ async def _found(relay: Relay, invocation_id: str) -> Record:
 
 def _event_id(text: str, newest: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:12]) <= newest and len(text) <= 12):
-        raise _bad_header(LAST_EVENT_HEADER, "is not the id of an event of this invocation")
+        raise bad_header(LAST_EVENT_HEADER, "is not the id of an event of this invocation")
     return int(text)
-
-
-def _bad_header(name: str, problem: str) -> Problem:
-    return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])

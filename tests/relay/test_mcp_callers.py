@@ -1,0 +1,125 @@
+"""Whose run an agent gets, and who pays for it: its own alone, over every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
+
+from mcp import Client
+
+from ..fakes.gateway import Gateway
+from .agents import KEY, agent, call, on_stdio, over_http, over_http_of_2025, tell
+from .conftest import StartRelay
+from .running import ThreadedRelay
+
+Known = Callable[..., AbstractAsyncContextManager[Client]]
+TAGS, USER, SESSION = "x-litellm-tags", "x-litellm-end-user-id", "x-litellm-session-id"
+
+
+@pytest.fixture
+def relay(start_relay: StartRelay, upstream: Gateway) -> ThreadedRelay:
+    upstream.seconds = 60.0
+    return start_relay(api_key=KEY)
+
+
+def started(reach: Known, relay: ThreadedRelay, meta: Any = None, question: str = "Why?", **who: str) -> str:
+    """The id that an agent gets in a life of its own."""
+    ids: list[str] = []
+
+    async def work(client: Client) -> None:
+        ids.append((await call(client, "deep_research", meta, research_question=question))["id"])
+
+    agent(partial(reach, **who), relay.api.base_url, work)
+    return ids[0]
+
+
+@pytest.mark.parametrize("meta", [None, {"idempotency_key": "1"}], ids=["arguments", "key"])
+def test_users_on_stdio_get_their_own_runs(meta: Any, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
+    ann = {"XDG_STATE_HOME": str(tmp_path / "ann")}
+    bob = {"XDG_STATE_HOME": str(tmp_path / "bob")}
+    hers = started(on_stdio, relay, meta, **ann)
+    assert started(on_stdio, relay, meta, **bob) != hers
+    assert started(on_stdio, relay, meta, **ann) == hers
+    assert started(on_stdio, relay, meta, **ann, LITELLM_TAGS="another-purse") != hers
+    assert len(upstream.posts) == 3
+    secret = tmp_path / "ann" / "litellm-openai-example" / "agent-secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("meta", [None, {"idempotency_key": "1"}], ids=["arguments", "key"])
+@pytest.mark.parametrize("reach", [over_http, over_http_of_2025], ids=lambda way: way.__name__)
+def test_users_over_http_get_their_own_runs(reach: Known, meta: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
+    users: list[dict[str, str]] = [
+        {},
+        {USER: "ann"},
+        {USER: "bob"},
+        {USER: "ann", TAGS: "team-a"},
+        {USER: "ann", SESSION: "s-1"},
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"X-Forwarded-For": "192.0.2.2"},
+    ]
+    ids = [started(reach, relay, meta, **user) for user in users]
+    assert len(set(ids)) == len(users)
+    assert [started(reach, relay, meta, **user) for user in users] == ids
+    assert started(reach, relay, meta, **{USER: "ann", "X-Forwarded-For": "192.0.2.9"}) == ids[1]  # she has moved
+    assert len(upstream.posts) == len(users)
+
+
+@pytest.mark.parametrize("reach", [on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)
+def test_who_pays_is_told_to_the_gateway(
+    reach: Known, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if reach is on_stdio:
+        who, session = {"LITELLM_TAGS": "team-a,deep", "LITELLM_END_USER": "ann"}, ""
+    else:
+        monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")  # no business of its clients
+        who, session = {TAGS: "team-a,deep", USER: "ann", SESSION: "s-1"}, "s-1"
+    id = started(reach, relay, **who)
+    view = {"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}
+    relay.api.until(view, "running")
+    (headers,) = upstream.post_headers
+    assert (headers[TAGS], headers[USER], headers.get(SESSION, "")) == ("team-a,deep", "ann", session)
+
+
+def test_nobody_pays_for_what_nobody_said(
+    relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")
+    id = started(over_http, relay)
+    relay.api.until({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}, "running")
+    assert TAGS not in upstream.post_headers[0]
+
+
+def test_a_payer_that_cannot_be_is_refused(relay: ThreadedRelay) -> None:
+    answer = relay.api.call(
+        "POST",
+        "/mcp",
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+        headers={"Authorization": f"Bearer {KEY}", "Accept": "application/json, text/event-stream", USER: "a b"},
+    )
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == USER
+
+
+def test_a_state_directory_that_cannot_be_used(relay: ThreadedRelay, tmp_path: Path) -> None:
+    """Then a repeat within the same process is free, and nobody gets another's run."""
+    (tmp_path / "file").write_text("")
+    who = {"XDG_STATE_HOME": str(tmp_path / "file")}
+    ids: list[str] = []
+
+    async def work(client: Client) -> None:
+        for _ in range(2):
+            ids.append((await call(client, "deep_research", research_question="Why?"))["id"])
+        assert not (await tell(client, "research_status", id=ids[0]))[0]
+
+    for _ in range(2):
+        agent(partial(on_stdio, **who), relay.api.base_url, work)
+    assert ids[0] == ids[1] != ids[2] == ids[3]
