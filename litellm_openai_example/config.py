@@ -95,6 +95,15 @@ def is_visible_ascii(text: str) -> bool:
     return all("!" <= character <= "~" for character in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be sent and stored at all: half of a surrogate pair has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_secret(key: str) -> bool:
     """Whether a key is one to hide. A stand-in ("x", "none", "dummy") is not: it would be found in any text."""
     return len(key) >= (8 if key.isalpha() else 6)

@@ -1,8 +1,9 @@
-"""The one name of what every room passes on: an object of JSON."""
+"""The one name of what every room passes on: an object of JSON. And what of JSON can be sent on."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, NoReturn
 
 JsonObject = dict[str, Any]
 """An object of JSON: what a request says, and what an answer, an event or a file of ours says.
@@ -10,3 +11,28 @@ JsonObject = dict[str, Any]
 Where it came from outside, nothing about its values is known: any field can be missing, null or of another type,
 whatever the API's reference promises. Code that reads one checks each value before use: see `calls/lenient.py`.
 """
+
+
+def strict_json(text: str) -> object:
+    """The value in a JSON text that a person wrote.
+
+    Raises:
+        ValueError: it is not JSON as the standard has it, which knows no NaN; or it is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def can_be_sent(value: object) -> bool:
+    """Whether a value of JSON can be sent: no number in it is without end, and no text holds half a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

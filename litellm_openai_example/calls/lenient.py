@@ -90,7 +90,7 @@ def as_id(value: object) -> str:
 
 
 def sendable(value: object) -> str:
-    """A text that goes back to the gateway: half a surrogate pair cannot travel."""
+    """A text that can be sent on, printed and stored: half a surrogate pair in it is replaced."""
     return as_str(value).encode("utf-8", "replace").decode()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TypeVar
 
-from ..config import header_value
+from ..config import header_value, is_unicode
 from ..json_object import JsonObject
 
 T = TypeVar("T")
@@ -117,10 +117,8 @@ def check_prompt(prompt: object, name: str = "prompt") -> str:
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"the {name} is empty")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)") from None
+    if not is_unicode(prompt):
+        raise ValueError(f"the {name} is not valid Unicode (half of a surrogate pair)")
     return prompt
 
 

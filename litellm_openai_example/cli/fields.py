@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import NoReturn
 
-from ..json_object import JsonObject
+from ..json_object import JsonObject, can_be_sent, strict_json
 
 # Fields of a create call that the command sets itself, and what sets them.
 _TAKEN = {
@@ -60,18 +58,12 @@ def parse_fields(given: Sequence[str]) -> JsonObject:
 
 def _value(key: str, text: str) -> object:
     try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        value = text
-    try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:  # of an encoding, too: half a surrogate pair, or bytes that are not UTF-8
-        raise ValueError(f"{key}: the value cannot be sent (a number without end, or no valid UTF-8)") from None
+        value = strict_json(text)
+    except ValueError:
+        value = text  # NaN and Infinity too
+    if not can_be_sent(value):
+        raise ValueError(f"{key}: the value cannot be sent (a number without end, or no valid UTF-8)")
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)  # NaN and Infinity are no JSON: they are taken as text
 
 
 def parse_country(given: str) -> str:

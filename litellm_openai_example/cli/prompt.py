@@ -11,6 +11,7 @@ import time
 
 import click
 
+from ..config import is_unicode
 from .options import Options
 
 _MOST = 32 * 1024 * 1024  # bytes; no model takes more, and an endless writer must not fill the memory
@@ -48,10 +49,8 @@ def read_prompt(options: Options, until: float) -> str:
 def _check(name: str, text: str | None) -> None:
     if text is not None and not text.strip():
         raise click.UsageError(f"the {name} is empty")
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError:
-        raise click.UsageError(f"the {name} is not valid UTF-8") from None
+    if text is not None and not is_unicode(text):
+        raise click.UsageError(f"the {name} is not valid UTF-8")
 
 
 def _read_stdin(until: float, *, needed: bool) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
-from ..json_object import JsonObject
+from ..json_object import JsonObject, can_be_sent, strict_json
 from ..state import state_dir
 
 if TYPE_CHECKING:
@@ -135,11 +134,10 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
 def request_fields(text: str) -> JsonObject:
     """The fields of `RELAY_REQUEST`. Raises ValueError, whose text is for a person and does not quote the value."""
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
-        json.dumps(fields, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
+        fields = strict_json(text)
+    except ValueError:
         fields = None
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not can_be_sent(fields):
         raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
     if taken := sorted(_OWN_FIELDS & fields.keys()):
         raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
@@ -147,10 +145,6 @@ def request_fields(text: str) -> JsonObject:
     if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in tools):
         raise ValueError('must hold tools as a list of objects with a type, such as [{"type": "web_search"}]')
     return fields
-
-
-def _refuse_constant(_: str) -> float:
-    raise ValueError  # NaN and infinity are not JSON
 
 
 def database_url(env: Mapping[str, str] = os.environ) -> URL:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ..calls.answer import read_response, read_sources
+from ..calls.lenient import sendable
 from ..errors import one_line
 from ..json_object import JsonObject
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
@@ -57,7 +58,7 @@ def read_status(value: object) -> str:
 def _read(model: type[View], data: JsonObject) -> View:
     response = data["response"] if isinstance(data.get("response"), dict) else None
     answer = read_response(response)
-    text = _text(data.get("output_text")) or answer.text or _text((response or {}).get("output_text"))
+    text = sendable(data.get("output_text")) or answer.text or sendable((response or {}).get("output_text"))
     sources = read_sources(data.get("sources")) or answer.sources
     now = datetime.now(UTC)
     least = {
@@ -69,7 +70,7 @@ def _read(model: type[View], data: JsonObject) -> View:
     given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
     given = {
         # An id that is broken is none: mended, it would be another's.
-        name: _text(value) if isinstance(value, str) and name not in ("invocation_id", "invocation_token") else value
+        name: sendable(value) if isinstance(value, str) and name not in ("invocation_id", "invocation_token") else value
         for name, value in given.items()
     }
     read = {
@@ -90,11 +91,6 @@ def _read(model: type[View], data: JsonObject) -> View:
     return model.model_validate({**least, **kept})
 
 
-def _text(value: object) -> str:
-    # Half of a surrogate pair can be neither printed nor sent on.
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
 def _cost(*values: object) -> float | None:
     for value in values:
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _RICHES:
@@ -108,7 +104,7 @@ def _code(data: JsonObject) -> str | None:
 
 
 def _message(data: JsonObject) -> str | None:
-    code, message = _text(data.get("error_code")), one_line(_text(data.get("error_message")))
+    code, message = sendable(data.get("error_code")), one_line(sendable(data.get("error_message")))
     if code and code not in INVOCATION_ERRORS:
         message = f"{one_line(code)}: {message}" if message else one_line(code)
     return message or None

@@ -45,6 +45,7 @@ def test_the_help_shows_variable_default_and_range() -> None:
         ("RELAY_REQUEST", '{"tools": [{"type": 7, "authorization": "s3cret"}]}'),
         ("RELAY_REQUEST", '{"model": "s3cret"}'),
         ("RELAY_REQUEST", '{"temperature": NaN}'),
+        ("RELAY_REQUEST", '{"temperature": 1e999}'),
         ("RELAY_REQUEST", '{"tools": "s3cret"}'),
         ("RELAY_REQUEST", '{"a": "\\ud800"}'),
         ("RELAY_REQUEST", "[" * 100_000),

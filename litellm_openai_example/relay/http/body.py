@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from ...config import is_unicode
 from ...json_object import JsonObject
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
@@ -138,7 +139,7 @@ def _check_texts(data: object) -> None:
     level = [data]
     for _ in range(_DEEPEST):
         for text in level:
-            if isinstance(text, str) and ("\x00" in text or not _is_unicode(text)):
+            if isinstance(text, str) and ("\x00" in text or not is_unicode(text)):
                 raise Problem("invalid_request", "A text holds a NUL character or half of a surrogate pair.")
         level = [part for value in level for part in _parts(value)]
         if not level:
@@ -150,14 +151,6 @@ def _parts(value: object) -> list[object]:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     return value if isinstance(value, list) else []
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _detail(error: Any) -> ErrorDetail:
