@@ -51,7 +51,7 @@ class Timings:
         drain: how long submissions in flight may take at shutdown.
     """
 
-    first_poll: float = 1.0
+    first_poll: float = 2.0
     longest_poll: float = 15.0
     poll_timeout: float = 20.0
     polls_per_second: float = 200.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine import job
 from litellm_openai_example.relay.engine.gate import Gate
-from litellm_openai_example.relay.engine.pace import pause_at
+from litellm_openai_example.relay.engine.pace import pause
 from litellm_openai_example.relay.ledger.database import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
@@ -21,7 +22,7 @@ from litellm_openai_example.research.arguments import DeepResearchArguments
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .running import ThreadedRelay
+from .running import FAST, ThreadedRelay
 
 
 class TestLoops:
@@ -115,13 +116,24 @@ def test_a_take_over_respects_the_limit(start_relay: StartRelay, upstream: Gatew
 
 
 class TestPolls:
-    @pytest.mark.parametrize(("seconds", "most"), [(5.0, 4), (600.0, 50)])
+    @pytest.mark.parametrize(("seconds", "most"), [(5.0, 2), (600.0, 50)])
     def test_are_few(self, seconds: float, most: int) -> None:
         age, polls = 0.0, 0
         while age < seconds:
-            age += max(pause_at(age, Timings()), Timings.first_poll)
+            age += pause(None, age, 1, Timings())
             polls += 1
         assert polls <= most
+
+    def test_are_as_the_gateway_wishes_within_reason(self) -> None:
+        assert [pause(wish, 100.0, 1, Timings()) for wish in (0.0, 1.5, 30.0, 3600.0)] == [1.0, 1.5, 30.0, 60.0]
+
+    def test_do_not_come_sooner_for_a_submission_that_was_kept_waiting(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        upstream.accept, upstream.seconds = 1.5, 2.4  # from the arrival of the submission
+        relay = start_relay(timings=replace(FAST, first_poll=1.0))
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
+        assert upstream.gets == 1
 
     def test_of_a_real_run(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 4.0

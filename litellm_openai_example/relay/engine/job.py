@@ -52,6 +52,7 @@ class Job:
         self._timings = settings.timings
         self._payer = record.payer
         self._begun = time.monotonic() - (record.age or 0.0)
+        self._accepted = self._begun  # by the gateway
         self._cancel = asyncio.Event()
         self._fallback = LOST
         self._in_gate = record.upstream_id is None
@@ -91,6 +92,11 @@ class Job:
     @property
     def _age(self) -> float:
         return time.monotonic() - self._begun
+
+    @property
+    def _followed(self) -> float:
+        """Seconds since the gateway took it: a submission that was kept waiting gives no reason to look sooner."""
+        return time.monotonic() - self._accepted
 
     @property
     def _left(self) -> float:
@@ -189,6 +195,7 @@ class Job:
         return await self._follow()
 
     async def _submitted(self, upstream_id: str) -> None:
+        self._accepted = time.monotonic()
         try:
             await self._entry.submitted(upstream_id)
         except NotOurs:
@@ -261,10 +268,10 @@ class Job:
         """Look at the response, ever less often, until it has ended."""
         await self._entry.load_pieces()
         missing_since: float | None = None
-        if poll_after is None and self._age >= self._timings.first_poll:  # picked up with many others: not all at once
+        if poll_after is None and self._followed >= self._timings.first_poll:  # picked up: not with all others at once
             rest = random.uniform(0, self._timings.first_poll)  # noqa: S311
         else:
-            rest = pause(poll_after, self._age, self._gate.jobs, self._timings)
+            rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
         while True:
             await self._rest(min(rest, max(0.0, self._left)))
             if self._cancel.is_set():
@@ -283,7 +290,7 @@ class Job:
                 if time.monotonic() - missing_since >= self._timings.missing:
                     return await self._entry.settle(self._fallback)
             poll_after = reply.poll_after if isinstance(reply, Reply) else None
-            rest = pause(poll_after, self._age, self._gate.jobs, self._timings)
+            rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
 
     async def _rest(self, seconds: float) -> None:
         try:

@@ -6,7 +6,7 @@ import random
 
 from ..settings import Timings
 
-_GROWTH = 0.4  # each pause is so much longer than the one before
+_GROWTH = 2 / 3  # of the age: a run that took minutes is found a little later, for few looks
 _LONGEST_POLL_AFTER = 60.0
 
 
@@ -23,8 +23,11 @@ def pause(poll_after: float | None, age: float, jobs: int, timings: Timings) -> 
         age: of the run, in seconds.
         jobs: runs of this process, which share its looks.
     """
-    wished = pause_at(age, timings) if poll_after is None else min(poll_after, _LONGEST_POLL_AFTER)
-    return max(wished, timings.first_poll, jobs / timings.polls_per_second)
+    if poll_after is None:
+        wished = pause_at(age, timings)
+    else:
+        wished = min(max(poll_after, timings.first_poll / 2), _LONGEST_POLL_AFTER)
+    return max(wished, jobs / timings.polls_per_second)
 
 
 def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:
