@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .attachments import file_part
-    from .calls.answer import Answer, FunctionCall, Source, Usage
+    from .calls.answer import Answer, FunctionCall, Usage
     from .calls.reply import Reply
+    from .calls.sources import Source
     from .calls.streams import AsyncTextStream, TextStream
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
@@ -42,7 +43,7 @@ _HOMES = {
     "RelayError": "research.relay_calls",
     "Reply": "calls.reply",
     "ResearchRunningError": "research.relay_calls",
-    "Source": "calls.answer",
+    "Source": "calls.sources",
     "StillRunningError": "errors",
     "TextStream": "calls.streams",
     "ToolCall": "research.conversation",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from ..json_object import JsonObject
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
 from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, read_reason, read_status
+from .sources import Source, anthropic_pages, read_sources, search_results
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
@@ -29,14 +29,6 @@ class FunctionCall:
     name: str
     arguments: str
     item_id: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A page that an answer rests on; `title` is empty where none is given."""
-
-    url: str
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def read_response(body: object) -> Answer:
     messages = [item for item in items if is_message(item)]
     searches = [item for item in items if item.get("type") == "web_search_call"]
     notes = (part.get("annotations") for item in messages for part in as_list(item.get("content")) if _is_dict(part))
-    sources = read_sources(*notes, *_anthropic_pages(data), *map(_search_results, searches))
+    sources = read_sources(*notes, *anthropic_pages(data), *map(search_results, searches))
     code, message = read_error(data.get("error"))
     status, reason = _ended(data, messages)
     return Answer(
@@ -125,8 +117,8 @@ def read_chat(body: object) -> Answer:
     places = ends_of(choice, message)
     code, error = read_error(data.get("error") or next((one["error"] for one in places if one.get("error")), None))
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
-    given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *_anthropic_pages(message))
-    sources = read_sources(*given, *map(_search_results, searches))
+    given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *anthropic_pages(message))
+    sources = read_sources(*given, *map(search_results, searches))
     # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
     reason = cut_short(*(read_reason(place.get(name)) for place in places for name in REASONS))
     refused = join([as_str(message.get("refusal")), refusal_of(message.get("content"))])
@@ -217,21 +209,6 @@ def phase_of(item: JsonObject) -> str:
     return as_str(item.get("phase")).lower()
 
 
-def read_sources(*lists: object) -> tuple[Source, ...]:
-    """The pages named in lists of annotations, search results or addresses, each once, with the first title given.
-
-    An annotation holds its address itself (Responses API) or under its type, `url_citation` (chat).
-    """
-    titles: dict[str, str] = {}
-    for entry in (entry for entries in lists for entry in as_list(entries)):
-        note = {"url": entry} if isinstance(entry, str) else as_dict(as_dict(entry).get("url_citation")) or entry
-        note = as_dict(note)
-        url = as_str(note.get("url"))
-        if url.startswith(("https://", "http://")) and url.isprintable() and " " not in url:
-            titles[url] = titles.get(url) or as_str(note.get("title"))
-    return tuple(Source(url, title) for url, title in titles.items())
-
-
 def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     """A response's status, and why it is incomplete if it is."""
     given = data.get("status")
@@ -264,19 +241,6 @@ def _messages_text(messages: list[JsonObject]) -> str:
 
 def _is_dict(value: object) -> TypeGuard[JsonObject]:
     return isinstance(value, dict)
-
-
-def _search_results(item: object) -> list[object]:
-    """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
-    places = (as_dict(as_dict(item).get("action")), as_dict(item))
-    return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
-
-
-def _anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
-    """What an Anthropic model cites and what it has read, with titles: LiteLLM leaves both as they came."""
-    extra = as_dict(place.get("provider_specific_fields"))
-    yield from map(as_list, as_list(extra.get("citations")))
-    yield from (as_list(as_dict(result).get("content")) for result in as_list(extra.get("web_search_results")))
 
 
 def _function_call(item: JsonObject) -> FunctionCall:

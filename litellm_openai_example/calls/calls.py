@@ -19,11 +19,13 @@ from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
 from ..transport.raw_response import RawResponse
-from .assembly import Assembly, ChatStream, ResponseStream
+from .assembly import Assembly
+from .chat_stream import ChatStream
 from .lenient import read_json
 from .reasons import RUNNING, TERMINAL
 from .reply import Reply, read_reply, require_complete, require_submitted
 from .requests import create, renamed_search
+from .response_stream import ResponseStream
 from .steps import EXPECTED, call, sleep
 
 T = TypeVar("T")

@@ -10,9 +10,10 @@ from ..errors import CutShortError, ErrorKind, GatewayError, one_line
 from ..transport import headers
 from ..transport.bodies import MAX_ANSWER, is_cut, too_large
 from ..transport.raw_response import RawResponse
-from .answer import Answer, FunctionCall, Source, Usage, as_beginning
+from .answer import Answer, FunctionCall, Usage, as_beginning
 from .assembly import Assembly, read_body
 from .reasons import RUNNING, TERMINAL
+from .sources import Source
 
 
 @dataclass(frozen=True)

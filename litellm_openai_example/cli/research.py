@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -24,7 +23,7 @@ from .again import own_relay
 from .ending import NOT_AS_ASKED
 from .output import notice, progress, stderr_is_terminal, without_keys
 from .session import Session
-from .verbose import cost, show, tokens
+from .verbose import tell_run, tell_turns
 from .work import RESEARCH, Work, begun
 
 
@@ -97,7 +96,7 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
     for call in conversation.calls:
         work.forget(call.invocation_id)
     if session.options.verbose:
-        _tell_turns(session, result)
+        tell_turns(session, result)
     return code
 
 
@@ -225,7 +224,7 @@ def _finish(session: Session, view: Invocation) -> int:
     if options.sources and not options.json and session.out.wrote:
         session.out.paragraph(source_list(_sources(view), view.output_text or ""))
     if options.verbose:
-        _tell(view)
+        tell_run(view)
     work.forget(view.invocation_id)
     session.invocation = None  # there is nothing left to pick up
     _require_complete(view)
@@ -246,36 +245,6 @@ def _require_complete(view: Invocation) -> None:
     if view.status == "incomplete" and view.output_text:
         raise CutShortError(cause, text=view.output_text, **details)
     raise RelayError(cause, **details)
-
-
-def _tell(view: Invocation) -> None:
-    """The facts about a research run that --verbose shows."""
-    response = read_response(view.response)
-    dollars = view.cost_usd or (view.response or {}).get("cost_usd")
-    seconds = (view.updated_at - view.created_at).total_seconds()
-    show(
-        {
-            "research run": f"{view.invocation_id}, {view.status}",
-            "research model": response.model,
-            "research tokens": tokens(response.usage),
-            "research cost": cost(dollars) if isinstance(dollars, int | float) else None,
-            "research time": f"{seconds:.1f} s",
-        },
-    )
-
-
-def _tell_turns(session: Session, result: ToolCallingResult) -> None:
-    """The facts about every turn, and the research between them."""
-    for number, turn in enumerate(result.turns, 1):
-        told = {"model": turn.model, "response id": turn.response_id, "tokens": tokens(turn.usage)}
-        told |= {"cost": cost(turn.cost), "time": f"{turn.seconds:.3f} s"}
-        show({f"turn {number} {name}": value for name, value in told.items()})
-    for call in result.calls:
-        told = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": tokens(call.usage)}
-        told |= {" cost": cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
-        show({f"research run{name}": value for name, value in told.items()})
-    seconds = time.monotonic() - session.started
-    show({"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
 
 
 def _status(view: Invocation) -> str:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ..calls.answer import Usage
+from ..calls.answer import Usage, read_response
 from ..calls.reply import Reply
 from ..transport.headers import key_budget
 from .output import notice
 from .session import Session
+
+if TYPE_CHECKING:  # most commands do without
+    from ..research.contract import Invocation
+    from ..research.loop import ToolCallingResult
 
 
 def tell(session: Session, reply: Reply) -> None:
@@ -37,6 +42,36 @@ def facts(session: Session, reply: Reply) -> dict[str, str | None]:
         "budget of the key": budget(headers),
         "cost": cost(reply.cost, queued=answer.status in ("queued", "in_progress")),
     }
+
+
+def tell_run(view: Invocation) -> None:
+    """The facts about a research run."""
+    response = read_response(view.response)
+    dollars = view.cost_usd or (view.response or {}).get("cost_usd")
+    seconds = (view.updated_at - view.created_at).total_seconds()
+    show(
+        {
+            "research run": f"{view.invocation_id}, {view.status}",
+            "research model": response.model,
+            "research tokens": tokens(response.usage),
+            "research cost": cost(dollars) if isinstance(dollars, int | float) else None,
+            "research time": f"{seconds:.1f} s",
+        },
+    )
+
+
+def tell_turns(session: Session, result: ToolCallingResult) -> None:
+    """The facts about every turn, and the research between them."""
+    for number, turn in enumerate(result.turns, 1):
+        told = {"model": turn.model, "response id": turn.response_id, "tokens": tokens(turn.usage)}
+        told |= {"cost": cost(turn.cost), "time": f"{turn.seconds:.3f} s"}
+        show({f"turn {number} {name}": value for name, value in told.items()})
+    for call in result.calls:
+        told = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": tokens(call.usage)}
+        told |= {" cost": cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
+        show({f"research run{name}": value for name, value in told.items()})
+    seconds = time.monotonic() - session.started
+    show({"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
 
 
 def cost(dollars: float | None, *, queued: bool = False) -> str | None:

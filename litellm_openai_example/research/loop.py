@@ -15,9 +15,10 @@ import time
 import uuid
 from collections.abc import Callable
 
-from ..calls.answer import FunctionCall, Source, read_response
+from ..calls.answer import FunctionCall, read_response
 from ..calls.calls import POLL_TIMEOUT, RESPONSES, ask, retrieve
 from ..calls.reply import Reply, require_complete
+from ..calls.sources import Source
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from ..calls.answer import read_response, read_sources
+from ..calls.answer import read_response
 from ..calls.lenient import sendable
+from ..calls.sources import read_sources
 from ..errors import one_line
 from ..json_object import JsonObject
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation

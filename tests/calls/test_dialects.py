@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, ChatStream, ResponseStream, read_body
+from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.errors import GatewayError
 
 FRUIT = "\U0001f35c"

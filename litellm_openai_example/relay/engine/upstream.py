@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 import openai
 
 from ...calls.answer import Answer, as_beginning
-from ...calls.assembly import ResponseStream, read_body
+from ...calls.assembly import read_body
 from ...calls.lenient import read_json
+from ...calls.response_stream import ResponseStream
 from ...calls.sse import Events, data_of, has_events
 from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
