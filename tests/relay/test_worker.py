@@ -131,7 +131,7 @@ class TestPolls:
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
         upstream.accept, upstream.seconds = 1.5, 2.4  # from the arrival of the submission
-        relay = start_relay(timings=replace(FAST, first_poll=1.0))
+        relay = start_relay(timings=replace(FAST, first_poll=1.0, longest_poll=5.0))
         assert relay.api.wait(relay.api.start())["status"] == "completed"
         assert upstream.gets == 1
 
