@@ -1,6 +1,7 @@
 """The few calls that a program needs: prompts in, text out, with one deadline for each call.
 
-Longer than other files, because every signature stands here twice, so that editors complete both clients.
+Longer than other files, because every signature stands here twice, so that editors complete both clients: half of it is
+signatures. A new field of the API needs none of them, for what a method does not name goes through `**fields`.
 """
 
 from __future__ import annotations
