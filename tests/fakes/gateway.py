@@ -2,10 +2,10 @@
 
 It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing, and
 so that its counts and its hooks need no locks: tests set them while hundreds of responses are open, and the soak's load
-comes from here too. It is not on pytest-httpserver, as `served.FakeGateway` is, because that costs ten times the
-processor time a request (1.0 ms against 0.1 ms, which an in-process relay under test would have to share), a thread for
-each request that waits (2,000 that wait 5 s: 5.4 s of processor time against 0.6 s), and closes each connection after one
-answer, so that no relay would ever be seen to use one again.
+comes from here too. It is not on pytest-httpserver, as `served.FakeGateway` is: that takes ten times the processor time
+for a request (1.0 ms against 0.1 ms, which a relay in the same process would have to share) and a thread for each that
+waits (2,000 of them for 5 s: 5.4 s of processor time against 0.6 s), and it closes each connection after one answer, so
+that no test would see a relay use one again.
 """
 
 from __future__ import annotations
