@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -61,7 +61,7 @@ def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, flo
     return seconds, peak if peak > own else math.nan
 
 
-def interleaved(things: dict[str, Callable[[], tuple[float, float]]], runs: int) -> dict[str, Figures]:
+def interleaved(things: Mapping[str, Callable[[], tuple[float, float]]], runs: int) -> dict[str, Figures]:
     """Run each thing in turn, so that a machine whose speed drifts drifts for all; the first round is not counted."""
     figures = {name: Figures(name) for name in things}
     for round_ in range(runs + 1):

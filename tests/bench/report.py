@@ -17,6 +17,7 @@ COMPARISONS = [
     ("one-shot responses stream", "responses stream: litellm-example", "responses stream: llm", 0.42),
     ("one-shot responses", "responses: litellm-example", "responses: llm", 0.65),
     ("one-shot chat", "chat: litellm-example", "chat: llm", 0.65),
+    ("`make run`, beside a gateway that runs", "chat: make run", "chat: litellm-example", None),
     ("one-shot chat", "chat: litellm-example", "chat: Node SDK", None),
     ("one-shot responses", "responses: litellm-example", "responses: Node SDK", None),
     ("one-shot responses stream", "responses stream: litellm-example", "responses stream: Node SDK", None),
