@@ -14,7 +14,8 @@ override ARGS := $(value ARGS)
 # Bytecode is compiled at install: it halves the start of a command.
 export UV_COMPILE_BYTECODE := 1
 
-PROJECT_RUN := $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env)
+# `exec`: what make is told to end by reaches the program, and not a shell that would leave it behind.
+PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env)
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 

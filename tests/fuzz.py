@@ -8,9 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+
+import psutil
+
+from .ending import Ending
+
+_PATIENCE = 20.0  # seconds for the tests to end when they are told to
 
 
 def main() -> int:
@@ -24,12 +31,23 @@ def main() -> int:
         seed = arguments.seed or random.randrange(1, 10**9)
         command = [sys.executable, "-m", "pytest", "-m", "fuzz", "-q", "-x", f"--hypothesis-seed={seed}"]
         print(f"seed {seed}", flush=True)
-        if code := subprocess.run(command, env={**os.environ, "FUZZ_SEED": str(seed)}).returncode:
+        if code := _run(command, {**os.environ, "FUZZ_SEED": str(seed)}):
             print(f"FAILED; make fuzz ARGS='--seed {seed}' repeats it", flush=True)
             return code
         passes += 1
     print(f"{passes} passes, nothing found", flush=True)
     return 0
+
+
+def _run(command: list[str], env: dict[str, str]) -> int:
+    """Run the tests. Told to end, let them end what they have started: one Ctrl-C does that, a second one spoils it."""
+
+    def interrupt() -> None:
+        tests.send_signal(signal.SIGINT)
+        psutil.wait_procs([psutil.Process(tests.pid)], _PATIENCE)
+
+    with subprocess.Popen(command, env=env, start_new_session=True) as tests, Ending(interrupt):
+        return tests.wait()
 
 
 if __name__ == "__main__":

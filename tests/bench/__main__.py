@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from ..ending import Ending
 from .before import checkout
 from .client_bench import COMMAND, first_piece, library, one_shot
 from .growth import growth
@@ -98,4 +99,5 @@ def _publish(text: str, picture: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with Ending():
+        main()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from ..ending import Ending
 from ..fakes.postgresql import PostgreSQL
 from .burst import burst
 from .run import Soak
@@ -32,8 +31,9 @@ def main() -> int:
         f"--seed {arguments.seed}"
     )
 
-    with tempfile.TemporaryDirectory(prefix="relay-soak-") as directory:
-        postgresql = PostgreSQL(Path(directory))
+    with Ending() as ending:
+        directory = ending.directory
+        postgresql = PostgreSQL(directory)
         try:
 
             def on(name: str, url: Callable[[str], str]) -> bool:

@@ -1,0 +1,82 @@
+"""The end of a long tool of the tests, also in the middle: whatever process it has started ends with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn, Self
+
+import psutil
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE = 5.0  # seconds until what was killed has gone
+_ROUNDS = 3
+
+
+class Ending:
+    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end this process at once, with all that it has started.
+
+    To unwind instead would not do: threads that wait for one another, or for a server that has gone, would stay.
+
+    Args:
+        first: called before the processes are killed, for one that ends well when it is asked.
+
+    Attributes:
+        directory: for temporary files, those of `tempfile` here and in what is started; removed at the end.
+    """
+
+    def __init__(self, first: Callable[[], None] = lambda: None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="litellm-example-"))
+        self._first = first
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        self.directory.chmod(0o755)  # a database server that root starts is another user
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self.directory)
+        for number in _SIGNALS:
+            signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        self._clean_up()
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end(self, number: int, _: object) -> NoReturn:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_IGN)  # a terminal's Ctrl-C comes twice through `uv run`
+        with suppress(Exception):
+            self._first()
+        self._clean_up()
+        os._exit(128 + number)
+
+    def _clean_up(self) -> None:
+        kill_all_below()
+        for file in self.directory.rglob("postmaster.pid"):  # a PostgreSQL server is nobody's child
+            with suppress(OSError, ValueError, IndexError, psutil.Error):
+                _stop_server(psutil.Process(int(file.read_text().split()[0])))
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def kill_all_below() -> None:
+    """Kill every process that this one has started, and those that they have."""
+    for _ in range(_ROUNDS):  # a thread of ours may start one more meanwhile
+        below = psutil.Process().children(recursive=True)
+        for process in below:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(below, _PATIENCE)
+
+
+def _stop_server(process: psutil.Process) -> None:
+    """PostgreSQL: at once, but so that it takes its processes and its memory with it."""
+    process.send_signal(signal.SIGQUIT)
+    if psutil.wait_procs([process], _PATIENCE)[1]:
+        process.kill()

@@ -1,0 +1,97 @@
+"""What the Makefile and the long tools of the tests start ends with them, also when they are stopped in the middle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+_READY = (".venv/run-ready", ".venv/relay-ready", ".venv/test-ready", ".venv-bench/ready")
+
+
+def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def _is_relay(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "litellm_openai_example.relay" in process.cmdline()
+    return False
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leave nothing behind, whatever the test finds."""
+    found: list[psutil.Process] = []
+    try:
+        yield
+    finally:
+        with suppress(psutil.Error):
+            found = [psutil.Process(process.pid), *_below(process)]
+        for one in found:
+            with suppress(psutil.Error):
+                one.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+    program = [sys.executable, "-m", "tests.soak", "--seconds", "60"]
+    process = subprocess.Popen(program, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    with _ended(process):
+        until, started = time.monotonic() + 60, list[psutil.Process]()
+        while sum(map(_is_relay, started)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            with suppress(psutil.Error):
+                started = _below(process)
+        servers = [psutil.Process(int(file.read_text().split()[0])) for file in tmp_path.rglob("postmaster.pid")]
+        assert servers
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert not [one for one in started + servers if _lives(one)]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["run", "run-auto", "gateway", "relay", "bench", "soak", "fuzz"])
+def test_what_make_runs_ends_with_make(tmp_path: Path, target: str) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("there is no make")
+    uv, told = tmp_path / "uv", tmp_path / "told"
+    uv.write_text(
+        f"#!{sys.executable}\nimport pathlib, signal, sys\ntold = pathlib.Path({str(told)!r})\n"
+        "def end(*_):\n    told.write_text('ended')\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\ntold.write_text('runs')\nsignal.pause()\n"
+    )
+    uv.chmod(0o755)
+    program = [make, *(f"--assume-old={file}" for file in _READY), f"UV={uv}", "PROMPT=a 'b' $c", "ARGS=--x 'y z'"]
+    process = subprocess.Popen([*program, target], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with _ended(process):
+        _wait_for(told, "runs")
+        process.terminate()
+        process.wait(10)
+        _wait_for(told, "ended")
+
+
+def _wait_for(file: Path, text: str) -> None:
+    until = time.monotonic() + 10
+    while not (file.exists() and file.read_text() == text):
+        assert time.monotonic() < until, text
+        time.sleep(0.02)
