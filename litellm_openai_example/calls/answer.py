@@ -7,11 +7,11 @@ shape: what cannot be read counts as absent, and it is for the caller to say tha
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from ..json_object import JsonObject
+from ..transport.headers import read_cost
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
 from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, read_reason, read_status
 from .sources import Source, anthropic_pages, read_sources, search_results
@@ -261,19 +261,9 @@ def _arguments(call: JsonObject) -> str:
 
 def _usage(usage: object) -> Usage:
     data = as_dict(usage)
-    cost = data.get("cost")
     return Usage(
         as_int(data.get("input_tokens", data.get("prompt_tokens"))),
         as_int(data.get("output_tokens", data.get("completion_tokens"))),
         as_int(data.get("total_tokens")),
-        read_cost(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        read_cost(data.get("cost")),
     )
-
-
-def read_cost(value: str | float | None) -> float | None:
-    """US dollars; None where it is no number that can be a cost."""
-    try:
-        cost = float(value if value is not None else "")
-    except (ValueError, OverflowError):
-        return None
-    return cost if math.isfinite(cost) and cost >= 0 else None

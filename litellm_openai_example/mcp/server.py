@@ -8,6 +8,7 @@ be neither read nor cancelled by who happens to ask the same.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import json
@@ -49,6 +50,9 @@ _WAYS_OUT = {
     "idempotency_conflict": "this idempotency key was used with other arguments: repeat the arguments as they were, or "
     "send another key",
     "unauthorized": "the relay does not accept the key of this MCP server: tell the user to set RELAY_API_KEY for it",
+    "body_too_large": "question, context and constraints are more than 1 MiB together: shorten them",
+    "shutting_down": "the relay is about to stop or restart: make the same call again in a minute",
+    "ledger_unavailable": "the relay's database is away: make the same call again in a minute",
     "queue_full": "the relay has too many runs queued and nothing was started: make the same call again in a minute",
 }
 _AFTER_FAILURE = "tell the user why; deep_research with new_run=true starts and pays for a new run"
@@ -116,14 +120,15 @@ def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
         """How a research run stands: status, seconds, cost. Its report and sources only when asked for."""
         invocation_id, token = _split(id)
         async with connect(ctx.request_context.request) as relay:
-            view: Invocation = await _told(relay.get(invocation_id, token))
             until = time.monotonic() + wait_seconds
+            view: Invocation = await _told(relay.get(invocation_id, token))
             while not view.finished and (left := until - time.monotonic()) > 0:
                 await ctx.report_progress(wait_seconds - left, wait_seconds, f"research {view.status}")
+                look = min(_LOOK, left)
                 try:
-                    view = await _told(relay.wait(invocation_id, token, timeout=min(_LOOK, left)))
-                except ResearchRunningError:  # or the relay is away for a moment: asked again
-                    continue
+                    view = await _told(relay.wait(invocation_id, token, timeout=look))
+                except ResearchRunningError:  # or the relay is away for a moment, and may say so at once
+                    await asyncio.sleep(max(0.0, until - left + look - time.monotonic()))
         told = _slim(view, token)
         if include_report:
             told["report"] = view.output_text

@@ -28,7 +28,7 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
         raise ConfigurationError("RELAY_LOG_FORMAT must be text or json")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else logging.Formatter(_TEXT))
-    handler.addFilter(_WithoutKeys(keys(env)))
+    handler.addFilter(_OwnWords(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)  # others' loggers may repeat what they were sent: from them warnings alone
 
@@ -50,15 +50,28 @@ def kind_and_place(error: BaseException) -> str:
 _TEXT = "[relay] %(asctime)s %(levelname)s %(message)s"
 
 
-class _WithoutKeys(logging.Filter):
-    """A gateway names its responses as it likes: an id or a model that holds a key is written without it."""
+def _of_others(record: logging.LogRecord) -> str:
+    """What another program's library warns of, without what it warns about: that may be anybody's."""
+    error = record.exc_info[1] if record.exc_info else None
+    record.exc_info = record.exc_text = record.stack_info = None
+    text = f"{record.name}: {str(record.msg).partition(chr(10))[0]}"
+    return f"{text} ({kind_and_place(error)})" if error is not None else text
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+class _OwnWords(logging.Filter):
+    """Each record is one line, and holds neither keys (a gateway names its responses as it likes) nor a traceback."""
 
     def __init__(self, keys: list[str]) -> None:
         super().__init__()
         self._keys = keys
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact_text(record.getMessage(), *self._keys), ()
+        text = record.getMessage() if record.name == log.name else _of_others(record)
+        record.msg, record.args = _one_line(redact_text(text, *self._keys)), ()
         facts = getattr(record, "facts", {})
         record.facts = {
             name: redact_text(value, *self._keys) if isinstance(value, str) else value for name, value in facts.items()

@@ -16,8 +16,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import ConfigurationError
+from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
+from ..transport.headers import read_cost
 from .ledger.database import Database, LedgerUnavailable
 from .ledger.engines import quiet_drivers, why_not_opened
 from .ledger.records import when
@@ -89,7 +91,8 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
     for row in _read(url, work):
         key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
         runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
-        sums[key] = runs + 1, dollars + (row.cost_usd or 0.0), unknown + (row.cost_usd is None)
+        cost = read_cost(row.cost_usd)
+        sums[key] = runs + 1, dollars + (cost or 0.0), unknown + (cost is None)
     told: list[JsonObject] = [
         {"day": day, "model": model or None, "runs": runs, "cost_usd": round(dollars, 6), "cost_unknown": unknown}
         for (day, model), (runs, dollars, unknown) in sorted(sums.items())
@@ -97,7 +100,8 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(told, indent=1)
     lines = [
-        f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  {one['model'] or '(no model)'}"
+        f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  "
+        + one_line(one["model"] or "(no model)")  # as a gateway named it
         + (f"  ({one['cost_unknown']} of unknown cost)" if one["cost_unknown"] else "")
         for one in told
     ]

@@ -17,11 +17,10 @@ from ..calls.lenient import sendable
 from ..calls.sources import read_sources
 from ..errors import one_line
 from ..json_object import JsonObject
+from ..transport.headers import read_cost
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
 
 View = TypeVar("View", bound=Invocation)
-
-_RICHES = 1e12  # US dollars that no run costs
 
 # Other words for the end; every word that is not known means that it goes on.
 _ENDS = {
@@ -93,10 +92,7 @@ def _read(model: type[View], data: JsonObject) -> View:
 
 
 def _cost(*values: object) -> float | None:
-    for value in values:
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _RICHES:
-            return float(value)
-    return None
+    return next((cost for value in values if (cost := read_cost(value)) is not None), None)
 
 
 def _code(data: JsonObject) -> str | None:

@@ -11,6 +11,7 @@ COST_HEADER = "x-litellm-response-cost"
 POLL_AFTER_HEADER = "openai-poll-after-ms"
 # LiteLLM hands a provider's wish on under a name of its own.
 _RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))
+_RICHES = 1e12  # US dollars that no call costs
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -33,8 +34,18 @@ def poll_after(headers: Mapping[str, str]) -> float | None:
 
 def cost(headers: Mapping[str, str]) -> float | None:
     """US dollars, as LiteLLM reckons them; None if it does not say."""
-    dollars = _number(headers.get(COST_HEADER))
-    return dollars if dollars is not None and dollars >= 0 else None
+    return read_cost(headers.get(COST_HEADER))
+
+
+def read_cost(value: object) -> float | None:
+    """US dollars, of a header or of JSON; None where it is no number that can be a cost."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        dollars = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return dollars if 0 <= dollars < _RICHES else None
 
 
 def key_budget(headers: Mapping[str, str]) -> tuple[float | None, float | None]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,9 @@ from mcp import Client, MCPError
 from litellm_openai_example.mcp.server import create_server
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.research.arguments import ToolArguments
-from litellm_openai_example.research.relay_calls import RelayError
+from litellm_openai_example.research.contract import Invocation
+from litellm_openai_example.research.relay_calls import RelayError, ResearchRunningError
+from litellm_openai_example.research.views import read_view
 
 from ..fakes.gateway import Fault, Gateway, Json, message
 from ..fakes.scripted import free_port
@@ -289,6 +292,33 @@ def test_the_documented_settings_can_be_read() -> None:
     assert server["command"] in scripts
     for variable in server["env"]:
         assert variable in text
+
+
+def test_a_wait_through_an_outage_asks_now_and_then() -> None:
+    """Also if the relay, or a proxy before it, says at once that it will be away for longer."""
+    asked: list[float] = []
+    running = read_view({"invocation_id": "inv_1", "status": "running"})
+
+    class Relay:
+        async def get(self, *_: object) -> Invocation:
+            return running
+
+        async def wait(self, *_: object, timeout: float) -> None:
+            asked.append(timeout)
+            raise ResearchRunningError("away", invocation_id="inv_1", invocation_token="x")
+
+    @asynccontextmanager
+    async def connect(_: object) -> AsyncIterator[Any]:
+        yield Relay()
+
+    async def main() -> None:
+        async with Client(create_server(connect, lambda _: "ann")) as client:
+            assert (await call(client, "research_status", id="inv_1.x", wait_seconds=1))["status"] == "running"
+
+    began = time.monotonic()
+    anyio.run(main)
+    assert 1 <= len(asked) <= 2
+    assert 1 <= time.monotonic() - began < 5
 
 
 def test_the_same_call_has_the_key_that_it_always_had() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..fakes.gateway import Fault, Gateway
+from ..fakes.gateway import Fault, Gateway, message
 from .conftest import StartRelay, assert_clean
 from .running import ThreadedRelay, environment, relay_process
 
@@ -104,3 +105,43 @@ log_run("ended", "inv_1", model="gpt-sk-relay-1", seconds=1.5)
     if form == "json":
         assert json.loads(told.splitlines()[1])["model"] == "gpt-[key]"
         assert json.loads(told.splitlines()[1])["seconds"] == 1.5
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_others_say_is_written_without_what_they_say_it_of(form: str) -> None:
+    """A library's warnings and tracebacks repeat what it was sent; and each record is one line, whoever named it."""
+    code = """
+import asyncio, logging
+from litellm_openai_example.relay.log import configure_logging, log
+configure_logging({"RELAY_LOG_FORMAT": "%s"})
+log.warning("the gateway lists %%s", "a model\\n2026-01-01 ERROR made up\\x1b[31m\\u2028x")
+logging.getLogger("library").warning("refused %%s", "the question")
+async def main():
+    async def fail(): raise ValueError("the question")
+    asyncio.get_running_loop().create_task(fail())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+asyncio.run(main())
+"""
+    told = subprocess.run([sys.executable, "-c", code % form], capture_output=True, text=True, timeout=60).stderr
+    assert "the question" not in told
+    assert "Traceback" not in told
+    assert "\x1b" not in told
+    lines = told.splitlines()
+    assert len(lines) == 3
+    assert "a model 2026-01-01 ERROR made up" in lines[0]
+    assert "library: refused %s" in lines[1]
+    assert "asyncio: Task exception was never retrieved (ValueError at " in lines[2]
+
+
+@pytest.mark.parametrize(
+    "cost", [10**400, 1e308, -1, float("nan"), float("inf"), [1], True, "much"], ids=lambda cost: str(cost)[:9]
+)
+def test_a_cost_that_can_be_none(cost: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """Then the header tells it; the run ends, and the sum stays a number."""
+    upstream.final = lambda request: message("text") | {"usage": {"cost": cost}, "model": 'm"\n{x}'}
+    key = "litellm_relay_cost_usd_total", ""
+    before = values(relay)[key]
+    view = relay.api.wait(relay.api.start())
+    assert (view["status"], view["cost_usd"]) == ("completed", 0.25)
+    assert values(relay)[key] - before == 0.25

@@ -52,6 +52,23 @@ def test_runs_and_what_they_cost(database_url: str) -> None:
     assert [line.split()[:2] for line in lines] == [["a", "running"], ["d", "queued"]]
 
 
+def test_a_model_and_a_cost_as_a_gateway_may_tell_them(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            for name in "ab":
+                await ledger.accept(new(name))
+            await ledger.claim(2, blocks=False)
+            for name in "ab":
+                response = {"model": 'm"\n\x1b[31m', "cost_usd": 1e308}
+                await ledger.settle(name, Outcome("completed", None, "x", response))
+
+    run(work)
+    (one,) = told(database_url, "--cost")
+    assert (one["runs"], one["cost_usd"], one["cost_unknown"]) == (2, 0, 2)
+    (line,) = report(database_url, "--cost").stdout.splitlines()
+    assert "\x1b" not in line
+
+
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     missing = report(f"sqlite:///{tmp_path}/none.sqlite3", "--list")
     assert missing.returncode == 2

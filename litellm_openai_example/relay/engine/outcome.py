@@ -16,14 +16,13 @@ anything else                           (not ended)
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
 from ...calls.answer import Answer
 from ...calls.reasons import CutKind
 from ...json_object import JsonObject
-from ...transport.headers import cost
+from ...transport.headers import cost, read_cost
 from ..ledger.records import Outcome
 from .shorten import shortened
 
@@ -111,5 +110,5 @@ def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
     """US dollars; the last event of a stream has them in its usage, as no header can."""
     usage = body.get("usage")
     value = usage.get("cost") if isinstance(usage, dict) else None
-    told = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return cost(headers) if not told else value
+    told = read_cost(value)
+    return cost(headers) if told is None else told
