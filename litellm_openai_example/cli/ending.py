@@ -65,12 +65,14 @@ def _ending(session: Session, error: BaseException) -> int:
 def _failed(session: Session, failure: GatewayError) -> int:
     _add_hint(session, failure)
     ended = not isinstance(failure, StillRunningError)
-    if isinstance(failure, CutShortError) and failure.text and not session.out.wrote:
+    shown = session.out.wrote
+    if isinstance(failure, CutShortError) and failure.text and not shown:
+        shown = session.options.json
         session.answer_id = session.answer_id or failure.response_id
         session.out.write(readable_json(failure.raw) if session.options.json and failure.raw else failure.text)
-    elif failure.research and not session.out.wrote:
-        session.out.write(failure.research)  # it was paid for, whatever came after it
     session.out.end()
+    if failure.research and not shown:
+        session.out.paragraph(failure.research)  # it was paid for, whatever came after it
     notice(f"Error: {failure}")
     if not ended:
         session.invocation = getattr(failure, "invocation", session.invocation)

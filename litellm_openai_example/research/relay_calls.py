@@ -7,10 +7,11 @@ goes to the relay.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
 from ..transport.headers import retry_after
+from ..transport.policy import sdk_call
 from ..transport.tls import check_host
 from . import contract
 from .arguments import ToolArguments
@@ -34,6 +36,7 @@ T = TypeVar("T")
 Arguments = Mapping[str, object]
 
 _WAIT_SECONDS = 20.0  # of one wait request; then the next one, for a fresh status
+_WAIT_GRACE = 10.0  # seconds more, for the answer to arrive
 _CHECK_SECONDS = 5.0
 _DEFAULT_FORMAT: str = ToolArguments.model_fields["deliverable_format"].default
 _MOST_DETAILS = 3
@@ -130,7 +133,7 @@ class RelayCalls:
             seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
             path = f"{invocation_path(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                response = await self._until_answered("GET", path, token_header(token), timeout=seconds + 10)
+                response = await self._until_answered("GET", path, token_header(token), timeout=seconds + _WAIT_GRACE)
             except RelayError as error:
                 # It was asked again until the deadline was near: the run is none the worse for it.
                 if error.status is None or error.status in PASSING:
@@ -188,7 +191,14 @@ class RelayCalls:
         if body is not None:
             options["content"] = json.dumps(body, ensure_ascii=False).encode()
             options["headers"]["Content-Type"] = "application/json"
-        return call(lambda _: self._http.request(method, self.base_url + path, **options))
+
+        def send(_: object) -> object:
+            # Around all of it: a relay, or a proxy before it, that drips must not keep a wait from being repeated.
+            with sdk_call(timeout):
+                answer = self._http.request(method, self.base_url + path, **options)
+            return _within(timeout, answer) if inspect.isawaitable(answer) else answer
+
+        return call(send)
 
     def _unreachable(self, error: Exception) -> RelayError:
         reason = one_line(str(error)) or type(error).__name__
@@ -209,6 +219,11 @@ class RelayCalls:
         if response.status_code in PASSING:  # a proxy before a relay that restarts says no JSON either
             hint = ""
         return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
+
+
+async def _within(timeout: float | None, answer: Awaitable[T]) -> T:
+    with sdk_call(timeout):
+        return await answer
 
 
 async def pausing(seconds: float) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
+from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.contract import Invocation
 from litellm_openai_example.research.relay_calls import RelayEvent
 from litellm_openai_example.research.views import read_view
+
+from ..fakes.scripted import Answer
+from ..fakes.served import FakeGateway
 
 INVOCATIONS = "/api/v1/tool-invocations"
 VIEW = {"invocation_id": "0c7f", "tool_name": "deep_research", "mode": "background", "invocation_token": "tok"}
@@ -64,6 +70,31 @@ def test_a_relay_that_goes_away_in_the_end_leaves_the_run_to_be_picked_up(other:
     with RelayClient(timeout=1.5) as relay, pytest.raises(ResearchRunningError) as caught:
         relay.wait("0c7f", "tok")
     assert caught.value.invocation == ("0c7f", "tok")
+
+
+@pytest.mark.parametrize("hang", [Answer(pause=60.0), Answer(drip=0.1), Answer(drip_head=0.1)])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_wait_that_hangs_or_drips_is_given_up_and_repeated(
+    monkeypatch: pytest.MonkeyPatch, hang: Answer, asynchronous: bool
+) -> None:
+    monkeypatch.setattr(relay_calls, "_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(relay_calls, "_WAIT_GRACE", 0.5)
+    ended = json.dumps({**VIEW, "status": "completed", "output_text": "FOUND"}).encode()
+    answers = [replace(hang, body=b" " * 1000), Answer(body=ended)]
+
+    async def wait(url: str) -> Invocation:
+        async with AsyncRelayClient(url) as relay:
+            return await relay.wait("0c7f", "tok", timeout=20)
+
+    with FakeGateway(lambda _: answers.pop(0)) as gateway:
+        began = time.monotonic()
+        if asynchronous:
+            view = asyncio.run(wait(gateway.url))
+        else:
+            with RelayClient(gateway.url) as relay:
+                view = relay.wait("0c7f", "tok", timeout=20)
+        assert time.monotonic() - began < 10
+    assert view.output_text == "FOUND"
 
 
 Events = Callable[[], list[RelayEvent]]

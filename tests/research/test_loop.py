@@ -631,3 +631,15 @@ def test_a_pick_up_needs_the_token(relay: FakeRelay, command: RunCommand) -> Non
     assert run.code == 2
     assert "RELAY_INVOCATION_TOKEN" in run.err
     assert relay.server.seen == []
+
+
+def test_the_command_prints_the_research_under_a_last_turn_that_is_cut_short(
+    configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
+    cut = reply(response_body("Half", "incomplete"))
+    Turns(configured, calling(ARGUMENTS), cut)
+    run = command(*AUTO, "Research noodles")
+    assert (run.code, run.out) == (3, "Half\n\nRESEARCHED\n")
+    Turns(configured, calling(ARGUMENTS), cut)
+    run = command(*AUTO, "--json", "Research noodles")
+    assert (run.code, json.loads(run.out)["status"]) == (3, "incomplete")
