@@ -31,19 +31,20 @@ submitting as queued and awaiting as running. Ended rows never change again, and
 
 A submission may have been executed once its intent is committed, in the last moment before it is sent (commit_intent).
 Until then its row is marked `unsent`, and nothing is lost with its process.
+
+Longer than other files: the table and the methods that it names are one thing, and are read side by side. What an
+UPDATE is stands in `changes`, who lives in `leases`, what is asked of the database in `database`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, Executable, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -51,8 +52,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ...config import ConfigurationError
 from .acceptance import RECORD, insert_new
 from .batch import Batch
+from .changes import change, pick, requeued, settled
 from .database import Database, Transaction
 from .engines import why_not_opened
+from .leases import Leases
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
 from .schema import IN_FLIGHT as IN_FLIGHT
@@ -61,16 +64,12 @@ INDETERMINATE = Outcome("failed", "submission_indeterminate")
 _PURGED_AT_ONCE = 200
 _ACCEPTED_AT_ONCE = 200
 _READ_AT_ONCE = 500
-_LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
 _LONGEST_DELAY = 600.0  # a later `not_before` was written before the clock was set back
-_THOROUGH_EVERY = 30.0
 _PROBE = 1.5
 
 _row = invocations.c
 _SUBMITTING = and_(IS_ACTIVE, in_state(_row, IN_FLIGHT))
 _FOLLOWED = and_(IS_ACTIVE, in_state(_row, ["running"]))
-
-Conditions = Callable[[AsyncConnection], Awaitable[Sequence[ColumnElement[bool]]]]
 
 
 class Ledger:
@@ -95,11 +94,9 @@ class Ledger:
     ) -> None:
         self.database = database
         self.worker = worker
-        self._lease = lease
+        self._leases = Leases(worker, lease, clock, postgresql=database.postgresql)
         self._max_queued = max_queued
-        self._clock = clock
         self._secret = b""
-        self._next_thorough = 0.0
         self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
 
@@ -159,7 +156,8 @@ class Ledger:
 
     async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
         query = select(*RECORD).where(_row.id.in_(ids))
-        return {record.id: record for record in await self._records(query)}
+        rows = await self.database.read(lambda connection: connection.execute(query))
+        return {row["id"]: Record(**row) for row in rows.mappings()}
 
     async def pieces(self, invocation_id: str, after: int = 0) -> list[Piece]:
         """Streamed text, from the piece that follows the `after`-th."""
@@ -179,37 +177,29 @@ class Ledger:
 
         async def work(connection: AsyncConnection) -> tuple[bool, bool]:
             queued = select(_row.id).where(*_is_due()).exists()
-            orphaned = select(_row.id).where(IS_ACTIVE, await self._is_orphan(connection, may_declare_dead)).exists()
+            orphan = await self._leases.is_orphan(connection, may_declare_dead=may_declare_dead)
+            orphaned = select(_row.id).where(IS_ACTIVE, orphan).exists()
             row = (await connection.execute(select(queued, orphaned))).one()
             return bool(row[0]), bool(row[1])
 
         return await self.database.read(work)
 
-    async def owned(self) -> list[str]:
-        """The invocations that are this process's, as the ledger has it."""
-        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker)
+    async def owned(self, *conditions: ColumnElement[bool]) -> list[str]:
+        """The invocations that are this process's, as the ledger has it; those alone that fulfil `conditions`."""
+        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker, *conditions)
         return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
 
     async def cancel_requests(self) -> list[str]:
         """Invocations of this process that somebody wants cancelled."""
-        query = select(_row.id).where(IS_ACTIVE, _row.owner == self.worker, _row.cancel_requested)
-        return [row.id for row in await self.database.read(lambda connection: connection.execute(query))]
+        return await self.owned(_row.cancel_requested)
 
-    async def _records(self, query: Select[Any]) -> list[Record]:
-        rows = await self.database.read(lambda connection: connection.execute(query))
-        return [Record(**row) for row in rows.mappings()]
-
-    # Leases
+    # Leases, and what dead processes have left
 
     async def heartbeat(self) -> None:
         """Renew this process's lease."""
 
         async def work(transaction: Transaction) -> None:
-            ticks = None if self.database.postgresql else self._clock() + self._lease
-            lease = {"id": self.worker, "expires_at": db_now() + self._lease, "ticks": ticks}
-            renewed = update(workers).where(workers.c.id == self.worker).values(lease)
-            if (await transaction.connection.execute(renewed)).rowcount == 0:
-                await transaction.connection.execute(insert(workers).values(lease))
+            await self._leases.renew(transaction.connection)
             await self._prove(transaction)
 
         await self.database.write(work)
@@ -217,69 +207,39 @@ class Ledger:
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
 
-        async def orphans(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-            return _FOLLOWED, await self._is_orphan(connection, may_declare_dead), self._holds_lease()
+        async def work(transaction: Transaction) -> list[Record]:
+            orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
+            return await change(transaction, (_FOLLOWED, orphan, self._leases.held()), {"owner": self.worker}, limit)
 
-        return await self._change(orphans, {"owner": self.worker}, limit)
+        return await self.database.write(work)
 
     async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Give back to the queue what processes that have died had claimed, but not sent."""
 
-        async def unsent(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-            return _SUBMITTING, _row.unsent.is_(True), await self._is_orphan(connection, may_declare_dead)
+        async def work(transaction: Transaction) -> list[Record]:
+            orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
+            return await change(transaction, (_SUBMITTING, _row.unsent.is_(True), orphan), requeued())
 
-        return await self._change(unsent, _requeued())
+        return await self.database.write(work)
 
     async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Fail the submissions in flight of processes that have died."""
 
-        async def lost(connection: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-            return _SUBMITTING, _row.unsent.is_not(True), await self._is_orphan(connection, may_declare_dead)
+        async def work(transaction: Transaction) -> list[Record]:
+            orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
+            return await change(transaction, (_SUBMITTING, _row.unsent.is_not(True), orphan), settled(INDETERMINATE))
 
-        return await self._change(lost, _settled(INDETERMINATE))
-
-    def _is_alive(self) -> ColumnElement[bool]:
-        """Whether a lease of `workers` holds."""
-        lease = workers.c
-        if self.database.postgresql:
-            return lease.expires_at > db_now()
-        now = self._clock()
-        return or_(
-            func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
-            and_(lease.ticks.is_(None), lease.expires_at > db_now()),
-        )
-
-    def _holds_lease(self) -> ColumnElement[bool]:
-        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
-        return select(workers.c.id).where(workers.c.id == self.worker, self._is_alive()).exists()
-
-    async def _is_orphan(self, connection: AsyncConnection, may_declare_dead: bool) -> ColumnElement[bool]:
-        """Of an active row, that nobody does it: its owner has left, or let its lease run out and may be declared dead.
-
-        Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
-        A process that asks lives, however late its heart beats: what is its own is never an orphan to it.
-        """
-        left: ColumnElement[bool] = _row.owner.is_(None)
-        if not may_declare_dead:
-            return left
-        silent = select(workers.c.id).where(workers.c.id != self.worker, ~self._is_alive())
-        dead: Executable = silent
-        if self._clock() >= self._next_thorough:
-            self._next_thorough = self._clock() + _THOROUGH_EVERY
-            leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
-            dead = silent.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self.worker, ~leased))
-        names = [row.id for row in await connection.execute(dead)]
-        return or_(left, _row.owner.in_(names)) if names else left
+        return await self.database.write(work)
 
     async def leave(self) -> None:
         """This process stops: others may take over its work at once."""
         mine = _row.owner == self.worker
-        await self._change(_always(mine, _SUBMITTING, _row.unsent.is_(True)), _requeued())
-        await self._change(_always(mine, _SUBMITTING), _settled(INDETERMINATE))
 
         async def work(transaction: Transaction) -> None:
+            await change(transaction, (mine, _SUBMITTING, _row.unsent.is_(True)), requeued())
+            await change(transaction, (mine, _SUBMITTING), settled(INDETERMINATE))
             await transaction.connection.execute(update(invocations).where(mine, _FOLLOWED).values(owner=None))
-            await transaction.connection.execute(delete(workers).where(workers.c.id == self.worker))
+            await self._leases.end(transaction.connection)
 
         await self.database.write(work)
 
@@ -295,21 +255,22 @@ class Ledger:
             "started_at": func.coalesce(_row.started_at, db_now()),
             "updated_at": db_now(),
         }
-        return await self._change(_always(*_is_due(), self._holds_lease()), values, limit)
+        wanted = (*_is_due(), self._leases.held())
+        return await self.database.write(lambda transaction: change(transaction, wanted, values, limit))
 
     async def requeue(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
         """The `attempt`-th (from 1) was certainly not sent: try again in `delay` seconds, 300 at most.
 
         Repeating it does nothing once another attempt was claimed.
         """
-        values = _requeued() | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
+        values = requeued() | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
         this_one = () if attempt is None else (_row.attempts == attempt,)
         return await self._change_mine(invocation_id, IN_FLIGHT, values, *this_one)
 
     async def commit_intent(self, invocation_id: str) -> bool:
         """From here on it may have been sent. False, and it must not be, if it is no longer this process's."""
         # Nobody sees a change, so nobody is told; and a commit whose answer was lost may be repeated.
-        return await self._change_mine(invocation_id, IN_FLIGHT, {"unsent": None}, self._holds_lease(), tell=False)
+        return await self._change_mine(invocation_id, IN_FLIGHT, {"unsent": None}, self._leases.held(), tell=False)
 
     async def leave_gate(self, invocation_id: str) -> bool:
         return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})
@@ -343,13 +304,13 @@ class Ledger:
             False if it has ended already or is no longer this process's.
         """
         upstream = {} if upstream_id is None else {"upstream_id": upstream_id}
-        return await self._change_mine(invocation_id, ACTIVE, _settled(outcome) | upstream)
+        return await self._change_mine(invocation_id, ACTIVE, settled(outcome) | upstream)
 
     async def request_cancel(self, invocation_id: str) -> None:
         """Cancel an invocation that is queued; ask the owner of one that runs to do it."""
 
         async def work(transaction: Transaction) -> None:
-            cancelled = _settled(Outcome("cancelled", "cancelled_by_client"))
+            cancelled = settled(Outcome("cancelled", "cancelled_by_client"))
             queued = update(invocations).where(_row.id == invocation_id, _row.state == "queued").values(cancelled)
             if (await transaction.connection.execute(queued)).rowcount == 0:
                 active = (_row.id == invocation_id, _row.state.in_(ACTIVE))
@@ -367,13 +328,11 @@ class Ledger:
 
         async def work(transaction: Transaction) -> int:
             cutoff = db_now() - retention
-            ids = await _pick(transaction, (IS_ENDED, _row.updated_at < cutoff), _row.updated_at, _PURGED_AT_ONCE)
+            ids = await pick(transaction, (IS_ENDED, _row.updated_at < cutoff), _row.updated_at, _PURGED_AT_ONCE)
             if ids:
                 await transaction.connection.execute(delete(pieces).where(pieces.c.invocation_id.in_(ids)))
                 await transaction.connection.execute(delete(invocations).where(_row.id.in_(ids)))
-            owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
-            long_over = (workers.c.expires_at < db_now() - 3600, ~self._is_alive(), ~owns)
-            await transaction.connection.execute(delete(workers).where(*long_over))
+            await self._leases.forget(transaction.connection)
             return len(ids)
 
         return await self.database.write(work)
@@ -398,55 +357,7 @@ class Ledger:
 
         return await self.database.write(work)
 
-    async def _change(
-        self, conditions: Conditions, values: Mapping[str, object], limit: int | None = None
-    ) -> list[Record]:
-        """Change those that fulfil `conditions`, oldest first, and that no other process is just about to change."""
-
-        async def work(transaction: Transaction) -> list[Record]:
-            wanted = await conditions(transaction.connection)
-            ids = await _pick(transaction, wanted, _row.created_at, limit)
-            if not ids:
-                return []
-            changed = update(invocations).where(_row.id.in_(ids)).values(values).returning(*RECORD)
-            rows = await transaction.connection.execute(changed)
-            transaction.changed.update(ids)
-            return sorted((Record(**row) for row in rows.mappings()), key=lambda record: record.created_at)
-
-        return await self.database.write(work)
-
-
-def _settled(outcome: Outcome) -> dict[str, object]:
-    return {
-        "state": outcome.state,
-        "error_code": outcome.error_code,
-        "output_text": outcome.output_text,
-        "response": None if outcome.response is None else json.dumps(outcome.response),
-        "cost_usd": (outcome.response or {}).get("cost_usd"),
-        "owner": None,
-        "updated_at": db_now(),
-    }
-
-
-def _requeued() -> dict[str, object]:
-    return {"state": "queued", "unsent": None, "owner": None, "updated_at": db_now()}
-
 
 def _is_due() -> Sequence[ColumnElement[bool]]:
     """Queued, and to be claimed now; or its time is so far off that the clock must have been set back since."""
     return IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY)
-
-
-def _always(*conditions: ColumnElement[bool]) -> Conditions:
-    async def same(_: AsyncConnection) -> Sequence[ColumnElement[bool]]:
-        return conditions
-
-    return same
-
-
-async def _pick(
-    transaction: Transaction, conditions: Sequence[ColumnElement[bool]], order: ColumnElement[float], limit: int | None
-) -> list[str]:
-    """The ids first, then what happens to them: in one statement the planner may read the whole table for them."""
-    query = select(_row.id).where(*conditions).order_by(order).limit(limit).with_for_update(skip_locked=True)
-    return [row.id for row in await transaction.connection.execute(query)]
