@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import click
 
 from .config import ConfigurationError
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 
 
 def run_command(
@@ -48,3 +51,9 @@ def run_command(
     except (click.Abort, KeyboardInterrupt):
         tell("interrupted")
         return INTERRUPTED
+
+
+def abandon_stdout() -> None:
+    """After stdout took no more: let the interpreter's own flush at exit find nothing to complain about."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,15 +6,16 @@ import traceback
 from collections.abc import Callable
 
 from ..config import ConfigurationError, is_visible_ascii
+from ..console import READER_GONE, abandon_stdout
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..transport.deadline import deadline
 from . import work
 from .again import own_relay, typed
 from .options import PROGRAM, Options
-from .output import abandon_stdout, notice, readable_json
+from .output import notice, readable_json
 from .session import Session
 
-FAILED, USAGE, NOT_AS_ASKED, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
+FAILED, USAGE, NOT_AS_ASKED, INTERRUPTED = 1, 2, 3, 130
 
 
 def carry_out(run: Callable[[Session, str], int], options: Options, prompt: str, started: float) -> int:

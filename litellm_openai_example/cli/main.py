@@ -12,12 +12,12 @@ import click
 from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
-from ..console import FAILED, run_command
+from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..payer import who_pays
 from .fields import parse_country, parse_fields
 from .options import PROGRAM, Options, conflict
-from .output import abandon_stdout, notice
+from .output import notice
 from .prompt import read_prompt
 from .quick_import import execute
 
@@ -200,10 +200,10 @@ def _main(arguments: list[str] | None) -> int:
     try:
         return run_command(command, notice, name=PROGRAM, arguments=arguments)
     except SystemExit as end:  # shell completion ends so, and with 1 --help whose reader has gone
-        return 141 if end.code else 0
+        return READER_GONE if end.code else 0
     except BrokenPipeError:
         abandon_stdout()
-        return 141
+        return READER_GONE
     except OSError as error:
         abandon_stdout()
         notice(f"Error: cannot write to stdout: {error.strerror or error}")

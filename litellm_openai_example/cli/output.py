@@ -5,7 +5,6 @@ Whatever a model wrote has to get through any terminal, encoding and pipe withou
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import threading
@@ -130,12 +129,6 @@ def readable_json(text: str) -> str:
 def stderr_is_terminal() -> bool:
     """Whether a person reads the notices, and not a program."""
     return _is_terminal(sys.stderr)
-
-
-def abandon_stdout() -> None:
-    """After stdout took no more: let the interpreter's own flush at exit find nothing to complain about."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _progress_shown = threading.Event()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from ..config import ConfigurationError
-from ..console import run_command
+from ..console import READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
 from .settings import Settings, database_url, make_settings, request_fields
@@ -197,7 +197,13 @@ def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: b
             text = listed(url, state, as_json=as_json)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(text)
+    try:
+        click.echo(text)
+    except OSError as error:
+        abandon_stdout()
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        raise click.ClickException(f"cannot write to stdout: {error.strerror or error}") from None
     return 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +22,21 @@ from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
 from ..transport.headers import read_cost
-from .ledger.database import Database, LedgerUnavailable
+from .ledger.database import Database, LedgerUnavailable, Unstorable
 from .ledger.engines import quiet_drivers, why_not_opened
 from .ledger.records import when
-from .ledger.schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, check_version, db_now, in_state, invocations
+from .ledger.schema import (
+    ACTIVE,
+    IS_ACTIVE,
+    IS_ENDED,
+    IS_QUEUED,
+    NO_LEDGER,
+    check_version,
+    db_now,
+    in_state,
+    invocations,
+    meta,
+)
 
 T = TypeVar("T")
 
@@ -129,24 +142,47 @@ def _dollars(cost: float | None) -> str:
 
 def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     quiet_drivers()
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        raise ConfigurationError(f"there is no ledger at {url.database} (RELAY_DATABASE_URL names another place)")
+    if url.get_backend_name() == "sqlite":
+        _check_file(Path(str(url.database)))
 
-    async def read() -> T:
+    async def checked(connection: AsyncConnection) -> T | ConfigurationError:
+        try:
+            await connection.run_sync(check_version)
+        except ConfigurationError as error:  # not raised: the database's errors are put into its own words
+            return error
+        return await work(connection)
+
+    async def read() -> T | ConfigurationError:
         database = Database(url, "report")
         try:
-            await database.read(lambda connection: connection.run_sync(check_version))
-            return await database.read(work)
+            return await database.read(checked)
         finally:
             await database.close()
 
     try:
-        return asyncio.run(read())
-    except LedgerUnavailable as error:
+        result = asyncio.run(read())
+    except (LedgerUnavailable, Unstorable) as error:
         cause = error.__context__ if isinstance(error.__context__, Exception) else error
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(cause)}") from None
     except (DBAPIError, PoolTimeout, OSError) as error:
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(error)}") from None
+    if isinstance(result, ConfigurationError):
+        raise result
+    return result
+
+
+def _check_file(path: Path) -> None:
+    """Leave a file alone that is no ledger: to open it as one would change it. Raises ConfigurationError."""
+    if not path.exists():
+        raise ConfigurationError(f"there is no ledger at {path} (RELAY_DATABASE_URL names another place)")
+    query = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+            (found,) = connection.execute(query, (meta.name,)).fetchone()
+    except sqlite3.Error:
+        return  # locked, or no database: opening it tells
+    if not found:
+        raise ConfigurationError(NO_LEDGER)
 
 
 def day_before(days: int) -> datetime:

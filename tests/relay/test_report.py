@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
 
@@ -91,3 +95,49 @@ def test_an_option_of_a_report_starts_no_relay(options: str, tmp_path: Path) -> 
     assert done.returncode == 2
     assert "goes with" in done.stderr or "exclude each other" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_ledger_of_another_release_is_named(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            newer = text("UPDATE relay_meta SET value = '99' WHERE key = 'version'")
+            await ledger.database.write(lambda transaction: transaction.connection.execute(newer))
+
+    run(work)
+    done = report(database_url, "--list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("[relay] Error: the ledger has schema version 99")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_database_without_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with closing(sqlite3.connect(tmp_path / "another's")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    for path in sorted(tmp_path.iterdir()):
+        before = path.read_bytes()
+        done = report(f"sqlite:///{path}", "--cost")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "holds no ledger" in done.stderr
+        assert path.read_bytes() == before
+
+
+def test_stdout_may_take_nothing(sqlite_url: str) -> None:
+    async def work() -> None:
+        async with opened(sqlite_url):
+            pass
+
+    run(work)
+    environment = {"RELAY_DATABASE_URL": sqlite_url, "PATH": "/usr/bin"}
+    command = [sys.executable, "-m", "litellm_openai_example.relay", "--list"]
+    read, write = os.pipe()
+    os.close(read)
+    gone = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (gone.returncode, gone.stderr) == (141, "")
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("[relay] Error: cannot write to stdout")
+        assert len(done.stderr.splitlines()) == 1

@@ -170,10 +170,13 @@ def prepare(connection: Connection) -> bytes:
     return bytes.fromhex(stored["secret"])
 
 
+NO_LEDGER = "that database holds no ledger: a relay makes one when it starts"
+
+
 def check_version(connection: Connection) -> None:
     """Raises ConfigurationError unless there is a ledger, and of this version. Changes nothing."""
     if not inspect(connection).has_table(meta.name):
-        raise ConfigurationError("that database holds no ledger: a relay makes one when it starts")
+        raise ConfigurationError(NO_LEDGER)
     version = connection.scalar(select(meta.c.value).where(meta.c.key == "version"))
     if version != str(VERSION):
         raise ConfigurationError(
