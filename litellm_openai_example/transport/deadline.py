@@ -7,6 +7,7 @@ asynchronous call can be cancelled from outside; a blocking one cannot, so each 
 from __future__ import annotations
 
 import math
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,25 @@ def clamp(stream: Any) -> None:
         return start_tls(ssl_context, server_hostname, _clamped(timeout))
 
     stream.read, stream.write, stream.start_tls = clamped_read, clamped_write, clamped_start_tls
+    _clamp_tls(stream.get_extra_info("socket"))
+
+
+def _clamp_tls(socket: object) -> None:
+    """For TLS within the TLS of a proxy: a handshake or a read of the inner one makes many of the outer one."""
+    if not isinstance(socket, ssl.SSLSocket):
+        return
+    outer: Any = socket
+    receive, send = outer.recv, outer.sendall
+
+    def clamped_receive(*args: int) -> bytes:
+        outer.settimeout(_clamped(outer.gettimeout()))
+        return receive(*args)  # type: ignore[no-any-return]
+
+    def clamped_send(data: bytes) -> None:
+        outer.settimeout(_clamped(outer.gettimeout()))
+        send(data)
+
+    outer.recv, outer.sendall = clamped_receive, clamped_send
 
 
 def _clamped(timeout: float | None) -> float | None:

@@ -7,7 +7,9 @@ import socket
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -126,6 +128,43 @@ def test_a_deadline_holds_for_what_drips(
     sent = way == "proxy" or not from_the_start
     assert ("the outcome is unknown" in str(caught.value)) is sent
     assert len(server.posts) == (1 if sent else 0)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("drips", ["the proxy's handshake", "the gateway's handshake"])
+def test_a_deadline_holds_for_tls_in_the_tls_of_a_proxy(
+    drips: str, kind: str, tls: TLSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway's handshake is read in many reads of the proxy's connection, each with a timeout of its own."""
+    left: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection: socket.socket = listener.accept()[0]
+        if drips == "the gateway's handshake":
+            connection = tls.context.wrap_socket(connection, server_side=True)
+            while not connection.recv(65536).endswith(b"\r\n\r\n"):
+                pass
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with connection, suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")  # the head of a long record
+            for _ in range(200):
+                connection.sendall(b"\x02")
+                time.sleep(0.05)
+            left.append(b"still connected")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = threading.Thread(target=serve, args=(listener,))
+        proxy.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{listener.getsockname()[1]}")
+        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ResourceWarning)
+            with pytest.raises(openai.APITimeoutError, match="could not send the request"):
+                create(kind, tls.url, 0.8)
+        assert time.monotonic() - started < 5
+        proxy.join()
+    assert not left
+    assert not tls.seen
 
 
 def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:

@@ -93,7 +93,7 @@ class TLSServer(RawServer):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         super().__init__()
-        self._context = context
+        self.context = context
 
     @property
     def url(self) -> str:
@@ -101,7 +101,7 @@ class TLSServer(RawServer):
 
     def wrap(self, connection: socket.socket) -> socket.socket:
         # The handshake is made by the first read: at the server's end its socket can be shut down even there.
-        return self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 
 @pytest.fixture
