@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -30,10 +31,10 @@ from litellm_openai_example.research.relay_calls import RelayError, ResearchRunn
 from litellm_openai_example.research.views import read_view
 
 from ..fakes.gateway import Fault, Gateway, Json, message
-from ..fakes.scripted import free_port
+from ..fakes.scripted import eventually, free_port
 from .agents import KEY, Reach, agent, call, on_stdio, over_http, over_http_of_2025, tell
 from .conftest import StartRelay, assert_clean
-from .running import RelayProcess, ThreadedRelay, environment
+from .running import RelayProcess, ThreadedRelay, body, environment
 
 NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One", "start_index": 0, "end_index": 3}
 
@@ -251,6 +252,40 @@ def test_a_message_is_bounded(relay: ThreadedRelay) -> None:
     answer = relay.api.call("POST", "/mcp", json=PING, headers=headers)
     assert answer.status_code == 200
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("newest", [True, False], ids=["2026", "2025"])
+def test_whoever_leaves_in_the_middle_leaves_nothing(newest: bool, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """Neither a waiter, nor a task, nor a session: none is kept."""
+    upstream.seconds = 60.0
+    authorization = {"Authorization": f"Bearer {KEY}"}
+    started = relay.api.post(body("Why?", background=True), **authorization).json()
+    meta: Json = {"progressToken": 1}
+    headers = ACCEPT | authorization
+    if newest:
+        headers |= {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "research_status"}
+        prefix = "io.modelcontextprotocol"
+        meta |= {f"{prefix}/protocolVersion": "2026-07-28", f"{prefix}/clientCapabilities": {}}
+    arguments = {"id": f"{started['invocation_id']}.{started['invocation_token']}", "wait_seconds": 50}
+    params = {"name": "research_status", "arguments": arguments, "_meta": meta}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+    def leave(times: int) -> None:
+        for _ in range(times):
+            with relay.api.http.stream("POST", "/mcp", json=message, headers=headers) as answer:
+                assert answer.status_code == 200
+                assert "notifications/progress" in next(
+                    line for line in answer.iter_lines() if line.startswith("data:")
+                )
+
+    def tasks() -> int:
+        return len(asyncio.all_tasks(relay.loop))
+
+    leave(1)
+    assert eventually(lambda: relay.relay.hub.watchers == 0)
+    before = tasks()
+    leave(20)
+    assert eventually(lambda: relay.relay.hub.watchers == 0 and tasks() <= before)
 
 
 def test_the_command_teaches() -> None:
