@@ -33,21 +33,22 @@ class Ending:
     def __init__(self, first: Callable[[], None] = lambda: None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="litellm-example-"))
         self._first = first
-        self._before: dict[signal.Signals, object] = {}
+        self._before = tempfile.tempdir, os.environ.get("TMPDIR")
 
     def __enter__(self) -> Self:
         self.directory.chmod(0o755)  # a database server that root starts is another user
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.directory)
-        for number in _SIGNALS:
-            signal.signal(number, self._end)
+        self._handlers = {number: signal.signal(number, self._end) for number in _SIGNALS}
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._clean_up()
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        tempfile.tempdir, given = self._before
+        os.environ.pop("TMPDIR") if given is None else os.environ.update(TMPDIR=given)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _end(self, number: int, _: object) -> NoReturn:
         for one in _SIGNALS:

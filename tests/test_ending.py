@@ -69,6 +69,26 @@ def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, nu
     assert not list(tmp_path.iterdir())
 
 
+TWICE = """
+import os, signal, subprocess, sys, tempfile
+from tests.ending import Ending
+before = tempfile.gettempdir(), os.environ.get("TMPDIR"), signal.getsignal(signal.SIGINT)
+for _ in range(2):
+    with Ending() as ending, tempfile.NamedTemporaryFile() as file:
+        assert file.name.startswith(f"{ending.directory}/")
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert child.wait(10) == -signal.SIGKILL
+    assert not ending.directory.exists()
+    assert before == (tempfile.gettempdir(), os.environ.get("TMPDIR"), signal.getsignal(signal.SIGINT))
+"""
+
+
+@pytest.mark.parametrize("given", [{}, {"TMPDIR": "/tmp"}])
+def test_what_ends_well_leaves_all_as_it_was(given: dict[str, str]) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "TMPDIR"} | given
+    subprocess.run([sys.executable, "-c", TWICE], env=env, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("target", ["run", "run-auto", "gateway", "relay", "bench", "soak", "fuzz"])
 def test_what_make_runs_ends_with_make(tmp_path: Path, target: str) -> None:
     make = shutil.which("make")
