@@ -17,8 +17,8 @@ import uvicorn
 
 from .http.connection import BoundedConnection
 from .http.routes import create_app
-from .ledger.database import LedgerUnavailable
 from .ledger.engines import quiet_drivers
+from .ledger.failures import LedgerUnavailable
 from .log import configure_logging, log
 from .relay import Relay
 from .settings import Settings

@@ -15,7 +15,8 @@ from .engine.upstream import Upstream
 from .engine.worker import Worker
 from .http.body import Problem
 from .ledger.acceptance import IdempotencyConflict, QueueFull
-from .ledger.database import Database, LedgerUnavailable
+from .ledger.database import Database
+from .ledger.failures import LedgerUnavailable
 from .ledger.ledger import Ledger
 from .ledger.records import NewInvocation, Piece, Record
 from .log import log_run

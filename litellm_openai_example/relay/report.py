@@ -22,8 +22,9 @@ from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
 from ..transport.headers import read_cost
-from .ledger.database import Database, LedgerUnavailable, Unstorable
-from .ledger.engines import quiet_drivers, why_not_opened
+from .ledger.database import Database
+from .ledger.engines import quiet_drivers
+from .ledger.failures import LedgerUnavailable, Unstorable, why_not_opened
 from .ledger.records import when
 from .ledger.schema import (
     ACTIVE,

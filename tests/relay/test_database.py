@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger import database, engines
-from litellm_openai_example.relay.ledger.database import LedgerUnavailable
+from litellm_openai_example.relay.ledger import connections, engines
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
 
 from ..fakes.postgresql import PostgreSQL
@@ -45,7 +45,7 @@ def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:
 
 
 def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_LONGEST_WRITE", 2.0)
+    monkeypatch.setattr(connections, "_LONGEST_WRITE", 2.0)
 
     async def work() -> None:
         async with proxied(postgresql.new_database()) as (proxy, url):
@@ -77,7 +77,7 @@ def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
     ],
 )
 def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
-    assert reason in engines.why_not_opened(OSError(words))
+    assert reason in why_not_opened(OSError(words))
 
 
 @pytest.mark.parametrize("query", ["prepare_threshold=soon", "autocommit=1", "row_factory=x"])

@@ -19,7 +19,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger.database import Database, LedgerUnavailable
+from litellm_openai_example.relay.ledger.database import Database
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
 from litellm_openai_example.relay.ledger.schema import ACTIVE, invocations
@@ -81,7 +82,7 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
         async with opened(database_url) as ledger:
             await fill(ledger, FINISHED)
             asked: list[tuple[str, Any]] = []
-            writer, reader = ledger.database._writer, ledger.database._reader
+            writer, reader = ledger.database.connections.writer, ledger.database.connections.reader
             for engine in (writer, reader):
 
                 @event.listens_for(engine.sync_engine, "before_cursor_execute")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ..counters import count_ended, count_submitted
-from ..ledger.database import LedgerUnavailable, Unstorable
+from ..ledger.failures import LedgerUnavailable, Unstorable
 from ..ledger.ledger import Ledger
 from ..ledger.records import Outcome, Piece, Record
 from ..log import kind_and_place, log, log_run

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 
 from ..events import Event, History
-from ..ledger.database import LedgerUnavailable, NotAnnounced
+from ..ledger.failures import LedgerUnavailable, NotAnnounced
 from ..ledger.ledger import Ledger
 from ..ledger.records import Piece, Record
 from ..log import log

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from ..counters import count_ended
-from ..ledger.database import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, Ledger
 from ..ledger.records import Record
 from ..log import kind_and_place, log

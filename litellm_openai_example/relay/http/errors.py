@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ...research.contract import ErrorDetail
-from ..ledger.database import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 from .body import MOST_DETAILS, Problem
 from .guard import error_response
 

@@ -34,7 +34,7 @@ from ...research.contract import (
 )
 from ..engine.hub import Topic
 from ..events import RETRY_MILLISECONDS, last_id
-from ..ledger.database import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE, exposition
 from ..relay import Relay

@@ -12,45 +12,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..counters import observe_commit
 from ..log import log
 from ..loops import keep_going
-from .engines import engines, is_outage, is_unstorable, kind
+from .connections import Connections
+from .failures import LedgerUnavailable, NotAnnounced, is_outage, twice, unavailable
 
 T = TypeVar("T")
 
 CHANNEL = "litellm_relay"
 _LARGEST_GROUP = 256
-_LONGEST_READ = 5.0
-_LONGEST_WRITE = 10.0
-_LONGEST_MIGRATION = 3600.0
 _CLOSING = 0.4  # seconds that a silent database may hold up the end of the process
 _RETRY = 0.5
 _FRESH = 0.5  # seconds for which one successful write says that another would go as well
 _IDS_PER_NOTIFICATION = 150  # PostgreSQL's payloads end at 8,000 bytes
 _ECHO = 3.0  # seconds within which a listener must have heard its own process
-
-
-class LedgerUnavailable(Exception):
-    """The database does not answer; what was asked of it may be asked again."""
-
-
-class Unstorable(Exception):
-    """The database can never hold a value that it was given."""
-
-
-class NotAnnounced(LedgerUnavailable):
-    """Listening works, but nothing is heard: there is a pooler in between."""
 
 
 @dataclass
@@ -80,7 +65,7 @@ class _CommitLost(Exception):
 
 
 class Database:
-    """Connections to one database.
+    """One database.
 
     Args:
         url: of SQLAlchemy, with an asynchronous driver.
@@ -93,14 +78,12 @@ class Database:
     """
 
     def __init__(self, url: URL, name: str) -> None:
-        self.postgresql = url.get_backend_name() == "postgresql"
+        self.connections = Connections(url)
+        self.postgresql = self.connections.postgresql
         self.on_change: Callable[[Iterable[str]], None] = _nobody
         self._name = name
-        self._file = None if self.postgresql else _File(Path(str(url.database)))
-        self._writer, self._reader = engines(url)
         self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._in_use: set[object] = set()
         self._away = self._proved = False
         self._written = -_FRESH  # when the last write that succeeded began
         self._probe: asyncio.Future[None] | None = None
@@ -116,17 +99,20 @@ class Database:
                 await self._close()
 
     async def _close(self) -> None:
-        for connection in list(self._in_use):
-            self._cut(connection)
+        self.connections.cut()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for engine in (self._writer, self._reader):
-            await engine.dispose()
+        await self.connections.dispose()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run SELECTs. Raises LedgerUnavailable."""
-        return await _twice(lambda: self._read(work))
+
+        async def once() -> T:
+            async with self.connections.reading() as connection:
+                return await work(connection)
+
+        return await twice(once)
 
     async def write(self, work: Write[T]) -> T:
         """Run a change, together with others that are waiting, and return its result once it is on disk.
@@ -165,40 +151,25 @@ class Database:
             LedgerUnavailable: the connection broke; changes may have been missed.
         """
         try:
-            async with self._reader.connect() as connection:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                self._in_use.add(driver)
-                try:
-                    await driver.execute(f"LISTEN {CHANNEL}")
-                    await self.write(lambda transaction: self._notify(transaction.connection, []))
-                    if not [heard async for heard in driver.notifies(timeout=_ECHO, stop_after=1)]:
-                        raise NotAnnounced
-                    yield set()
-                    async for notification in driver.notifies():
-                        sender, *ids = notification.payload.split()
-                        if sender != self._name:
-                            yield set(ids)
-                finally:
-                    self._in_use.discard(driver)
-                    self._cut(driver)
-                    await connection.invalidate()
+            async with self.connections.listening() as driver:
+                await driver.execute(f"LISTEN {CHANNEL}")
+                await self.write(lambda transaction: self._notify(transaction.connection, []))
+                if not [heard async for heard in driver.notifies(timeout=_ECHO, stop_after=1)]:
+                    raise NotAnnounced
+                yield set()
+                async for notification in driver.notifies():
+                    sender, *ids = notification.payload.split()
+                    if sender != self._name:
+                        yield set(ids)
         except Exception as error:
-            raise _unavailable(error) from None
+            raise unavailable(error) from None
 
     async def run(self, work: Callable[[Any], T]) -> T:
         """Run blocking-style code on a `Connection` in a transaction of its own. Raises what the driver raises."""
-        async with self._session(self._writer, _LONGEST_MIGRATION) as connection:
+        async with self.connections.opening() as connection:
             result = await connection.run_sync(work)
             await connection.commit()
-        if self._file is not None:
-            self._file.opened()
         return result
-
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        if self._file is not None and self._file.replaced():
-            await self._forget_connections()
-        async with self._session(self._reader, _LONGEST_READ) as connection:
-            return await work(connection)
 
     # Writing
 
@@ -215,7 +186,7 @@ class Database:
     async def _commit(self, group: list[tuple[Write[Any], asyncio.Future[Any]]]) -> None:
         began = time.monotonic()
         try:
-            results, changed = await _twice(lambda: self._transact_once([work for work, _ in group]))
+            results, changed = await twice(lambda: self._transact_once([work for work, _ in group]))
         except Exception as error:
             if isinstance(error, LedgerUnavailable):
                 self._note(error)
@@ -247,14 +218,9 @@ class Database:
         return await self._transact(works)
 
     async def _transact(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
-        if self._file is not None:
-            if not self._file.exists():
-                raise FileNotFoundError
-            if self._file.replaced():
-                await self._forget_connections()
         committing, number = False, None
         try:
-            async with self._session(self._writer, _LONGEST_WRITE) as connection:
+            async with self.connections.writing() as connection:
                 transaction = Transaction(connection)
                 results = [await work(transaction) for work in works]
                 if self.postgresql and transaction.changed:
@@ -290,40 +256,6 @@ class Database:
             number = row[1]
         return number
 
-    # Connections
-
-    @asynccontextmanager
-    async def _session(self, engine: AsyncEngine, longest: float) -> AsyncIterator[AsyncConnection]:
-        """A connection, for `longest` seconds at most. One that failed is not used again: what is behind it may have
-        gone, fallen silent, or become a server that only reads."""
-        async with engine.connect() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            self._in_use.add(driver)
-            alarm = asyncio.get_running_loop().call_later(longest, self._cut, driver)
-            try:
-                yield connection
-            except BaseException as error:
-                if not isinstance(error, Exception) or is_outage(error):
-                    self._cut(driver)
-                    await connection.invalidate()
-                    if engine is self._writer:
-                        await self._reader.dispose()
-                raise
-            finally:
-                alarm.cancel()
-                self._in_use.discard(driver)
-
-    def _cut(self, driver: Any) -> None:
-        """Close a connection under whoever waits for its answer. (SQLite's answers by itself, see SQLITE_BUSY.)"""
-        if self.postgresql:
-            driver.pgconn.finish()
-
-    async def _forget_connections(self) -> None:
-        for engine in (self._writer, self._reader):
-            await engine.dispose()
-        if self._file is not None:
-            self._file.opened()
-
     def _note(self, error: LedgerUnavailable | None) -> None:
         """Say once that the ledger is away, and once that it is back."""
         if self._away == (error is not None):
@@ -335,52 +267,5 @@ class Database:
             log.warning("the ledger can be written again")
 
 
-class _File:
-    """SQLite's file, which may be deleted or replaced while it is open."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._identity: tuple[int, int] | None = None
-
-    def _now(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
-
-    def opened(self) -> None:
-        self._identity = self._now()
-
-    def exists(self) -> bool:
-        return self._now() is not None
-
-    def replaced(self) -> bool:
-        """Whether there is another file of that name now."""
-        now = self._now()
-        return now is not None and self._identity is not None and now != self._identity
-
-
 def _nobody(_: Iterable[str]) -> None:
     """Listens to changes until somebody else does."""
-
-
-async def _twice(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work`, and once more if the database went away: the pool may hold connections to one that restarted."""
-    try:
-        return await work()
-    except Exception as error:
-        if not is_outage(error):
-            raise _unavailable(error) from None
-    try:
-        return await work()
-    except Exception as error:
-        raise _unavailable(error) from None
-
-
-def _unavailable(error: Exception) -> Exception:
-    if isinstance(error, LedgerUnavailable):
-        return error
-    if is_unstorable(error):
-        return Unstorable(kind(error))
-    return LedgerUnavailable(kind(error)) if is_outage(error) else error

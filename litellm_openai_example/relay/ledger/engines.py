@@ -1,14 +1,12 @@
-"""How the ledger's database is reached: the options of its drivers, and in words why it cannot be opened.
+"""How the ledger's database is reached: the options of its drivers.
 
-Everything that depends on SQLite's or PostgreSQL's driver stands here and in `schema.py`.
+Everything that depends on SQLite's or PostgreSQL's driver stands here, in `failures.py` and in `schema.py`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import sqlite3
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from urllib.parse import quote
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ...config import ConfigurationError
@@ -32,40 +28,6 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "litellm-relay",
-}
-# What an operator may do by hand, and undo: a right revoked, a table or a schema renamed.
-_ODD_OUTAGES = ("42501", "42P01", "3F000")
-# In the words of libpq, of the server and of PgBouncer; they come without an error code. The first that fits.
-_POSTGRESQL_REASONS = (
-    (
-        r"translate host name|resolve host|name or service not known|nodename nor servname|name resolution",
-        "no such host",
-    ),
-    (r"connection refused|no such file or directory", "connection refused, nobody listens at that host and port"),
-    (r"timeout expired|timed out", "no answer from that host and port"),
-    (r"no route to host|network is unreachable", "that host cannot be reached"),
-    (
-        r"invalid response|unexpected response|closed the connection unexpectedly",
-        "what listens there is not PostgreSQL",
-    ),
-    (r"does not support ssl", "the server offers no TLS, but sslmode asks for it"),
-    (r"no encryption|ssl off|ssl required", "the server wants TLS or does not admit this user from here"),
-    (r"certificate|ssl|tls", "TLS with the server failed"),
-    (r"password|sasl", "the user (role) or the password is wrong"),
-    (r"database \S+ does not exist|no such database", "no such database"),
-    (r"role \S+ does not exist|no such user|user \S+ does not exist", "no such role (user)"),
-    (r"authentication|pg_hba", "the server does not admit this user (role) to this database from here"),
-    (r"too many|connection slots", "the server has no connection free"),
-    (r"starting up|shutting down|recovery", "the server is just starting or stopping"),
-)
-_SQLITE_REASONS = {
-    "SQLITE_CANTOPEN": "the file cannot be opened",
-    "SQLITE_NOTADB": "the file is not a SQLite database",
-    "SQLITE_CORRUPT": "the file is damaged",
-    "SQLITE_READONLY": "the file cannot be written",
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_BUSY": "another program keeps the file locked",
-    "SQLITE_IOERR": "the disk fails, or the file system cannot lock files",
 }
 
 
@@ -95,39 +57,6 @@ def quiet_drivers() -> None:
     for name in ("psycopg", "sqlalchemy", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
-
-
-def is_outage(error: Exception) -> bool:
-    """Whether the database is to blame: the same may succeed later."""
-    if isinstance(error, ProgrammingError):
-        return getattr(error.orig, "sqlstate", None) in _ODD_OUTAGES
-    if isinstance(error, DBAPIError):
-        return not isinstance(error, IntegrityError | DataError)
-    return isinstance(error, PoolTimeout | TimeoutError | OSError)
-
-
-def is_unstorable(error: Exception) -> bool:
-    """Whether a value is to blame, so that the same will never succeed."""
-    return isinstance(error, DataError | ValueError | OverflowError | RecursionError)
-
-
-def kind(error: BaseException) -> str:
-    """The error by its code or its class: a driver's message may hold the address of the database."""
-    cause = getattr(error, "orig", None) or error
-    return getattr(cause, "sqlite_errorname", None) or type(cause).__name__
-
-
-def why_not_opened(error: Exception) -> str:
-    """Why the database cannot be opened, in words of our own."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, sqlite3.Error):
-        name = kind(cause)
-        return next((words for code, words in _SQLITE_REASONS.items() if name.startswith(code)), name)
-    if getattr(cause, "sqlstate", None) is None:  # the connection was not made: there are only words
-        for pattern, words in _POSTGRESQL_REASONS:
-            if re.search(pattern, str(cause), re.IGNORECASE):
-                return words
-    return kind(cause)
 
 
 def _connection_class() -> type[Any]:

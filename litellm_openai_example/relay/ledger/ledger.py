@@ -54,7 +54,7 @@ from .acceptance import RECORD, insert_new
 from .batch import Batch
 from .changes import change, pick, requeued, settled
 from .database import Database, Transaction
-from .engines import why_not_opened
+from .failures import why_not_opened
 from .leases import Leases
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
