@@ -1,4 +1,9 @@
-"""One invocation from the intent to its end: submit it once, follow it, write down what became of it."""
+"""One invocation from the intent to its end: submit it once, follow it, write down what became of it.
+
+Longer than other files: submitting, streaming and following hand over to each other in both directions, and share what
+decides when each of them stops (a cancel, the time that is left, what is believed if nothing better is heard). What can
+be told apart from that stands elsewhere: `entry`, `inbox`, `upstream`, `gate`, `pace`.
+"""
 
 from __future__ import annotations
 
