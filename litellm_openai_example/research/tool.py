@@ -6,6 +6,7 @@ Both come from one model, `arguments.ToolArguments`, which is the relay's own ch
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ NAME = TOOL_NAME
 
 # What providers read of a JSON schema; some refuse a tool whose schema says more.
 _READ = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+_FENCED = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _ENCODINGS = 3  # how often arguments may be JSON text within JSON text
 _PROBLEMS = {
     "missing": "is required",
@@ -76,7 +78,8 @@ def parse_arguments(text: str) -> JsonObject:
     value: object = text
     try:
         for _ in range(_ENCODINGS):
-            value = json.loads(value) if isinstance(value, str) else value
+            # Models write line breaks as they are, and code fences around.
+            value = json.loads(_FENCED.sub(r"\1", value), strict=False) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         raise ValueError("the arguments are not valid JSON") from None
     if not isinstance(value, dict):

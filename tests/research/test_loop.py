@@ -19,6 +19,7 @@ from litellm_openai_example import (
     ResearchRunningError,
     ToolCallingResult,
 )
+from litellm_openai_example.research.tool import parse_arguments
 
 from ..conftest import RunCommand
 from ..fakes.scripted import KEY, Answer, Json, ScriptedServer, Seen, reply, response_body
@@ -643,3 +644,15 @@ def test_the_command_prints_the_research_under_a_last_turn_that_is_cut_short(
     Turns(configured, calling(ARGUMENTS), cut)
     run = command(*AUTO, "--json", "Research noodles")
     assert (run.code, json.loads(run.out)["status"]) == (3, "incomplete")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"research_question": "one\ntwo"}',
+        '```json\n{"research_question": "one\\ntwo"}\n```',
+        '```\n{"research_question": "one\\ntwo"}```\n',
+    ],
+)
+def test_arguments_as_models_write_them_are_read(written: str) -> None:
+    assert parse_arguments(written) == {"research_question": "one\ntwo"}
