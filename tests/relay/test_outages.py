@@ -179,15 +179,16 @@ class TestFrozen:
                 assert relay.api.wait(one, 25)["status"] == "completed"
         assert all(count == 1 for count in upstream.paid.values())
 
+    @pytest.mark.parametrize("accept", [1.2, 2.6], ids=["in the gate", "after it"])
     def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
-        self, postgresql: PostgreSQL, upstream: Gateway
+        self, postgresql: PostgreSQL, upstream: Gateway, accept: float
     ) -> None:
-        upstream.accept = 1.5
+        upstream.accept = accept
         with relay_process(environment(postgresql.new_database(), upstream)) as relay:
             started = relay.api.start("What cannot be kept?")
             assert eventually(lambda: upstream.posts, 10)
             with postgresql.frozen():
-                assert ended(relay) < 5.0
+                assert ended(relay) < 6.0
         (work,) = upstream.works
         assert any(started["invocation_id"] in line and work in line for line in relay.lines), relay.log
 

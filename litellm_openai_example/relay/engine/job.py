@@ -152,13 +152,20 @@ class Job:
         reply = await inbox.next(self._timings.gate)
         if isinstance(reply, Reply):
             return reply
+        leaving = asyncio.create_task(self._free_place())  # a silent ledger must not keep the answer unread
+        try:
+            while not isinstance(reply, Reply):
+                if self._cancel.is_set():
+                    return None
+                reply = await inbox.next(self._timings.tick, self._cancel)
+            return reply
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+    async def _free_place(self) -> None:
         await self._entry.leave_gate()
         self._leave_gate()
-        while not isinstance(reply, Reply):
-            if self._cancel.is_set():
-                return None
-            reply = await inbox.next(self._timings.tick, self._cancel)
-        return reply
 
     async def _try_later(self, delay: float | None) -> None:
         seconds = until_next_try(self._record.attempts, delay, self._timings)
