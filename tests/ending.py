@@ -31,7 +31,8 @@ class Ending:
     """
 
     def __init__(self, first: Callable[[], None] = lambda: None) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="litellm-example-"))
+        # Short, for the address of a database server's socket lies in it, and may have some 100 characters.
+        self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
         self._first = first
         self._before = tempfile.tempdir, os.environ.get("TMPDIR")
 

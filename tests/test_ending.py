@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,10 +50,18 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
         process.wait()
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One with a short name, unlike those of pytest: a socket's address must fit below it."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # a database server that root starts is another user
+        yield Path(name)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, number: signal.Signals) -> None:
     program = [sys.executable, "-m", "tests.soak", "--seconds", "60"]
-    process = subprocess.Popen(program, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(program, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
     with _ended(process):
         until, started = time.monotonic() + 60, list[psutil.Process]()
         while sum(map(_is_relay, started)) < 2:
@@ -61,12 +70,12 @@ def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(tmp_path: Path, nu
             time.sleep(0.1)
             with suppress(psutil.Error):
                 started = _below(process)
-        servers = [psutil.Process(int(file.read_text().split()[0])) for file in tmp_path.rglob("postmaster.pid")]
+        servers = [psutil.Process(int(file.read_text().split()[0])) for file in folder.rglob("postmaster.pid")]
         assert servers
         process.send_signal(number)
         assert process.wait(30) == 128 + number
     assert not [one for one in started + servers if _lives(one)]
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 TWICE = """

@@ -395,8 +395,9 @@ class TestLimits:
                 now -= 1
 
         upstream.on_post = on_post
-        for one in [relay.api.start(str(n)) for n in range(24)]:
-            relay.api.wait(one)
+        with ThreadPoolExecutor(24) as clients:
+            for one in clients.map(relay.api.start, map(str, range(24))):
+                relay.api.wait(one)
         assert 4 <= most <= 8
 
     def test_a_text_that_is_too_large(self, start_relay: StartRelay, upstream: Gateway) -> None:
