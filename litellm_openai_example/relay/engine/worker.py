@@ -93,13 +93,10 @@ class Worker:
         tasks = [*self._loops, *self._tasks.values()]
         for task in tasks:
             task.cancel()
-        ran = self._broken | self.jobs.keys()
         await asyncio.gather(*tasks, return_exceptions=True)
         least, most = _LEAVING
         try:
             async with asyncio.timeout(min(most, max(least, until - time.monotonic()))):
-                for invocation_id in set(await self._ledger.owned()) - ran:  # claimed just now: nothing was sent
-                    await self._ledger.requeue(invocation_id, 0.0)
                 await self._ledger.leave()
         except Exception as error:
             log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
