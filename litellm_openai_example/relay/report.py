@@ -146,14 +146,11 @@ def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     if url.get_backend_name() == "sqlite":
         _check_file(Path(str(url.database)))
 
-    async def checked(connection: AsyncConnection) -> T | ConfigurationError:
-        try:
-            await connection.run_sync(check_version)
-        except ConfigurationError as error:  # not raised: the database's errors are put into its own words
-            return error
+    async def checked(connection: AsyncConnection) -> T:
+        await connection.run_sync(check_version)
         return await work(connection)
 
-    async def read() -> T | ConfigurationError:
+    async def read() -> T:
         database = Database(url, "report")
         try:
             return await database.read(checked)
@@ -161,15 +158,12 @@ def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
             await database.close()
 
     try:
-        result = asyncio.run(read())
+        return asyncio.run(read())
     except (LedgerUnavailable, Unstorable) as error:
         cause = error.__context__ if isinstance(error.__context__, Exception) else error
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(cause)}") from None
     except (DBAPIError, PoolTimeout, OSError) as error:
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(error)}") from None
-    if isinstance(result, ConfigurationError):
-        raise result
-    return result
 
 
 def _check_file(path: Path) -> None:

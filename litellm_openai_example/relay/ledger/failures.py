@@ -10,6 +10,8 @@ from typing import TypeVar
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ...config import ConfigurationError
+
 T = TypeVar("T")
 
 # What an operator may do by hand, and undo: a right revoked, a table or a schema renamed.
@@ -70,8 +72,9 @@ def is_outage(error: Exception) -> bool:
 
 
 def is_unstorable(error: Exception) -> bool:
-    """Whether a value is to blame, so that the same will never succeed."""
-    return isinstance(error, DataError | ValueError | OverflowError | RecursionError)
+    """Whether a value is to blame, so that the same will never succeed. A `ConfigurationError` speaks for itself."""
+    values = DataError | ValueError | OverflowError | RecursionError
+    return isinstance(error, values) and not isinstance(error, ConfigurationError)
 
 
 def kind(error: BaseException) -> str:
