@@ -165,8 +165,11 @@ def error_of(data: JsonObject) -> object:
 
 
 def _is_lines_of_json(content: bytes | str) -> bool:
-    text = content if isinstance(content, str) else content.decode("utf-8-sig", "replace")
-    first, _, more = text.strip().partition("\n")
+    if isinstance(content, bytes):
+        if b"\n" not in content:  # as most bodies: not worth a copy
+            return False
+        content = content.decode("utf-8-sig", "replace")
+    first, _, more = content.strip().partition("\n")
     return more.lstrip().startswith("{") and first.startswith("{") and _is_complete(first)
 
 
