@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from ..config import ConfigurationError, is_visible_ascii
-from ..console import READER_GONE, abandon_stdout
+from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..transport.deadline import deadline
 from . import work
@@ -15,7 +15,7 @@ from .options import PROGRAM, Options
 from .output import notice, readable_json
 from .session import Session
 
-FAILED, USAGE, NOT_AS_ASKED, INTERRUPTED = 1, 2, 3, 130
+NOT_AS_ASKED = 3
 
 
 def carry_out(run: Callable[[Session, str], int], options: Options, prompt: str, started: float) -> int:
@@ -48,7 +48,7 @@ def _ending(session: Session, error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, ConfigurationError):
         notice(f"Error: {error}")
-        return USAGE
+        return MISUSED
     if isinstance(error, GatewayError):
         return _failed(session, error)
     if isinstance(error, OSError):  # what goes wrong with the network is a GatewayError

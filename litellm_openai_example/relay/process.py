@@ -15,6 +15,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..console import INTERRUPTED
 from .http.connection import BoundedConnection
 from .http.routes import create_app
 from .ledger.engines import quiet_drivers
@@ -127,7 +128,7 @@ class Stopping:
 
 def exit_code(ended_by: int) -> int:
     """130 after Ctrl-C, as shells have it; 0 after any other end on request."""
-    return 130 if ended_by == signal.SIGINT else 0
+    return INTERRUPTED if ended_by == signal.SIGINT else 0
 
 
 def _signals() -> list[signal.Signals]:

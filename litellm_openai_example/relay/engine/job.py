@@ -95,17 +95,13 @@ class Job:
                 await asyncio.sleep(self._timings.longest_poll)
 
     @property
-    def _age(self) -> float:
-        return time.monotonic() - self._begun
-
-    @property
     def _followed(self) -> float:
         """Seconds since the gateway took it: a submission that was kept waiting gives no reason to look sooner."""
         return time.monotonic() - self._accepted
 
     @property
     def _left(self) -> float:
-        return self._settings.research_timeout - self._age
+        return self._settings.research_timeout - (time.monotonic() - self._begun)
 
     # Submitting
 

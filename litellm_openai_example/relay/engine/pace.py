@@ -10,13 +10,8 @@ _GROWTH = 2 / 3  # of the age: a run that took minutes is found a little later, 
 _LONGEST_POLL_AFTER = 60.0
 
 
-def pause_at(age: float, timings: Timings) -> float:
-    """Seconds until the next look at a run of that age, if the gateway has no wish: growing from the start."""
-    return min(timings.first_poll + age * _GROWTH, timings.longest_poll)
-
-
 def pause(poll_after: float | None, age: float, jobs: int, timings: Timings) -> float:
-    """Seconds until the next look.
+    """Seconds until the next look: growing from the start, if the gateway has no wish.
 
     Args:
         poll_after: what the gateway wishes, in seconds.
@@ -24,7 +19,7 @@ def pause(poll_after: float | None, age: float, jobs: int, timings: Timings) -> 
         jobs: runs of this process, which share its looks.
     """
     if poll_after is None:
-        wished = pause_at(age, timings)
+        wished = min(timings.first_poll + age * _GROWTH, timings.longest_poll)
     else:
         wished = min(max(poll_after, timings.first_poll / 2), _LONGEST_POLL_AFTER)
     return max(wished, jobs / timings.polls_per_second)
