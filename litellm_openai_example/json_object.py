@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NoReturn
 
 JsonObject = dict[str, Any]
@@ -19,6 +18,8 @@ def strict_json(text: str) -> object:
     Raises:
         ValueError: it is not JSON as the standard has it, which knows no NaN; or it is nested too deeply.
     """
+    import json  # here: `--help` does without it
+
     try:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError:
@@ -27,6 +28,8 @@ def strict_json(text: str) -> object:
 
 def can_be_sent(value: object) -> bool:
     """Whether a value of JSON can be sent: no number in it is without end, and no text holds half a surrogate pair."""
+    import json
+
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):

@@ -193,6 +193,7 @@ def command(ctx: click.Context, /, **values: Any) -> int:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code; see `--help` for what the codes mean."""
     gc.disable()  # until everything is imported
+    gc.freeze()
     sys.exit(_main(arguments))
 
 

@@ -1,7 +1,5 @@
 """What a command line says, and which options exclude each other."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from ..json_object import JsonObject

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import resource
@@ -32,7 +31,7 @@ class Figures:
 
     @property
     def peak(self) -> float:
-        return max((one for one in self.megabytes if not math.isnan(one)), default=math.nan)
+        return max(self.megabytes)
 
     def ratio(self, other: Figures) -> tuple[float, float, float]:
         """The ratio of the medians, and the middle half of the ratios pair by pair."""
@@ -41,24 +40,26 @@ class Figures:
         return self.median / other.median, low, high
 
 
+# The kernel counts what a child shares with its parent before it becomes another program, so a small one starts it.
+_LAUNCH = """import os, sys, time
+nothing = os.open(os.devnull, os.O_RDWR)
+report = os.dup(1)
+os.dup2(nothing, 0), os.dup2(nothing, 1)
+started = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
+seconds = time.perf_counter() - started
+os.write(report, f"{seconds} {usage.ru_maxrss} {os.waitstatus_to_exitcode(status)}".encode())
+"""
+
+
 def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
-    """Run a command to its end: wall seconds and peak memory in MB (nan if less than ours). Raises when it fails."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    peak = usage.ru_maxrss / _RSS_UNIT
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise RuntimeError(f"{command} failed: {complaint.decode(errors='replace')[-500:]}")
-    # The kernel counts what the child shared with us before it became another program.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT
-    return seconds, peak if peak > own else math.nan
+    """Run a command to its end: wall seconds and peak memory in MB. Raises RuntimeError when it fails."""
+    launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, *command]
+    done = subprocess.run(launch, env=env, stdin=subprocess.DEVNULL, capture_output=True)
+    seconds, peak, code = done.stdout.split() or (0, 0, done.returncode)
+    if int(code):
+        raise RuntimeError(f"{command} failed: {done.stderr.decode(errors='replace')[-500:]}")
+    return float(seconds), float(peak) / _RSS_UNIT
 
 
 def interleaved(things: Mapping[str, Callable[[], tuple[float, float]]], runs: int) -> dict[str, Figures]:
