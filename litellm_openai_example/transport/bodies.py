@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -40,8 +41,9 @@ class _Measure:
     """Unpacks the pieces of a body and counts what comes out."""
 
     def __init__(self, response: httpx2.Response, limit: int | None) -> None:
+        # Not the response itself, which holds its body: only the collector would free the two.
         self.full = False
-        self._response = response
+        self._request, self._extensions = response.request, response.extensions
         self._streams = "event-stream" in response.headers.get("content-type", "")
         self._left = limit if limit is None else limit * (_STREAM_FACTOR if self._streams else 1)
         self._limit = self._left
@@ -62,7 +64,7 @@ class _Measure:
             try:
                 yield from self._count(self._unpack.decompress(chunk, _PIECE))
             except zlib.error as error:
-                raise httpx2.DecodingError(str(error), request=self._response.request) from error
+                raise httpx2.DecodingError(str(error), request=self._request) from error
             chunk = self._unpack.unconsumed_tail
             if self._unpack.eof:
                 chunk, self._unpack = self._unpack.unused_data, zlib.decompressobj(wbits=47)
@@ -75,7 +77,7 @@ class _Measure:
         self.full = True
         if self._streams:
             raise too_large(self._limit or 0)
-        self._response.extensions[_CUT] = self._limit
+        self._extensions[_CUT] = self._limit
         yield piece[: self._left]
 
 
@@ -86,6 +88,11 @@ class BoundedBody(httpx2.SyncByteStream):
         self._stream: Any = response.stream
         self._until = until
         self._measure = _Measure(response, limit)
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """How long the answer took, which the response reads here."""
+        return self._stream.elapsed  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._stream)
@@ -113,6 +120,11 @@ class AsyncBoundedBody(httpx2.AsyncByteStream):
         self._stream: Any = response.stream
         self._until = until or Deadline(None)
         self._measure = _Measure(response, limit)
+
+    @property
+    def elapsed(self) -> timedelta | None:
+        """How long the answer took, which the response reads here."""
+        return self._stream.elapsed  # type: ignore[no-any-return]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = self._stream.__aiter__()

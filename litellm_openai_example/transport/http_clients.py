@@ -100,6 +100,8 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                 raise
         except Exception as error:
             raise attempt.failure(error) from error
+        finally:
+            del request.extensions["trace"]  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
         return response
 
@@ -161,6 +163,8 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                     raise
         except Exception as error:
             raise attempt.failure(error) from error
+        finally:
+            del request.extensions["trace"]
         if response is None or scope.cancelled_caught:
             raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
         attempt.judge(response)
