@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 DEFAULT_MODEL = "gpt-6-luna"
@@ -92,7 +93,7 @@ def header_value(secret: str, name: str) -> str:
 
 def is_visible_ascii(text: str) -> bool:
     """Whether a text can travel in a header, a path and a command line: no spaces, control or non-ASCII characters."""
-    return all("!" <= character <= "~" for character in text)
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def is_unicode(text: str) -> bool:
@@ -180,6 +181,7 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
     return url
 
 
+@lru_cache(maxsize=256)  # asked for each request, here and of the relay
 def is_loopback(host: str) -> bool:
     """Whether a host name or address (IPv6 without brackets) can only be this machine."""
     if host.lower().rstrip(".") == "localhost":

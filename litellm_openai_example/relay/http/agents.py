@@ -20,9 +20,9 @@ from ...config import is_loopback
 from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
 from ..relay import Relay
-from .access import TheRelay, may_pay
+from .access import may_pay, relay_of
 from .body import Problem, read_body
-from .payers import who_pays
+from .payers import payer_of
 
 _ADDRESS = "http://127.0.0.1"  # nothing connects to it: the application is called itself
 
@@ -118,10 +118,11 @@ async def no_page_of_another(request: Request) -> None:
             raise Problem("forbidden", "A page of another origin may not speak to the relay.")
 
 
-@agents.post("/mcp", dependencies=[Depends(no_page_of_another), Depends(may_pay), Depends(who_pays)])
-async def agent(request: Request, relay: TheRelay) -> Response:
+@agents.post("/mcp", dependencies=[Depends(no_page_of_another), Depends(may_pay)])
+async def agent(request: Request) -> Response:
     """One message of an agent. There is no GET: nothing is told unasked."""
-    return _Exchange(request.app.state.agent_server, await read_body(request, relay.settings.timings.body))
+    payer_of(request)  # refused here, and not in the answer of a tool
+    return _Exchange(request.app.state.agent_server, await read_body(request, relay_of(request).settings.timings.body))
 
 
 def mount_agents(app: FastAPI, served: ASGIApp) -> None:

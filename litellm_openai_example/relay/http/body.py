@@ -104,12 +104,7 @@ def _strict_json(body: bytes) -> object:
     """JSON, with neither NaN nor two fields of one name. (pydantic's parser keeps the last of the two, and turns 1e999
     into infinity.)"""
     try:
-        return json.loads(
-            body.decode("utf-8"),
-            parse_constant=_refuse,
-            parse_float=_finite,
-            object_pairs_hook=_unambiguous,
-        )
+        return _STRICT.decode(body.decode("utf-8"))
     except RecursionError:
         raise Problem("invalid_json", "The body is nested too deeply.") from None
     except ValueError:
@@ -132,6 +127,9 @@ def _unambiguous(pairs: list[tuple[str, object]]) -> JsonObject:
     if len(result) != len(pairs):
         raise ValueError("a name occurs twice")
     return result
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unambiguous)
 
 
 def _check_texts(data: object) -> None:

@@ -3,7 +3,7 @@
 FastAPI finds who may do what, checks parameters and headers, and documents all of it. Two things stay by hand, each for
 a measured promise:
 
-* The body of a start is read by a dependency of ours (`body.py`) and is no parameter: FastAPI would collect it without
+* The body of a start is read by us (`body.py`) and is no parameter: FastAPI would collect it without
   a bound of size or time (50 MB, or a byte a second), and its parsers keep the last of two fields of one name.
 * Views are stored as JSON and sent as they are: `response_model` documents them, but does not build them anew at every
   look. A result may have megabytes.
@@ -20,8 +20,6 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
-from ...payer import Payer
-from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
@@ -38,14 +36,14 @@ from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE, exposition
 from ..relay import Relay
-from .access import Readable, TheRelay, may_pay
+from .access import Readable, may_pay, relay_of
 from .agents import mount_agents
 from .body import Problem, bad_header, parse, read_body
 from .docs import docs
 from .errors import answer_errors
 from .guard import Guard
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe
-from .payers import who_pays
+from .payers import PARAMETERS, payer_of
 from .responses import BoundedResponse, JsonResponse, in_pieces
 
 _LIVENESS = 15.0  # seconds between two looks whether a waiting client is still there
@@ -67,6 +65,9 @@ def create_app(relay: Relay) -> ASGIApp:
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # What it records of an exception, its words among it, is not for others; and it would cost a look at the
+        # environment with every request. What an operator may know is in the log and at /metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.relay = relay
     app.include_router(routes)
@@ -78,34 +79,25 @@ def create_app(relay: Relay) -> ASGIApp:
     return served
 
 
-async def idempotency_key(request: Request, key: _Key = None) -> str | None:
-    """The one key of a start. Raises Problem if there are two."""
-    if len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
-        raise bad_header(IDEMPOTENCY_HEADER, "is there more than once")
-    return key
-
-
-async def arguments_of(request: Request, relay: TheRelay) -> DeepResearchArguments:
-    """What the body of a start asks for. Raises Problem."""
-    return parse(await read_body(request, relay.settings.timings.body))
-
-
 @routes.post(
     INVOCATIONS_PATH,
     dependencies=[Depends(may_pay)],
     response_model=AcceptedInvocation,
     responses=ACCEPTED,
+    openapi_extra={"parameters": PARAMETERS},
     summary="Start a research run",
 )
 async def start(
     request: Request,
-    relay: TheRelay,
-    payer: Annotated[Payer, Depends(who_pays)],
-    key: Annotated[str | None, Depends(idempotency_key)],
-    arguments: Annotated[DeepResearchArguments, Depends(arguments_of)],
+    key: _Key = None,
 ) -> Response:
     """Starts a research run, or finds the one that was started with the same `Idempotency-Key`. Send one: then a repeat
     after a lost answer is free of charge."""
+    relay = relay_of(request)
+    if key is not None and len(request.headers.getlist(IDEMPOTENCY_HEADER)) > 1:
+        raise bad_header(IDEMPOTENCY_HEADER, "is there more than once")
+    payer = payer_of(request)
+    arguments = parse(await read_body(request, relay.settings.timings.body))
     record = await relay.accept(NewInvocation.of(arguments, key, payer))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
@@ -115,14 +107,13 @@ async def start(
 
 
 @routes.get(_ONE, response_model=Invocation, responses=VIEW, summary="The invocation as it is")
-async def view(relay: TheRelay, invocation_id: Readable) -> Response:
-    return JsonResponse((await _found(relay, invocation_id)).view_json)
+async def view(request: Request, invocation_id: Readable) -> Response:
+    return JsonResponse((await _found(relay_of(request), invocation_id)).view_json)
 
 
 @routes.get(_ONE + "/wait", response_model=Invocation, responses=WAITED, summary="The invocation once it has ended")
 async def wait(
     request: Request,
-    relay: TheRelay,
     invocation_id: Readable,
     timeout: Annotated[
         float | None,
@@ -130,6 +121,7 @@ async def wait(
     ] = None,
 ) -> Response:
     """200 with the view once it has ended, 202 when it has not ended in time."""
+    relay = relay_of(request)
     limit = relay.settings.wait
     seconds = limit if timeout is None else min(timeout, limit)
     record = await _until_finished(relay, await _found(relay, invocation_id), seconds, request)
@@ -138,11 +130,12 @@ async def wait(
 
 @routes.get(_ONE + "/events", responses=STREAM, summary="What happens to the invocation, as it happens")
 async def events(
-    relay: TheRelay,
+    request: Request,
     invocation_id: Readable,
     last_event_id: Annotated[str | None, Header(alias=LAST_EVENT_HEADER)] = None,
 ) -> Response:
     """Server-sent events from the first one on, or from the one after `Last-Event-ID`."""
+    relay = relay_of(request)
     record = await _found(relay, invocation_id)
     last = 0
     if last_event_id:
@@ -155,8 +148,9 @@ async def events(
 
 
 @routes.post(_ONE + "/cancel", response_model=Invocation, responses=VIEW, summary="Stop the research run")
-async def cancel(request: Request, relay: TheRelay, invocation_id: Readable) -> Response:
+async def cancel(request: Request, invocation_id: Readable) -> Response:
     """Asks the gateway to stop it. What has ended stays as it is."""
+    relay = relay_of(request)
     record = await _found(relay, invocation_id)
     if not record.finished:
         await relay.cancel(invocation_id)
@@ -177,13 +171,14 @@ async def healthz() -> Response:
 
 @routes.head("/readyz", include_in_schema=False)
 @routes.get("/readyz", response_model=Health, responses=HEALTH, summary="Whether it can take work")
-async def readyz(relay: TheRelay) -> Response:
-    await relay.check_ready()
+async def readyz(request: Request) -> Response:
+    await relay_of(request).check_ready()
     return JsonResponse('{"status":"ready"}')
 
 
 @routes.get("/metrics", dependencies=[Depends(may_pay)], include_in_schema=False)
-async def metrics(relay: TheRelay) -> Response:
+async def metrics(request: Request) -> Response:
+    relay = relay_of(request)
     text = await exposition(relay.ledger, waiters=relay.hub.watchers, seconds=relay.settings.timings.ledger)
     return BoundedResponse(text, headers={"Content-Type": CONTENT_TYPE})
 
