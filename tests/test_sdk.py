@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +88,32 @@ def test_raw_and_streaming_responses(sdk: LiteLLM, gateway: ScriptedServer) -> N
     assert (raw.headers["x-litellm-call-id"], raw.parse().output_text) == ("call-1", "OK")
     with sdk.responses.with_streaming_response.create(**CREATE) as response:
         assert json.loads(b"".join(response.iter_bytes()))["id"] == "resp_1"
+
+
+def test_a_response_tells_how_long_it_took(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(RESPONSE))
+    assert sdk.responses.with_raw_response.create(**CREATE).elapsed.total_seconds() > 0
+    with sdk.responses.with_streaming_response.create(**CREATE) as response:
+        response.read()
+        assert response.elapsed.total_seconds() > 0
+
+    async def use() -> None:
+        async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
+            assert (await sdk.responses.with_raw_response.create(**CREATE)).elapsed.total_seconds() > 0
+
+    asyncio.run(use())
+
+
+def test_an_answer_needs_no_collector(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    gateway.answers(reply(RESPONSE))
+    gc.disable()
+    try:
+        response = sdk.responses.with_raw_response.create(**CREATE).http_response
+        kept: list[weakref.ref[object]] = [weakref.ref(response), weakref.ref(response.request)]
+        del response
+        assert [one() for one in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_parsing(sdk: LiteLLM, gateway: ScriptedServer) -> None:

@@ -97,6 +97,8 @@ def sendable(value: object) -> str:
 def join(pieces: list[str]) -> str:
     """Pieces of a text put together, and with them the characters whose halves came apart."""
     text = "".join(pieces)
+    if text.isascii():
+        return text
     return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 

@@ -18,6 +18,7 @@ from .lenient import as_dict, as_str
 REASONS = ("finish_reason", "native_finish_reason")  # the fields of a choice
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 RUNNING = frozenset({"queued", "in_progress"})
+_KNOWN = TERMINAL | RUNNING
 
 _WHOLE = frozenset(
     {"stop", "stop_sequence", "stop_token", "stop_string", "stop_str", "stopped", "end_turn", "end", "eos", "eos_token"}
@@ -72,7 +73,7 @@ def read_status(value: object) -> str:
     """
     given = as_str(value)
     word = _plain(given)
-    if word in TERMINAL | RUNNING:
+    if word in _KNOWN:
         return word
     if word in _ABSENT:
         return ""

@@ -129,7 +129,12 @@ class ResponseStream:
         return self._add(index, part, missing(sent, text))
 
     def _refuse(self, refusal: str) -> None:
-        if refusal and not join(self._refusals).endswith(refusal):
+        # The last pieces tell, so that one event costs no more when much has come; half a character counts as one.
+        taken = length = 0
+        while length < 2 * len(refusal) and taken < len(self._refusals):
+            taken += 1
+            length += len(self._refusals[-taken])
+        if refusal and not join(self._refusals[len(self._refusals) - taken :]).endswith(refusal):
             self._refusals.append(refusal)
 
     def _response(self, kind: str, response: JsonObject) -> str:

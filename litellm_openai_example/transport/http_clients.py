@@ -14,7 +14,6 @@ import anyio
 import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
-from ..errors import as_sdk_errors
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
 from .policy import Attempt
@@ -52,10 +51,6 @@ class _PolicyClient:
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
         self._pid, self._forked = os.getpid(), dict[int, Self]()
 
-    def _attempt(self, request: httpx2.Request, stream: bool) -> Attempt:
-        with as_sdk_errors():
-            return Attempt(request, stream, self._retry_server_errors, self._max_answer)
-
     def _of_this_process(self) -> Self:
         pid = os.getpid()
         if pid not in self._forked:
@@ -79,7 +74,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return self._of_this_process().send(request, stream=stream, **kwargs)
-        attempt = self._attempt(request, stream)
+        attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         def on_event(name: str, info: Mapping[str, object]) -> None:
             attempt.on_event(name, info)
@@ -132,7 +127,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         if os.getpid() != self._pid and not self.is_closed:
             return await self._of_this_process().send(request, stream=stream, **kwargs)
         self._stay_in_one_loop(request)
-        attempt = self._attempt(request, stream)
+        attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         connected: Any = None
 

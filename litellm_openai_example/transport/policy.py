@@ -100,12 +100,13 @@ class Attempt:
         self.call = _current_call.get() or _Call(current_deadline())
         self.reading = request.method in ("GET", "HEAD", "OPTIONS")
         self.background = not self.reading and _is_background(request)
+        carries_file = _carries_file(request)
         self.sent = False
         self.retries = int(request.headers.get("x-stainless-retry-count", "0"))
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
-        self.max_answer = None if _carries_file(request) else max_answer
+        self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
-        if self.call.implied is not None and not stream and not _carries_file(request):
+        if self.call.implied is not None and not stream and not carries_file:
             self.until = min(self.until, self.call.implied, key=lambda deadline: deadline.at)
         self.body_until = self.call.until if stream else self.until
         if self.until.passed:
@@ -200,7 +201,7 @@ class Attempt:
 def _refuse_plain_http(url: httpx2.URL) -> None:
     # Here as well as in config: an SDK client's base_url can be set later, and a path can be a whole URL.
     if url.scheme == "http" and not is_loopback(url.host) and not http_allowed(os.environ):
-        raise ConfigurationError(f"refusing to send a key unencrypted to {url.host}: use https://")
+        raise UnusableSettingError(f"refusing to send a key unencrypted to {url.host}: use https://")
 
 
 def _is_background(request: httpx2.Request) -> bool:

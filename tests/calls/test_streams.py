@@ -117,14 +117,16 @@ def test_events_that_nobody_asked_for_are_an_answer() -> None:
     assert (cut.text, cut.status) == ("Hal", "incomplete")
 
 
-@pytest.mark.parametrize("kind", ["chat", "responses"])
+@pytest.mark.parametrize("kind", ["chat", "responses", "refusals"])
 def test_time_grows_with_the_length_alone(kind: str) -> None:
     def seconds(pieces: int) -> float:
         reader: Assembly = ChatStream() if kind == "chat" else ResponseStream()
-        event = {"choices": [{"delta": {"content": "word "}}]} if kind == "chat" else delta("word ", output_index=0)
+        event: dict[str, object] = delta("word ", output_index=0)
+        if kind == "chat":
+            event = {"choices": [{"delta": {"content": "word "}}]}
         began = time.process_time()
-        for _ in range(pieces):
-            reader.feed(event)
+        for number in range(pieces):
+            reader.feed({"type": "response.refusal.done", "refusal": f"No {number}."} if kind == "refusals" else event)
             assert not reader.ended
             assert reader.id is None
         return time.process_time() - began
