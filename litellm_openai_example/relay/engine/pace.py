@@ -6,7 +6,7 @@ import random
 
 from ..settings import Timings
 
-_GROWTH = 2 / 3  # of the age: a run that took minutes is found a little later, for few looks
+_GROWTH = 0.5  # of the age: a run that took minutes is found a little later, for few looks
 _LONGEST_POLL_AFTER = 60.0
 
 

@@ -14,6 +14,8 @@ from .schema import db_now, invocations
 
 _row = invocations.c
 
+NOW: dict[str, object] = {"updated_at": db_now()}
+
 
 async def change(
     transaction: Transaction,
@@ -40,6 +42,7 @@ async def pick(
 
 
 def settled(outcome: Outcome) -> dict[str, object]:
+    """What an end sets, beside the time."""
     return {
         "state": outcome.state,
         "error_code": outcome.error_code,
@@ -47,9 +50,8 @@ def settled(outcome: Outcome) -> dict[str, object]:
         "response": None if outcome.response is None else json.dumps(outcome.response),
         "cost_usd": (outcome.response or {}).get("cost_usd"),
         "owner": None,
-        "updated_at": db_now(),
     }
 
 
 def requeued() -> dict[str, object]:
-    return {"state": "queued", "unsent": None, "owner": None, "updated_at": db_now()}
+    return {"state": "queued", "unsent": None, "owner": None, **NOW}

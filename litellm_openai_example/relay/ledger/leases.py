@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, Executable, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Executable, Float, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .schema import IS_ACTIVE, db_now, invocations, workers
@@ -35,6 +35,10 @@ class Leases:
         self._clock = clock
         self._postgresql = postgresql
         self._next_thorough = 0.0
+        # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
+        self._is_alive = self._alive()
+        self.held: ColumnElement[bool] = select(workers.c.id).where(workers.c.id == worker, self._is_alive).exists()
+        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
 
     async def renew(self, connection: AsyncConnection) -> None:
         """Renew this process's lease."""
@@ -52,11 +56,7 @@ class Leases:
         """Delete leases that are long over, of processes that own nothing."""
         owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
         long_over = workers.c.expires_at < db_now() - _FORGOTTEN_AFTER
-        await connection.execute(delete(workers).where(long_over, ~self._is_alive(), ~owns))
-
-    def held(self) -> ColumnElement[bool]:
-        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
-        return select(workers.c.id).where(workers.c.id == self._worker, self._is_alive()).exists()
+        await connection.execute(delete(workers).where(long_over, ~self._is_alive, ~owns))
 
     async def is_orphan(self, connection: AsyncConnection, *, may_declare_dead: bool) -> ColumnElement[bool]:
         """Of an active row, that nobody does it: its owner has left, or let its lease run out and may be declared dead.
@@ -67,7 +67,7 @@ class Leases:
         left: ColumnElement[bool] = _row.owner.is_(None)
         if not may_declare_dead:
             return left
-        silent = select(workers.c.id).where(workers.c.id != self._worker, ~self._is_alive())
+        silent = select(workers.c.id).where(workers.c.id != self._worker, ~self._is_alive)
         dead: Executable = silent
         if self._clock() >= self._next_thorough:
             self._next_thorough = self._clock() + _THOROUGH_EVERY
@@ -76,12 +76,12 @@ class Leases:
         names = [row.id for row in await connection.execute(dead)]
         return or_(left, _row.owner.in_(names)) if names else left
 
-    def _is_alive(self) -> ColumnElement[bool]:
+    def _alive(self) -> ColumnElement[bool]:
         """Whether a lease of `workers` holds."""
         lease = workers.c
         if self._postgresql:
             return lease.expires_at > db_now()
-        now = self._clock()
+        now = bindparam(None, type_=Float, callable_=self._clock)  # asked whenever a statement is executed
         return or_(
             func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
             and_(lease.ticks.is_(None), lease.expires_at > db_now()),

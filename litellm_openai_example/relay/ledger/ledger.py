@@ -44,7 +44,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -52,7 +52,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ...config import ConfigurationError
 from .acceptance import RECORD, insert_new
 from .batch import Batch
-from .changes import change, pick, requeued, settled
+from .changes import NOW, change, pick, requeued, settled
 from .database import Database, Transaction
 from .failures import why_not_opened
 from .leases import Leases
@@ -69,6 +69,7 @@ _PROBE = 1.5
 
 _row = invocations.c
 _SUBMITTING = and_(IS_ACTIVE, in_state(_row, IN_FLIGHT))
+_LOST = settled(INDETERMINATE) | NOW
 _FOLLOWED = and_(IS_ACTIVE, in_state(_row, ["running"]))
 
 
@@ -99,6 +100,10 @@ class Ledger:
         self._secret = b""
         self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
+        # What every run goes through is put together once: SQLAlchemy takes longer for it than the database.
+        self._to_sent = self._mine(IN_FLIGHT, self._leases.held).values(unsent=None)
+        self._to_running = self._mine((*IN_FLIGHT, "running")).values(NOW)
+        self._to_end = self._mine(ACTIVE).values(NOW)
 
     async def open(self) -> None:
         """Create or check the tables. Raises ConfigurationError in words for a person; no connection is left then."""
@@ -209,25 +214,24 @@ class Ledger:
 
         async def work(transaction: Transaction) -> list[Record]:
             orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
-            return await change(transaction, (_FOLLOWED, orphan, self._leases.held()), {"owner": self.worker}, limit)
+            return await change(transaction, (_FOLLOWED, orphan, self._leases.held), {"owner": self.worker}, limit)
 
         return await self.database.write(work)
 
     async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Give back to the queue what processes that have died had claimed, but not sent."""
-
-        async def work(transaction: Transaction) -> list[Record]:
-            orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
-            return await change(transaction, (_SUBMITTING, _row.unsent.is_(True), orphan), requeued())
-
-        return await self.database.write(work)
+        return await self._change_orphans(_row.unsent.is_(True), requeued(), may_declare_dead)
 
     async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Fail the submissions in flight of processes that have died."""
+        return await self._change_orphans(_row.unsent.is_not(True), _LOST, may_declare_dead)
 
+    async def _change_orphans(
+        self, which: ColumnElement[bool], values: Mapping[str, object], may_declare_dead: bool
+    ) -> list[Record]:
         async def work(transaction: Transaction) -> list[Record]:
             orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
-            return await change(transaction, (_SUBMITTING, _row.unsent.is_not(True), orphan), settled(INDETERMINATE))
+            return await change(transaction, (_SUBMITTING, which, orphan), values)
 
         return await self.database.write(work)
 
@@ -237,7 +241,7 @@ class Ledger:
 
         async def work(transaction: Transaction) -> None:
             await change(transaction, (mine, _SUBMITTING, _row.unsent.is_(True)), requeued())
-            await change(transaction, (mine, _SUBMITTING), settled(INDETERMINATE))
+            await change(transaction, (mine, _SUBMITTING), _LOST)
             await transaction.connection.execute(update(invocations).where(mine, _FOLLOWED).values(owner=None))
             await self._leases.end(transaction.connection)
 
@@ -255,7 +259,7 @@ class Ledger:
             "started_at": func.coalesce(_row.started_at, db_now()),
             "updated_at": db_now(),
         }
-        wanted = (*_is_due(), self._leases.held())
+        wanted = (*_is_due(), self._leases.held)
         return await self.database.write(lambda transaction: change(transaction, wanted, values, limit))
 
     async def requeue(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
@@ -265,20 +269,19 @@ class Ledger:
         """
         values = requeued() | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
         this_one = () if attempt is None else (_row.attempts == attempt,)
-        return await self._change_mine(invocation_id, IN_FLIGHT, values, *this_one)
+        return await self._change(invocation_id, self._mine(IN_FLIGHT, *this_one).values(values))
 
     async def commit_intent(self, invocation_id: str) -> bool:
         """From here on it may have been sent. False, and it must not be, if it is no longer this process's."""
         # Nobody sees a change, so nobody is told; and a commit whose answer was lost may be repeated.
-        return await self._change_mine(invocation_id, IN_FLIGHT, {"unsent": None}, self._leases.held(), tell=False)
+        return await self._change(invocation_id, self._to_sent, tell=False)
 
     async def leave_gate(self, invocation_id: str) -> bool:
-        return await self._change_mine(invocation_id, ("submitting",), {"state": "awaiting", "updated_at": db_now()})
+        return await self._change(invocation_id, self._mine(("submitting",)).values({"state": "awaiting", **NOW}))
 
     async def submitted(self, invocation_id: str, upstream_id: str) -> bool:
         """Keep the gateway's id. False if the invocation is no longer this process's."""
-        values = {"state": "running", "upstream_id": upstream_id, "updated_at": db_now()}
-        return await self._change_mine(invocation_id, (*IN_FLIGHT, "running"), values)
+        return await self._change(invocation_id, self._to_running, {"state": "running", "upstream_id": upstream_id})
 
     # Running and ending
 
@@ -304,13 +307,13 @@ class Ledger:
             False if it has ended already or is no longer this process's.
         """
         upstream = {} if upstream_id is None else {"upstream_id": upstream_id}
-        return await self._change_mine(invocation_id, ACTIVE, settled(outcome) | upstream)
+        return await self._change(invocation_id, self._to_end, settled(outcome) | upstream)
 
     async def request_cancel(self, invocation_id: str) -> None:
         """Cancel an invocation that is queued; ask the owner of one that runs to do it."""
 
         async def work(transaction: Transaction) -> None:
-            cancelled = settled(Outcome("cancelled", "cancelled_by_client"))
+            cancelled = settled(Outcome("cancelled", "cancelled_by_client")) | NOW
             queued = update(invocations).where(_row.id == invocation_id, _row.state == "queued").values(cancelled)
             if (await transaction.connection.execute(queued)).rowcount == 0:
                 active = (_row.id == invocation_id, _row.state.in_(ACTIVE))
@@ -337,19 +340,19 @@ class Ledger:
 
         return await self.database.write(work)
 
-    async def _change_mine(
-        self,
-        invocation_id: str,
-        states: Iterable[str],
-        values: Mapping[str, object],
-        *more: ColumnElement[bool],
-        tell: bool = True,
+    def _mine(self, states: Iterable[str], *more: ColumnElement[bool]) -> Update:
+        """A change of the invocation `the_id`, if it is this process's and in one of these states."""
+        one = _row.id == bindparam("the_id")
+        return update(invocations).where(one, _row.owner == self.worker, _row.state.in_(list(states)), *more)
+
+    async def _change(
+        self, invocation_id: str, wanted: Update, values: Mapping[str, object] | None = None, *, tell: bool = True
     ) -> bool:
-        mine = (_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(states), *more)
+        """Make a change of `_mine`, of these values too. False if nothing fulfilled its conditions."""
+        parameters = {**(values or {}), "the_id": invocation_id}
 
         async def work(transaction: Transaction) -> bool:
-            made = await transaction.connection.execute(update(invocations).where(*mine).values(values))
-            if made.rowcount == 0:
+            if (await transaction.connection.execute(wanted, parameters)).rowcount == 0:
                 return False
             if tell:
                 transaction.changed.add(invocation_id)

@@ -41,7 +41,7 @@ class NewInvocation:
             fingerprint=hashlib.sha256(same.encode()).hexdigest(),
             mode=arguments.mode,
             deliverable_format=arguments.deliverable_format,
-            arguments=json.dumps(given),
+            arguments=same,
             tags=json.dumps(payer.headers) if payer.headers else None,
         )
 
