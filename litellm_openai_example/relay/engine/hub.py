@@ -48,13 +48,18 @@ class Topic:
         """What has happened after the event with the id `last` (0 for all)."""
         return self.history.after(self.record, self.pieces, last)
 
-    async def change(self, timeout: float) -> bool:
-        """Wait for the next change, `timeout` seconds at most; whether there was one."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._changed.wait()
-        except TimeoutError:
-            return False
+    def next_change(self) -> asyncio.Event:
+        """What the next change sets. Taken before anything is read here, it misses no change that comes meanwhile."""
+        return self._changed
+
+
+async def happens(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until it is set, so many seconds at most; whether it is."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 class Hub:

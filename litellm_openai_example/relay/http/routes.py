@@ -30,7 +30,7 @@ from ...research.contract import (
     Health,
     Invocation,
 )
-from ..engine.hub import Topic
+from ..engine.hub import Topic, happens
 from ..events import RETRY_MILLISECONDS, last_id
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
@@ -190,11 +190,11 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
         return record
     async with relay.hub.watch(record) as topic:
         while True:
-            record = topic.record
+            change, record = topic.next_change(), topic.record
             left = until - time.monotonic()
             if record.finished or left <= 0 or relay.hub.closing or await request.is_disconnected():
                 break
-            await topic.change(min(left, _LIVENESS))
+            await happens(change, min(left, _LIVENESS))
     return record
 
 
@@ -212,13 +212,14 @@ async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[byte
 
 async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes | memoryview]:
     while not relay.hub.closing:
+        change, finished = topic.next_change(), topic.record.finished
         for event in topic.events_after(last):
             for piece in in_pieces(event.encoded):
                 yield piece
             last = event.id
-        if topic.record.finished:
+        if finished:
             return
-        if not await topic.change(relay.settings.timings.keep_alive):
+        if not await happens(change, relay.settings.timings.keep_alive):
             yield b": keep-alive\n\n"
 
 

@@ -41,7 +41,7 @@ class NewInvocation:
             fingerprint=hashlib.sha256(same.encode()).hexdigest(),
             mode=arguments.mode,
             deliverable_format=arguments.deliverable_format,
-            arguments=same,
+            arguments=json.dumps(given),
             tags=json.dumps(payer.headers) if payer.headers else None,
         )
 

@@ -1,0 +1,81 @@
+"""A change that comes while those who watch are busy is not missed: it is not told again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from litellm_openai_example.relay.engine.hub import Topic
+from litellm_openai_example.relay.http.routes import events, wait
+from litellm_openai_example.relay.ledger.records import Record
+
+RUNNING = Record(
+    id="inv_1",
+    mode="background",
+    deliverable_format="markdown_brief",
+    arguments="{}",
+    state="running",
+    owner="me",
+    cancel_requested=False,
+    attempts=1,
+    upstream_id="resp_1",
+    output_text=None,
+    response=None,
+    error_code=None,
+    created_at=1.0,
+    started_at=1.0,
+    updated_at=2.0,
+    cost_usd=None,
+    tags=None,
+    age=1.0,
+)
+ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_text": "the report", "updated_at": 3.0})
+
+
+class Watched:
+    """A relay with one invocation, and a request for it whose every look at the client lets it end."""
+
+    def __init__(self) -> None:
+        self.topic = Topic(RUNNING, [])
+        self.hub = self
+        self.closing = False
+        self.settings = SimpleNamespace(wait=60.0, timings=SimpleNamespace(keep_alive=60.0))
+        self.app = SimpleNamespace(state=SimpleNamespace(relay=self))
+
+    def end(self) -> None:
+        self.topic.update(ENDED, [])
+
+    async def get(self, invocation_id: str) -> Record:
+        return RUNNING
+
+    async def is_disconnected(self) -> bool:
+        self.end()
+        return False
+
+    @asynccontextmanager
+    async def watch(self, record: Record) -> AsyncIterator[Topic]:
+        yield self.topic
+
+
+def test_one_who_waits() -> None:
+    async def use() -> Any:
+        async with asyncio.timeout(5):
+            return await wait(Watched(), "inv_1")  # type: ignore[arg-type]
+
+    assert asyncio.run(use()).status_code == 200
+
+
+def test_one_who_reads_slowly() -> None:
+    async def use() -> str:
+        relay, told = Watched(), ""
+        async with asyncio.timeout(5):
+            async for piece in (await events(relay, "inv_1")).body_iterator:  # type: ignore[arg-type, attr-defined]
+                told += bytes(piece).decode()
+                if '"running"' in told:
+                    relay.end()
+        return told
+
+    assert asyncio.run(use()).count("event: completed") == 1
