@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -82,7 +83,7 @@ class _Measure:
 
 
 class BoundedBody(httpx2.SyncByteStream):
-    """A blocking body that ends with the deadline and at the limit."""
+    """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
 
     def __init__(self, response: httpx2.Response, until: Deadline | None, limit: int | None) -> None:
         self._stream: Any = response.stream
@@ -99,7 +100,7 @@ class BoundedBody(httpx2.SyncByteStream):
         while not self._measure.full:
             try:
                 # Around each read alone: what is sent between two of them has a deadline of its own.
-                with bounded_io(self._until):
+                with nullcontext() if self._until is None else bounded_io(self._until):
                     chunk = next(chunks, None)
             except httpx2.RequestError as error:
                 if self._until is None or not self._until.passed:
@@ -114,11 +115,11 @@ class BoundedBody(httpx2.SyncByteStream):
 
 
 class AsyncBoundedBody(httpx2.AsyncByteStream):
-    """An asynchronous body that ends with the deadline and at the limit."""
+    """An asynchronous body that ends with the deadline, if it has one of its own, and at the limit."""
 
     def __init__(self, response: httpx2.Response, until: Deadline | None, limit: int | None) -> None:
         self._stream: Any = response.stream
-        self._until = until or Deadline(None)
+        self._until = until
         self._measure = _Measure(response, limit)
 
     @property
@@ -131,7 +132,7 @@ class AsyncBoundedBody(httpx2.AsyncByteStream):
         while not self._measure.full:
             chunk = None
             # The scope must not stay open over the yield: it belongs to the task that reads now.
-            with anyio.move_on_after(self._until.remaining()):
+            with nullcontext() if self._until is None else anyio.move_on_after(self._until.remaining()):
                 try:
                     chunk = await anext(chunks)
                 except StopAsyncIteration:

@@ -86,13 +86,13 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         try:
             with bounded_io(attempt.until):
                 response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
-            try:
-                response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
-                if not stream:
-                    response.read()
-            except BaseException:
-                response.close()
-                raise
+                try:
+                    response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
+                    if not stream:
+                        response.read()
+                except BaseException:
+                    response.close()
+                    raise
         except Exception as error:
             raise attempt.failure(error) from error
         finally:

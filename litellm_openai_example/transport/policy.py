@@ -108,7 +108,8 @@ class Attempt:
         self.until = self.call.until or Deadline(None)
         if self.call.implied is not None and not stream and not carries_file:
             self.until = min(self.until, self.call.implied, key=lambda deadline: deadline.at)
-        self.body_until = self.call.until if stream else self.until
+        # What is not streamed is read within the attempt.
+        self.body_until = self.call.until if stream else None
         if self.until.passed:
             raise self._too_late()
         if not self.reading:
