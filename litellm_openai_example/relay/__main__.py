@@ -52,8 +52,16 @@ class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic in t
             self.fail(str(error), param, ctx)
 
 
+class _Setting(click.Option):
+    """Names its variable too where something is wrong with it, as newer versions of Click do by themselves."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        hint = super().get_error_hint(ctx)
+        return hint if str(self.envvar) in hint else f"{hint} (env var: '{self.envvar}')"
+
+
 def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    return click.option(flag, envvar=variable, help=help, show_default=True, show_envvar=True, **how)
+    return click.option(flag, cls=_Setting, envvar=variable, help=help, show_default=True, show_envvar=True, **how)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_ENVIRONMENT)
