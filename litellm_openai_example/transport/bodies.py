@@ -82,8 +82,8 @@ class _Measure:
         yield piece[: self._left]
 
 
-class BoundedBody(httpx2.SyncByteStream):
-    """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
+class _Bounded:
+    """What the two kinds of bodies have in common."""
 
     def __init__(self, response: httpx2.Response, until: Deadline | None, limit: int | None) -> None:
         self._stream: Any = response.stream
@@ -94,6 +94,10 @@ class BoundedBody(httpx2.SyncByteStream):
     def elapsed(self) -> timedelta | None:
         """How long the answer took, which the response reads here."""
         return self._stream.elapsed  # type: ignore[no-any-return]
+
+
+class BoundedBody(_Bounded, httpx2.SyncByteStream):
+    """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = iter(self._stream)
@@ -114,18 +118,8 @@ class BoundedBody(httpx2.SyncByteStream):
         self._stream.close()
 
 
-class AsyncBoundedBody(httpx2.AsyncByteStream):
+class AsyncBoundedBody(_Bounded, httpx2.AsyncByteStream):
     """An asynchronous body that ends with the deadline, if it has one of its own, and at the limit."""
-
-    def __init__(self, response: httpx2.Response, until: Deadline | None, limit: int | None) -> None:
-        self._stream: Any = response.stream
-        self._until = until
-        self._measure = _Measure(response, limit)
-
-    @property
-    def elapsed(self) -> timedelta | None:
-        """How long the answer took, which the response reads here."""
-        return self._stream.elapsed  # type: ignore[no-any-return]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = self._stream.__aiter__()

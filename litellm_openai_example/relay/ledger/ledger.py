@@ -257,7 +257,7 @@ class Ledger:
             "owner": self.worker,
             "attempts": _row.attempts + 1,
             "started_at": func.coalesce(_row.started_at, db_now()),
-            "updated_at": db_now(),
+            **NOW,
         }
         wanted = (*_is_due(), self._leases.held)
         return await self.database.write(lambda transaction: change(transaction, wanted, values, limit))
