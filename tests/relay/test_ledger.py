@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ from litellm_openai_example.relay.ledger.schema import ACTIVE, invocations
 from litellm_openai_example.relay.metrics import exposition
 from litellm_openai_example.relay.report import listed, spent
 
+from ..fakes.postgresql import PostgreSQL
+
 FINISHED = 3000
+SLOW_COMMIT = (
+    "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END'",
+    "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON relay_invocations DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION slow()",
+)
 
 
 class Clock:
@@ -122,6 +130,61 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
                     plan = "\n".join(str(row[-1]) for row in rows)
                     full = r"Seq Scan on relay_invocations|SCAN relay_invocations(?! USING (COVERING )?INDEX relay_inv)"
                     assert not re.search(full, plan), f"{statement}\n{plan}"
+
+    run(work)
+
+
+@asynccontextmanager
+async def locked(url: str) -> AsyncIterator[None]:
+    """Somebody else holds the lock that every change waits for."""
+    database = Database(make_url(url), "other")
+    try:
+        async with database.connections.writer.connect() as connection:
+            if database.postgresql:
+                await connection.execute(text("LOCK TABLE relay_invocations IN ACCESS EXCLUSIVE MODE"))
+            else:
+                await connection.execute(text("UPDATE relay_workers SET id = id"))
+            yield
+            await connection.rollback()
+    finally:
+        await database.connections.dispose()
+
+
+def test_what_was_told_to_have_failed_is_not_accepted_later(database_url: str) -> None:
+    """Whoever gave up waiting asks again: both would be paid for."""
+
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            async with locked(database_url):
+                accepting = [asyncio.create_task(ledger.accept(new("before")))]
+                await asyncio.sleep(0.2)  # its transaction is waiting by now
+                accepting += [asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays")]
+                await asyncio.sleep(0.1)
+                for task in accepting[:2]:
+                    task.cancel()
+                await asyncio.wait(accepting[:2])
+            assert (await accepting[2]).id == "stays"
+            assert list(await ledger.get_many(["before", "gone", "stays"])) == ["stays"]
+
+    run(work)
+
+
+def test_what_was_given_up_during_its_commit_is_cancelled(postgresql: PostgreSQL) -> None:
+    """A commit under way cannot be called back; without a key nobody would ever find what it accepted."""
+
+    async def work() -> None:
+        async with opened(postgresql.new_database()) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+            keyed = replace(new("keyed"), idempotency_hash="key")
+            accepting = [asyncio.create_task(ledger.accept(one)) for one in (new("keyless"), keyed)]
+            await asyncio.sleep(0.5)
+            for task in accepting:
+                task.cancel()
+            await asyncio.wait(accepting)
+            await ledger.accept(new("next"))
+            states = {name: one.state for name, one in (await ledger.get_many(["keyless", "keyed", "next"])).items()}
+            assert states == {"keyless": "cancelled", "keyed": "queued", "next": "queued"}
+            assert (await ledger.accept(replace(keyed, id="again"))).id == "keyed"
 
     run(work)
 

@@ -179,6 +179,15 @@ class TestFrozen:
                 assert relay.api.wait(one, 25)["status"] == "completed"
         assert all(count == 1 for count in upstream.paid.values())
 
+    def test_a_start_that_was_refused_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+        with relay_process(environment(postgresql.new_database(), upstream)) as relay:
+            with postgresql.frozen():
+                answer = relay.api.post(body("while it is silent", background=True))
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
+            assert relay.api.wait(relay.api.start("afterwards"), 30)["status"] == "completed"
+            assert len(upstream.posts) == 1
+            assert relay.terminate() == 0
+
     @pytest.mark.parametrize("accept", [1.2, 2.6], ids=["in the gate", "after it"])
     def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
         self, postgresql: PostgreSQL, upstream: Gateway, accept: float

@@ -44,11 +44,13 @@ class Transaction:
 
     Attributes:
         changed: the invocations that others are to be told about.
+        conditions: asked in the last moment before the commit. If one does not hold, all is undone and runs anew.
         proof: whether it shows that all writes go: one that failed may have wanted another right than this one.
     """
 
     connection: AsyncConnection
     changed: set[str] = field(default_factory=set)
+    conditions: list[Callable[[], bool]] = field(default_factory=list)
     proof: bool = False
 
 
@@ -59,9 +61,14 @@ Write = Callable[[Transaction], Awaitable[T]]
 class _CommitLost(Exception):
     """The connection broke while it committed. `number` is the transaction's, None if it may simply be repeated."""
 
+    error: Exception
     number: int | None
     results: list[object]
     changed: set[str]
+
+
+class _Outdated(Exception):
+    """A condition of a transaction holds no longer."""
 
 
 class Database:
@@ -210,12 +217,15 @@ class Database:
 
     async def _transact_once(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
         """Commit them once, also where the answer to the commit is lost."""
-        try:
-            return await self._transact(works)
-        except _CommitLost as lost:
-            if lost.number is not None and await self._is_committed(lost.number):
-                return lost.results, lost.changed
-        return await self._transact(works)
+        while True:
+            try:
+                return await self._transact(works)
+            except _Outdated:
+                continue
+            except _CommitLost as lost:
+                if lost.number is not None and await self._is_committed(lost.number):
+                    return lost.results, lost.changed
+                raise lost.error from None
 
     async def _transact(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
         committing, number = False, None
@@ -225,12 +235,14 @@ class Database:
                 results = [await work(transaction) for work in works]
                 if self.postgresql and transaction.changed:
                     number = await self._notify(connection, sorted(transaction.changed))
+                if not all(holds() for holds in transaction.conditions):
+                    raise _Outdated
                 committing = True
                 await connection.commit()
             self._proved = transaction.proof
         except Exception as error:
             if committing and is_outage(error):
-                raise _CommitLost(number, results, transaction.changed) from error
+                raise _CommitLost(error, number, results, transaction.changed) from error
             raise
         return results, transaction.changed
 

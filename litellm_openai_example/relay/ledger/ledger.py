@@ -54,7 +54,7 @@ from .acceptance import RECORD, insert_new
 from .batch import Batch
 from .changes import NOW, change, pick, requeued, settled
 from .database import Database, Transaction
-from .failures import why_not_opened
+from .failures import LedgerUnavailable, why_not_opened
 from .leases import Leases
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
@@ -98,6 +98,7 @@ class Ledger:
         self._leases = Leases(worker, lease, clock, postgresql=database.postgresql)
         self._max_queued = max_queued
         self._secret = b""
+        self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
         self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
         # What every run goes through is put together once: SQLAlchemy takes longer for it than the database.
@@ -135,19 +136,33 @@ class Ledger:
     async def accept(self, new: NewInvocation) -> Record:
         """Write an invocation down, or find the one that was accepted under its idempotency key.
 
+        Cancelling it calls it back: whoever was told that it failed asks again, and both would be paid for. Once its
+        commit is under way, one with a key stays, to be found by the repeat; one without is cancelled after it.
+
         Raises:
             QueueFull, IdempotencyConflict, LedgerUnavailable
         """
-        return await self._accepting(new)
+        self._wanted.add(new.id)
+        try:
+            return await self._accepting(new)
+        finally:
+            self._wanted.discard(new.id)
 
-    async def _accept(self, wanted: Sequence[NewInvocation]) -> list[Record | Exception]:
-        async def work(transaction: Transaction) -> list[Record | Exception]:
-            return await insert_new(transaction, wanted, self._max_queued)
+    async def _accept(self, asked: Sequence[NewInvocation]) -> list[Record | Exception]:
+        async def work(transaction: Transaction) -> dict[str, Record | Exception]:
+            wanted = [new for new in asked if new.id in self._wanted]
+            transaction.conditions.append(lambda: self._wanted.issuperset(new.id for new in wanted))
+            answers = await insert_new(transaction, wanted, self._max_queued)
+            return {new.id: answer for new, answer in zip(wanted, answers, strict=True)}
 
         try:
-            return await self.database.write(work)
+            answers = await self.database.write(work)
         except IntegrityError:  # another process was faster with one of the keys: now it can be seen
-            return await self.database.write(work)
+            answers = await self.database.write(work)
+        for new in asked:
+            if new.id in answers and new.id not in self._wanted and new.idempotency_hash is None:
+                await self.request_cancel(new.id)
+        return [answers.get(new.id) or LedgerUnavailable() for new in asked]
 
     # Reading
 
