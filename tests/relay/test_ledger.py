@@ -150,6 +150,25 @@ async def locked(url: str) -> AsyncIterator[None]:
         await database.connections.dispose()
 
 
+def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
+    """Whatever it is doing at that moment: a loop that went on would hold up the end of the process."""
+
+    async def read(ledger: Ledger) -> None:
+        while True:
+            await ledger.owned()
+
+    async def work() -> None:
+        async with opened(sqlite_url) as ledger:
+            for n in range(400):
+                reading = asyncio.create_task(read(ledger))
+                await asyncio.sleep(n % 40 / 8000)
+                reading.cancel()
+                await asyncio.wait([reading], timeout=10)
+                assert reading.cancelled()
+
+    run(work)
+
+
 def test_what_was_told_to_have_failed_is_not_accepted_later(database_url: str) -> None:
     """Whoever gave up waiting asks again: both would be paid for."""
 

@@ -87,7 +87,11 @@ class Connections:
 
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine, longest: float) -> AsyncIterator[AsyncConnection]:
+        cancellations = _cancellations()
         async with engine.connect() as connection:
+            if _cancellations() > cancellations:
+                # SQLAlchemy 2.0 waits for it by `asyncio.wait_for`, which can swallow one before Python 3.12.
+                raise asyncio.CancelledError
             driver: Any = (await connection.get_raw_connection()).driver_connection
             self._in_use.add(driver)
             alarm = asyncio.get_running_loop().call_later(longest, self._cut, driver)
@@ -114,6 +118,12 @@ class Connections:
         if self._file is not None and self._file.replaced():
             await self.dispose()
             self._file.opened()
+
+
+def _cancellations() -> int:
+    """How often the current task was asked to end and has not."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class _File:
