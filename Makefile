@@ -46,7 +46,7 @@ test: lint ## Run all checks and tests
 # The tools come from the newest versions; what users install from the oldest that pyproject.toml allows.
 test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest versions that are allowed
 	@$(UV) venv --quiet --clear .venv-lowest
-	@$(UV) pip compile --quiet --resolution lowest-direct --extra relay pyproject.toml --output-file .venv-lowest/constraints.txt
+	@$(UV) pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml --output-file .venv-lowest/constraints.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import httpx2
-from mcp import Client, StdioServerParameters
+from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from ..fakes.gateway import Json
@@ -25,7 +25,7 @@ async def on_stdio(url: str, **env: str) -> AsyncIterator[Client]:
     """An agent with its own process of the server."""
     env = {"RELAY_BASE_URL": url, "RELAY_API_KEY": KEY, **env}
     server = StdioServerParameters(command=sys.executable, args=["-m", "litellm_openai_example.mcp"], env=env)
-    async with Client(server) as client:
+    async with Client(stdio_client(server)) as client:
         yield client
 
 
