@@ -208,6 +208,29 @@ def test_what_was_given_up_during_its_commit_is_cancelled(postgresql: PostgreSQL
     run(work)
 
 
+def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in the same commit were accepted: told anything else they would ask again."""
+
+    async def work() -> None:
+        async with opened(postgresql.new_database()) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+            asked: list[str] = []
+
+            async def away(invocation_id: str) -> None:
+                asked.append(invocation_id)
+                raise LedgerUnavailable
+
+            monkeypatch.setattr(ledger, "request_cancel", away)
+            gone, stays = (asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays"))
+            await asyncio.sleep(0.5)
+            gone.cancel()
+            assert (await stays).id == "stays"
+            await asyncio.sleep(0)
+            assert asked == ["gone"]
+
+    run(work)
+
+
 def test_a_purge_is_one_block_at_a_time(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:

@@ -242,7 +242,7 @@ class Database:
             self._proved = transaction.proof
         except Exception as error:
             if committing and is_outage(error):
-                raise _CommitLost(error, number, results, transaction.changed) from error
+                raise _CommitLost(error, number, results, transaction.changed) from None
             raise
         return results, transaction.changed
 

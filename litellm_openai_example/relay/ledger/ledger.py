@@ -38,6 +38,7 @@ UPDATE is stands in `changes`, who lives in `leases`, what is asked of the datab
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -50,6 +51,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...config import ConfigurationError
+from ..log import log
 from .acceptance import RECORD, insert_new
 from .batch import Batch
 from .changes import NOW, change, pick, requeued, settled
@@ -99,6 +101,7 @@ class Ledger:
         self._max_queued = max_queued
         self._secret = b""
         self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
+        self._withdrawing: set[asyncio.Task[None]] = set()
         self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
         # What every run goes through is put together once: SQLAlchemy takes longer for it than the database.
@@ -161,8 +164,19 @@ class Ledger:
             answers = await self.database.write(work)
         for new in asked:
             if new.id in answers and new.id not in self._wanted and new.idempotency_hash is None:
-                await self.request_cancel(new.id)
+                self._withdraw(new.id)
         return [answers.get(new.id) or LedgerUnavailable() for new in asked]
+
+    def _withdraw(self, invocation_id: str) -> None:
+        """Cancel it beside all else: the others of its commit were accepted, and are told so at once."""
+        task = asyncio.create_task(self.request_cancel(invocation_id))
+        self._withdrawing.add(task)
+        task.add_done_callback(self._withdrawn)
+
+    def _withdrawn(self, task: asyncio.Task[None]) -> None:
+        self._withdrawing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a start that its client was told had failed could not be withdrawn")
 
     # Reading
 
