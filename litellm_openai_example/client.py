@@ -68,12 +68,28 @@ class _Client:
         return chat_request(self._model(model), content, instructions, fields)
 
     def _response(
-        self, prompt: str, files: Files, model: str | None, fields: dict[str, object], **options: Any
+        self,
+        prompt: str,
+        files: Files,
+        model: str | None,
+        fields: dict[str, object],
+        tools: Tools | None,
+        previous_response_id: str | None,
+        instructions: str | None,
+        background: bool = False,
     ) -> JsonObject:
-        if options.get("previous_response_id") is not None:
-            check_response_id(options["previous_response_id"])
+        if previous_response_id is not None:
+            check_response_id(previous_response_id)
         content = content_of(check_prompt(prompt), files, "responses")
-        return response_request(self._model(model), content, fields=fields, **options)
+        return response_request(
+            self._model(model),
+            content,
+            tools=tools,
+            previous_response_id=previous_response_id,
+            instructions=instructions,
+            background=background,
+            fields=fields,
+        )
 
     def _conversation(
         self,
@@ -191,16 +207,7 @@ class LiteLLMClient(_Client):
         **fields: object,
     ) -> str:
         """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            background=background,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
         reply = self.run(calls.ask(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
@@ -222,16 +229,7 @@ class LiteLLMClient(_Client):
         A background one is returned as it was submitted; its `id` is for `wait_for_reply`. One that calls functions
         may have `calls` and no text.
         """
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            background=background,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
         return self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
 
     def stream_chat_completion(
@@ -260,15 +258,7 @@ class LiteLLMClient(_Client):
         **fields: object,
     ) -> TextStream:
         """The text of a response in pieces, as they arrive; at the end its `reply` holds the rest."""
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions)
         return text_stream(self, RESPONSES, request, timeout)
 
     def wait_for_response(
@@ -425,16 +415,7 @@ class AsyncLiteLLMClient(_Client):
         **fields: object,
     ) -> str:
         """See `LiteLLMClient.create_response`."""
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            background=background,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
         reply = await self.run(calls.ask(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
@@ -452,16 +433,7 @@ class AsyncLiteLLMClient(_Client):
         **fields: object,
     ) -> Reply:
         """See `LiteLLMClient.respond`."""
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            background=background,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
         return await self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
 
     def stream_chat_completion(
@@ -490,15 +462,7 @@ class AsyncLiteLLMClient(_Client):
         **fields: object,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_response`."""
-        request = self._response(
-            prompt,
-            files,
-            model,
-            fields,
-            tools=tools,
-            previous_response_id=previous_response_id,
-            instructions=instructions,
-        )
+        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions)
         return self._stream(RESPONSES, request, timeout)
 
     async def wait_for_response(
