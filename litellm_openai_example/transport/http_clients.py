@@ -16,6 +16,7 @@ from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClie
 
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
+from .packets import join_writes, join_writes_async
 from .policy import Attempt
 from .tls import as_configuration_errors
 
@@ -78,16 +79,18 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
 
         def on_event(name: str, info: Mapping[str, object]) -> None:
             attempt.on_event(name, info)
-            opened = info.get("return_value")
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
-                clamp(opened)
+                clamp(info["return_value"])
+                join_writes(info["return_value"])
 
         request.extensions["trace"] = on_event
+        attempt.bound_reads()
         try:
             with bounded_io(attempt.until):
                 response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
+                    if attempt.bounds_body_of(response):
+                        response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
                 except BaseException:
@@ -96,7 +99,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         except Exception as error:
             raise attempt.failure(error) from error
         finally:
-            del request.extensions["trace"]  # it holds the request: a circle, which only the collector would free
+            request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
         return response
 
@@ -138,6 +141,9 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             attempt.on_event(name, info)
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
                 connected = info["return_value"]
+                join_writes_async(connected)
+            elif name.endswith(".start_tls.complete"):
+                join_writes_async(info["return_value"])
             elif name.endswith(".start_tls.failed") and connected is not None:
                 # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
                 with anyio.CancelScope(shield=True):
@@ -149,7 +155,8 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             with anyio.move_on_after(attempt.until.remaining()) as scope:
                 response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
+                    if attempt.bounds_body_of(response):
+                        response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
                 except BaseException:
@@ -159,7 +166,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         except Exception as error:
             raise attempt.failure(error) from error
         finally:
-            del request.extensions["trace"]
+            request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:
             raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
         attempt.judge(response)

@@ -117,11 +117,12 @@ class Attempt:
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
         if self.max_answer is not None:
             request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
-        self._bound_reads()
 
     def on_event(self, name: str, info: Mapping[str, object]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
-        self.sent = self.sent or self.leaves_with(name, info)
+        if self.leaves_with(name, info):
+            self.sent = True
+            self.request.extensions.pop("trace", None)  # what comes later tells nothing, and costs
 
     def leaves_with(self, name: str, info: Mapping[str, object]) -> bool:
         """Whether the request begins to leave this machine with that event."""
@@ -189,8 +190,20 @@ class Attempt:
         failure.__cause__ = error
         return failure
 
-    def _bound_reads(self) -> None:
-        """No single read, connect or write may outlast the deadline either."""
+    def bounds_body_of(self, response: httpx2.Response) -> bool:
+        """Whether the body of an answer could outlast its deadline or outgrow its limit."""
+        if self.body_until is not None:
+            return True
+        if self.max_answer is None:
+            return False
+        # The length holds for what is sent, unless it is sent in chunks: then it may say anything.
+        headers = response.headers
+        length = headers.get("content-length", "")
+        as_sent = "content-encoding" not in headers and "transfer-encoding" not in headers
+        return not (as_sent and length.isdecimal() and len(length) < 16 and int(length) <= self.max_answer)
+
+    def bound_reads(self) -> None:
+        """No single read, connect or write of a blocking call may outlast the deadline either."""
         left = self.until.remaining()
         if left != math.inf:
             timeouts = self.request.extensions.get("timeout") or {}

@@ -19,6 +19,7 @@ from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.relay.engine.upstream import Upstream
 from litellm_openai_example.transport import bodies
 
+from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, chat_body, chat_events, reply, response_body, sse
 
 LIMIT = 10_000
@@ -51,6 +52,16 @@ def test_the_text_of_an_answer_that_is_too_large_is_kept(
     with pytest.raises(CutShortError, match=TOO_LARGE) as caught:
         client.create_response("hi")
     assert (caught.value.text, caught.value.response_id) == ("the report", "resp_1")
+
+
+def test_a_length_that_does_not_hold_is_no_bound(raw_gateway: RawServer) -> None:
+    body = bulky()
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    headers = {"content-type": "application/json", "transfer-encoding": "chunked", "content-length": "9"}
+    raw_gateway.answers(Answer(200, chunks, headers))
+    with LiteLLMClient(raw_gateway.url, KEY, max_answer=LIMIT) as client, pytest.raises(CutShortError) as caught:
+        client.create_response("hi")
+    assert caught.value.text == "the report"
 
 
 def test_what_cannot_be_read_is_said(client: LiteLLMClient, gateway: ScriptedServer) -> None:
