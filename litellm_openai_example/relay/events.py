@@ -26,9 +26,9 @@ class Event:
     encoded: bytes
 
     @classmethod
-    def of(cls, id: int, name: str, data: bytes) -> Event:
-        """From JSON: that has no line breaks of its own, so one data line is enough."""
-        return cls(id, f"id: {id}\nevent: {name}\ndata: ".encode() + data + b"\n\n")
+    def of(cls, id: int, data: StatusEvent | OutputTextEvent | LastEvent) -> Event:
+        """JSON has no line breaks of its own, so one data line is enough."""
+        return cls(id, f"id: {id}\nevent: {data.type}\ndata: {data.model_dump_json()}\n\n".encode())
 
 
 class History:
@@ -59,8 +59,7 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
         if rest is not None and last < end - 1:
             events.append(_text(record, end - 1, rest.start, rest.text))
         if last < end:
-            view = LastEvent.model_construct(**vars(record.view))
-            events.append(Event.of(end, view.type, view.model_dump_json().encode()))
+            events.append(Event.of(end, LastEvent.model_construct(**vars(record.view))))
     return events
 
 
@@ -84,9 +83,8 @@ def _status(record: Record, id: int, status: str, upstream_id: str | None, at: f
     event = StatusEvent.model_construct(
         invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
     )
-    return Event.of(id, "status", event.model_dump_json().encode())
+    return Event.of(id, event)
 
 
 def _text(record: Record, id: int, start: int, text: str) -> Event:
-    event = OutputTextEvent.model_construct(invocation_id=record.id, offset=start, delta=text)
-    return Event.of(id, "output_text", event.model_dump_json().encode())
+    return Event.of(id, OutputTextEvent.model_construct(invocation_id=record.id, offset=start, delta=text))
