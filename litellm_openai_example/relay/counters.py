@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ..errors import ErrorKind
 
 NAME = "litellm_relay"
-_CALLS = ("submit", "poll")
 
 counters = CollectorRegistry()
-_accepted = Counter(f"{NAME}_accepted", "Starts that were accepted, repeats included.", registry=counters)
-_submits = Counter(f"{NAME}_submits", "Requests for a run that were sent to the gateway.", registry=counters)
-_submitted = Counter(f"{NAME}_submitted", "Runs whose id the gateway gave.", registry=counters)
+
+count_accepted = Counter(f"{NAME}_accepted", "Starts that were accepted, repeats included.", registry=counters).inc
+count_submit = Counter(f"{NAME}_submits", "Requests for a run that were sent to the gateway.", registry=counters).inc
+count_submitted = Counter(f"{NAME}_submitted", "Runs whose id the gateway gave.", registry=counters).inc
 _ended = Counter(f"{NAME}_ended", "Runs that ended, and why not completed.", ["state", "error_code"], registry=counters)
 _indeterminate = Counter(
     f"{NAME}_indeterminate", "Runs that may have been paid for without a result.", registry=counters
@@ -21,27 +23,15 @@ _cost = Counter(f"{NAME}_cost_usd", "Cost of ended runs as the gateway reckoned 
 _upstream_errors = Counter(
     f"{NAME}_upstream_errors", "Calls of the gateway that failed, by kind.", ["call", "kind"], registry=counters
 )
-_commits = Histogram(
+observe_commit = Histogram(
     f"{NAME}_ledger_commit_seconds",
     "How long the ledger took to commit a group of changes.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
     registry=counters,
-)
-for _call in _CALLS:  # a series that is there from the start: a rate over its first error is not lost
+).observe
+for _call in ("submit", "poll"):  # a series that is there from the start: a rate over its first error is not lost
     for _kind in ErrorKind:
         _upstream_errors.labels(_call, _kind.value)
-
-
-def count_accepted() -> None:
-    _accepted.inc()
-
-
-def count_submit() -> None:
-    _submits.inc()
-
-
-def count_submitted() -> None:
-    _submitted.inc()
 
 
 def count_ended(state: str, error_code: str | None, cost: float | None) -> None:
@@ -51,13 +41,5 @@ def count_ended(state: str, error_code: str | None, cost: float | None) -> None:
         _indeterminate.inc()
 
 
-def count_upstream_error(call: str, kind: ErrorKind) -> None:
-    """Args:
-    call: submit or poll.
-    kind: what was wrong.
-    """
+def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:
     _upstream_errors.labels(call, kind.value).inc()
-
-
-def observe_commit(seconds: float) -> None:
-    _commits.observe(seconds)
