@@ -17,7 +17,9 @@ from ...research.arguments import DeepResearchArguments
 from ...research.contract import (
     API_ERRORS,
     MAX_BODY_BYTES,
+    ApiError,
     ApiErrorCode,
+    ErrorBody,
     ErrorDetail,
     InvocationRequest,
 )
@@ -52,6 +54,11 @@ class Problem(Exception):
         self.message = message or usual
         self.details = details or []
         self.retry_after = retry_after
+
+    @property
+    def body(self) -> ErrorBody:
+        """What the client is told."""
+        return ErrorBody(error=ApiError(code=self.code, message=self.message, details=self.details))
 
 
 def bad_header(name: str, problem: str) -> Problem:

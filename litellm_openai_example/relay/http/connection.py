@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ...research.contract import API_ERRORS, ApiError, ApiErrorCode, ErrorBody
+from .body import Problem
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol as Http
@@ -20,7 +20,6 @@ else:
 HEAD_SECONDS = 10.0  # from the first byte (or the connection) to the end of a request's head
 HEAD_BYTES = 64 * 1024
 STUCK_SECONDS = 20.0  # in which a reader has to take something of what waits for it
-_INVALID: ApiErrorCode = "invalid_http"
 
 
 class BoundedConnection(Http):
@@ -49,9 +48,9 @@ class BoundedConnection(Http):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the contract has words of its own
         if not (self._in_request() and self.cycle.response_started):
-            status, message = API_ERRORS[_INVALID]
-            content = ErrorBody(error=ApiError(code=_INVALID, message=message)).model_dump_json().encode()
-            head = f"HTTP/1.1 {status} Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            problem = Problem("invalid_http")
+            content = problem.body.model_dump_json().encode()
+            head = f"HTTP/1.1 {problem.status} Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         self._end()
 

@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...config import is_loopback
-from ...research.contract import ApiError, ErrorBody
 from ..log import kind_and_place, log
 from .body import Problem
 
@@ -23,15 +22,13 @@ PROBES = ("/healthz", "/readyz")
 
 def error_response(problem: Problem) -> Response:
     """The answer to a request that is not carried out."""
-    error = ApiError(code=problem.code, message=problem.message, details=problem.details)
     headers = {}
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
     if problem.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     kind = _Lingering if problem.code in _BEFORE_THE_BODY else Response
-    content = ErrorBody(error=error).model_dump_json()
-    return kind(content, problem.status, headers, media_type="application/json")
+    return kind(problem.body.model_dump_json(), problem.status, headers, media_type="application/json")
 
 
 class Guard:

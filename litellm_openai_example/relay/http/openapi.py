@@ -10,7 +10,6 @@ from pydantic.json_schema import models_json_schema
 from ...json_object import JsonObject
 from ...research.arguments import ToolArguments
 from ...research.contract import (
-    API_ERRORS,
     INVOCATION_ERRORS,
     INVOCATIONS_PATH,
     AcceptedInvocation,
@@ -20,6 +19,7 @@ from ...research.contract import (
     Invocation,
     InvocationRequest,
 )
+from .body import Problem
 
 Responses = dict[int | str, JsonObject]
 
@@ -72,11 +72,9 @@ _REQUESTS = {
 def _errors(*codes: ApiErrorCode) -> Responses:
     """One entry for each status, with an example for each code."""
     responses: Responses = {}
-    for code in codes:
-        status, message = API_ERRORS[code]
-        entry = responses.setdefault(status, {"model": ErrorBody, "description": message})
-        examples = entry.setdefault("content", {"application/json": {"examples": {}}})["application/json"]["examples"]
-        examples[code] = {"value": {"error": {"code": code, "message": message, "details": []}}}
+    for problem in map(Problem, codes):
+        entry = responses.setdefault(problem.status, _answer(ErrorBody, problem.message))
+        entry["content"]["application/json"]["examples"][problem.code] = {"value": problem.body.model_dump()}
     return responses
 
 
