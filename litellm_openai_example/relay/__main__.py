@@ -6,7 +6,7 @@ import gc
 import math
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import click
@@ -192,17 +192,17 @@ def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime
 
 
 def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:
-    from .report import STATES, cost_of_runs, day_before
-    from .report import list_runs as listed
+    from .report import STATES, cost_of_runs, list_runs
 
     if state is not None and state not in STATES:
         raise click.UsageError(f"--state must be one of {', '.join(STATES)}")
     try:
         url = database_url()
         if cost:
-            text = cost_of_runs(url, since.replace(tzinfo=UTC) if since else day_before(30), as_json=as_json)
+            day = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
+            text = cost_of_runs(url, day, as_json=as_json)
         else:
-            text = listed(url, state, as_json=as_json)
+            text = list_runs(url, state, as_json=as_json)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     try:

@@ -7,14 +7,13 @@ import json
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, ColumnElement, Row, Select, cast, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import ConfigurationError
@@ -50,12 +49,11 @@ _LISTED = (_row.id, _row.state, _row.mode, _row.error_code, _row.created_at, _ro
 
 def listed(state: str | None) -> list[Select[Any]]:
     """The queries of `--list`: what has not ended (found by an index), or what is in one state, the newest 1,000."""
-    ended = _row.updated_at
     found = select(*_LISTED, (db_now() - _row.created_at).label("age")).limit(MOST)
     if state is None:
         return [found.where(where).order_by(_row.created_at) for where in (IS_ACTIVE, IS_QUEUED)]
     if state in TERMINAL:
-        return [found.where(IS_ENDED, in_state(_row, [state])).order_by(ended.desc())]
+        return [found.where(IS_ENDED, in_state(_row, [state])).order_by(_row.updated_at.desc())]
     return [
         found.where(IS_QUEUED if state == "queued" else IS_ACTIVE, in_state(_row, [state])).order_by(_row.created_at)
     ]
@@ -162,7 +160,7 @@ def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     except (LedgerUnavailable, Unstorable) as error:
         cause = error.__context__ if isinstance(error.__context__, Exception) else error
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(cause)}") from None
-    except (DBAPIError, PoolTimeout, OSError) as error:
+    except (DBAPIError, OSError) as error:
         raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(error)}") from None
 
 
@@ -178,8 +176,3 @@ def _check_file(path: Path) -> None:
         return  # locked, or no database: opening it tells
     if not found:
         raise ConfigurationError(NO_LEDGER)
-
-
-def day_before(days: int) -> datetime:
-    """The time that many days ago."""
-    return datetime.fromtimestamp(datetime.now(UTC).timestamp() - days * 86400, UTC)
