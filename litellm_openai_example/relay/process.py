@@ -76,10 +76,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
-    try:
-        relay = Relay(settings)
-    except OSError as error:  # the ledger's file cannot be made
-        raise CannotStart(f"the ledger cannot be opened: {error.strerror or type(error).__name__}") from None
+    relay = Relay(settings)
     await relay.open()
     with bind(settings.host, settings.port) as listener:
         try:
