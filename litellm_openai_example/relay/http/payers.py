@@ -1,8 +1,4 @@
-"""Who pays for a run, as the headers of its start say.
-
-Read and documented by hand: as three parameters of the route they would cost every start some 7 % of its time, and
-few send them.
-"""
+"""Who pays for a run, as the headers of its start say; read and documented by hand (why: see `routes.py`)."""
 
 from __future__ import annotations
 
