@@ -27,7 +27,8 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
     if form not in ("text", "json"):
         raise ConfigurationError("RELAY_LOG_FORMAT must be text or json")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else logging.Formatter(_TEXT))
+    text = logging.Formatter("[relay] %(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(_Json() if form == "json" else text)
     handler.addFilter(_OwnWords(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)  # others' loggers may repeat what they were sent: from them warnings alone
@@ -45,9 +46,6 @@ def kind_and_place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return type(error).__name__ + place
-
-
-_TEXT = "[relay] %(asctime)s %(levelname)s %(message)s"
 
 
 def _of_others(record: logging.LogRecord) -> str:

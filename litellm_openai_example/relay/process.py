@@ -37,7 +37,6 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        settings: checked.
         tell: takes the lines that a person at the terminal wants to see.
 
     Returns:

@@ -31,9 +31,6 @@ _CLOSING = 0.5  # seconds that requests wait for the ledger once the process is 
 class Relay:
     """One relay process.
 
-    Args:
-        settings: checked.
-
     Attributes:
         failed: whether a loop has ended without which the relay does no good; `on_failure` is called then.
     """

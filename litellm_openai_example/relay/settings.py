@@ -15,8 +15,6 @@ from ..state import state_dir
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8080
 DEFAULT_MODEL = "gpt-6.1-sol"
 
 _OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
@@ -74,7 +72,7 @@ class Settings:
     """Everything that the relay can be told. Secrets stay out of `repr`.
 
     Attributes:
-        request: fields of `responses.create` that replace those of the recipe (see research.py).
+        request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
         submit_gate: submissions in flight at once.
@@ -83,8 +81,8 @@ class Settings:
 
     gateway: GatewaySettings
     database_url: URL = field(repr=False)
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
+    host: str = "127.0.0.1"
+    port: int = 8080
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
     request: JsonObject = field(default_factory=dict, repr=False)
