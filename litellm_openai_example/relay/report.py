@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Row, Select, cast, func, select
 from sqlalchemy.engine import URL
@@ -37,8 +36,6 @@ from .ledger.schema import (
     invocations,
     meta,
 )
-
-T = TypeVar("T")
 
 STATES = ("queued", *ACTIVE, *sorted(TERMINAL))
 MOST = 1000
@@ -73,11 +70,7 @@ def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
     Raises:
         ConfigurationError: there is no ledger that can be read.
     """
-
-    async def work(connection: AsyncConnection) -> list[Row[Any]]:
-        return [row for query in listed(state) for row in await connection.execute(query)]
-
-    runs = [_run(row) for row in _read(url, work)]
+    runs = [_run(row) for row in _read(url, listed(state))]
     if as_json:
         return json.dumps(runs, indent=1)
     lines = [
@@ -95,12 +88,8 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
         ConfigurationError: there is no ledger that can be read.
     """
     query = spent(since.timestamp(), postgresql=url.get_backend_name() == "postgresql")
-
-    async def work(connection: AsyncConnection) -> list[Row[Any]]:
-        return list(await connection.execute(query))
-
     sums: dict[tuple[str, str], tuple[int, float, int]] = {}
-    for row in _read(url, work):
+    for row in _read(url, [query]):
         key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
         runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
         cost = read_cost(row.cost_usd)
@@ -139,19 +128,19 @@ def _dollars(cost: float | None) -> str:
     return "-" if cost is None else f"{cost:.4f} USD"
 
 
-def _read(url: URL, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+def _read(url: URL, queries: list[Select[Any]]) -> list[Row[Any]]:
     quiet_drivers()
     if url.get_backend_name() == "sqlite":
         _check_file(Path(str(url.database)))
 
-    async def checked(connection: AsyncConnection) -> T:
+    async def work(connection: AsyncConnection) -> list[Row[Any]]:
         await connection.run_sync(check_version)
-        return await work(connection)
+        return [row for query in queries for row in await connection.execute(query)]
 
-    async def read() -> T:
+    async def read() -> list[Row[Any]]:
         database = Database(url, "report")
         try:
-            return await database.read(checked)
+            return await database.read(work)
         finally:
             await database.close()
 
