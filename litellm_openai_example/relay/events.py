@@ -52,12 +52,12 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
     if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
         events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
     for piece in pieces[max(0, last - _RUNNING) :]:
-        events.append(_text(record, piece.seq + _RUNNING, piece.start, piece.text))
+        events.append(_text(record, piece))
     if record.finished:
         rest = _rest(record, pieces)
         end = last_id(record, pieces)
         if rest is not None and last < end - 1:
-            events.append(_text(record, end - 1, rest.start, rest.text))
+            events.append(_text(record, rest))
         if last < end:
             events.append(Event.of(end, LastEvent.model_construct(**vars(record.view))))
     return events
@@ -86,5 +86,6 @@ def _status(record: Record, id: int, status: str, upstream_id: str | None, at: f
     return Event.of(id, event)
 
 
-def _text(record: Record, id: int, start: int, text: str) -> Event:
-    return Event.of(id, OutputTextEvent.model_construct(invocation_id=record.id, offset=start, delta=text))
+def _text(record: Record, piece: Piece) -> Event:
+    event = OutputTextEvent.model_construct(invocation_id=record.id, offset=piece.start, delta=piece.text)
+    return Event.of(piece.seq + _RUNNING, event)
