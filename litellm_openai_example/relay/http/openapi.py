@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -136,13 +138,7 @@ HEALTH: Responses = {
 
 def describe(app: FastAPI, *, needs_key: bool) -> None:
     """Make `app` tell what it does itself, past the framework: the body of `POST`, and whether that needs a key."""
-
-    def openapi() -> JsonObject:
-        if app.openapi_schema is None:
-            app.openapi_schema = _schema(app, needs_key)
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = cache(lambda: _schema(app, needs_key))  # type: ignore[method-assign]
 
 
 def _schema(app: FastAPI, needs_key: bool) -> JsonObject:
