@@ -164,7 +164,7 @@ def relay(
         if list_runs or cost:
             return _report(state, since, cost=cost, as_json=as_json)
         with late_types():
-            from .process import CannotStart, exit_code, run
+            from .process import CannotStart, run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise click.UsageError(
@@ -175,7 +175,7 @@ def relay(
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
     try:
-        return exit_code(run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell))
+        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
 

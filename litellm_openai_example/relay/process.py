@@ -40,7 +40,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
         tell: takes the lines that a person at the terminal wants to see.
 
     Returns:
-        the signal that ended it, 0 if there was none.
+        the exit code: 130 after Ctrl-C, as shells have it; 0 after any other end on request.
 
     Raises:
         ConfigurationError, CannotStart: with one line for a person.
@@ -58,7 +58,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     except asyncio.CancelledError:
         if not stopping.by:
             raise
-    return stopping.by
+    return stopping.exit_code
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -111,6 +111,10 @@ class Stopping:
         self._seconds = seconds
         self._stop: Callable[[], object] = lambda: None
 
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED if self.by == signal.SIGINT else 0
+
     def handle(self, stop: Callable[[], object]) -> None:
         """Call `stop` at the first signal, from a signal handler; at once if there was one already."""
         self._stop = stop
@@ -130,12 +134,7 @@ class Stopping:
 
     def _end(self, *_: object) -> None:
         os.write(2, b"[relay] WARNING something did not stop in time; the process ends without it\n")
-        os._exit(exit_code(self.by))
-
-
-def exit_code(ended_by: int) -> int:
-    """130 after Ctrl-C, as shells have it; 0 after any other end on request."""
-    return INTERRUPTED if ended_by == signal.SIGINT else 0
+        os._exit(self.exit_code)
 
 
 def _signals() -> list[signal.Signals]:
