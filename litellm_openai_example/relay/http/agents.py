@@ -65,7 +65,7 @@ class AgentServer:
         return self._relay.ledger.token(f"agent\n{Payer.of(request.headers).end_user or place}")
 
     async def _start(self) -> ASGIApp:
-        server = await asyncio.to_thread(_make_server, self._connect, self._caller)
+        server = await asyncio.to_thread(self._make_server)
         from mcp.server.transport_security import TransportSecuritySettings
 
         # Its own check of the Host header stays off: `Guard` has one that knows where the relay listens.
@@ -82,11 +82,10 @@ class AgentServer:
         await started.wait()
         return face
 
+    def _make_server(self) -> Any:
+        from ...mcp.server import create_server
 
-def _make_server(connect: Any, caller: Any) -> Any:
-    from ...mcp.server import create_server
-
-    return create_server(connect, caller)
+        return create_server(self._connect, self._caller)
 
 
 class _Exchange(Response):
