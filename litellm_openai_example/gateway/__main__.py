@@ -146,16 +146,12 @@ def _tell(text: str) -> None:
     click.echo(f"{PREFIX}{text}", err=True)
 
 
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> NoReturn:
     """Run the command line.
 
     Exit code 1 when the gateway cannot be had, 2 for a wrong setting, 130 when interrupted before it is ready.
     """
-    handle((signal.SIGTERM, signal.SIGHUP), _stop)
+    handle((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)  # as Ctrl-C
     try:
         code = run_command(gateway, _tell)
     except GatewayUnavailable as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
 from typing import NoReturn
 
 from .environment import GatewayUnavailable
@@ -32,15 +33,10 @@ def run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
 def _in_foreground() -> bool:
     """Whether we run in the foreground of a terminal, whose Ctrl-C then reaches our children too."""
     try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
     except OSError:
         return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
 
 
 def exec_command(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
@@ -51,7 +47,7 @@ def exec_command(command: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
         raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
 
 
-def handle(signals: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> None:
+def handle(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> None:
     """Handle signals, but for those that whoever started us wants ignored."""
     for number in signals:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup

@@ -78,13 +78,9 @@ def _wait(process: subprocess.Popen[bytes], base_url: str) -> None:
         time.sleep(0.05)
 
 
-def _stop(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> NoReturn:
     """Run the command line: exit code 1 when there is no relay to be had, 130 when interrupted before it is ready."""
-    handle((signal.SIGTERM, signal.SIGHUP), _stop)
+    handle((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)  # as Ctrl-C
     try:
         code = with_relay.main(standalone_mode=False)
     except click.ClickException as error:
