@@ -12,6 +12,7 @@ _PROVIDERS = {
     "anthropic": (("anthropic/*", "claude-*"), ("ANTHROPIC_API_KEY",)),
     "gemini": (("gemini/*", "gemini-*"), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
 }
+_OFFLINE_NAMES = ("openai/*", "*", "anthropic/*", "gemini/*")
 _SETTINGS: dict[str, object] = {
     # One POST for one call, and the provider's own error instead of a pause that hides it.
     "router_settings": {"num_retries": 0, "disable_cooldowns": True},
@@ -37,30 +38,25 @@ def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> di
         keys: providers and the environment variable with their key; the key itself stays out of the file.
         offline_url: address of the offline provider, which takes every model; None to use the providers.
     """
+    if offline_url is not None:
+        to = {"api_base": offline_url, "api_key": "offline"}
+        return with_settings([route(name, {"model": "openai/*", **to}) for name in _OFFLINE_NAMES], to)
     routes = []
-    for provider, (names, _) in _PROVIDERS.items():
-        if offline_url is not None:
-            to = {"model": "openai/*", "api_base": offline_url, "api_key": "offline"}
-            routes += [route(name, to) for name in names if name.endswith("/*") or name == "*"]
-        elif provider in keys:
-            for name in names:
-                model = name if "/" in name else f"{provider}/{name}"
-                routes.append(route(name, {"model": model, "api_key": f"os.environ/{keys[provider]}"}))
-    files = [{"custom_llm_provider": "openai", **to} for to in _files(keys, offline_url)]
+    for provider, variable in keys.items():
+        for name in _PROVIDERS[provider][0]:
+            model = name if "/" in name else f"{provider}/{name}"
+            routes.append(route(name, {"model": model, "api_key": f"os.environ/{variable}"}))
+    files = {"api_key": f"os.environ/{keys['openai']}"} if "openai" in keys else None
     return with_settings(routes, files)
 
 
 def with_settings(
-    routes: Sequence[Mapping[str, object]], files: Sequence[Mapping[str, object]] = ()
+    routes: Sequence[Mapping[str, object]], files: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """A whole configuration with these routes, and these providers for `/v1/files` (there a call names no model)."""
-    return {"model_list": list(routes), "files_settings": list(files), **_SETTINGS}
-
-
-def _files(keys: Mapping[str, str], offline_url: str | None) -> list[dict[str, str]]:
-    if offline_url is not None:
-        return [{"api_base": offline_url, "api_key": "offline"}]
-    return [{"api_key": f"os.environ/{keys['openai']}"}] if "openai" in keys else []
+    """A whole configuration with these routes, and how OpenAI is reached for `/v1/files` (there a call names no
+    model)."""
+    providers = [] if files is None else [{"custom_llm_provider": "openai", **files}]
+    return {"model_list": list(routes), "files_settings": providers, **_SETTINGS}
 
 
 def route(name: str, to: Mapping[str, object], **info: object) -> dict[str, object]:
