@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -86,25 +86,21 @@ def _another(state: State) -> Running | None:
 def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, bool]]:
     """A gateway that is ready, and whether it is the offline one."""
     keys = providers_with_keys(os.environ)
-    if keys:
-        _tell(f"routing to {', '.join(keys)}")
-        with Proxy(configuration(keys), state=state, port=port, tell=_tell) as proxy:
-            _wait(proxy, timeout)
-            yield proxy, False
-        return
-    # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
-    env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
-    with OfflineProvider(folder=state.folder / "offline") as provider:
-        offline = configuration({}, provider.base_url)
-        with Proxy(offline, state=state, port=port, env=env, tell=_tell) as proxy:
-            _wait(proxy, timeout)
+    with ExitStack() as stack:
+        if keys:
+            _tell(f"routing to {', '.join(keys)}")
+            routes, env = configuration(keys), dict(os.environ)
+        else:
+            provider = stack.enter_context(OfflineProvider(folder=state.folder / "offline"))
+            routes = configuration({}, provider.base_url)
+            # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
+            env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
+        proxy = stack.enter_context(Proxy(routes, state=state, port=port, env=env, tell=_tell))
+        with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
+            proxy.wait_until_ready(timeout, show)
+        if not keys:
             _tell(_NO_LLM)  # last of all: right above the answer
-            yield proxy, True
-
-
-def _wait(proxy: Proxy, timeout: int) -> None:
-    with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
-        proxy.wait_until_ready(timeout, show)
+        yield proxy, not keys
 
 
 def _serve(state: State, proxy: Proxy, offline: bool) -> int:
