@@ -7,9 +7,8 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -109,14 +108,12 @@ def _serve(state: State, proxy: Proxy, offline: bool) -> int:
     exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXY_VARIABLES):
         exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
-    ended = threading.Event()
-    proxy.when_it_ends(ended.set)
     state.record(running)
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         _tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
-        ended.wait()
+        proxy.wait()
         raise GatewayUnavailable(f"the proxy ended by itself{proxy.log_tail()}")
     except KeyboardInterrupt:
         _tell("stopping")
@@ -130,12 +127,11 @@ def _client_env(base_url: str, api_key: str) -> dict[str, str]:
 
 
 def _without_credentials(url: str) -> str:
-    try:
+    with suppress(ValueError):
         address = urlsplit(url)
-        place = address.netloc.rpartition("@")[2]
-        return urlunsplit((address.scheme, place, address.path, "", "")) if place else "LITELLM_BASE_URL"
-    except ValueError:
-        return "LITELLM_BASE_URL"
+        if place := address.netloc.rpartition("@")[2]:
+            return urlunsplit((address.scheme, place, address.path, "", ""))
+    return "LITELLM_BASE_URL"
 
 
 def _tell(text: str) -> None:

@@ -10,10 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from .state import State, is_alive
 
 READY_SECONDS = 120
 _STOP_SECONDS = 6.0
+_TAIL_LINES = 15
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
 # What the proxy sees of the user's environment. All the rest stays out: a DATABASE_URL, PORT or PYTHONPATH there is
@@ -92,10 +92,6 @@ class Proxy:
         options = ["--host", "127.0.0.1", "--port", str(number), "--config", str(config)]
         self._process, self._pipe = _spawn(command, options, _environment(env, state), self.log)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def wait_until_ready(self, limit: float = READY_SECONDS, on_second: Callable[[int], None] = lambda _: None) -> None:
         """Return once the proxy answers a call with our key.
 
@@ -120,14 +116,9 @@ class Proxy:
             time.sleep(0.1)
         self._reserved.close()
 
-    def when_it_ends(self, act: Callable[[], None]) -> None:
-        """Call `act`, in a thread, when the proxy ends."""
-
-        def wait() -> None:
-            self._process.wait()
-            act()
-
-        threading.Thread(target=wait, daemon=True).start()
+    def wait(self) -> None:
+        """Return once the proxy has ended by itself."""
+        self._process.wait()
 
     def stop(self) -> None:
         """Stop the proxy and wait until it is gone."""
@@ -139,15 +130,15 @@ class Proxy:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         for file in (self.log, self.log.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
-    def log_tail(self, lines: int = 15) -> str:
+    def log_tail(self) -> str:
         """The end of the proxy's log, without the secrets that we know of, to follow an error text."""
         with suppress(OSError):
-            text = "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            text = "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
             for secret in sorted(self._secrets, key=len, reverse=True):
                 text = text.replace(secret, "[secret]")
             text = re.sub(r"://[^/@\s]+@", "://[secret]@", text)
@@ -166,12 +157,9 @@ def is_ready(base_url: str, api_key: str, timeout: float = 2.0) -> bool:
     try:
         address = urlsplit(base_url)
         # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)
-        try:
+        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)) as connection:
             connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
             return connection.getresponse().status == 200
-        finally:
-            connection.close()
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
