@@ -63,58 +63,56 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client went away
 
     def get(self, parts: list[str]) -> None:
-        if parts == ["models"]:
-            data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline-demo"} for name in _MODELS]
-            return self.send_json(200, {"object": "list", "data": data})
-        if parts[:1] == ["files"]:
-            return self.get_file(parts)
-        stored = self.provider.responses.find(parts[1]) if len(parts) >= 2 and parts[0] == "responses" else None
-        if stored is not None and len(parts) == 2:
-            return self.send_json(200, stored.now())
-        if stored is not None and parts[2:] == ["input_items"]:
-            return self.send_json(200, {"object": "list", "data": stored.items[::-1], "has_more": False})
+        files, responses = self.provider.files, self.provider.responses
+        match parts:
+            case ["models"]:
+                data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline-demo"} for name in _MODELS]
+                return self.send_json(200, {"object": "list", "data": data})
+            case ["files"]:
+                asked = parse_qs(urlsplit(self.path).query)
+                return self.send_json(200, files.list(asked.get("purpose", [""])[0]))
+            case ["files", file_id, *rest]:
+                found = files.find(file_id)
+                if found is None:
+                    return self.send_error_json(404, f"No such File object: {file_id}")
+                about, content = found
+                if not rest:
+                    return self.send_json(200, about)
+                if rest == ["content"]:
+                    return self.send_content(200, "application/octet-stream", content)
+            case ["responses", response_id] if stored := responses.find(response_id):
+                return self.send_json(200, stored.now())
+            case ["responses", response_id, "input_items"] if stored := responses.find(response_id):
+                return self.send_json(200, {"object": "list", "data": stored.items[::-1], "has_more": False})
         return self.not_found(parts)
 
-    def get_file(self, parts: list[str]) -> None:
-        if len(parts) == 1:
-            asked = parse_qs(urlsplit(self.path).query)
-            return self.send_json(200, self.provider.files.list("".join(asked.get("purpose", [])[:1])))
-        found = self.provider.files.find(parts[1])
-        if found is None:
-            return self.send_error_json(404, f"No such File object: {parts[1]}")
-        if len(parts) == 2:
-            return self.send_json(200, found[0])
-        return (
-            self.send_content(200, "application/octet-stream", found[1])
-            if parts[2:] == ["content"]
-            else (self.not_found(parts))
-        )
-
     def delete(self, parts: list[str]) -> None:
-        if len(parts) == 2 and parts[0] == "files" and self.provider.files.delete(parts[1]):
-            return self.send_json(200, {"id": parts[1], "object": "file", "deleted": True})
-        if len(parts) != 2 or parts[0] != "responses" or not self.provider.responses.delete(parts[1]):
-            return self.not_found(parts)
-        return self.send_json(200, {"id": parts[1], "object": "response", "deleted": True})
+        match parts:
+            case ["files", file_id] if self.provider.files.delete(file_id):
+                self.send_json(200, {"id": file_id, "object": "file", "deleted": True})
+            case ["responses", response_id] if self.provider.responses.delete(response_id):
+                self.send_json(200, {"id": response_id, "object": "response", "deleted": True})
+            case _:
+                self.not_found(parts)
 
     def post(self, parts: list[str]) -> None:
         if parts == ["files"]:
             return self.send_json(200, self.provider.files.upload(self.headers.get("content-type", ""), self.raw()))
         body = self.body()
-        if parts == ["chat", "completions"]:
-            self.chat(body)
-        elif parts == ["responses"]:
-            self.respond(body)
-        elif parts == ["embeddings"]:
-            self.send_json(200, embeddings(body))
-        elif len(parts) == 3 and parts[0] == "responses" and parts[2] == "cancel":
-            self.cancel(parts)
-        else:
-            self.not_found(parts)
-        return None
+        match parts:
+            case ["chat", "completions"]:
+                return self.chat(body)
+            case ["responses"]:
+                return self.respond(body)
+            case ["embeddings"]:
+                return self.send_json(200, embeddings(body))
+            case ["responses", _, "cancel"]:
+                return self.cancel(parts)
+        return self.not_found(parts)
 
     def chat(self, body: JsonObject) -> None:
-        completion = self.provider.complete_chat(body)
+        turn = wire.chat_turn(body)
+        completion = wire.chat_completion(turn, decide(turn))
         if not body.get("stream"):
             return self.send_json(200, completion)
         options = body.get("stream_options")
@@ -159,10 +157,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def body(self) -> JsonObject:
         """The JSON object in the request."""
+        content = self.raw()
         try:
-            body = json.loads(self.raw() or b"{}")
-        except BadRequest:
-            raise
+            body = json.loads(content or b"{}")
         except (ValueError, RecursionError):
             self.close_connection = True
             raise BadRequest("We could not parse the JSON body of your request.") from None
@@ -262,11 +259,6 @@ class OfflineProvider:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def complete_chat(self, body: JsonObject) -> JsonObject:
-        """Answer a chat request."""
-        turn = wire.chat_turn(body)
-        return wire.chat_completion(turn, decide(turn))
 
     def create_response(self, body: JsonObject) -> Stored:
         """Answer a responses request; the answer is kept unless `store` is false."""
