@@ -26,16 +26,6 @@ def is_research_model(model: str) -> bool:
     return "deep-research" in model
 
 
-def refuses_old_search(model: str) -> bool:
-    """Whether it knows `web_search` alone."""
-    return model.startswith("gpt-6.1")
-
-
-def reasons(model: str) -> bool:
-    """Whether it takes `reasoning`."""
-    return not model.startswith(("gpt-4o", "gpt-4.1"))
-
-
 def check(model: str, tools: Collection[str], *, functions: bool, effort: object) -> None:
     """Refuse what a model of this name refuses.
 
@@ -55,9 +45,9 @@ def check(model: str, tools: Collection[str], *, functions: bool, effort: object
                 "Deep research models require at least one of 'web_search_preview', 'mcp', or 'file_search' tools.",
                 param="tools",
             )
-    if refuses_old_search(model) and any(kind.startswith("web_search_preview") for kind in tools):
+    if model.startswith("gpt-6.1") and any(kind.startswith("web_search_preview") for kind in tools):
         raise BadRequest("Web search preview tool is not supported with this model, use `web_search`", param="tools")
-    if effort is not None and not reasons(model):
+    if effort is not None and model.startswith(("gpt-4o", "gpt-4.1")):
         raise BadRequest(
             "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
             "unsupported_parameter",
