@@ -27,10 +27,7 @@ def chat_turn(body: JsonObject) -> Turn:
             entries.append(
                 Entry("call", str(function.get("arguments")), str(call.get("id")), str(function.get("name")))
             )
-        if role in ("user", "assistant"):
-            entries.append(Entry(role, text))
-        else:
-            entries.append(Entry("system", text))
+        entries.append(Entry(role if role in ("user", "assistant") else "system", text))
     _check_calls(entries)
     return _turn(body, entries, _object(body.get("response_format")))
 
@@ -67,11 +64,8 @@ def chat_completion(turn: Turn, reply: Reply) -> JsonObject:
     if reply.call:
         function = {"name": reply.call, "arguments": reply.arguments}
         message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": function}]
-    if annotations := _annotations(reply):
-        message["annotations"] = [
-            {"type": "url_citation", "url_citation": {k: v for k, v in one.items() if k != "type"}}
-            for one in annotations
-        ]
+    if citations := _citations(reply):
+        message["annotations"] = [{"type": "url_citation", "url_citation": one} for one in citations]
     usage = _usage(turn, reply)
     return {
         "id": _id("chatcmpl"),
@@ -120,7 +114,8 @@ def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
         call = {"name": reply.call, "arguments": reply.arguments, "call_id": _id("call"), "status": "completed"}
         output.append({"id": _id("fc"), "type": "function_call", **call})
     else:
-        part = {"type": "output_text", "text": reply.text, "annotations": _annotations(reply), "logprobs": []}
+        annotations = [{"type": "url_citation", **one} for one in _citations(reply)]
+        part = {"type": "output_text", "text": reply.text, "annotations": annotations, "logprobs": []}
         message = {"role": "assistant", "status": "completed", "content": [part]}
         output.append({"id": _id("msg"), "type": "message", **message})
     return {
@@ -246,7 +241,7 @@ def _begun(item: JsonObject) -> JsonObject:
     return {**item, "status": "in_progress", **nothing_yet.get(item["type"], {})}
 
 
-def _annotations(reply: Reply) -> list[JsonObject]:
+def _citations(reply: Reply) -> list[JsonObject]:
     """The places in the text that name a source, by its address or by its number in brackets."""
     found = []
     for number, (url, title) in enumerate(reply.sources, 1):
@@ -254,7 +249,7 @@ def _annotations(reply: Reply) -> list[JsonObject]:
         start = reply.text.find(mark)
         if start >= 0:
             place = {"start_index": start, "end_index": start + len(mark)}
-            found.append({"type": "url_citation", "url": url, "title": title, **place})
+            found.append({"url": url, "title": title, **place})
     return found
 
 
