@@ -216,7 +216,6 @@ class OfflineProvider:
     As a context manager it serves until the end of the block.
 
     Args:
-        port: to listen on, 0 for any free one.
         research_seconds: how long a research run takes.
         background_seconds: how long another background response takes.
         folder: where responses are kept for the next provider; None keeps them as long as this one runs.
@@ -226,7 +225,6 @@ class OfflineProvider:
 
     def __init__(
         self,
-        port: int = 0,
         *,
         research_seconds: float = 3.0,
         background_seconds: float = 1.0,
@@ -235,7 +233,7 @@ class OfflineProvider:
         self._seconds = {True: research_seconds, False: background_seconds}
         self.files = Files()
         self.responses = Responses(folder)
-        self._server = _Server(("127.0.0.1", port), type("BoundHandler", (self.handler,), {"provider": self}))
+        self._server = _Server(("127.0.0.1", 0), type("BoundHandler", (self.handler,), {"provider": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     @property

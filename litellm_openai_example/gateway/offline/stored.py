@@ -93,11 +93,9 @@ class Responses:
 
     def keep(self, stored: Stored) -> None:
         """Keep a response, or how it has changed."""
-        with self._lock:
+        with self._lock, suppress(OSError):  # a disk that is full must not cost an answer
             self._remember(stored)
-            if self._folder is not None:
-                with suppress(OSError):  # a disk that is full must not cost an answer
-                    self._write(self._folder, stored)
+            self._write(stored)
 
     def find(self, response_id: str) -> Stored | None:
         """The response with this id, if it is known."""
@@ -128,13 +126,13 @@ class Responses:
         # An id is a client's choice until it is seen to be one of ours: no path may be made of any other.
         return self._folder / f"{response_id}.json" if self._folder and _OURS.fullmatch(response_id) else None
 
-    def _write(self, folder: Path, stored: Stored) -> None:
-        text = stored.dump()
-        if len(text) > _FILE_CHARACTERS:
+    def _write(self, stored: Stored) -> None:
+        path = self._path(stored.whole["id"])
+        if path is None or len(text := stored.dump()) > _FILE_CHARACTERS:
             return
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(folder / f"{stored.whole['id']}.json", text)
-        files = sorted(((path.stat().st_mtime, path) for path in folder.glob("resp_*.json")), reverse=True)
-        for number, (changed, path) in enumerate(files):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(path, text)
+        files = sorted(((file.stat().st_mtime, file) for file in path.parent.glob("resp_*.json")), reverse=True)
+        for number, (changed, file) in enumerate(files):
             if number >= _FILES or changed < time.time() - _FILE_SECONDS:
-                path.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
