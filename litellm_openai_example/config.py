@@ -166,7 +166,7 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
         raise ConfigurationError(f"{name} must not hold credentials: pass the key in LITELLM_API_KEY")
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError(f"{name} must start with http:// or https://")
-    if not host or not _plausible_host(host):
+    if not _plausible_host(host):
         raise ConfigurationError(f"{name} has no usable host")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"{name} must not have a query or a fragment")

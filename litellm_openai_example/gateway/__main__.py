@@ -17,6 +17,7 @@ import click
 if sys.platform == "win32":
     sys.exit("The embedded gateway needs Linux or macOS; on Windows run it in WSL.")
 
+from ..config import setting
 from ..console import FAILED, run_command
 from .command import exec_command, handle, run
 from .environment import GatewayUnavailable
@@ -57,8 +58,8 @@ def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> i
     if command and shutil.which(command[0]) is None:
         _tell(f"Error: command not found: {command[0]}")
         return _NOT_FOUND
-    if reuse and os.environ.get("LITELLM_BASE_URL", "").strip():
-        _tell(f"using the gateway at {_without_credentials(os.environ['LITELLM_BASE_URL'].strip())}")
+    if reuse and (url := setting("LITELLM_BASE_URL")):
+        _tell(f"using the gateway at {_without_credentials(url)}")
         exec_command(command, os.environ)
     state = State()
     if reuse and (running := _another(state)) is not None:

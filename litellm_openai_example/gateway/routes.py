@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from ..config import setting
+
 # Model names that belong to a provider, and where its key may be found. A bare name is OpenAI's unless its own
 # first word says otherwise.
 _PROVIDERS = {
@@ -25,7 +27,7 @@ def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
     """The providers that the environment has a key for, and the variable that holds it."""
     found = {}
     for name, (_, variables) in _PROVIDERS.items():
-        holding = next((variable for variable in variables if env.get(variable, "").strip()), None)
+        holding = next((variable for variable in variables if setting(variable, env)), None)
         if holding is not None:
             found[name] = holding
     return found
