@@ -152,13 +152,14 @@ class Proxy:
         self.stop()
 
 
-def is_ready(base_url: str, api_key: str, timeout: float = 2.0) -> bool:
-    """Whether a gateway at this address on loopback accepts this key."""
+def is_ready(base_url: str, api_key: str = "", *, path: str = "/v1/models", timeout: float = 2.0) -> bool:
+    """Whether a server at this address on loopback answers with 200, to this key if there is one."""
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         address = urlsplit(base_url)
         # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
         with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)) as connection:
-            connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
+            connection.request("GET", path, headers=headers)
             return connection.getresponse().status == 200
     except (OSError, ValueError, http.client.HTTPException):
         return False

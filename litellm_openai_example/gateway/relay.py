@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -18,7 +17,7 @@ import click
 from ..config import OWN_RELAY, setting
 from .command import exec_command, handle, run
 from .environment import GatewayUnavailable
-from .proxy import with_loopback_direct
+from .proxy import is_ready, with_loopback_direct
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -64,13 +63,7 @@ def _relay() -> Iterator[str]:
 
 def _wait(process: subprocess.Popen[bytes], base_url: str) -> None:
     until = time.monotonic() + _READY_SECONDS
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
-        try:
-            with opener.open(f"{base_url}/readyz", timeout=2.0):
-                return
-        except OSError:
-            pass
+    while not is_ready(base_url, path="/readyz"):
         if process.poll() is not None:
             raise GatewayUnavailable("the relay did not start")
         if time.monotonic() > until:
