@@ -38,12 +38,12 @@ class State:
     @property
     def master_key(self) -> str:
         """The gateway's key, generated once, then reused."""
-        return self._secret("master-key")
+        return kept_secret(self.folder / "master-key", "sk-")
 
     @property
     def salt(self) -> str:
         """What response ids are sealed with: a changed one would make every id that was handed out unusable."""
-        return self._secret("salt")
+        return kept_secret(self.folder / "salt", "sk-")
 
     def write(self, name: str, text: str) -> Path:
         """Write a file in one step: a reader sees all of it or nothing."""
@@ -69,9 +69,6 @@ class State:
         with suppress(OSError, ValueError):
             if json.loads(self._note.read_text()) == vars(running):
                 self._note.unlink()
-
-    def _secret(self, name: str) -> str:
-        return kept_secret(self.folder / name, "sk-")
 
 
 def is_alive(pid: object) -> bool:
