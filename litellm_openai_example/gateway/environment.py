@@ -63,8 +63,7 @@ def find_uv() -> str:
         GatewayUnavailable: there is none.
     """
     for name in (os.environ.get("UV"), "uv"):
-        found = shutil.which(name) if name else None
-        if found:
+        if name and (found := shutil.which(name)):
             return found
     with suppress(ImportError, FileNotFoundError):
         from uv import find_uv_bin  # type: ignore[import-not-found]

@@ -58,8 +58,7 @@ class State:
     def running(self) -> Running | None:
         """The gateway that was recorded last, if its process lives; whether it answers is for the caller to see."""
         try:
-            noted = json.loads(self._note.read_text())
-            running = Running(**noted)
+            running = Running(**json.loads(self._note.read_text()))
         except (OSError, ValueError, TypeError):
             return None
         return running if isinstance(running.base_url, str) and is_alive(running.pid) else None

@@ -207,9 +207,11 @@ def _forced(choice: object, functions: dict[str, JsonObject]) -> str:
     if choice == "required" and functions:
         return next(iter(functions))
     name = (_object(_object(choice).get("function")) or _object(choice)).get("name")
-    if isinstance(name, str) and name not in functions:
+    if not isinstance(name, str):
+        return ""
+    if name not in functions:
         raise BadRequest(f"Tool choice '{name}' not found in 'tools' parameter.")
-    return name if isinstance(name, str) else ""
+    return name
 
 
 def _shape(wanted: JsonObject) -> JsonObject | None:
