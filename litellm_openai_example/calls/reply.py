@@ -104,7 +104,7 @@ def read_reply(raw: RawResponse, content: bytes | str, kind: type[Assembly]) -> 
 
 def headers_of(raw: RawResponse) -> dict[str, str]:
     """The headers of the SDK's raw response, names in lower case."""
-    return {name.lower(): value for name, value in raw.headers.items()}
+    return dict(raw.headers.items())  # which are in lower case there
 
 
 def require_complete(reply: Reply) -> Reply:

@@ -99,10 +99,10 @@ class Attempt:
         self.request = request
         self.call = _current_call.get() or _Call(current_deadline())
         self.reading = request.method in ("GET", "HEAD", "OPTIONS")
-        self.background = not self.reading and _is_background(request)
-        carries_file = _carries_file(request)
+        content_type = request.headers.get("content-type", "")
+        self.background = not self.reading and content_type.startswith("application/json") and _is_background(request)
+        carries_file = content_type.startswith("multipart/") or _wants_file(request)
         self.sent = False
-        self.retries = int(request.headers.get("x-stainless-retry-count", "0"))
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
         self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
@@ -117,6 +117,11 @@ class Attempt:
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
         if self.max_answer is not None:
             request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
+
+    @property
+    def retries(self) -> int:
+        """How often the SDK has sent the request before."""
+        return int(self.request.headers.get("x-stainless-retry-count", "0"))
 
     def on_event(self, name: str, info: Mapping[str, object]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
@@ -219,8 +224,6 @@ def _refuse_plain_http(url: httpx2.URL) -> None:
 
 
 def _is_background(request: httpx2.Request) -> bool:
-    if not request.headers.get("content-type", "").startswith("application/json"):
-        return False
     if b'"background"' not in request.content:
         return False
     try:
@@ -230,11 +233,8 @@ def _is_background(request: httpx2.Request) -> bool:
     return isinstance(body, dict) and body.get("background") is True
 
 
-def _carries_file(request: httpx2.Request) -> bool:
-    return not (
-        request.headers.get("accept", "").startswith(("application/json", "text/", "*/*"))
-        and not request.headers.get("content-type", "").startswith("multipart/")
-    )
+def _wants_file(request: httpx2.Request) -> bool:
+    return not request.headers.get("accept", "").startswith(("application/json", "text/", "*/*"))
 
 
 def _stays_so(response: httpx2.Response) -> bool:
