@@ -93,8 +93,10 @@ def run(client: object, operation: Operation[T]) -> T:
     while driver.step is not None:
         try:
             value = _do(client, driver.step)
+        except ConfigurationError:
+            raise
         except _ON_THE_WAY as error:
-            driver.throw(_not_a_setting(error))
+            driver.throw(error)
         else:
             driver.give(value)
     return driver.result
@@ -106,17 +108,13 @@ async def run_async(client: object, operation: Operation[T]) -> T:
     while driver.step is not None:
         try:
             value = await _do_async(client, driver.step)
+        except ConfigurationError:
+            raise
         except _ON_THE_WAY as error:
-            driver.throw(_not_a_setting(error))
+            driver.throw(error)
         else:
             driver.give(value)
     return driver.result
-
-
-def _not_a_setting(error: Exception) -> Exception:
-    if isinstance(error, ConfigurationError):
-        raise error
-    return error
 
 
 def _do(client: object, step: Step) -> object:
@@ -155,7 +153,10 @@ def _side_by_side(client: object, operations: Sequence[Operation[object]]) -> li
         thread.start()
     for thread in threads:
         thread.join()
-    return _outcomes(outcomes)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED):
+            raise outcome
+    return outcomes
 
 
 async def _side_by_side_async(client: object, operations: Sequence[Operation[object]]) -> list[object]:
@@ -174,11 +175,4 @@ async def _side_by_side_async(client: object, operations: Sequence[Operation[obj
     finally:
         for operation in operations:
             operation.close()  # one that was cancelled before it began
-    return outcomes
-
-
-def _outcomes(outcomes: list[object]) -> list[object]:
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, EXPECTED):
-            raise outcome
     return outcomes
