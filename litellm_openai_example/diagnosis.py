@@ -32,8 +32,8 @@ def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
         explained = _explain_status(error)
     elif isinstance(error, LostAnswerError | DeadlineExceededError):
         kind = ErrorKind.LOST if isinstance(error, LostAnswerError) else ErrorKind.TIMEOUT
-        explained = GatewayError(error.what, kind=kind, hint=_unknown_hint(error.outcome_unknown))
-        explained.outcome_unknown = error.outcome_unknown
+        hint = "look into the gateway's log before sending it again" if error.outcome_unknown else ""
+        explained = GatewayError(error.what, kind=kind, hint=hint, outcome_unknown=error.outcome_unknown)
     elif isinstance(error, openai.APITimeoutError):
         explained = GatewayError("the gateway stopped answering", kind=ErrorKind.TIMEOUT)
     elif isinstance(error, openai.APIConnectionError):
@@ -55,9 +55,9 @@ def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
     return redact(explained, secret)
 
 
-def explain_body(body: object, *, status: int | None = None) -> GatewayError:
+def explain_body(body: object) -> GatewayError:
     """What an error in the JSON of an answer means (a 200 answer or a stream may hold one)."""
-    return _explain_report(read_report(body, status, ""), {})
+    return _explain_report(read_report(body, None, ""), {})
 
 
 def kind_of(response: httpx2.Response) -> ErrorKind:
@@ -86,37 +86,29 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
 
 
 def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
-    if error.__cause__ is None:
+    cause = error.__cause__
+    if cause is None:
         return GatewayError(one_line(error.message))
-    reason = one_line(str(error.__cause__)) or type(error.__cause__).__name__
     url = error.request.url
-    port = "" if url.port is None else f":{url.port}"
-    if isinstance(error.__cause__, httpx2.ProxyError):
-        return GatewayError(
-            f"the proxy refused: {reason}",
-            kind=ErrorKind.UNREACHABLE,
-            hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
+    reason = one_line(str(cause)) or type(cause).__name__
+    place = url.host if url.port is None else f"{url.host}:{url.port}"
+    if isinstance(cause, httpx2.ProxyError):
+        what, hint = f"the proxy refused: {reason}", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+    elif _is_distrust(error):
+        what = f"the certificate of {place} is not trusted"
+        hint = "set SSL_CERT_FILE to the certificate authority of that gateway"
+    elif not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return GatewayError(f"the connection to {place} broke: {reason}", kind=ErrorKind.LOST)
+    elif proxy := _proxy_for(url):
+        what = f"cannot connect to {place} through the proxy {proxy}: {reason}"
+        hint = "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
+    else:
+        what = f"cannot connect to {place}: {reason}"
+        hint = (
+            "is the gateway running, and is LITELLM_BASE_URL right? "
+            "`python -m litellm_openai_example.gateway` starts one here"
         )
-    if _is_distrust(error):
-        return GatewayError(
-            f"the certificate of {url.host}{port} is not trusted",
-            kind=ErrorKind.UNREACHABLE,
-            hint="set SSL_CERT_FILE to the certificate authority of that gateway",
-        )
-    if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout) and (proxy := _proxy_for(url)):
-        return GatewayError(
-            f"cannot connect to {url.host}{port} through the proxy {proxy}: {reason}",
-            kind=ErrorKind.UNREACHABLE,
-            hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY",
-        )
-    if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return GatewayError(
-            f"cannot connect to {url.host}{port}: {reason}",
-            kind=ErrorKind.UNREACHABLE,
-            hint="is the gateway running, and is LITELLM_BASE_URL right? "
-            "`python -m litellm_openai_example.gateway` starts one here",
-        )
-    return GatewayError(f"the connection to {url.host}{port} broke: {reason}", kind=ErrorKind.LOST)
+    return GatewayError(what, kind=ErrorKind.UNREACHABLE, hint=hint)
 
 
 def _is_distrust(error: BaseException | None) -> bool:
@@ -172,7 +164,3 @@ def _target(response: httpx2.Response) -> str:
     except (httpx2.InvalidURL, ValueError):
         return ""
     return f" (it points to {one_line(host)})" if host else ""
-
-
-def _unknown_hint(outcome_unknown: bool) -> str:
-    return "look into the gateway's log before sending it again" if outcome_unknown else ""
