@@ -191,7 +191,7 @@ ROWS: Sequence[Row] = (
         lambda r: r.status == 403, ErrorKind.FORBIDDEN, "the gateway does not permit this", "check what this key may do"
     ),
     Row(lambda r: r.status == 404, ErrorKind.NOT_FOUND, "the gateway did not find it", "check the id and the model"),
-    Row(lambda r: r.status == 408, ErrorKind.TIMEOUT, "the provider did not answer the gateway in time", ""),
+    Row(lambda r: r.status == 408, ErrorKind.TIMEOUT, "the provider did not answer the gateway in time"),
     Row(
         lambda r: r.status == 413, ErrorKind.TOO_LARGE, "the request is too large for the gateway", "shorten the prompt"
     ),
@@ -209,22 +209,15 @@ ROWS: Sequence[Row] = (
         "something between here and the provider failed",
         "look into the gateway's log before sending it again",
     ),
-    Row(
-        lambda r: r.status is not None and 300 <= r.status < 400,
-        ErrorKind.WRONG_ADDRESS,
-        "the gateway answers with a redirect",
-        "",
-    ),
-    Row(lambda r: r.status is not None and r.status >= 500, ErrorKind.SERVER, "the gateway or the provider failed", ""),
+    Row(lambda r: 300 <= (r.status or 0) < 400, ErrorKind.WRONG_ADDRESS, "the gateway answers with a redirect"),
+    Row(lambda r: (r.status or 0) >= 500, ErrorKind.SERVER, "the gateway or the provider failed"),
     Row(
         lambda r: r.status == 400 and re.search(_STREAM, r.everything) is not None,
         ErrorKind.UNSUPPORTED_STREAM,
         "the gateway refused the request",
     ),
-    Row(
-        lambda r: r.status is not None and r.status >= 400, ErrorKind.BAD_REQUEST, "the gateway refused the request", ""
-    ),
-    Row(lambda _: True, ErrorKind.OTHER, "the gateway reported an error", ""),
+    Row(lambda r: (r.status or 0) >= 400, ErrorKind.BAD_REQUEST, "the gateway refused the request"),
+    Row(lambda _: True, ErrorKind.OTHER, "the gateway reported an error"),
 )
 
 
