@@ -84,15 +84,12 @@ async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
 async def retrieve(response_id: str, **options: Any) -> Reply:
     """Look at a response once, whatever its status; options are those of the SDK."""
     send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
-    reply = await _explained(_fetch(send, ResponseStream))
-    return _as_created(reply, response_id)
+    return await _looked_up(send, response_id)
 
 
 async def cancel(response_id: str) -> Reply:
     """Ask the gateway to stop a background response."""
-    send = call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id))
-    reply = await _explained(_fetch(send, ResponseStream))
-    return _as_created(reply, response_id)
+    return await _looked_up(call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id)), response_id)
 
 
 async def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Reply:
@@ -104,15 +101,15 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         StillRunningError: the deadline passed first.
         GatewayError: the response failed, or cannot be retrieved.
     """
-    send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, timeout=POLL_TIMEOUT))
     pause, missing, trouble = _FIRST_PAUSE, 0, ""
     while True:
         asked = None
         try:
-            reply = await _explained(_fetch(send, ResponseStream))
+            reply = await retrieve(response_id, timeout=POLL_TIMEOUT)
         except GatewayError as error:
             missing = missing + 1 if error.status == 404 else 0
-            if _stays(error) or missing >= _PATIENCE:
+            stays = error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED
+            if stays or missing >= _PATIENCE:
                 error.response_id = response_id
                 raise
             trouble = f"; the last look at it failed: {error}"
@@ -122,7 +119,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             if on_status is not None:
                 on_status(reply.answer.status)
             if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
-                return require_complete(_as_created(reply, response_id))
+                return require_complete(reply)
             if reply.answer.status not in RUNNING:  # it says nothing about the response either
                 trouble = f"; the last look at it showed: {one_line(reply.raw)}"
         until = current_deadline()
@@ -139,6 +136,12 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
 async def _fetch(send: Awaitable[RawResponse], kind: type[Assembly]) -> Reply:
     raw = await send
     return read_reply(raw, raw.http_response.content, kind)
+
+
+async def _looked_up(send: Awaitable[RawResponse], response_id: str) -> Reply:
+    reply = await _explained(_fetch(send, ResponseStream))
+    # A gateway gives the same response another id on every reply, some of which cannot be retrieved.
+    return replace(reply, answer=replace(reply.answer, id=response_id))
 
 
 async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
@@ -165,13 +168,3 @@ async def _model_names(wanted: str) -> list[str]:
     ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     likely = difflib.get_close_matches(wanted, ids, n=10, cutoff=0.4)
     return [one_line(name) for name in dict.fromkeys([*likely, *ids])][:10]
-
-
-def _as_created(reply: Reply, response_id: str) -> Reply:
-    # A gateway gives the same response another id on every reply, some of which cannot be retrieved.
-    return replace(reply, answer=replace(reply.answer, id=response_id))
-
-
-def _stays(error: GatewayError) -> bool:
-    """Whether another poll would meet the same error."""
-    return error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED
