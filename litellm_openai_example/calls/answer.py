@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
 
 from ..json_object import JsonObject
 from ..transport.headers import read_cost
@@ -78,14 +77,14 @@ def as_beginning(answer: Answer, words: str) -> Answer:
 
 
 def read_response(body: object) -> Answer:
-    """Read a response object of the Responses API."""
+    """Read a response object of the Responses API; a chat completion in its place is read as one."""
     data = as_dict(body)
-    if is_chat(data):
+    if as_list(data.get("choices")) and "output" not in data:
         return read_chat(data)
     items = tuple(item for item in as_list(data.get("output")) if isinstance(item, dict))
     messages = [item for item in items if is_message(item)]
     searches = [item for item in items if item.get("type") == "web_search_call"]
-    notes = (part.get("annotations") for item in messages for part in as_list(item.get("content")) if _is_dict(part))
+    notes = (as_dict(part).get("annotations") for item in messages for part in as_list(item.get("content")))
     sources = read_sources(*notes, *anthropic_pages(data), *map(search_results, searches))
     code, message = read_error(data.get("error"))
     status, reason = _ended(data, messages)
@@ -107,9 +106,9 @@ def read_response(body: object) -> Answer:
 
 
 def read_chat(body: object) -> Answer:
-    """Read a chat completion; several choices are not asked for, so the first one counts."""
+    """Read a chat completion, or a response in its place; only one choice is asked for, so the first one counts."""
     data = as_dict(body)
-    if is_response(data):
+    if as_list(data.get("output")) and "choices" not in data:
         return read_response(data)
     choice = first_choice(data) or as_dict(next(iter(as_list(data.get("choices"))), None))
     message = choice.get("message")
@@ -121,13 +120,12 @@ def read_chat(body: object) -> Answer:
     sources = read_sources(*given, *map(search_results, searches))
     # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
     reason = cut_short(*(read_reason(place.get(name)) for place in places for name in REASONS))
-    refused = join([as_str(message.get("refusal")), refusal_of(message.get("content"))])
     return Answer(
         text=text_of(message.get("content")),
         status="incomplete" if reason else "completed",
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
-        refusal=refused,
+        refusal=join([as_str(message.get("refusal")), refusal_of(message.get("content"))]),
         cut_short=reason,
         error_code=code,
         error_message=error,
@@ -136,16 +134,6 @@ def read_chat(body: object) -> Answer:
         sources=sources,
         searched=bool(searches or sources),
     )
-
-
-def is_chat(data: JsonObject) -> bool:
-    """Whether what should be a response is a chat completion."""
-    return bool(as_list(data.get("choices"))) and "output" not in data
-
-
-def is_response(data: JsonObject) -> bool:
-    """Whether what should be a chat completion is a response."""
-    return bool(as_list(data.get("output"))) and "choices" not in data
 
 
 def first_choice(data: JsonObject) -> JsonObject:
@@ -195,7 +183,7 @@ def text_of(content: object, depth: int = 0) -> str:
 
 def refusal_of(content: object) -> str:
     """What a message's parts say in place of an answer."""
-    return join([as_str(part.get("refusal")) for part in as_list(content) if _is_dict(part)])
+    return join([as_str(as_dict(part).get("refusal")) for part in as_list(content)])
 
 
 def blank_line(before: str, after: str) -> str:
@@ -216,9 +204,8 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     details = data.get("incomplete_details")
     reason = read_reason(as_dict(details).get("reason")) or as_str(details)
     reason = reason or next((word for word in map(read_reason, map(data.get, REASONS)) if cut_short(word)), "")
-    if status in ("completed", "") and cut_short(reason):
-        return "incomplete", reason
-    if status in ("completed", "") and any(read_status(item.get("status")) == "incomplete" for item in messages):
+    statuses = (read_status(item.get("status")) for item in messages)
+    if status in ("completed", "") and (cut_short(reason) or "incomplete" in statuses):
         return "incomplete", reason
     if status == "incomplete" and not reason and as_str(given).lower() != "incomplete":
         reason = as_str(given)
@@ -237,10 +224,6 @@ def _messages_text(messages: list[JsonObject]) -> str:
         pieces.append(piece)
         text, apart = piece, phase_of(item) == "commentary"
     return join(pieces)
-
-
-def _is_dict(value: object) -> TypeGuard[JsonObject]:
-    return isinstance(value, dict)
 
 
 def _function_call(item: JsonObject) -> FunctionCall:
