@@ -38,22 +38,18 @@ def read_body(content: bytes | str, kind: type[Assembly], *, beginning: bool = F
     if not looks_like_events(content):
         return _read_json_body(content, kind, beginning)
     reader, parser = kind(), EventParser()
-    error: GatewayError | None = None
-    events = parser.feed(content.encode() if isinstance(content, str) else content) + parser.end()
-    for event in events:
-        try:
+    try:
+        for event in parser.feed(content.encode() if isinstance(content, str) else content) + parser.end():
             reader.feed(data_of(event))
-        except GatewayError as failure:
-            error = failure
-            break
-        if event.is_last:
-            reader.end()
-        if reader.ended:
-            break
-    answer = reader.answer()
-    if error is not None:
+            if event.is_last:
+                reader.end()
+            if reader.ended:
+                break
+    except GatewayError as error:
         message = error.message or error.cause
-        answer = replace(answer, status="failed", error_code=error.code, error_message=message)
-    elif not answer.status:
+        answer = replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
+        return answer, reader.body()
+    answer = reader.answer()
+    if not answer.status:
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, CUT))
     return answer, reader.body()

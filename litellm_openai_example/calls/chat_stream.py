@@ -47,8 +47,8 @@ class ChatStream:
             said = [reason for reason in (read_reason(place.get(name)) for place in places) if reason]
             if said:  # a gateway may call a break `stop` in one place, and by its name in another
                 self._choice[name] = next(filter(cut_short, said), said[0])
-        errors = [place["error"] for place in places if place.get("error")]
-        self._choice.update({"error": errors[0]} if errors else {})
+        if error := next((place["error"] for place in places if place.get("error")), None):
+            self._choice["error"] = error
         return self._delta(choice)
 
     def _delta(self, choice: JsonObject) -> str:

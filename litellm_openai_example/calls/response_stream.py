@@ -54,19 +54,19 @@ class ResponseStream:
     def feed(self, event: object) -> str:
         """Take one event and return the text that it adds."""
         data = as_dict(event)
-        kind = as_str(data.get("type"))
-        if kind == "error" or says_error(data):
+        name = as_str(data.get("type"))
+        kind = name.removeprefix("response.")
+        if name == "error" or says_error(data):
             code, message = read_error(error_of(data))
             self._final = Answer(status="failed", error_code=code, error_message=message)
-        elif isinstance(data.get("response"), dict):
-            return self._response(kind.removeprefix("response."), data["response"])
-        elif data.get("object") == "response" or "output" in data:  # a gateway that feigns to stream
+            return ""
+        if isinstance(data.get("response"), dict):
+            return self._response(kind, data["response"])
+        if data.get("object") == "response" or "output" in data:  # a gateway that feigns to stream
             return self._response("", data)
-        elif kind.removeprefix("response.") in TERMINAL:  # the name of the event says it all
-            return self._response(kind.removeprefix("response."), self._body)
-        else:
-            return self._piece(kind.removeprefix("response."), data)
-        return ""
+        if kind in TERMINAL:  # the name of the event says it all
+            return self._response(kind, self._body)
+        return self._piece(kind, data)
 
     def _piece(self, kind: str, data: JsonObject) -> str:
         if kind in ("output_text.delta", "text.delta"):
