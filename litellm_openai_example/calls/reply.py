@@ -134,7 +134,7 @@ def require_complete(reply: Reply) -> Reply:
 def require_submitted(reply: Reply) -> Reply:
     """The reply to a background submit, if there is something to pick up."""
     answer = reply.answer
-    if answer.status in ("failed", "cancelled") or answer.error_message is not None:
+    if answer.failed:
         return require_complete(reply)
     if not answer.id:
         raise GatewayError(

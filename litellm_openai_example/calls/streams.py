@@ -42,10 +42,6 @@ class StreamReader:
         """Whether nothing more can come: a server that keeps the connection open is not waited for."""
         return self._done or self._reader.ended
 
-    def events(self) -> Events:
-        """The events of the body."""
-        return Events(self._raw.http_response)
-
     def event(self, event: Event) -> str:
         """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
         if event.is_last:
@@ -115,7 +111,7 @@ class TextStream(Iterator[str]):
             if not self._reading.has_events:
                 yield from _if_any(self._reading.body(self._raw.http_response.read()))
             else:
-                for event in self._reading.events():
+                for event in Events(self._raw.http_response):
                     yield from _if_any(self._reading.event(event))
                     if self._reading.finished:
                         break
@@ -180,7 +176,7 @@ class AsyncTextStream(AsyncIterator[str]):
                 for piece in _if_any(reading.body(await raw.http_response.aread())):
                     yield piece
             else:
-                async for event in reading.events():
+                async for event in Events(raw.http_response):
                     for piece in _if_any(reading.event(event)):
                         yield piece
                     if reading.finished:
