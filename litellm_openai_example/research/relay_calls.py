@@ -226,11 +226,6 @@ async def _within(timeout: float | None, answer: Awaitable[T]) -> T:
         return await answer
 
 
-async def pausing(seconds: float) -> None:
-    """Wait, as an operation."""
-    await sleep(seconds)
-
-
 def until_of(relay: RelayCalls, timeout: float | Deadline | None) -> Deadline:
     """The deadline of one call: its own, the helper's, or one around it that is nearer."""
     if isinstance(timeout, Deadline):

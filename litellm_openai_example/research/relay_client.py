@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from typing import Any, Self, TypeVar
 
+import anyio
 import httpx2
 
 from ..calls.steps import EXPECTED, Operation, run, run_async
@@ -16,7 +18,7 @@ from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading
-from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, pausing, until_of
+from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, until_of
 
 T = TypeVar("T")
 
@@ -97,7 +99,7 @@ class RelayClient(RelayCalls):
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():
-                run(self._http, pausing(reading.pause()))
+                time.sleep(reading.pause())
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         with closing(operation), deadline(until_of(self, timeout)):
@@ -180,7 +182,7 @@ class AsyncRelayClient(RelayCalls):
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():
-                await run_async(self._http, pausing(reading.pause()))
+                await anyio.sleep(reading.pause())
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         with closing(operation), deadline(until_of(self, timeout)):
