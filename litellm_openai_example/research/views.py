@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ..calls.answer import read_response
-from ..calls.lenient import sendable
+from ..calls.lenient import as_str, sendable
 from ..calls.sources import read_sources
 from ..errors import one_line
 from ..json_object import JsonObject
@@ -50,7 +50,7 @@ def read_accepted(data: JsonObject) -> AcceptedInvocation:
 
 def read_status(value: object) -> str:
     """A word for a state, as one of the contract's; "running" where it is none."""
-    word = value.strip().lower() if isinstance(value, str) else ""
+    word = as_str(value).strip().lower()
     word = _ENDS.get(word, word)
     return word if word in TERMINAL or word == "queued" else "running"
 
@@ -61,12 +61,7 @@ def _read(model: type[View], data: JsonObject) -> View:
     text = sendable(data.get("output_text")) or answer.text or sendable((response or {}).get("output_text"))
     sources = read_sources(data.get("sources")) or answer.sources
     now = datetime.now(UTC)
-    least = {
-        "mode": "background",
-        "deliverable_format": "markdown_brief",
-        "created_at": now,
-        "updated_at": now,
-    }
+    least = {"mode": "background", "deliverable_format": "markdown_brief"}
     given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
     given = {
         # An id that is broken is none: mended, it would be another's.
@@ -96,8 +91,8 @@ def _cost(*values: object) -> float | None:
 
 
 def _code(data: JsonObject) -> str | None:
-    code = data.get("error_code")
-    return code if isinstance(code, str) and code in INVOCATION_ERRORS else None
+    code = as_str(data.get("error_code"))
+    return code if code in INVOCATION_ERRORS else None
 
 
 def _message(data: JsonObject) -> str | None:
@@ -109,9 +104,9 @@ def _message(data: JsonObject) -> str | None:
 
 def _time(value: object) -> datetime | None:
     try:
-        read = datetime.fromisoformat(value) if isinstance(value, str) else None
-        read = read if read is None or read.tzinfo is not None else read.replace(tzinfo=UTC)
+        read = datetime.fromisoformat(as_str(value))
     except ValueError:
         return None
-    # The calendar's first and last years cannot be told in every time zone.
-    return read if read is not None and 1970 < read.year < 9000 else None
+    if not 1970 < read.year < 9000:  # the calendar's first and last years cannot be told in every time zone
+        return None
+    return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
