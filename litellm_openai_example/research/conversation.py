@@ -15,9 +15,9 @@ from ..calls.sources import Source, source_list
 from ..json_object import JsonObject
 from ..payer import Payer
 from . import tool
+from .contract import TOOL_NAME
 
 MAX_ROUNDS = 4
-WEB_SEARCH = {"type": OLD_SEARCH}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ class ToolCall:
     @property
     def report(self) -> str:
         """The text of the report, with the cited pages whose address it does not hold; empty where there is none."""
-        return with_sources(self.summary, self.sources) if self.summary else ""
+        if not self.summary:
+            return ""
+        listed = source_list(self.sources, self.summary)
+        return f"{self.summary.rstrip()}\n\n{listed}" if listed else self.summary
 
     def become(self, twin: ToolCall) -> None:
         """Take over what became of the same call."""
@@ -134,7 +137,7 @@ class ToolCallingResult:
     @property
     def research_errors(self) -> tuple[str, ...]:
         """Why calls of deep_research went wrong, each reason once."""
-        called = (call for call in self.calls if call.name == tool.NAME)
+        called = (call for call in self.calls if call.name == TOOL_NAME)
         return tuple(dict.fromkeys(call.error for call in called if call.error))
 
 
@@ -152,7 +155,7 @@ class Conversation:
     bridged: bool | None = None
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
-    search_tool: JsonObject = field(default_factory=lambda: dict(WEB_SEARCH))
+    search_tool: JsonObject = field(default_factory=lambda: {"type": OLD_SEARCH})
     fields: JsonObject = field(default_factory=dict)  # further ones of the create call
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls, those of a research run too
 
@@ -220,7 +223,7 @@ class Conversation:
             reply: the last turn.
             previous: id of the response before it, if there was one.
         """
-        runs = [call for call in self.calls if call.name == tool.NAME]
+        runs = [call for call in self.calls if call.name == TOOL_NAME]
         last = runs[-1] if runs else None
         return ToolCallingResult(
             final_text=reply.text,
@@ -242,19 +245,11 @@ class Conversation:
         )
 
 
-def with_sources(text: str, sources: Iterable[Source]) -> str:
-    """`text`, and under it the cited pages whose address it does not hold."""
-    listed = source_list(sources, text)
-    return f"{text.rstrip()}\n\n{listed}" if listed else text
-
-
 def _each_once(sources: Iterable[Source]) -> tuple[Source, ...]:
-    pages: dict[str, Source] = {}
+    titles: dict[str, str] = {}
     for source in sources:
-        known = pages.setdefault(source.url, source)
-        if not known.title and source.title:
-            pages[source.url] = source
-    return tuple(pages.values())
+        titles[source.url] = titles.get(source.url) or source.title
+    return tuple(Source(url, title) for url, title in titles.items())
 
 
 def _message(text: str) -> JsonObject:

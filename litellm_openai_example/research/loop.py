@@ -23,7 +23,7 @@ from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from . import tool
-from .contract import Invocation
+from .contract import TOOL_NAME, Invocation
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
 from .relay_calls import RelayCalls
 
@@ -169,8 +169,8 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
 async def _answer_call(call: ToolCall, research: Research) -> None:
     """Fill in the output of one call; what goes wrong is told to the model, unless the run goes on."""
     try:
-        if call.name != tool.NAME:
-            raise ValueError(f"there is no function {call.name[:80]!r}; there is: {tool.NAME}")
+        if call.name != TOOL_NAME:
+            raise ValueError(f"there is no function {call.name[:80]!r}; there is: {TOOL_NAME}")
         arguments = tool.parse_arguments(call.arguments)
     except ValueError as error:
         call.status, call.error, call.output = "refused", str(error), f"Error: {error}."

@@ -16,8 +16,6 @@ from ..json_object import JsonObject
 from .arguments import ToolArguments
 from .contract import TOOL_NAME
 
-NAME = TOOL_NAME
-
 # What providers read of a JSON schema; some refuse a tool whose schema says more.
 _READ = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
 _FENCED = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
@@ -48,7 +46,7 @@ def _plain(schema: JsonObject) -> JsonObject:
 
 TOOL: JsonObject = {
     "type": "function",
-    "name": NAME,
+    "name": TOOL_NAME,
     "description": (
         "Research one question thoroughly, over many sources. A run takes minutes and costs money: call it when "
         "the question needs current, broad or cited evidence, once per question, and not for what you know well."
