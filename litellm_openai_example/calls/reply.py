@@ -117,7 +117,7 @@ def require_complete(reply: Reply) -> Reply:
     answer = reply.answer
     failure = _failure(answer)
     if failure is not None:
-        raise with_text(failure, reply) if answer.text else failure
+        raise with_text(failure, reply)
     if answer.cut_short and not (answer.calls and not answer.text):
         raise CutShortError(
             f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
@@ -125,7 +125,7 @@ def require_complete(reply: Reply) -> Reply:
     if answer.refusal:
         words = f"the model refused: {one_line(answer.refusal)}"
         refused = GatewayError(words, kind=ErrorKind.REFUSED, response_id=answer.id)
-        raise with_text(refused, reply, refused.cause) if answer.text else refused
+        raise with_text(refused, reply, words)
     if not answer.text:
         raise GatewayError(_why_empty(answer), response_id=answer.id)
     return reply
@@ -145,8 +145,10 @@ def require_submitted(reply: Reply) -> Reply:
     return reply
 
 
-def with_text(failure: GatewayError, reply: Reply, cause: str = "") -> CutShortError:
-    """The same failure of a call that has brought a part of an answer."""
+def with_text(failure: GatewayError, reply: Reply, cause: str = "") -> GatewayError:
+    """The same failure, with the part of an answer that the call has brought, if it has."""
+    if isinstance(failure, CutShortError) or not reply.text:
+        return failure
     return CutShortError(
         cause or f"the answer is cut short: {failure.cause}",
         text=reply.text,

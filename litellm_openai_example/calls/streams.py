@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Self
 
 from ..diagnosis import explain
-from ..errors import CutShortError, GatewayError, redact
+from ..errors import GatewayError, redact
 from ..transport.raw_response import RawResponse
 from .answer import Answer
 from .assembly import CUT, Assembly
@@ -67,10 +67,8 @@ class StreamReader:
             if not reply.answer.status and self._body is None:
                 raise GatewayError(CUT)
             require_complete(reply)
-        except CutShortError as failure:
-            raise redact(failure, self._secret) from error
         except GatewayError as failure:
-            raise redact(with_text(failure, reply) if reply.text else failure, self._secret) from error
+            raise redact(with_text(failure, reply), self._secret) from error
 
 
 class TextStream(Iterator[str]):
