@@ -14,45 +14,38 @@ import httpx2
 import openai
 
 from .error_table import Report, read_report, row_of
-from .errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, one_line, redact
+from .errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, one_line
 
 _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
 
 
-def explain(error: Exception, *, secret: str | None = None) -> GatewayError:
-    """What an exception of the SDK, or one met while reading an answer, means to a person.
-
-    Args:
-        error: anything that a call through the SDK can raise.
-        secret: the key, taken out of whatever the gateway said.
-    """
+def explain(error: Exception) -> GatewayError:
+    """What an exception of a call through the SDK, or one met while reading an answer, means to a person."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, openai.APIStatusError):
-        explained = _explain_status(error)
-    elif isinstance(error, LostAnswerError | DeadlineExceededError):
+        return _explain_status(error)
+    if isinstance(error, LostAnswerError | DeadlineExceededError):
         kind = ErrorKind.LOST if isinstance(error, LostAnswerError) else ErrorKind.TIMEOUT
         hint = "look into the gateway's log before sending it again" if error.outcome_unknown else ""
-        explained = GatewayError(error.what, kind=kind, hint=hint, outcome_unknown=error.outcome_unknown)
-    elif isinstance(error, openai.APITimeoutError):
-        explained = GatewayError("the gateway stopped answering", kind=ErrorKind.TIMEOUT)
-    elif isinstance(error, openai.APIConnectionError):
-        explained = _explain_connection(error)
-    elif isinstance(error, openai.APIError):
-        explained = explain_body({"error": error.body or str(error)})
-    elif isinstance(error, httpx2.TimeoutException):  # while a stream is read
+        return GatewayError(error.what, kind=kind, hint=hint, outcome_unknown=error.outcome_unknown)
+    if isinstance(error, openai.APITimeoutError):
+        return GatewayError("the gateway stopped answering", kind=ErrorKind.TIMEOUT)
+    if isinstance(error, openai.APIConnectionError):
+        return _explain_connection(error)
+    if isinstance(error, openai.APIError):
+        return explain_body({"error": error.body or str(error)})
+    if isinstance(error, httpx2.TimeoutException):  # while a stream is read
         reason = one_line(str(error)) or "no data in time"
-        explained = GatewayError(f"the gateway stopped answering: {reason}", kind=ErrorKind.TIMEOUT)
-    elif isinstance(error, httpx2.RequestError):
+        return GatewayError(f"the gateway stopped answering: {reason}", kind=ErrorKind.TIMEOUT)
+    if isinstance(error, httpx2.RequestError):
         reason = one_line(str(error)) or type(error).__name__
-        explained = GatewayError(f"the connection broke: {reason}", kind=ErrorKind.LOST)
-    else:
-        explained = GatewayError(
-            f"the gateway's answer cannot be read: {one_line(str(error))}",
-            kind=ErrorKind.UNREADABLE,
-            hint="check that LITELLM_BASE_URL is a LiteLLM gateway",
-        )
-    return redact(explained, secret)
+        return GatewayError(f"the connection broke: {reason}", kind=ErrorKind.LOST)
+    return GatewayError(
+        f"the gateway's answer cannot be read: {one_line(str(error))}",
+        kind=ErrorKind.UNREADABLE,
+        hint="check that LITELLM_BASE_URL is a LiteLLM gateway",
+    )
 
 
 def explain_body(body: object) -> GatewayError:
