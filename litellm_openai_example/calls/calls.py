@@ -134,8 +134,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
 
 
 async def _fetch(send: Awaitable[RawResponse], kind: type[Assembly]) -> Reply:
-    raw = await send
-    return read_reply(raw, raw.http_response.content, kind)
+    return read_reply(await send, kind)
 
 
 async def _looked_up(send: Awaitable[RawResponse], response_id: str) -> Reply:

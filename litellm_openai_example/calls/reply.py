@@ -79,27 +79,21 @@ class Reply:
         return self.answer.usage.cost if cost is None else cost
 
 
-def read_reply(raw: RawResponse, content: bytes | str, kind: type[Assembly]) -> Reply:
-    """Put a reply together from the SDK's raw response.
-
-    Args:
-        raw: the response, for its headers.
-        content: its body.
-        kind: which API it is of.
+def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
+    """Put a reply together from the SDK's raw response, whose body has been read.
 
     Raises:
         ValueError: the body is not a JSON object.
         GatewayError: it is larger than what is read of one answer, and its beginning holds no text.
     """
-    cut = is_cut(raw.http_response)
+    content, cut = raw.http_response.content, is_cut(raw.http_response)
     answer, _ = read_body(content, kind, beginning=cut)
     if cut:
         too_long = too_large(MAX_ANSWER)
         if not answer.text:
             raise too_long
         answer = as_beginning(answer, too_long.cause)
-    text = content if isinstance(content, str) else content.decode("utf-8", "replace")
-    return Reply(answer, text, headers_of(raw), raw.retries_taken)
+    return Reply(answer, content.decode("utf-8", "replace"), headers_of(raw), raw.retries_taken)
 
 
 def headers_of(raw: RawResponse) -> dict[str, str]:

@@ -49,9 +49,9 @@ class StreamReader:
             return self._reader.end()
         return self._reader.feed(data_of(event))
 
-    def body(self, content: bytes) -> str:
-        """The text of an answer that came in one piece."""
-        self._body = read_reply(self._raw, content, type(self._reader))
+    def body(self) -> str:
+        """The text of an answer that came in one piece, and has been read."""
+        self._body = read_reply(self._raw, type(self._reader))
         return self._body.text
 
     def rest(self) -> str:
@@ -107,7 +107,8 @@ class TextStream(Iterator[str]):
         failure: Exception | None = None
         try:
             if not self._reading.has_events:
-                yield from _if_any(self._reading.body(self._raw.http_response.read()))
+                self._raw.http_response.read()
+                yield from _if_any(self._reading.body())
             else:
                 for event in Events(self._raw.http_response):
                     yield from _if_any(self._reading.event(event))
@@ -171,7 +172,8 @@ class AsyncTextStream(AsyncIterator[str]):
         failure: Exception | None = None
         try:
             if not reading.has_events:
-                for piece in _if_any(reading.body(await raw.http_response.aread())):
+                await raw.http_response.aread()
+                for piece in _if_any(reading.body()):
                     yield piece
             else:
                 async for event in Events(raw.http_response):
