@@ -51,7 +51,6 @@ def response_request(
     """The fields of a response; what is not given is not sent.
 
     Args:
-        model: its name at the gateway.
         input: the prompt, or a list of items.
         fields: further ones, as the API has them.
 

@@ -59,9 +59,7 @@ def anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
 def source_list(sources: Iterable[Cited], text: str) -> str:
     """The pages whose address does not stand in the text, under a heading, none twice; empty if there are none.
 
-    Args:
-        sources: what the answer cites; nothing in them is trusted.
-        text: the answer.
+    Nothing in the sources is trusted.
     """
     lines: dict[str, str] = {}
     for source in sources:

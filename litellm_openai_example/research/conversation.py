@@ -217,12 +217,7 @@ class Conversation:
         return {**request, "tool_choice": "none"} if self.rounds >= MAX_ROUNDS else request
 
     def result(self, reply: Reply, previous: str | None) -> ToolCallingResult:
-        """What it came to.
-
-        Args:
-            reply: the last turn.
-            previous: id of the response before it, if there was one.
-        """
+        """What it came to with the last turn, and the id of the response before that, if there was one."""
         runs = [call for call in self.calls if call.name == TOOL_NAME]
         last = runs[-1] if runs else None
         return ToolCallingResult(

@@ -59,13 +59,10 @@ TOOL: JsonObject = {
 
 
 def parse_arguments(text: str) -> JsonObject:
-    """The arguments of one call, checked, ready for the relay.
+    """The arguments of one call, as JSON that a model wrote, checked and ready for the relay.
 
     JSON text within JSON text is read, and what the schema does not know is left out: neither is a reason to lose a
     call whose meaning is clear.
-
-    Args:
-        text: JSON as the model wrote it.
 
     Returns:
         What the model set, no more: the relay knows the defaults.
