@@ -30,23 +30,21 @@ RESERVED = {
 SEARCH, OLD_SEARCH = "web_search", "web_search_preview"
 
 
-def chat_request(
-    model: str, content: object, instructions: str | None = None, fields: Mapping[str, object] | None = None
-) -> JsonObject:
+def chat_request(model: str, content: object, instructions: str | None, fields: Mapping[str, object]) -> JsonObject:
     """The fields of a chat completion for one prompt; see `response_request`."""
     messages = [{"role": "system", "content": instructions}] if instructions else []
-    return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields or {})
+    return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields)
 
 
 def response_request(
     model: str,
     input: object,
     *,
+    fields: Mapping[str, object],
     tools: Tools | None = None,
     previous_response_id: str | None = None,
     instructions: str | None = None,
     background: bool = False,
-    fields: Mapping[str, object] | None = None,
 ) -> JsonObject:
     """The fields of a response; what is not given is not sent.
 
@@ -64,7 +62,7 @@ def response_request(
         "background": background or None,
     }
     request = {"model": model, "input": input} | {name: value for name, value in given.items() if value is not None}
-    return request | further(fields or {})
+    return request | further(fields)
 
 
 def further(fields: Mapping[str, object], **taken: str) -> JsonObject:

@@ -199,15 +199,17 @@ class Conversation:
 
     def request(self) -> JsonObject:
         """The arguments of the next `responses.create`."""
-        previous, given = self.previous_response_id, [_message(self.prompt)]
+        previous = self.previous_response_id
+        given: object = self.prompt
         if self.calls and self.response_id is not None and not self.bridged:
-            answered = [call for call in self.calls if call.round == self.rounds]
-            previous, given = self.response_id, [_output(call) for call in answered]
+            previous = self.response_id
+            given = [_output(call) for call in self.calls if call.round == self.rounds]
         elif self.calls:
-            given += [_call(call) for call in self.calls] + [_output(call) for call in self.calls]
+            question = {"type": "message", "role": "user", "content": self.prompt}
+            given = [question, *map(_call, self.calls), *map(_output, self.calls)]
         request = response_request(
             self.model,
-            given if self.calls else self.prompt,
+            given,
             tools=[tool.TOOL, *([self.search_tool] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
@@ -245,10 +247,6 @@ def _each_once(sources: Iterable[Source]) -> tuple[Source, ...]:
     for source in sources:
         titles[source.url] = titles.get(source.url) or source.title
     return tuple(Source(url, title) for url, title in titles.items())
-
-
-def _message(text: str) -> JsonObject:
-    return {"type": "message", "role": "user", "content": text}
 
 
 def _call(call: ToolCall) -> JsonObject:
