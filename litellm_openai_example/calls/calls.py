@@ -21,7 +21,7 @@ from ..transport.headers import poll_after
 from ..transport.raw_response import RawResponse
 from .assembly import Assembly
 from .chat_stream import ChatStream
-from .lenient import read_json
+from .lenient import as_list, read_json
 from .reasons import RUNNING, TERMINAL
 from .reply import Reply, read_reply, require_complete, require_submitted
 from .requests import create, renamed_search
@@ -160,10 +160,9 @@ async def _model_names(wanted: str) -> list[str]:
     """Up to ten models that the gateway lists, the likeliest first; none if it does not tell."""
     try:
         raw = await call(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
-        listed = read_json(raw.http_response.content).get("data")
+        entries = as_list(read_json(raw.http_response.content).get("data"))
     except EXPECTED:
         return []
-    entries = listed if isinstance(listed, list) else []
     ids = [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     likely = difflib.get_close_matches(wanted, ids, n=10, cutoff=0.4)
     return [one_line(name) for name in dict.fromkeys([*likely, *ids])][:10]

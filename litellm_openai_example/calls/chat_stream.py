@@ -44,7 +44,7 @@ class ChatStream:
         choice = first_choice(data)
         places = ends_of(choice, {**_as_message(choice.get("message")), **_as_message(choice.get("delta"))})
         for name in REASONS:
-            said = [reason for reason in (read_reason(place.get(name)) for place in places) if reason]
+            said = [reason for place in places if (reason := read_reason(place.get(name)))]
             if said:  # a gateway may call a break `stop` in one place, and by its name in another
                 self._choice[name] = next(filter(cut_short, said), said[0])
         if error := next((place["error"] for place in places if place.get("error")), None):
