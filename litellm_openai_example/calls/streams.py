@@ -58,7 +58,7 @@ class StreamReader:
         """The text that was held back, when nothing more comes."""
         return self._reader.rest()
 
-    def verdict(self, error: Exception | None = None) -> None:
+    def verdict(self, error: Exception | None) -> None:
         """Raise what a stream that ended, or broke with `error`, has to be called; nothing if it is whole."""
         reply = self.reply
         try:
