@@ -16,7 +16,6 @@ from ..research.contract import Invocation
 from ..research.loop import Conversation, ToolCall, ToolCallingResult, converse, research_through
 from ..research.relay_calls import RelayError
 from ..research.relay_client import RelayClient
-from ..transport.deadline import deadline
 from ..transport.policy import telling_retries
 from . import work
 from .again import own_relay
@@ -35,7 +34,8 @@ def run(session: Session, prompt: str) -> int:
         _ = session.client  # its settings are checked before anything else
     if known is not None:
         session.pays_as(known.payer)
-    with RelayClient(_address(known), payer=session.payer) as relay:
+    # The deadline around the whole command is the only one.
+    with RelayClient(_address(known), timeout=None, payer=session.payer) as relay:
         if options.invocation:
             return _pick_up(session, relay, options.invocation, known)
         if options.cancel:
@@ -68,7 +68,7 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
         fields=options.further,
     )
     conversation.search_tool = options.tool or conversation.search_tool
-    relay.check(timeout=min(5.0, session.until.remaining()))  # before the first call that is paid for
+    relay.check()  # before the first call that is paid for
     session.sent = True
     return _converse(session, relay, conversation)
 
@@ -155,7 +155,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         arguments["system_prompt"] = options.instructions
     session.sent = True
     with progress("submitting the research run to the relay"):
-        accepted = relay.invoke(arguments, timeout=session.until.remaining())
+        accepted = relay.invoke(arguments)
     session.invocation = (accepted.invocation_id, accepted.invocation_token)
     _keep(relay, begun(RESEARCH, accepted.invocation_id, prompt, token=accepted.invocation_token))
     if options.background:
@@ -172,7 +172,7 @@ def _stream(session: Session, relay: RelayClient) -> int:
     invocation_id, token = session.invocation or ("", "")
     last: JsonObject = {}
     with progress("waiting for the relay's research run: queued") as shown:
-        for event in relay.events(invocation_id, token, timeout=session.until):
+        for event in relay.events(invocation_id, token):
             if event.name == "output_text":
                 shown.stop()
                 session.out.write(_text(event.data.get("delta")))
@@ -197,7 +197,7 @@ def _pick_up(session: Session, relay: RelayClient, invocation_id: str, known: Wo
 
 
 def _cancel(session: Session, relay: RelayClient, invocation_id: str, known: Work | None) -> int:
-    view = relay.cancel(invocation_id, _token(known), timeout=session.until.remaining())
+    view = relay.cancel(invocation_id, _token(known))
     session.out.write(view.model_dump_json())
     session.out.end()
     if view.finished:
@@ -208,7 +208,7 @@ def _cancel(session: Session, relay: RelayClient, invocation_id: str, known: Wor
 def _wait(session: Session, relay: RelayClient, view: Invocation | None) -> int:
     invocation_id, token = session.invocation or ("", "")
     if view is None:
-        with progress("waiting for the relay's research run") as shown, deadline(session.until):
+        with progress("waiting for the relay's research run") as shown:
             view = drive(relay, relay.wait_operation(invocation_id, token, lambda seen: shown.status(_status(seen))))
     return _finish(session, view)
 
