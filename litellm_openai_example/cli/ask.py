@@ -167,16 +167,15 @@ def _tell_what_is_missing(session: Session, reply: Reply) -> None:
     options = session.options
     if options.web_search and not reply.answer.searched:
         notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
-    if options.previous_response_id and _is_bridged(session, reply):
+    if options.previous_response_id and reply.answer.id and _is_bridged(session, reply.answer.id):
         notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")
 
 
-def _is_bridged(session: Session, reply: Reply) -> bool:
+def _is_bridged(session: Session, response_id: str) -> bool:
     """Whether the gateway makes this model's responses out of another API, which keeps none of them."""
     try:
         with progress("checking that the model knew the conversation"):
-            seconds = min(_CHECK_SECONDS, session.until.remaining())
-            session.client.run(calls.retrieve(reply.answer.id or "", timeout=seconds), seconds)
+            session.client.run(calls.retrieve(response_id), _CHECK_SECONDS)
     except GatewayError as error:
         return error.kind is ErrorKind.NOT_SUPPORTED
     return False

@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from litellm_openai_example.calls.reply import Reply
+from litellm_openai_example.cli import ask
+from litellm_openai_example.cli.session import Session
+
 from ..conftest import Run, RunCommand
 from ..fakes.scripted import (
     KEY,
@@ -383,6 +387,24 @@ def test_a_bridged_model_that_blocked_is_not_polled(configured: ScriptedServer, 
     configured.answers(reply(response_body("at once")))
     assert command(*R, "--background", "--wait", "hi").out == "at once\n"
     assert len(configured.seen) == 1
+
+
+def test_an_answer_that_cannot_be_looked_at_again(
+    configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = [*R, "--previous-response-id", "resp_0", "hi"]
+    configured.answers(reply(response_body("OK", id=None)))
+    assert command(*following) == Run(0, "OK\n", "")
+    configured.answers(reply(response_body("OK")))
+    printed = ask._print
+
+    def print_until_the_deadline(session: Session, reply: Reply) -> None:
+        printed(session, reply)
+        session.until.at = 0.0
+
+    monkeypatch.setattr(ask, "_print", print_until_the_deadline)
+    assert command(*following) == Run(0, "OK\n", "")
+    assert len(configured.seen) == 2
 
 
 def environment(server: ScriptedServer, **more: str) -> dict[str, str]:
