@@ -146,8 +146,7 @@ def _print(session: Session, reply: Reply) -> None:
     if session.options.json:
         _print_raw(session, reply)
         return
-    session.out.write(reply.text)
-    session.out.end()
+    session.out.paragraph(reply.text)
     _print_sources(session, reply)
 
 
@@ -158,8 +157,7 @@ def _print_sources(session: Session, reply: Reply) -> None:
 
 def _print_raw(session: Session, reply: Reply) -> None:
     session.answer_id = reply.answer.id
-    session.out.write(readable_json(reply.raw))
-    session.out.end()
+    session.out.paragraph(readable_json(reply.raw))
 
 
 def _tell_what_is_missing(session: Session, reply: Reply) -> None:

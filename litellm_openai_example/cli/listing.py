@@ -25,9 +25,7 @@ def list_work(options: Options) -> int:
         text = json.dumps(entries, ensure_ascii=False)
     else:
         text = "\n".join(f"{one.id}  {one.kind}, {_age(now - one.created)}: {one.words}" for one in found)
-    out = Output(sys.stdout, keys())
-    out.write(text)
-    out.end()
+    Output(sys.stdout, keys()).paragraph(text)
     for kind, arguments in ((work.RESPONSE, ("--retrieve", "ID", "--wait")), (work.RESEARCH, ("--invocation", "ID"))):
         if any(one.kind == kind for one in found):
             notice(f"Pick up a {kind}: {typed(*arguments)}")

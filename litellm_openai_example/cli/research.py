@@ -106,11 +106,9 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     if person:
         _tell_ids(result, short=True)
     if session.options.json:
-        session.out.write(json.dumps(asdict(result), ensure_ascii=False))
-        session.out.end()
+        session.out.paragraph(json.dumps(asdict(result), ensure_ascii=False))
     else:
-        session.out.write(result.final_text)
-        session.out.end()
+        session.out.paragraph(result.final_text)
         if session.options.sources:
             session.out.paragraph(source_list(result.sources, result.final_text))
     for call in result.calls:
@@ -159,8 +157,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     session.invocation = (accepted.invocation_id, accepted.invocation_token)
     _keep(relay, begun(RESEARCH, accepted.invocation_id, prompt, token=accepted.invocation_token))
     if options.background:
-        session.out.write(accepted.model_dump_json())
-        session.out.end()
+        session.out.paragraph(accepted.model_dump_json())
         return 0
     notice(f"[the relay accepted the research run as {accepted.invocation_id}]")
     if streams:
@@ -198,8 +195,7 @@ def _pick_up(session: Session, relay: RelayClient, invocation_id: str, known: Wo
 
 def _cancel(session: Session, relay: RelayClient, invocation_id: str, known: Work | None) -> int:
     view = relay.cancel(invocation_id, _token(known))
-    session.out.write(view.model_dump_json())
-    session.out.end()
+    session.out.paragraph(view.model_dump_json())
     if view.finished:
         work.forget(invocation_id)
     return 0
