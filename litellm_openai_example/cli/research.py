@@ -75,7 +75,6 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
 
 def _converse(session: Session, relay: RelayClient, conversation: Conversation) -> int:
     """Go on with a conversation, and print the answer. While research runs, it can be picked up."""
-
     relay.payer = conversation.paid_by(session.payer)
 
     def on_accepted(call: ToolCall) -> None:
@@ -86,8 +85,7 @@ def _converse(session: Session, relay: RelayClient, conversation: Conversation) 
     with progress(f"waiting for {conversation.model}") as shown, telling_retries(shown.retrying):
 
         def on_view(view: Invocation) -> None:
-            running = not view.finished
-            shown.status(_status(view) if running else f"waiting for {conversation.model}")
+            shown.status(f"waiting for {conversation.model}" if view.finished else _status(view))
 
         research = research_through(relay, on_accepted, on_view)
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
@@ -162,7 +160,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     notice(f"[the relay accepted the research run as {accepted.invocation_id}]")
     if streams:
         return _stream(session, relay)
-    return _wait(session, relay, accepted if accepted.finished else None)
+    return _finish(session, accepted) if accepted.finished else _wait(session, relay)
 
 
 def _stream(session: Session, relay: RelayClient) -> int:
@@ -186,7 +184,7 @@ def _pick_up(session: Session, relay: RelayClient, invocation_id: str, known: Wo
     session.invocation = (invocation_id, token)
     conversation = _conversation(known)
     if conversation is None:
-        return _wait(session, relay, None)
+        return _wait(session, relay)
     for call in conversation.calls:
         if call.invocation_id == invocation_id:
             call.invocation_token = token
@@ -201,11 +199,10 @@ def _cancel(session: Session, relay: RelayClient, invocation_id: str, known: Wor
     return 0
 
 
-def _wait(session: Session, relay: RelayClient, view: Invocation | None) -> int:
+def _wait(session: Session, relay: RelayClient) -> int:
     invocation_id, token = session.invocation or ("", "")
-    if view is None:
-        with progress("waiting for the relay's research run") as shown:
-            view = drive(relay, relay.wait_operation(invocation_id, token, lambda seen: shown.status(_status(seen))))
+    with progress("waiting for the relay's research run") as shown:
+        view = drive(relay, relay.wait_operation(invocation_id, token, lambda seen: shown.status(_status(seen))))
     return _finish(session, view)
 
 
