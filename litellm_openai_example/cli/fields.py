@@ -1,8 +1,8 @@
-"""What `-o KEY=VALUE` and `--search-country` take."""
+"""What `-o KEY=VALUE` and `--search-country` take: their callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import click
 
 from ..json_object import JsonObject, can_be_sent, strict_json
 
@@ -33,25 +33,21 @@ _ISO = """
 _COUNTRIES = frozenset(_ISO.split())
 
 
-def parse_fields(given: Sequence[str]) -> JsonObject:
-    """The fields of `-o KEY=VALUE`: dotted keys nest, a value is JSON or else text, the last of two wins.
-
-    Raises:
-        ValueError: one of them cannot be used; the message says which and why.
-    """
+def parse_fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> JsonObject:
+    """The fields of `-o KEY=VALUE`: dotted keys nest, a value is JSON or else text, the last of two wins."""
     fields: JsonObject = {}
     for one in given:
         key, equals, text = one.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path) or not key.isprintable():
-            raise ValueError(f"{one!r} is not KEY=VALUE")
+            raise click.BadParameter(f"{one!r} is not KEY=VALUE")
         if path[0] in _TAKEN or path[0].startswith("extra_"):
-            raise ValueError(f"{path[0]} is set by {_TAKEN.get(path[0], 'the SDK')}, not by -o")
+            raise click.BadParameter(f"{path[0]} is set by {_TAKEN.get(path[0], 'the SDK')}, not by -o")
         inner = fields
         for name in path[:-1]:
             inner = inner.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"{key}: {name} is given a value already, so nothing can be put inside it")
+                raise click.BadParameter(f"{key}: {name} is given a value already, so nothing can be put inside it")
         inner[path[-1]] = _value(key, text)
     return fields
 
@@ -62,12 +58,13 @@ def _value(key: str, text: str) -> object:
     except ValueError:
         value = text  # NaN and Infinity too
     if not can_be_sent(value):
-        raise ValueError(f"{key}: the value cannot be sent (a number without end, or no valid UTF-8)")
+        raise click.BadParameter(f"{key}: the value cannot be sent (a number without end, or no valid UTF-8)")
     return value
 
 
-def parse_country(given: str) -> str:
-    """A country by its ISO 3166-1 code, in capitals. Raises ValueError for anything else."""
-    if given.strip().upper() not in _COUNTRIES:
-        raise ValueError(f"{given!r} is not an ISO country code of two letters, such as KR")
-    return given.strip().upper()
+def parse_country(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
+    """A country by its ISO 3166-1 code, in capitals."""
+    country = None if given is None else given.strip().upper()
+    if country is not None and country not in _COUNTRIES:
+        raise click.BadParameter(f"{given!r} is not an ISO country code of two letters, such as KR")
+    return country

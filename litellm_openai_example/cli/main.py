@@ -13,7 +13,6 @@ from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
-from ..json_object import JsonObject
 from ..payer import who_pays
 from .fields import parse_country, parse_fields
 from .options import PROGRAM, Options, conflict
@@ -63,20 +62,6 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
     return seconds
 
 
-def _fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> JsonObject:
-    try:
-        return parse_fields(given)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
-    try:
-        return None if given is None else parse_country(given)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command(
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80, "allow_extra_args": True},
@@ -91,7 +76,9 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
 )
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
-@click.option("--search-country", metavar="CC", callback=_country, help="With --web-search: where from, such as KR.")
+@click.option(
+    "--search-country", metavar="CC", callback=parse_country, help="With --web-search: where from, such as KR."
+)
 @click.option(
     "--auto-tool-call",
     is_flag=True,
@@ -126,7 +113,7 @@ def _country(_ctx: click.Context, _param: click.Parameter, given: str | None) ->
     "fields",
     metavar="KEY=VALUE",
     multiple=True,
-    callback=_fields,
+    callback=parse_fields,
     help="One more field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
     "-o reasoning.effort=high",
 )
