@@ -18,30 +18,22 @@ if TYPE_CHECKING:  # most commands do without
 
 
 def tell(session: Session, reply: Reply) -> None:
-    """Of one call."""
-    first = session.out.first_at
+    """The facts about one call."""
+    answer, headers, first = reply.answer, reply.headers, session.out.first_at
+    ids = ("x-litellm-call-id", "llm_provider-x-request-id", "x-litellm-model-id")
     show(
         {
-            **facts(session, reply),
+            "model": answer.model or session.client.model,
+            "response id": answer.id,
+            **{name: headers.get(name) for name in ids},
+            "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
+            "tokens": tokens(answer.usage) or "? in, ? out",
+            "budget of the key": budget(headers),
+            "cost": cost(reply.cost),
             "first text": None if first is None else f"{first - session.started:.3f} s",
             "total": f"{time.monotonic() - session.started:.3f} s",
         },
     )
-
-
-def facts(session: Session, reply: Reply) -> dict[str, str | None]:
-    """What a reply tells of its call."""
-    answer, headers, usage = reply.answer, reply.headers, reply.answer.usage
-    return {
-        "model": answer.model or session.client.model,
-        "response id": answer.id,
-        **{name: headers.get(name) for name in ("x-litellm-call-id", "llm_provider-x-request-id")},
-        "x-litellm-model-id": headers.get("x-litellm-model-id"),
-        "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
-        "tokens": tokens(usage) or "? in, ? out",
-        "budget of the key": budget(headers),
-        "cost": cost(reply.cost, queued=answer.status in ("queued", "in_progress")),
-    }
 
 
 def tell_run(view: Invocation) -> None:
@@ -70,13 +62,12 @@ def tell_turns(session: Session, result: ToolCallingResult) -> None:
         told = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": tokens(call.usage)}
         told |= {" cost": cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
         show({f"research run{name}": value for name, value in told.items()})
-    seconds = time.monotonic() - session.started
-    show({"cost of all": cost(result.cost), "total": f"{seconds:.3f} s"})
+    show({"cost of all": cost(result.cost), "total": f"{time.monotonic() - session.started:.3f} s"})
 
 
-def cost(dollars: float | None, *, queued: bool = False) -> str | None:
-    """In words; None where it is not known. A job that is queued has cost nothing yet, whatever the gateway says."""
-    return None if dollars is None or (queued and not dollars) else f"{dollars:.6f} USD"
+def cost(dollars: float | None) -> str | None:
+    """In words; None where it is not known."""
+    return None if dollars is None else f"{dollars:.6f} USD"
 
 
 def budget(headers: Mapping[str, str]) -> str | None:
@@ -96,8 +87,7 @@ def tokens(usage: Usage) -> str | None:
 
 def show(named: Mapping[str, str | None]) -> None:
     """One line each, without what is not known."""
-    lines = "\n".join(f"{name}: {value}" for name, value in named.items() if value is not None)
-    notice(lines)
+    notice("\n".join(f"{name}: {value}" for name, value in named.items() if value is not None))
 
 
 def _number(count: int | None) -> str:
