@@ -31,7 +31,7 @@ class Output:
     """The answer's way to stdout.
 
     Args:
-        stream: stdout, or None where it is closed.
+        stream: stdout.
         secrets: the keys, which must not leave even if a gateway sends them back.
     """
 
@@ -49,9 +49,9 @@ class Output:
     def write(self, text: str) -> None:
         """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
         text = redact_text(self._held + text, *self._secrets)
-        begun = max((_begun(secret, text) for secret in self._secrets), default=0)
-        self._put(text[: len(text) - begun])
-        self._held = text[len(text) - begun :]
+        sure = len(text) - max((_begun(secret, text) for secret in self._secrets), default=0)
+        self._put(text[:sure])
+        self._held = text[sure:]
 
     def _put(self, text: str) -> None:
         if not text:
@@ -61,7 +61,7 @@ class Output:
         self._stream.write(text)
         self._stream.flush()
         self.first_at = self.first_at or time.monotonic()
-        self._last = text[-1:] or self._last
+        self._last = text[-1]
 
     @property
     def wrote(self) -> bool:
@@ -137,10 +137,9 @@ _progress_shown = threading.Event()
 class Progress:
     """Elapsed time and status on a terminal's last line, rewritten each second."""
 
-    def __init__(self) -> None:
-        self._status = ""
+    def __init__(self, status: str) -> None:
+        self._status = status
         self._paused, self._paused_until = "", 0.0
-        self._shown = False
         self._done = threading.Event()
         self._started = time.monotonic()
 
@@ -164,25 +163,22 @@ class Progress:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"\r\x1b[K{harmless(without_keys(text))}")
             sys.stderr.flush()
-            self._shown = True
             _progress_shown.set()
 
     def stop(self) -> None:
         """Clear the line; nothing is written afterwards."""
         self._done.set()
-        if self._shown:
+        if _progress_shown.is_set():
             self._show("")
-            self._shown = False
             _progress_shown.clear()
 
 
 @contextmanager
 def progress(status: str) -> Iterator[Progress]:
     """Show progress while the block runs, if stderr is a terminal."""
-    shown = Progress()
-    shown.status(status)
+    shown = Progress(status)
     thread = threading.Thread(target=shown._run, name="progress", daemon=True)
-    terminal = _is_terminal(sys.stderr)
+    terminal = stderr_is_terminal()
     if terminal:
         thread.start()
     try:
