@@ -27,19 +27,18 @@ def typed(*arguments: str, token: str | None = None) -> str:
         arguments: not to be trusted: an id comes from a gateway. They are quoted for the shell.
         token: of a research run, which is the relay's.
     """
-    settings = {}
-    relay = setting("RELAY_BASE_URL")
-    if token and relay and relay.rstrip("/") != DEFAULT_RELAY_URL and not own_relay():
-        settings["RELAY_BASE_URL"] = relay
+    words = []
     if token:
-        settings["RELAY_INVOCATION_TOKEN"] = token
-    words = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+        relay = setting("RELAY_BASE_URL")
+        if relay.rstrip("/") not in ("", DEFAULT_RELAY_URL) and not own_relay():
+            words.append(f"RELAY_BASE_URL={shlex.quote(relay)}")
+        words.append(f"RELAY_INVOCATION_TOKEN={shlex.quote(token)}")
     target = setting(MAKE_TARGET)
     if target:
         # Quoted twice: make hands the words of ARGS to a shell of its own.
         words += ["make", shlex.quote(target), f"ARGS={shlex.quote(shlex.join(arguments))}"]
     else:
-        words += [shlex.quote(word) for word in (*_program(), *arguments)]
+        words.append(shlex.join([*_program(), *arguments]))
     return " ".join(words)
 
 

@@ -113,21 +113,22 @@ def _named(session: Session) -> str:
 
 def _tell_how_to_pick_up(session: Session, words: str = "", *, stop: bool = False) -> None:
     """Say how to go on with what was paid for, and how to stop it where the user has just interrupted."""
+    token: str | None = None
     if session.invocation:
         work_id, token = session.invocation
         if own_relay():
             kept = "The relay has stopped with this command and keeps the research run. Pick it up"
         else:
             kept = "The research run goes on at the relay. Pick it up"
-        arguments, secret = ["--invocation", work_id, "--timeout", "3600"], token
+        arguments = ["--invocation", work_id, "--timeout", "3600"]
     elif session.response_id and (session.options.background or session.options.retrieve):
         work_id, kept = session.response_id, "The response is kept by the gateway. Pick it up"
-        arguments, secret = ["--retrieve", work_id, "--wait"], None
+        arguments = ["--retrieve", work_id, "--wait"]
     else:
         return
     if not is_visible_ascii(work_id):
         notice(f"It has an id that no command line takes: {work_id!r}")
         return
-    notice(f"{words or kept}: {typed(*arguments, token=secret)}")
+    notice(f"{words or kept}: {typed(*arguments, token=token)}")
     if stop:
-        notice(f"Stop it: {typed('--cancel', work_id, token=secret)}")
+        notice(f"Stop it: {typed('--cancel', work_id, token=token)}")
