@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ..config import is_visible_ascii
 from ..json_object import JsonObject
 
 PROGRAM = "litellm-example"
@@ -85,11 +86,12 @@ def conflict(options: Options, given: set[str]) -> str | None:
         options: their values.
         given: the names of those that stand on the command line, whatever their value.
     """
-    for name in ("retrieve", "cancel", "invocation", "previous_response_id", "model", "effort"):
+    ids = ("retrieve", "cancel", "invocation", "previous_response_id")
+    for name in (one for one in (*ids, "model", "effort") if one in given):
         value = getattr(options, name)
-        if name in given and (not value.strip() or not value.isprintable()):
+        if not value.strip() or not value.isprintable():
             return f"{_flag(name)} is empty or holds control characters"
-        if name in given and name not in ("model", "effort") and not (value.isascii() and " " not in value):
+        if name in ids and not is_visible_ascii(value):
             return f"{_flag(name)} is not an id"
     modes = [name for name in _NOT_WITH if name in given]
     if len(modes) > 1:
@@ -108,10 +110,8 @@ def conflict(options: Options, given: set[str]) -> str | None:
         only = [name for name in _RESPONSES_ONLY if getattr(options, name)]
         if only:
             return f"{_flag(only[0])} needs --api responses"
-    if options.auto_tool_call:
-        found = _first("auto_tool_call", given, ("background", "files"))
-        if found:
-            return found
+    if options.auto_tool_call and (found := _first("auto_tool_call", given, ("background", "files"))):
+        return found
     if options.stream:
         return _first("stream", given, ("json", "background", "auto_tool_call"))
     return None
