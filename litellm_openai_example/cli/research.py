@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 
-from ..calls.answer import read_response
-from ..calls.sources import Cited, source_list
+from ..calls.sources import source_list
 from ..calls.steps import run as drive
 from ..config import ConfigurationError, setting
 from ..errors import CutShortError
@@ -170,9 +168,9 @@ def _stream(session: Session, relay: RelayClient) -> int:
         for event in relay.events(invocation_id, token):
             if event.name == "output_text":
                 shown.stop()
-                session.out.write(_text(event.data.get("delta")))
+                session.out.write(event.data["delta"])
             elif event.name == "status":
-                shown.status(f"waiting for the relay's research run: {_text(event.data.get('status'))}")
+                shown.status(f"waiting for the relay's research run: {event.data['status']}")
             elif event.name in ("completed", "error"):
                 last = event.data
     return _finish(session, Invocation.model_validate(last))
@@ -215,18 +213,13 @@ def _finish(session: Session, view: Invocation) -> int:
         session.out.write(view.output_text or "")
     session.out.end()
     if options.sources and not options.json and session.out.wrote:
-        session.out.paragraph(source_list(_sources(view), view.output_text or ""))
+        session.out.paragraph(source_list(view.sources, view.output_text or ""))
     if options.verbose:
         tell_run(view)
     work.forget(view.invocation_id)
     session.invocation = None  # there is nothing left to pick up
     _require_complete(view)
     return 0
-
-
-def _sources(view: Invocation) -> Sequence[Cited]:
-    # A relay of another make keeps them in the response alone.
-    return view.sources or read_response(view.response).sources
 
 
 def _require_complete(view: Invocation) -> None:
@@ -242,10 +235,6 @@ def _require_complete(view: Invocation) -> None:
 
 def _status(view: Invocation) -> str:
     return f"waiting for the relay's research run: {view.status}, as of {view.updated_at.astimezone():%H:%M:%S}"
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # What it takes to finish an answer after this process has ended, by the research runs that it waits for.

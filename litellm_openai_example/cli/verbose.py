@@ -39,14 +39,13 @@ def tell(session: Session, reply: Reply) -> None:
 def tell_run(view: Invocation) -> None:
     """The facts about a research run."""
     response = read_response(view.response)
-    dollars = view.cost_usd or (view.response or {}).get("cost_usd")
     seconds = (view.updated_at - view.created_at).total_seconds()
     show(
         {
             "research run": f"{view.invocation_id}, {view.status}",
             "research model": response.model,
             "research tokens": tokens(response.usage),
-            "research cost": cost(dollars) if isinstance(dollars, int | float) else None,
+            "research cost": cost(view.cost_usd),
             "research time": f"{seconds:.1f} s",
         },
     )
