@@ -123,7 +123,7 @@ def _api(session: Session) -> calls.Api:
 def _request(session: Session, prompt: str) -> JsonObject:
     options, model = session.options, session.client.model
     try:
-        content = content_of(prompt, options.files, "chat" if options.api == "chat" else "responses")
+        content = content_of(prompt, options.files, options.api)
     except OSError as error:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}; nothing was sent") from None
     except ValueError as error:

@@ -1,6 +1,6 @@
 """What a command line says, and which options exclude each other."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..config import is_visible_ascii
 from ..json_object import JsonObject
@@ -16,7 +16,7 @@ class Options(NamedTuple):
     """
 
     prompt: str | None
-    api: str
+    api: Literal["chat", "responses"]
     background: bool
     wait: bool
     retrieve: str | None

@@ -31,8 +31,8 @@ def read_prompt(options: Options, until: float) -> str:
     if options.follows_up:
         return ""
     prompt = None if options.prompt == "-" else options.prompt
-    for name, text in (("prompt", prompt), ("text of --instructions", options.instructions)):
-        _check(name, text)
+    _check("prompt", prompt)
+    _check("text of --instructions", options.instructions)
     terminal = sys.stdin is None or sys.stdin.isatty()
     if options.prompt is None and terminal:
         raise click.UsageError('give a prompt, or pipe it in (or type it with "-" as PROMPT)')
@@ -47,9 +47,11 @@ def read_prompt(options: Options, until: float) -> str:
 
 
 def _check(name: str, text: str | None) -> None:
-    if text is not None and not text.strip():
+    if text is None:
+        return
+    if not text.strip():
         raise click.UsageError(f"the {name} is empty")
-    if text is not None and not is_unicode(text):
+    if not is_unicode(text):
         raise click.UsageError(f"the {name} is not valid UTF-8")
 
 
