@@ -173,7 +173,8 @@ def _stream(session: Session, relay: RelayClient) -> int:
                 shown.status(f"waiting for the relay's research run: {event.data['status']}")
             elif event.name in ("completed", "error"):
                 last = event.data
-    return _finish(session, Invocation.model_validate(last))
+    # A relay may hold that its last event was had before, and send none.
+    return _finish(session, Invocation.model_validate(last)) if last else _wait(session, relay)
 
 
 def _pick_up(session: Session, relay: RelayClient, invocation_id: str, known: Work | None) -> int:

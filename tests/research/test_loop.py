@@ -627,6 +627,13 @@ def test_a_streamed_research(relay: FakeRelay, command: RunCommand) -> None:
     assert (run.code, run.out) == (0, "RESEARCHED\n")
 
 
+def test_a_stream_without_a_last_event_is_waited_for(relay: FakeRelay, command: RunCommand) -> None:
+    usual = relay.answer
+    relay.server.script = lambda seen: Answer(204) if seen.path.endswith("/events") else usual(seen)
+    run = command("--target", "relay", "--stream", "Why?")
+    assert (run.code, run.out) == (0, "RESEARCHED\n")
+
+
 def test_a_pick_up_needs_the_token(relay: FakeRelay, command: RunCommand) -> None:
     run = command("--invocation", "inv_9")
     assert run.code == 2
