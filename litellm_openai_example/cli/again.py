@@ -49,12 +49,8 @@ def _program() -> list[str]:
     program = [PROGRAM]
     if name == "__main__.py" and folder == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
         program = [sys.executable, "-m", _PACKAGE]
-    elif name == PROGRAM and not _is(shutil.which(PROGRAM), start):
+    elif name == PROGRAM and os.path.realpath(shutil.which(PROGRAM) or "") != os.path.realpath(start):
         program = [start]
     if own_relay():
         return [sys.executable, "-m", f"{_PACKAGE}.gateway.relay", "--", *program]
     return program
-
-
-def _is(found: str | None, start: str) -> bool:
-    return found is not None and os.path.realpath(found) == os.path.realpath(start)

@@ -80,25 +80,20 @@ def _failed(session: Session, failure: GatewayError) -> int:
         _tell_how_to_pick_up(session)
     elif failure.research:
         _tell_how_to_pick_up(session, "The research run is kept by the relay. Try to finish the answer")
-    elif session.response_id and _is_final(failure):
+    elif session.response_id and (isinstance(failure, CutShortError) or failure.kind in _FINAL):
         work.forget(session.response_id)
     return failure.exit_code
 
 
+# After these there is nothing more to be had of a response.
 _FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED, ErrorKind.UNKNOWN_RESPONSE)
-
-
-def _is_final(failure: GatewayError) -> bool:
-    """Whether there is nothing more to be had of a response."""
-    return isinstance(failure, CutShortError) or failure.kind in _FINAL
 
 
 def _add_hint(session: Session, failure: GatewayError) -> None:
     options = session.options
     if failure.kind is ErrorKind.MISSING_TOOL and not options.web_search:
-        failure.hint = "a deep-research model needs something to search with: " + (
-            "--web-search" if options.api == "responses" else "--api responses --web-search"
-        )
+        missing = "--web-search" if options.api == "responses" else "--api responses --web-search"
+        failure.hint = f"a deep-research model needs something to search with: {missing}"
 
 
 def _named(session: Session) -> str:
