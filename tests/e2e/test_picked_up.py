@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from ..fakes.scripted import eventually
+from ..terminal import Terminal
 from .conftest import Gateway
 from .test_tools_real import Relay
 
@@ -57,38 +57,6 @@ class Checkout:
         )  # fmt: skip
 
 
-class Terminal:
-    """A command in the foreground of a terminal of its own."""
-
-    def __init__(self, checkout: Checkout, *command: str) -> None:
-        self.master, slave = os.openpty()
-        self.process = subprocess.Popen(
-            command, cwd=checkout.folder, env=checkout.env, start_new_session=True,
-            preexec_fn=lambda: os.login_tty(os.dup(slave)),
-        )  # fmt: skip
-        os.close(slave)
-        self.printed = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def end(self) -> int:
-        code = self.process.wait(120)
-        self._reader.join(10)
-        os.close(self.master)
-        return code
-
-    def _read(self) -> None:
-        try:
-            while data := os.read(self.master, 65536):
-                self.printed += data.decode(errors="replace")
-        except OSError:  # how Linux tells that the last program has closed the terminal
-            pass
-
-
 @pytest.fixture
 def checkout(tmp_path: Path, litellm_python: Path) -> Checkout:
     if shutil.which("make") is None:
@@ -106,13 +74,14 @@ def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
     # On a slow machine the model may not have answered yet when a short deadline passes: then a longer one is tried.
     for limit in (3, 6, 12):
         arguments = [f"ARGS=--timeout {limit}"] if by == "deadline" else []
-        terminal = Terminal(checkout, "make", "run-auto", f"PROMPT={QUESTION}", *arguments)
+        command = ["make", "run-auto", f"PROMPT={QUESTION}", *arguments]
+        terminal = Terminal(command, checkout.folder, checkout.env)
         try:
             assert eventually(lambda t=terminal: _ACCEPTED in t.printed or t.ended, 120), terminal.printed  # type: ignore[misc]
             if by == "Ctrl-C":
-                os.write(terminal.master, b"\x03")
+                terminal.press_ctrl_c()
         finally:
-            code = terminal.end()
+            code = terminal.end(120)
         if _ACCEPTED in terminal.printed:
             break
     assert code != 0

@@ -6,9 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +18,7 @@ from litellm_openai_example.gateway.environment import GatewayUnavailable, find_
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
+from ..terminal import Terminal
 from .running import Api, environment, relay_process
 
 ROOT = Path(__file__).parents[2]
@@ -56,28 +55,17 @@ def _uv() -> str:
         pytest.skip("uv is not installed")
 
 
-class Terminal:
+class RelayTerminal(Terminal):
     """A relay, started by some command in the foreground of a terminal of its own."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self.master, slave = os.openpty()
         base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
         environ = base | env | {"VIRTUAL_ENV": sys.prefix, "UV_PROJECT_ENVIRONMENT": sys.prefix}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environ, start_new_session=True, close_fds=True,
-            preexec_fn=lambda: os.login_tty(os.dup(slave)),
-        )  # fmt: skip
-        os.close(slave)
-        self.printed = ""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(command, ROOT, environ)
 
     def ready(self) -> Api:
         assert eventually(lambda: "listening on" in self.printed and self.printed.endswith("\n"), 30), self.printed
         return Api(self.printed.partition("listening on ")[2].split()[0])
-
-    def press_ctrl_c(self) -> None:
-        os.write(self.master, b"\x03")
 
     def signal_all(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -85,39 +73,33 @@ class Terminal:
 
     def close(self) -> None:
         self.signal_all(signal.SIGKILL)
-        self.process.wait(10)
-        os.close(self.master)
-
-    def _read(self) -> None:
-        with suppress(OSError):
-            while data := os.read(self.master, 65536):
-                self.printed += data.decode(errors="replace")
+        self.end(10)
 
 
-def _ctrl_c_three_times(terminal: Terminal) -> None:
+def _ctrl_c_three_times(terminal: RelayTerminal) -> None:
     for _ in range(3):
         terminal.press_ctrl_c()
         time.sleep(0.3)
 
 
-def _terminate_all_three_times(terminal: Terminal) -> None:
+def _terminate_all_three_times(terminal: RelayTerminal) -> None:
     for _ in range(3):
         terminal.signal_all(signal.SIGTERM)
         time.sleep(0.3)
 
 
-def _hang_up_and_interrupt(terminal: Terminal) -> None:
+def _hang_up_and_interrupt(terminal: RelayTerminal) -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         terminal.signal_all(number)
         time.sleep(0.2)
 
 
 @pytest.fixture
-def terminals() -> Iterator[Callable[[list[str], dict[str, str]], Terminal]]:
-    opened: list[Terminal] = []
+def terminals() -> Iterator[Callable[[list[str], dict[str, str]], RelayTerminal]]:
+    opened: list[RelayTerminal] = []
 
-    def start(command: list[str], env: dict[str, str]) -> Terminal:
-        opened.append(Terminal(command, env))
+    def start(command: list[str], env: dict[str, str]) -> RelayTerminal:
+        opened.append(RelayTerminal(command, env))
         return opened[-1]
 
     yield start
@@ -137,8 +119,8 @@ def terminals() -> Iterator[Callable[[list[str], dict[str, str]], Terminal]]:
 )
 def test_repeated_signals_do_not_cut_a_submission(
     command: Callable[[Path], list[str]],
-    signals: Callable[[Terminal], None],
-    terminals: Callable[[list[str], dict[str, str]], Terminal],
+    signals: Callable[[RelayTerminal], None],
+    terminals: Callable[[list[str], dict[str, str]], RelayTerminal],
     sqlite_url: str,
     upstream: Gateway,
     tmp_path: Path,
