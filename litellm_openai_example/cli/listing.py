@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 
-from ..config import keys
 from . import work
 from .again import typed
 from .options import Options
@@ -25,7 +23,7 @@ def list_work(options: Options) -> int:
         text = json.dumps(entries, ensure_ascii=False)
     else:
         text = "\n".join(f"{one.id}  {one.kind}, {_age(now - one.created)}: {one.words}" for one in found)
-    Output(sys.stdout, keys()).paragraph(text)
+    Output().paragraph(text)
     for kind, arguments in ((work.RESPONSE, ("--retrieve", "ID", "--wait")), (work.RESEARCH, ("--invocation", "ID"))):
         if any(one.kind == kind for one in found):
             notice(f"Pick up a {kind}: {typed(*arguments)}")

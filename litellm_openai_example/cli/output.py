@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -28,16 +28,11 @@ _ESCAPES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-
 
 
 class Output:
-    """The answer's way to stdout.
+    """The answer's way to stdout. The keys do not get there, even if a gateway sends them back."""
 
-    Args:
-        stream: stdout.
-        secrets: the keys, which must not leave even if a gateway sends them back.
-    """
-
-    def __init__(self, stream: TextIO, secrets: Sequence[str] = ()) -> None:
-        self._stream = stream
-        self._secrets = secrets
+    def __init__(self) -> None:
+        stream = self._stream = sys.stdout
+        self._secrets = keys()
         self._held = ""
         self._last = "\n"
         self.terminal = _is_terminal(stream)

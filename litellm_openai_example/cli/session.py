@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import cached_property
 
 from ..client import LiteLLMClient
-from ..config import gateway_settings, keys
+from ..config import gateway_settings
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline
 from .options import Options
@@ -34,7 +33,7 @@ class Session:
         self.payer = who_pays(options.tags or None)
         self.until = Deadline(options.timeout)
         self.until.at -= time.monotonic() - started
-        self.out = Output(sys.stdout, keys())
+        self.out = Output()
         self.response_id: str | None = None
         self.invocation: tuple[str, str] | None = None
         self.answer_id: str | None = None
