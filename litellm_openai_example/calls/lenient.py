@@ -94,6 +94,20 @@ def sendable(value: object) -> str:
     return as_str(value).encode("utf-8", "replace").decode()
 
 
+def all_sendable(data: JsonObject) -> JsonObject:
+    """The same of every text in an object. Raises ValueError where it is nested too deeply."""
+    try:
+        text = json.dumps(data, ensure_ascii=False)
+    except RecursionError:
+        raise ValueError("the answer is nested too deeply") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        mended: JsonObject = json.loads(text.encode("utf-8", "replace"))
+        return mended
+    return data
+
+
 def join(pieces: list[str]) -> str:
     """Pieces of a text put together, and with them the characters whose halves came apart."""
     text = "".join(pieces)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ..calls.answer import read_response
-from ..calls.lenient import as_str, sendable
+from ..calls.lenient import all_sendable, as_str, sendable
 from ..calls.sources import read_sources
 from ..errors import one_line
 from ..json_object import JsonObject
@@ -55,19 +55,18 @@ def read_status(value: object) -> str:
     return word if word in TERMINAL or word == "queued" else "running"
 
 
-def _read(model: type[View], data: JsonObject) -> View:
+def _read(model: type[View], received: JsonObject) -> View:
+    # An id that is broken is none: mended, it would be another's.
+    ids = {name: received[name] for name in ("invocation_id", "invocation_token") if name in received}
+    data = all_sendable(received) | ids
     response = data["response"] if isinstance(data.get("response"), dict) else None
-    answer = read_response(response)
-    text = sendable(data.get("output_text")) or answer.text or sendable((response or {}).get("output_text"))
-    sources = read_sources(data.get("sources")) or answer.sources
+    # Of the text as it came: the two halves of a character may lie in two of its parts.
+    text = sendable(read_response(received.get("response")).text)
+    text = as_str(data.get("output_text")) or text or as_str((response or {}).get("output_text"))
+    sources = read_sources(data.get("sources")) or read_response(response).sources
     now = datetime.now(UTC)
     least = {"mode": "background", "deliverable_format": "markdown_brief"}
     given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
-    given = {
-        # An id that is broken is none: mended, it would be another's.
-        name: sendable(value) if isinstance(value, str) and name not in ("invocation_id", "invocation_token") else value
-        for name, value in given.items()
-    }
     read = {
         "status": "completed" if text and data.get("status") is None else read_status(data.get("status")),
         "output_text": text or None,
@@ -96,7 +95,7 @@ def _code(data: JsonObject) -> str | None:
 
 
 def _message(data: JsonObject) -> str | None:
-    code, message = sendable(data.get("error_code")), one_line(sendable(data.get("error_message")))
+    code, message = as_str(data.get("error_code")), one_line(as_str(data.get("error_message")))
     if code and code not in INVOCATION_ERRORS:
         message = f"{one_line(code)}: {message}" if message else one_line(code)
     return message or None

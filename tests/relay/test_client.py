@@ -155,6 +155,7 @@ def test_a_failure_of_another_relay(other: HTTPServer, kind: str) -> None:
 
 
 ODD: list[object] = [None, "", 7, -1, 10**400, True, [], [None], {}, {"a": None}, "\ud800", "x\ny", 0.5, float("nan")]
+ODD += [{"a": ["\ud800"], "\ud800": 1}, [{"url": "https://a.example", "title": "half of \ud83d"}]]
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:20])
