@@ -35,7 +35,7 @@ class Gate:
         self.blocks = False
         self.trouble = False
         self.jobs = 0
-        self.on_change: Callable[[], None] = _nobody
+        self.on_change: Callable[[], None] = lambda: None
         self._places = places
         self._polls = asyncio.Semaphore(_POLLS_AT_ONCE)
         self._failures = 0
@@ -95,7 +95,3 @@ class Gate:
         if self._failures >= _FAILURES:
             log.warning("the gateway answers again")
         self._failures = 0
-
-
-def _nobody() -> None:
-    """Nobody waits for room."""

@@ -39,7 +39,7 @@ class Worker:
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
         self.jobs: dict[str, Job] = {}
-        self.on_failure: Callable[[], None] = _nobody
+        self.on_failure: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._upstream = upstream
         self._settings = settings
@@ -234,7 +234,3 @@ class Worker:
         more = await self._ledger.purge(self._settings.retention) > 0
         if not more:  # else the next block comes with the next tick
             self._next_purge = time.monotonic() + _PURGE_EVERY
-
-
-def _nobody() -> None:
-    """Nobody minds."""

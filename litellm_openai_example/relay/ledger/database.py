@@ -87,7 +87,7 @@ class Database:
     def __init__(self, url: URL, name: str) -> None:
         self.connections = Connections(url)
         self.postgresql = self.connections.postgresql
-        self.on_change: Callable[[Iterable[str]], None] = _nobody
+        self.on_change: Callable[[Iterable[str]], None] = lambda _: None
         self._name = name
         self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -277,7 +277,3 @@ class Database:
             log.warning("the ledger cannot be written (%s): nothing can be started until it can", error)
         else:
             log.warning("the ledger can be written again")
-
-
-def _nobody(_: Iterable[str]) -> None:
-    """Listens to changes until somebody else does."""
