@@ -24,7 +24,7 @@ from ...calls.reasons import CutKind
 from ...json_object import JsonObject
 from ...transport.headers import cost, read_cost
 from ..ledger.records import Outcome
-from .shorten import shortened
+from .shorten import bare, shortened
 
 _MOST_SOURCES = 1000
 _LONGEST_URL = 2000
@@ -87,8 +87,7 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
     try:
         kept = shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
     except (ValueError, RecursionError):
-        kept = {name: storable(kept[name]) for name in ("model", "status") if isinstance(kept.get(name), str)}
-        kept["shortened"] = True
+        kept = bare({name: storable(value) for name, value in kept.items() if isinstance(value, str)})
     if answer.sources:
         sources = [source for source in answer.sources if len(source.url) <= _LONGEST_URL][:_MOST_SOURCES]
         kept["sources"] = [{"url": storable(s.url), "title": storable(s.title)[:_LONGEST_TITLE]} for s in sources]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from ...json_object import JsonObject
@@ -26,43 +26,27 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
         return response
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-    for step in _STEPS:
-        items = step(items)
-        made = {**response, "output": items, "shortened": True}
+    for less in _ever_less(items):
+        made = {**response, "output": less, "shortened": True}
         if _size(made) <= most:
             return made
-    return {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)} | {
-        "shortened": True
-    }
+    return bare(response)
 
 
-def _without_bulk(items: list[JsonObject]) -> list[JsonObject]:
-    return [item if item.get("type") == "message" else _cut(item) for item in items]
+def bare(response: JsonObject) -> JsonObject:
+    """What is kept of a response of which nothing else can be."""
+    kept = {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)}
+    return {**kept, "shortened": True}
 
 
-def _messages_and_searches(items: list[JsonObject]) -> list[JsonObject]:
-    return [item for item in items if item.get("type") in ("message", "web_search_call")]
-
-
-def _messages(items: list[JsonObject]) -> list[JsonObject]:
-    return [item for item in items if item.get("type") == "message"]
-
-
-def _without_texts(items: list[JsonObject]) -> list[JsonObject]:
-    return [_cut(item) for item in items]
-
-
-def _nothing(_: list[JsonObject]) -> list[JsonObject]:
-    return []
-
-
-_STEPS: tuple[Callable[[list[JsonObject]], list[JsonObject]], ...] = (
-    _without_bulk,
-    _messages_and_searches,
-    _messages,
-    _without_texts,
-    _nothing,
-)
+def _ever_less(items: list[JsonObject]) -> Iterator[list[JsonObject]]:
+    items = [item if item.get("type") == "message" else _cut(item) for item in items]
+    yield items
+    for kinds in (("message", "web_search_call"), ("message",)):
+        items = [item for item in items if item.get("type") in kinds]
+        yield items
+    yield [_cut(item) for item in items]
+    yield []
 
 
 def _cut(value: Any) -> Any:
