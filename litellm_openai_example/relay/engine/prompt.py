@@ -67,17 +67,8 @@ def with_other_search_tool(request: JsonObject) -> JsonObject | None:
     return {**request, "tools": renamed} if renamed != tools else None
 
 
-def without_reasoning(request: JsonObject) -> JsonObject | None:
-    """The request without `reasoning`; None if it has none."""
-    return _without(request, "reasoning")
-
-
-def without_stream(request: JsonObject) -> JsonObject | None:
-    """The request as one that is answered in one piece; None if it was that before."""
-    return _without(request, "stream")
-
-
-def _without(request: JsonObject, name: str) -> JsonObject | None:
+def without(name: str, request: JsonObject) -> JsonObject | None:
+    """The request without the field `name`; None if it has none."""
     return {key: value for key, value in request.items() if key != name} if name in request else None
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 import openai
 
@@ -31,7 +32,7 @@ from ..ledger.records import Outcome
 from ..log import log
 from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
 from .outcome import outcome_of, storable
-from .prompt import with_other_search_tool, without_reasoning, without_stream
+from .prompt import with_other_search_tool, without
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
@@ -40,8 +41,8 @@ _LONGEST_NAME = 80
 # How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
 _ADAPT: Mapping[ErrorKind, Callable[[JsonObject], JsonObject | None]] = {
     ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
-    ErrorKind.UNSUPPORTED_REASONING: without_reasoning,
-    ErrorKind.UNSUPPORTED_STREAM: without_stream,
+    ErrorKind.UNSUPPORTED_REASONING: partial(without, "reasoning"),
+    ErrorKind.UNSUPPORTED_STREAM: partial(without, "stream"),
 }
 _DONE = {
     ErrorKind.UNSUPPORTED_TOOL: "given the search tool by its other name",
