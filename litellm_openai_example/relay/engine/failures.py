@@ -89,8 +89,6 @@ def _refusal_code(explained: GatewayError) -> str:
 
 def poll_failed(error: Exception) -> PollFailed:
     """What an exception of the SDK says about the response that was asked for."""
-    if isinstance(error, PollFailed):
-        return error
     explained = explain(error)
     count_upstream_error("poll", explained.kind)
     return PollFailed(

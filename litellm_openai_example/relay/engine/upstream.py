@@ -11,7 +11,7 @@ from functools import partial
 
 import openai
 
-from ...calls.answer import Answer, as_beginning
+from ...calls.answer import as_beginning
 from ...calls.assembly import read_body
 from ...calls.lenient import read_json
 from ...calls.response_stream import ResponseStream
@@ -146,25 +146,24 @@ class Upstream:
 
     async def retrieve(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Look at a response. Raises PollFailed."""
-        try:
-            with deadline(timeout):
-                raw = await self._sdk.responses.with_raw_response.retrieve(
-                    response_id, extra_headers=payer.headers, timeout=timeout
-                )
-            return self._reply(raw)
-        except Exception as error:
-            raise poll_failed(error) from None
+        return await self._look(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
 
     async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Ask for a response to be stopped. Raises PollFailed."""
+        return await self._look(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
+
+    async def _look(
+        self, call: Callable[..., Awaitable[RawResponse]], response_id: str, payer: Payer, timeout: float
+    ) -> Reply:
         try:
             with deadline(timeout):
-                raw = await self._sdk.responses.with_raw_response.cancel(
-                    response_id, extra_headers=payer.headers, timeout=timeout
-                )
-            return self._reply(raw)
+                raw = await call(response_id, extra_headers=payer.headers, timeout=timeout)
+            reply = self._read(raw)
         except Exception as error:
             raise poll_failed(error) from None
+        if not reply.known:
+            raise PollFailed
+        return reply
 
     async def _create(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         """Send it; where the model refuses one field of it, once more as the model wants it.
@@ -226,7 +225,10 @@ class Upstream:
                     raise OutcomeUnknown from None
                 return  # over or broken: the response itself tells what became of it
             text = reader.feed(event)
-            outcome = self._last_outcome(reader) if reader.ended else None
+            outcome = None
+            if reader.ended:  # only now the text is put together: it may be long
+                # The headers came before the answer: what they say of its cost is not true yet.
+                outcome = outcome_of(reader.answer(), reader.body(), {}, longest=self._longest)
             if not response_id:
                 response_id = _usable(reader.id)
             begun = begun or bool(response_id or text)
@@ -235,38 +237,24 @@ class Upstream:
             if begun and outcome is not None:
                 return
 
-    def _last_outcome(self, reader: ResponseStream) -> Outcome | None:
-        """How it ended. Only now the text is put together: it may be long."""
-        # The headers came before the answer: what they say of its cost is not true yet.
-        return outcome_of(reader.answer(), reader.body(), {}, longest=self._longest)
-
     async def _read_one(self, raw: RawResponse) -> Reply:
         try:
             await raw.http_response.aread()
-            reply = self._read_body(raw)
+            reply = self._read(raw)
         except Exception:
             raise OutcomeUnknown from None
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
         return reply
 
-    def _reply(self, raw: RawResponse) -> Reply:
-        reply = self._read_body(raw)
-        if not reply.known:
-            raise PollFailed
-        return reply
-
-    def _read_body(self, raw: RawResponse) -> Reply:
+    def _read(self, raw: RawResponse) -> Reply:
         cut = is_cut(raw.http_response)
         answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
-        return self._read(answer, body, raw.headers)
-
-    def _read(self, answer: Answer, body: object, headers: Mapping[str, str]) -> Reply:
-        outcome = outcome_of(answer, body, headers, longest=self._longest)
+        outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
-        return Reply(_usable(answer.id), outcome, poll_after(headers), known=known)
+        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known)
 
 
 def _usable(response_id: str | None) -> str | None:
