@@ -22,6 +22,7 @@ from ..settings import Settings
 from .entry import LOST, Entry, NotOurs
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate
+from .hub import happens
 from .inbox import Inbox
 from .lease import Lease
 from .pace import pause, until_next_try
@@ -63,7 +64,7 @@ class Job:
         self._in_gate = record.upstream_id is None
         if self._in_gate:
             gate.enter()
-        if record.upstream_id is not None:
+        else:
             self.submit_done.set()
         if record.cancel_requested:
             self._cancel.set()
@@ -146,13 +147,11 @@ class Job:
     async def _first_reply(self, inbox: Inbox) -> Reply | None:
         """The answer to the submission; None if it was cancelled while the gateway kept it open."""
         reply = await inbox.next(self._timings.gate)
-        if isinstance(reply, Reply):
+        if reply is not None:
             return reply
         leaving = asyncio.create_task(self._free_place())  # a silent ledger must not keep the answer unread
         try:
-            while not isinstance(reply, Reply):
-                if self._cancel.is_set():
-                    return None
+            while reply is None and not self._cancel.is_set():
                 reply = await inbox.next(self._timings.tick, self._cancel)
             return reply
         finally:
@@ -239,12 +238,12 @@ class Job:
                 if reply.response_id is not None and self._entry.upstream_id is None:
                     await self._submitted(reply.response_id)
             stop = inbox.ended or self._cancel.is_set() or self._left <= 0
-            ended = reply is not None and reply.outcome is not None
-            if text and (stop or ended or len(text) >= _PIECE or now - since >= self._timings.flush):
+            outcome = reply.outcome if reply is not None else None
+            if text and (stop or outcome is not None or len(text) >= _PIECE or now - since >= self._timings.flush):
                 await self._entry.append(text)
                 text = ""
-            if reply is not None and reply.outcome is not None:
-                return await self._confirmed(reply.outcome)
+            if outcome is not None:
+                return await self._confirmed(outcome)
             if stop:
                 return None
             if now - heard >= self._timings.stall:
@@ -281,7 +280,7 @@ class Job:
         else:
             rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
         while True:
-            await self._rest(min(rest, max(0.0, self._left)))
+            await happens(self._cancel, min(rest, max(0.0, self._left)))
             if self._cancel.is_set():
                 return await self._stop(_CANCELLED)
             if self._left <= 0:
@@ -299,13 +298,6 @@ class Job:
                     return await self._entry.settle(self._fallback)
             poll_after = reply.poll_after if isinstance(reply, Reply) else None
             rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
-
-    async def _rest(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._cancel.wait()
-        except TimeoutError:
-            pass
 
     async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
         async with self._gate.polling():

@@ -231,6 +231,5 @@ class Worker:
                     self._run(record)
 
     async def _purge(self) -> None:
-        more = await self._ledger.purge(self._settings.retention) > 0
-        if not more:  # else the next block comes with the next tick
+        if await self._ledger.purge(self._settings.retention) == 0:  # else the next block comes with the next tick
             self._next_purge = time.monotonic() + _PURGE_EVERY
