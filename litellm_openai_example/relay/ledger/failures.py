@@ -71,12 +71,6 @@ def is_outage(error: Exception) -> bool:
     return isinstance(error, PoolTimeout | TimeoutError | OSError)
 
 
-def is_unstorable(error: Exception) -> bool:
-    """Whether a value is to blame, so that the same will never succeed. A `ConfigurationError` speaks for itself."""
-    values = DataError | ValueError | OverflowError | RecursionError
-    return isinstance(error, values) and not isinstance(error, ConfigurationError)
-
-
 def kind(error: BaseException) -> str:
     """The error by its code or its class: a driver's message may hold the address of the database."""
     cause = getattr(error, "orig", None) or error
@@ -110,9 +104,9 @@ async def twice(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def unavailable(error: Exception) -> Exception:
-    """An error of the driver as one of those above, where it is one of these."""
-    if isinstance(error, LedgerUnavailable):
+    """An error of the driver as one of those above, where it is one. A `ConfigurationError` speaks for itself."""
+    if isinstance(error, LedgerUnavailable | ConfigurationError):
         return error
-    if is_unstorable(error):
+    if isinstance(error, DataError | ValueError | OverflowError | RecursionError):  # a value is to blame
         return Unstorable(kind(error))
     return LedgerUnavailable(kind(error)) if is_outage(error) else error
