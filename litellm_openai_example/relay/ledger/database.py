@@ -103,14 +103,11 @@ class Database:
         """Give the connections up, also those on which the database is silent."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING):
-                await self._close()
-
-    async def _close(self) -> None:
-        self.connections.cut()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self.connections.dispose()
+                self.connections.cut()
+                if self._task is not None:
+                    self._task.cancel()
+                    await asyncio.wait([self._task])
+                await self.connections.dispose()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run SELECTs. Raises LedgerUnavailable."""
