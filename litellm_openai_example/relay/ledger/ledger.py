@@ -122,7 +122,6 @@ class Ledger:
 
     async def check(self) -> None:
         """Raises LedgerUnavailable unless a write goes through now; answers in two seconds, whatever is wrong."""
-
         await self.database.check(self._prove, _PROBE)
 
     async def _prove(self, transaction: Transaction) -> None:
@@ -164,18 +163,16 @@ class Ledger:
             answers = await self.database.write(work)
         for new in asked:
             if new.id in answers and new.id not in self._wanted and new.idempotency_hash is None:
-                self._withdraw(new.id)
+                # Beside all else: the others of its commit were accepted, and are told so at once.
+                task = asyncio.create_task(self._withdraw(new.id))
+                self._withdrawing.add(task)
+                task.add_done_callback(self._withdrawing.discard)
         return [answers.get(new.id) or LedgerUnavailable() for new in asked]
 
-    def _withdraw(self, invocation_id: str) -> None:
-        """Cancel it beside all else: the others of its commit were accepted, and are told so at once."""
-        task = asyncio.create_task(self.request_cancel(invocation_id))
-        self._withdrawing.add(task)
-        task.add_done_callback(self._withdrawn)
-
-    def _withdrawn(self, task: asyncio.Task[None]) -> None:
-        self._withdrawing.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+    async def _withdraw(self, invocation_id: str) -> None:
+        try:
+            await self.request_cancel(invocation_id)
+        except Exception:
             log.warning("a start that its client was told had failed could not be withdrawn")
 
     # Reading
