@@ -237,27 +237,23 @@ class Ledger:
 
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
-
-        async def work(transaction: Transaction) -> list[Record]:
-            orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
-            return await change(transaction, (_FOLLOWED, orphan, self._leases.held), {"owner": self.worker}, limit)
-
-        return await self.database.write(work)
+        running = _FOLLOWED & self._leases.held
+        return await self._change_orphans(running, {"owner": self.worker}, may_declare_dead, limit)
 
     async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Give back to the queue what processes that have died had claimed, but not sent."""
-        return await self._change_orphans(_row.unsent.is_(True), requeued(), may_declare_dead)
+        return await self._change_orphans(_SUBMITTING & _row.unsent.is_(True), requeued(), may_declare_dead)
 
     async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Fail the submissions in flight of processes that have died."""
-        return await self._change_orphans(_row.unsent.is_not(True), _LOST, may_declare_dead)
+        return await self._change_orphans(_SUBMITTING & _row.unsent.is_not(True), _LOST, may_declare_dead)
 
     async def _change_orphans(
-        self, which: ColumnElement[bool], values: Mapping[str, object], may_declare_dead: bool
+        self, which: ColumnElement[bool], values: Mapping[str, object], may_declare_dead: bool, limit: int | None = None
     ) -> list[Record]:
         async def work(transaction: Transaction) -> list[Record]:
             orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
-            return await change(transaction, (_SUBMITTING, which, orphan), values)
+            return await change(transaction, (which, orphan), values, limit)
 
         return await self.database.write(work)
 
