@@ -12,6 +12,7 @@ from .records import NewInvocation, Record
 from .schema import IS_QUEUED, db_now, invocations
 
 _row = invocations.c
+_QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
 # The columns of a Record.
 RECORD = [
@@ -49,7 +50,7 @@ async def insert_new(
         elif waiting + len(rows) >= max_queued:
             answers.append(QueueFull())
         else:
-            row = _new_row(new, now)
+            row = {**vars(new), **_QUEUED, "created_at": now, "updated_at": now}
             fields: dict[str, Any] = {column.name: row.get(column.name) for column in RECORD}
             record = Record(**fields)
             if new.idempotency_hash:
@@ -76,21 +77,3 @@ async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> di
         found[fields["id"]] = found[key or ""] = fingerprint, Record(**fields)
     found.pop("", None)
     return found
-
-
-def _new_row(new: NewInvocation, now: float) -> dict[str, Any]:
-    return {
-        "id": new.id,
-        "idempotency_hash": new.idempotency_hash,
-        "fingerprint": new.fingerprint,
-        "mode": new.mode,
-        "deliverable_format": new.deliverable_format,
-        "arguments": new.arguments,
-        "tags": new.tags,
-        "state": "queued",
-        "cancel_requested": False,
-        "attempts": 0,
-        "not_before": 0.0,
-        "created_at": now,
-        "updated_at": now,
-    }

@@ -21,7 +21,7 @@ _STATUS = {"submitting": "queued", "awaiting": "running"}
 
 @dataclass(frozen=True)
 class NewInvocation:
-    """An invocation that is to be accepted. `tags` is JSON, the headers of its `Payer`."""
+    """An invocation that is to be accepted: columns of its row. `tags` is JSON, the headers of its `Payer`."""
 
     id: str
     idempotency_hash: str | None
