@@ -34,11 +34,12 @@ class Inbox:
         finally:
             for wait in waits:
                 wait.cancel()
-        # A cancelled get takes nothing out of the queue.
-        item = getting.result() if getting.done() and not getting.cancelled() else None
+        if not getting.done() or getting.cancelled():  # a cancelled get takes nothing out of the queue
+            return None
+        item = getting.result()
         if isinstance(item, Exception):
             raise item
-        self.ended = self.ended or (item is None and getting.done() and not getting.cancelled())
+        self.ended = item is None
         return item
 
     async def __aenter__(self) -> Self:
