@@ -9,25 +9,22 @@ from           to               when                                            
 (nothing)      queued           accepted                                              accept
 queued         submitting       a process is going to submit it                       claim
 queued         awaiting         the same, for a model known to answer at the end      claim
-submitting     queued           certainly not sent; tried again later                 requeue
-awaiting       queued           the same                                              requeue
-submitting     queued           its process died before it was sent                   requeue_orphans
-awaiting       queued           the same                                              requeue_orphans
 submitting     awaiting         no answer for a few seconds                           leave_gate
-submitting     running          the gateway gave its id                               submitted
-awaiting       running          the same                                              submitted
-submitting     failed           its process died: whether it was paid is unknown      fail_orphans
-awaiting       failed           the same                                              fail_orphans
+in flight      queued           certainly not sent; tried again later                 requeue
+in flight      queued           its process died before it was sent                   requeue_orphans
+in flight      running          the gateway gave its id                               submitted
+in flight      failed           its process died: whether it was paid is unknown      fail_orphans
 running        running          its process died or stopped: another owner            reclaim
-any of these   completed        settled by the gateway's answer                       settle
-any of these   incomplete       the same                                              settle
-any of these   failed           the same, or refused, or out of time                  settle
-any of these   cancelled        the same, or on request                               settle
+active         completed        settled by the gateway's answer                       settle
+active         incomplete       the same                                              settle
+active         failed           the same, or refused, or out of time                  settle
+active         cancelled        the same, or on request                               settle
 queued         cancelled        on request                                            request_cancel
 =============  ===============  ====================================================  ==================
 
-submitting, awaiting and running rows have an owner: the process that has a lease in `relay_workers`. Readers see
-submitting as queued and awaiting as running. Ended rows never change again, and are deleted when they are old.
+In flight is submitting or awaiting; active is that or running. Active rows have an owner: the process that has a
+lease in `relay_workers`. Readers see submitting as queued and awaiting as running. Ended rows never change again, and
+are deleted when they are old.
 
 A submission may have been executed once its intent is committed, in the last moment before it is sent (commit_intent).
 Until then its row is marked `unsent`, and nothing is lost with its process.
