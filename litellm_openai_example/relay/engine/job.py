@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pydantic import ValidationError
 
 from ...research.arguments import DeepResearchArguments
-from ..ledger.ledger import INDETERMINATE, Ledger
+from ..ledger.ledger import CANCELLED, INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
 from ..log import kind_and_place, log
 from ..settings import Settings
@@ -29,7 +29,6 @@ from .pace import pause, until_next_try
 from .prompt import research_request
 from .upstream import Reply, Upstream
 
-_CANCELLED = Outcome("cancelled", "cancelled_by_client")
 _TOO_LATE = Outcome("failed", "research_timeout")
 _PIECE = 4096
 
@@ -108,7 +107,7 @@ class Job:
 
     async def _submit(self) -> None:
         if self._cancel.is_set():
-            return await self._entry.settle(_CANCELLED)
+            return await self._entry.settle(CANCELLED)
         if not self._lease.may_send:  # another process may believe us dead by now
             return await self._entry.requeue(0.0)
         if self._left <= 0:
@@ -140,7 +139,7 @@ class Job:
             except OutcomeUnknown:
                 return await self._entry.settle(INDETERMINATE)
             if reply is None:
-                return await self._entry.settle(_CANCELLED)
+                return await self._entry.settle(CANCELLED)
             self._gate.sent(finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, inbox)
 
@@ -282,7 +281,7 @@ class Job:
         while True:
             await happens(self._cancel, min(rest, max(0.0, self._left)))
             if self._cancel.is_set():
-                return await self._stop(_CANCELLED)
+                return await self._stop(CANCELLED)
             if self._left <= 0:
                 return await self._stop(_TOO_LATE)
             reply = await self._look(self._upstream.retrieve, self._entry.upstream_id or "")

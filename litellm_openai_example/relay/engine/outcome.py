@@ -108,6 +108,5 @@ def _scrub(value: object) -> object:
 def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
     """US dollars; the last event of a stream has them in its usage, as no header can."""
     usage = body.get("usage")
-    value = usage.get("cost") if isinstance(usage, dict) else None
-    told = read_cost(value)
+    told = read_cost(usage.get("cost")) if isinstance(usage, dict) else None
     return cost(headers) if told is None else told

@@ -15,6 +15,7 @@ from .schema import db_now, invocations
 _row = invocations.c
 
 NOW: dict[str, object] = {"updated_at": db_now()}
+REQUEUED: dict[str, object] = {"state": "queued", "unsent": None, "owner": None, **NOW}
 
 
 async def change(
@@ -51,7 +52,3 @@ def settled(outcome: Outcome) -> dict[str, object]:
         "cost_usd": (outcome.response or {}).get("cost_usd"),
         "owner": None,
     }
-
-
-def requeued() -> dict[str, object]:
-    return {"state": "queued", "unsent": None, "owner": None, **NOW}

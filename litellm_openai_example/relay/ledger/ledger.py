@@ -51,7 +51,7 @@ from ...config import ConfigurationError
 from ..log import log
 from .acceptance import RECORD, insert_new
 from .batch import Batch
-from .changes import NOW, change, pick, requeued, settled
+from .changes import NOW, REQUEUED, change, pick, settled
 from .database import Database, Transaction
 from .failures import LedgerUnavailable, why_not_opened
 from .leases import Leases
@@ -60,6 +60,7 @@ from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, in
 from .schema import IN_FLIGHT as IN_FLIGHT
 
 INDETERMINATE = Outcome("failed", "submission_indeterminate")
+CANCELLED = Outcome("cancelled", "cancelled_by_client")
 _PURGED_AT_ONCE = 200
 _ACCEPTED_AT_ONCE = 200
 _READ_AT_ONCE = 500
@@ -67,6 +68,7 @@ _LONGEST_DELAY = 600.0  # a later `not_before` was written before the clock was 
 _PROBE = 1.5
 
 _row = invocations.c
+_DUE = (IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY))
 _SUBMITTING = and_(IS_ACTIVE, in_state(_row, IN_FLIGHT))
 _LOST = settled(INDETERMINATE) | NOW
 _FOLLOWED = and_(IS_ACTIVE, in_state(_row, ["running"]))
@@ -204,7 +206,7 @@ class Ledger:
         """
 
         async def work(connection: AsyncConnection) -> tuple[bool, bool]:
-            queued = select(_row.id).where(*_is_due()).exists()
+            queued = select(_row.id).where(*_DUE).exists()
             orphan = await self._leases.is_orphan(connection, may_declare_dead=may_declare_dead)
             orphaned = select(_row.id).where(IS_ACTIVE, orphan).exists()
             row = (await connection.execute(select(queued, orphaned))).one()
@@ -239,7 +241,7 @@ class Ledger:
 
     async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Give back to the queue what processes that have died had claimed, but not sent."""
-        return await self._change_orphans(_SUBMITTING & _row.unsent.is_(True), requeued(), may_declare_dead)
+        return await self._change_orphans(_SUBMITTING & _row.unsent.is_(True), REQUEUED, may_declare_dead)
 
     async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Fail the submissions in flight of processes that have died."""
@@ -259,7 +261,7 @@ class Ledger:
         mine = _row.owner == self.worker
 
         async def work(transaction: Transaction) -> None:
-            await change(transaction, (mine, _SUBMITTING, _row.unsent.is_(True)), requeued())
+            await change(transaction, (mine, _SUBMITTING, _row.unsent.is_(True)), REQUEUED)
             await change(transaction, (mine, _SUBMITTING), _LOST)
             await transaction.connection.execute(update(invocations).where(mine, _FOLLOWED).values(owner=None))
             await self._leases.end(transaction.connection)
@@ -278,7 +280,7 @@ class Ledger:
             "started_at": func.coalesce(_row.started_at, db_now()),
             **NOW,
         }
-        wanted = (*_is_due(), self._leases.held)
+        wanted = (*_DUE, self._leases.held)
         return await self.database.write(lambda transaction: change(transaction, wanted, values, limit))
 
     async def requeue(self, invocation_id: str, delay: float, *, attempt: int | None = None) -> bool:
@@ -286,7 +288,7 @@ class Ledger:
 
         Repeating it does nothing once another attempt was claimed.
         """
-        values = requeued() | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
+        values = REQUEUED | {"not_before": db_now() + min(delay, _LONGEST_DELAY / 2)}
         this_one = () if attempt is None else (_row.attempts == attempt,)
         return await self._change(invocation_id, self._mine(IN_FLIGHT, *this_one).values(values))
 
@@ -332,7 +334,7 @@ class Ledger:
         """Cancel an invocation that is queued; ask the owner of one that runs to do it."""
 
         async def work(transaction: Transaction) -> None:
-            cancelled = settled(Outcome("cancelled", "cancelled_by_client")) | NOW
+            cancelled = settled(CANCELLED) | NOW
             queued = update(invocations).where(_row.id == invocation_id, _row.state == "queued").values(cancelled)
             if (await transaction.connection.execute(queued)).rowcount == 0:
                 active = (_row.id == invocation_id, _row.state.in_(ACTIVE))
@@ -378,8 +380,3 @@ class Ledger:
             return True
 
         return await self.database.write(work)
-
-
-def _is_due() -> Sequence[ColumnElement[bool]]:
-    """Queued, and to be claimed now; or its time is so far off that the clock must have been set back since."""
-    return IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY)
