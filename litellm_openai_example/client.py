@@ -24,7 +24,7 @@ from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, who_pays
-from .sdk import AsyncLiteLLM, LiteLLM
+from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
 from .transport.raw_response import RawResponse
@@ -568,7 +568,8 @@ def check_timeout(seconds: float | None) -> float | None:
 def _sdk_options(options: dict[str, Any], payer: Payer) -> dict[str, Any]:
     # Reads are bounded by the deadline of the call, not one by one.
     ours = {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER}
-    return {**ours, "payer": payer, **options}
+    headers = {**NO_PLATFORM, **(options.get("default_headers") or {})}
+    return {**ours, "payer": payer, **options, "default_headers": headers}
 
 
 def _sdk_of(sdk: T, session_id: str) -> T:

@@ -86,6 +86,20 @@ def test_texts(call: Client, gateway: ScriptedServer) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_what_the_machine_is_stays_here(kind: str, gateway: ScriptedServer) -> None:
+    call = Client(kind, gateway, default_headers={"x-team": "blue", "X-Stainless-Lang": "none"})
+    gateway.answers(reply(response_body()))
+    call("create_response", "hi", extra_headers={"x-once": "1"})
+    headers = gateway.posts[0].headers
+    assert {name for name in headers if name.startswith("x-stainless-")} == {
+        "x-stainless-lang",
+        "x-stainless-retry-count",
+    }
+    assert (headers["x-team"], headers["x-once"], headers["x-stainless-lang"]) == ("blue", "1", "none")
+    assert headers["user-agent"].split("/")[0].endswith("OpenAI")
+
+
 def test_streams(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(sse(*chat_events("안", "녕")))
     assert call("stream_chat_completion", "hi") == ["안", "녕"]

@@ -21,7 +21,7 @@ from ...diagnosis import explain
 from ...errors import ErrorKind
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
-from ...sdk import AsyncLiteLLM
+from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
@@ -82,7 +82,11 @@ class Upstream:
     def __init__(self, settings: GatewaySettings, *, longest: int) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(
-            base_url=settings.base_url, api_key=settings.api_key, max_retries=0, max_answer=MAX_ANSWER
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            max_retries=0,
+            max_answer=MAX_ANSWER,
+            default_headers=NO_PLATFORM,
         )
         self._longest = longest
         self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused
