@@ -95,6 +95,7 @@ def test_what_the_machine_is_stays_here(kind: str, gateway: ScriptedServer) -> N
     assert {name for name in headers if name.startswith("x-stainless-")} == {
         "x-stainless-lang",
         "x-stainless-retry-count",
+        "x-stainless-raw-response",
     }
     assert (headers["x-team"], headers["x-once"], headers["x-stainless-lang"]) == ("blue", "1", "none")
     assert headers["user-agent"].split("/")[0].endswith("OpenAI")
