@@ -23,7 +23,7 @@ from .transport.tls import check_host, tls_options
 
 # Default headers without what the SDK tells of the machine that it runs on. Our own calls do without: LiteLLM hands no
 # `x-stainless-` header on (its `_get_forwardable_headers`), and seven of 17 headers are some 5 % of a call's time. The
-# User-Agent still names the SDK and its version.
+# User-Agent still names the client and the version of the SDK.
 NO_PLATFORM: Mapping[str, Any] = {
     f"X-Stainless-{name}": omit
     for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
