@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -17,7 +18,11 @@ from collections.abc import Sequence
 
 from .measure import raise_file_limit
 
+if sys.platform != "win32":
+    import uvloop
+
 TEXT = "The quick brown fox jumps over the lazy dog. " * 8
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PIECES = [TEXT[start : start + 18] for start in range(0, len(TEXT), 18)]
 PAUSE = 0.05  # seconds before and after the stamp
 
@@ -77,10 +82,9 @@ class Stub:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (head := await reader.readuntil(b"\r\n\r\n")) and not writer.is_closing():
-                lines = head.decode("latin-1").split("\r\n")
-                method, path, _ = lines[0].split(" ", 2)
-                headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:] if line)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                method, path, _ = head.decode("latin-1").split(" ", 2)
+                length = _LENGTH.search(head)
+                body = await reader.readexactly(int(length[1])) if length else b""
                 await self.answer(writer, method, path, json.loads(body) if body else {})
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -107,7 +111,8 @@ class Stub:
             return await _send_events(writer, events, stamped=model == "stamped")
         if body.get("background"):
             return self.submit(writer, str(body["model"]))
-        return _send(writer, _CHAT if "chat" in path else _RESPONSE)
+        writer.write(_WHOLE_CHAT if "chat" in path else _WHOLE_RESPONSE)
+        return None
 
     def submit(self, writer: asyncio.StreamWriter, model: str) -> None:
         _, seconds, *rest = model.split("-")
@@ -129,10 +134,17 @@ class Stub:
 
 
 def _send(writer: asyncio.StreamWriter, answer: object, every: Sequence[str] = ()) -> None:
+    writer.write(_whole(answer, every))
+
+
+def _whole(answer: object, every: Sequence[str] = ()) -> bytes:
     content = json.dumps(answer).encode()
     wish = "".join(f"openai-poll-after-ms: {float(seconds) * 1000:.0f}\r\n" for seconds in every)
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{wish}content-length: {len(content)}\r\n\r\n"
-    writer.write(head.encode() + content)
+    return head.encode() + content
+
+
+_WHOLE_CHAT, _WHOLE_RESPONSE = _whole(_CHAT), _whole(_RESPONSE)
 
 
 async def _send_events(writer: asyncio.StreamWriter, events: list[dict[str, object]], *, stamped: bool) -> None:
@@ -187,4 +199,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    (asyncio if sys.platform == "win32" else uvloop).run(main())
