@@ -5,8 +5,7 @@ from litellm_openai_example import LiteLLM as OpenAI
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -105,8 +104,12 @@ class LiteLLM(OpenAI):
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
         timeout = _timeout(self, args, kwargs)
-        with sdk_call(timeout, retry_server_errors=self.retry_server_errors), _say_if_unknown():
-            return super().request(*args, **kwargs)
+        try:
+            with sdk_call(timeout, retry_server_errors=self.retry_server_errors):
+                return super().request(*args, **kwargs)
+        except openai.APIStatusError as error:
+            _say_if_unknown(error)
+            raise
 
     if not TYPE_CHECKING:  # an editor shows the arguments of the SDK's own method
 
@@ -167,8 +170,12 @@ class AsyncLiteLLM(AsyncOpenAI):
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
         timeout = _timeout(self, args, kwargs)
-        with sdk_call(timeout, retry_server_errors=self.retry_server_errors), _say_if_unknown():
-            return await super().request(*args, **kwargs)
+        try:
+            with sdk_call(timeout, retry_server_errors=self.retry_server_errors):
+                return await super().request(*args, **kwargs)
+        except openai.APIStatusError as error:
+            _say_if_unknown(error)
+            raise
 
     if not TYPE_CHECKING:
 
@@ -206,12 +213,7 @@ def _timeout(
     return client.timeout if isinstance(timeout, NotGiven) else timeout
 
 
-@contextmanager
-def _say_if_unknown() -> Iterator[None]:
-    try:
-        yield
-    except openai.APIStatusError as error:
-        if explain(error).outcome_unknown:
-            error.message = f"{error.message} ({UNKNOWN})"
-            error.args = (error.message,)
-        raise
+def _say_if_unknown(error: openai.APIStatusError) -> None:
+    if explain(error).outcome_unknown:
+        error.message = f"{error.message} ({UNKNOWN})"
+        error.args = (error.message,)

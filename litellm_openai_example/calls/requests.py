@@ -86,11 +86,11 @@ def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
 def create(method: Callable[..., T], request: JsonObject, **more: object) -> T:
     """Call a `create` of the SDK with the fields of a request, those that it does not know in `extra_body`."""
     names = _parameters(inspect.unwrap(method))
-    known = {name: value for name, value in request.items() if name in names}
     unknown = {name: value for name, value in request.items() if name not in names}
     if unknown:
-        known["extra_body"] = {**unknown, **(known.get("extra_body") or {})}
-    return method(**known, **more)
+        known = {name: value for name, value in request.items() if name in names}
+        request = {**known, "extra_body": {**unknown, **(known.get("extra_body") or {})}}
+    return method(**request, **more)
 
 
 @cache
