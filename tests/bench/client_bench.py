@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .llm import install_llm
 from .measure import Figures, interleaved, run_process
@@ -19,6 +20,7 @@ from .node import install_node
 PROMPT = "Say something about foxes."
 CALLS = 500
 _BLOCK = 10
+_REQUEST: dict[str, Any] = {"model": "gpt-4o", "input": PROMPT}
 
 # The same call in five lines with the bare SDK, typed, as everybody writes it.
 BARE = {
@@ -123,7 +125,7 @@ def first_piece(port: int, runs: int) -> dict[str, Figures]:
 
 
 def library(port: int) -> dict[str, Figures]:
-    """500 calls in one process, ours and the typed SDK's in turn by blocks; the time of one call."""
+    """500 calls in one process, ours, the typed SDK's and the drop-in's in turn by blocks; the time of one call."""
     url = f"http://127.0.0.1:{port}"
     return {**_library_sync(url), **asyncio.run(_library_async(url))}
 
@@ -131,14 +133,19 @@ def library(port: int) -> dict[str, Figures]:
 def _library_sync(url: str) -> dict[str, Figures]:
     from openai import OpenAI
 
-    from litellm_openai_example import LiteLLMClient
+    from litellm_openai_example import LiteLLM, LiteLLMClient
 
-    figures = {name: Figures(name) for name in ("sync: create_response", "sync: typed SDK")}
-    with OpenAI(base_url=f"{url}/v1", api_key="sk") as typed, LiteLLMClient(url, "sk") as ours:
+    with (
+        OpenAI(base_url=f"{url}/v1", api_key="sk") as typed,
+        LiteLLM(base_url=url, api_key="sk") as drop_in,
+        LiteLLMClient(url, "sk") as ours,
+    ):
         calls: dict[str, Callable[[], object]] = {
             "sync: create_response": lambda: ours.create_response(PROMPT),
-            "sync: typed SDK": lambda: typed.responses.create(model="gpt-4o", input=PROMPT).output_text,
+            "sync: typed SDK": lambda: typed.responses.create(**_REQUEST).output_text,
+            "sync: drop-in": lambda: drop_in.responses.create(**_REQUEST).output_text,
         }
+        figures = {name: Figures(name) for name in calls}
         for round_ in range(CALLS // _BLOCK + 1):
             for name, call in calls.items():
                 started = time.perf_counter()
@@ -152,18 +159,25 @@ def _library_sync(url: str) -> dict[str, Figures]:
 async def _library_async(url: str) -> dict[str, Figures]:
     from openai import AsyncOpenAI
 
-    from litellm_openai_example import AsyncLiteLLMClient
+    from litellm_openai_example import AsyncLiteLLM, AsyncLiteLLMClient
 
-    figures = {name: Figures(name) for name in ("async: create_response", "async: typed SDK")}
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="sk") as typed, AsyncLiteLLMClient(url, "sk") as ours:
+    async with (
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="sk") as typed,
+        AsyncLiteLLM(base_url=url, api_key="sk") as drop_in,
+        AsyncLiteLLMClient(url, "sk") as ours,
+    ):
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "async: create_response": lambda: ours.create_response(PROMPT),
+            "async: typed SDK": lambda: typed.responses.create(**_REQUEST),
+            "async: drop-in": lambda: drop_in.responses.create(**_REQUEST),
+        }
+        figures = {name: Figures(name) for name in calls}
         for round_ in range(CALLS // _BLOCK + 1):
-            started = time.perf_counter()
-            for _ in range(_BLOCK):
-                await ours.create_response(PROMPT)
-            middle = time.perf_counter()
-            for _ in range(_BLOCK):
-                _ = (await typed.responses.create(model="gpt-4o", input=PROMPT)).output_text
-            if round_:
-                figures["async: create_response"].seconds.append((middle - started) / _BLOCK)
-                figures["async: typed SDK"].seconds.append((time.perf_counter() - middle) / _BLOCK)
+            for name, call in calls.items():
+                started = time.perf_counter()
+                for _ in range(_BLOCK):
+                    answer: Any = await call()
+                    _ = answer if isinstance(answer, str) else answer.output_text
+                if round_:
+                    figures[name].seconds.append((time.perf_counter() - started) / _BLOCK)
     return figures

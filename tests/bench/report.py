@@ -26,6 +26,8 @@ COMPARISONS = [
     ("`--help`", "help: litellm-example", "help: hello-world Click", 1.2),
     ("library, sync, 500 calls", "sync: create_response", "sync: typed SDK", 0.8),
     ("library, async, 500 calls", "async: create_response", "async: typed SDK", 0.8),
+    ("drop-in, sync, 500 calls", "sync: drop-in", "sync: typed SDK", 1.05),
+    ("drop-in, async, 500 calls", "async: drop-in", "async: typed SDK", 1.05),
     ("relay: one durable POST, 32 clients", "accept: relay", "accept: stub", None),
     ("relay: one durable POST, 32 clients", "accept: relay", "accept: before", 1 / 1.3),
     ("relay: processor time of a run of 5 s", "run: relay", "run: before", 0.8),
