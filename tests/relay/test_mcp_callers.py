@@ -15,6 +15,7 @@ pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 from mcp import Client
 
 from ..fakes.gateway import Gateway
+from ..fakes.scripted import eventually
 from .agents import KEY, agent, call, on_stdio, over_http, over_http_of_2025, tell
 from .conftest import StartRelay
 from .running import ThreadedRelay
@@ -48,6 +49,7 @@ def test_users_on_stdio_get_their_own_runs(meta: Any, relay: ThreadedRelay, upst
     assert started(on_stdio, relay, meta, **bob) != hers
     assert started(on_stdio, relay, meta, **ann) == hers
     assert started(on_stdio, relay, meta, **ann, LITELLM_TAGS="another-purse") != hers
+    assert eventually(lambda: len(upstream.posts) >= 3)
     assert len(upstream.posts) == 3
     secret = tmp_path / "ann" / "litellm-openai-example" / "agent-secret"
     assert secret.stat().st_mode & 0o777 == 0o600
@@ -69,6 +71,7 @@ def test_users_over_http_get_their_own_runs(reach: Known, meta: Any, relay: Thre
     assert len(set(ids)) == len(users)
     assert [started(reach, relay, meta, **user) for user in users] == ids
     assert started(reach, relay, meta, **{USER: "ann", "X-Forwarded-For": "192.0.2.9"}) == ids[1]  # she has moved
+    assert eventually(lambda: len(upstream.posts) >= len(users))
     assert len(upstream.posts) == len(users)
 
 
