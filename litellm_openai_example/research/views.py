@@ -60,17 +60,16 @@ def _read(model: type[View], received: JsonObject) -> View:
     ids = {name: received[name] for name in ("invocation_id", "invocation_token") if name in received}
     data = all_sendable(received) | ids
     response = data["response"] if isinstance(data.get("response"), dict) else None
-    # Of the text as it came: the two halves of a character may lie in two of its parts.
-    text = sendable(read_response(received.get("response")).text)
-    text = as_str(data.get("output_text")) or text or as_str((response or {}).get("output_text"))
-    sources = read_sources(data.get("sources")) or read_response(response).sources
+    answer = read_response(received.get("response"))  # the two halves of a character may lie in two parts of its text
+    text = as_str(data.get("output_text")) or sendable(answer.text) or as_str((response or {}).get("output_text"))
+    sources = read_sources(data.get("sources")) or answer.sources
     now = datetime.now(UTC)
     least = {"mode": "background", "deliverable_format": "markdown_brief"}
     given = {name: data[name] for name in model.model_fields if data.get(name) is not None}
     read = {
         "status": "completed" if text and data.get("status") is None else read_status(data.get("status")),
         "output_text": text or None,
-        "sources": [{"url": page.url, "title": page.title} for page in sources],
+        "sources": [{"url": page.url, "title": sendable(page.title)} for page in sources],
         "cost_usd": _cost(data.get("cost_usd"), (response or {}).get("cost_usd")),
         "response": response,
         "error_code": _code(data),
