@@ -204,14 +204,12 @@ class Upstream:
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
-        model, prompt, stream = request["model"], request["input"], request.get("stream", False)
-        # The operator may ask for fields that this release of the SDK does not know.
-        fields = {name: value for name, value in request.items() if name not in ("model", "input", "stream")}
+        # The operator may ask for fields that this release of the SDK does not know. And what is JSON already need not
+        # be held against all that an `input` can be, for a tenth of the time of a call.
+        fields = {name: value for name, value in request.items() if name != "stream"}
         with deadline(timeout):
             return await self._sdk.responses.with_raw_response.create(
-                model=model,
-                input=prompt,
-                stream=stream,
+                stream=request.get("stream", False),
                 background=True,
                 extra_body=fields,
                 extra_headers=headers,
