@@ -16,6 +16,7 @@ from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClie
 
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
+from .idle import ask_cheaply
 from .packets import join_writes, join_writes_async
 from .policy import Attempt
 from .tls import as_configuration_errors
@@ -142,8 +143,10 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
                 connected = info["return_value"]
                 join_writes_async(connected)
+                ask_cheaply(connected)
             elif name.endswith(".start_tls.complete"):
                 join_writes_async(info["return_value"])
+                ask_cheaply(info["return_value"])
             elif name.endswith(".start_tls.failed") and connected is not None:
                 # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
                 with anyio.CancelScope(shield=True):

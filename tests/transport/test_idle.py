@@ -1,0 +1,86 @@
+"""An idle connection that its server has closed is noticed, with one poll object for each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import select
+import socket
+from typing import Any
+
+import pytest
+
+from litellm_openai_example import AsyncLiteLLMClient
+from litellm_openai_example.transport.idle import ask_cheaply
+
+from ..fakes.raw import RawServer
+from ..fakes.scripted import KEY, Answer, response_body
+
+
+class Stream:
+    """A network stream on one end of a pair of sockets."""
+
+    def __init__(self, near: socket.socket | None) -> None:
+        self.near = near
+
+    def get_extra_info(self, info: str) -> Any:
+        return self.near if info == "socket" else f"usual {info}"
+
+
+def test_what_an_idle_connection_tells() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        stream = Stream(near)
+        ask_cheaply(stream)
+        assert stream.get_extra_info("is_readable") is False
+        assert stream.get_extra_info("socket") is near
+        assert stream.get_extra_info("server_addr") == "usual server_addr"
+        far.send(b"x")
+        assert stream.get_extra_info("is_readable") is True
+        near.recv(1)
+        assert stream.get_extra_info("is_readable") is False
+        far.close()
+        assert stream.get_extra_info("is_readable") is True
+        near.close()
+        assert stream.get_extra_info("is_readable") is True
+
+
+def test_where_there_is_no_socket_or_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = socket.socket()
+    closed.close()
+    stream = Stream(closed)
+    ask_cheaply(stream)
+    assert stream.get_extra_info("is_readable") == "usual is_readable"
+    without = Stream(None)
+    ask_cheaply(without)
+    assert without.get_extra_info("is_readable") == "usual is_readable"
+    monkeypatch.delattr(select, "poll")
+    with socket.socket() as near:
+        stream = Stream(near)
+        ask_cheaply(stream)
+        assert stream.get_extra_info("is_readable") == "usual is_readable"
+
+
+def test_a_connection_is_asked_by_one_poll_object_and_left_when_it_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, poll = [], select.poll
+
+    def counted() -> object:
+        made.append(1)
+        return poll()
+
+    monkeypatch.setattr(select, "poll", counted)
+
+    body = json.dumps(response_body()).encode()
+    answers = [Answer(body=body), Answer(body=body), Answer(body=body, cut=len(body)), Answer(body=body)]
+
+    async def ask() -> list[int]:
+        with RawServer(lambda _: answers.pop(0)) as gateway:
+            async with AsyncLiteLLMClient(gateway.url, KEY, timeout=5) as client:
+                for _ in range(3):
+                    assert await client.create_response("hi") == "OK"
+                before = [len(made), gateway.connections]
+                await asyncio.sleep(0.3)  # the server closes the connection after its third answer
+                assert await client.create_response("hi") == "OK"
+                return [*before, len(made), gateway.connections]
+
+    assert asyncio.run(ask()) == [1, 1, 2, 2]
