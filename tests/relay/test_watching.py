@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from litellm_openai_example.relay.engine.hub import Topic
+from litellm_openai_example.relay.http import routes
 from litellm_openai_example.relay.http.routes import events, wait
 from litellm_openai_example.relay.ledger.records import Record
 
@@ -36,12 +39,13 @@ ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_
 
 
 class Watched:
-    """A relay with one invocation, and a request for it whose every look at the client lets it end."""
+    """A relay with one invocation, and a request for it."""
+
+    closing = False
 
     def __init__(self) -> None:
         self.topic = Topic(RUNNING, [])
         self.hub = self
-        self.closing = False
         self.settings = SimpleNamespace(wait=60.0, timings=SimpleNamespace(keep_alive=60.0))
         self.app = SimpleNamespace(state=SimpleNamespace(relay=self))
 
@@ -52,20 +56,49 @@ class Watched:
         return RUNNING
 
     async def is_disconnected(self) -> bool:
-        self.end()
-        return False
+        return True
 
     @asynccontextmanager
     async def watch(self, record: Record) -> AsyncIterator[Topic]:
         yield self.topic
 
 
+class Ending(Watched):
+    """It ends whenever somebody has just looked at it."""
+
+    @property
+    def closing(self) -> bool:  # type: ignore[override]
+        self.end()
+        return False
+
+
 def test_one_who_waits() -> None:
     async def use() -> Any:
         async with asyncio.timeout(5):
-            return await wait(Watched(), "inv_1")  # type: ignore[arg-type]
+            return await wait(Ending(), "inv_1")  # type: ignore[arg-type]
 
     assert asyncio.run(use()).status_code == 200
+
+
+def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_LIVENESS", 0.2)
+
+    async def use() -> Any:
+        relay = Watched()
+
+        async def happen() -> None:
+            while True:
+                await asyncio.sleep(0.01)
+                relay.topic.wake()
+
+        happening = asyncio.create_task(happen())
+        try:
+            async with asyncio.timeout(5):
+                return await wait(relay, "inv_1")  # type: ignore[arg-type]
+        finally:
+            happening.cancel()
+
+    assert asyncio.run(use()).status_code == 202
 
 
 def test_one_who_reads_slowly() -> None:

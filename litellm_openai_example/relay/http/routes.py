@@ -184,16 +184,20 @@ async def metrics(request: Request) -> Response:
 
 async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:
     """The record once it has ended, or as it is after `seconds`, or when the relay stops or the client has gone."""
-    until = time.monotonic() + seconds
     if record.finished or seconds == 0:
         return record
+    until = time.monotonic() + seconds
+    next_look = time.monotonic() + _LIVENESS
     async with relay.hub.watch(record) as topic:
         while True:
-            change, record = topic.next_change(), topic.record
-            left = until - time.monotonic()
-            if record.finished or left <= 0 or relay.hub.closing or await request.is_disconnected():
+            change, record, now = topic.next_change(), topic.record, time.monotonic()
+            if record.finished or now >= until or relay.hub.closing:
                 break
-            await happens(change, min(left, _LIVENESS))
+            if now >= next_look:
+                if await request.is_disconnected():
+                    break
+                next_look = now + _LIVENESS
+            await happens(change, min(until, next_look) - now)
     return record
 
 
