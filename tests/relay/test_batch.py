@@ -22,8 +22,8 @@ def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
 
         batch = Batch(answer, largest=3)
         first = asyncio.create_task(batch(1))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        while not groups:
+            await asyncio.sleep(0)
         others = [asyncio.create_task(batch(item)) for item in (2, 3, 7, 5)]
         gone = asyncio.create_task(batch(6))
         await asyncio.sleep(0)
@@ -35,6 +35,27 @@ def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
         assert isinstance(seven, ValueError)
         assert groups == [[1], [2, 3, 7], [5]]
         assert await batch(8) == 16
+
+    asyncio.run(main())
+
+
+def test_what_is_on_its_way_comes_along() -> None:
+    async def main() -> None:
+        groups: list[list[int]] = []
+
+        async def answer(items: Sequence[int]) -> list[int]:
+            groups.append(list(items))
+            return list(items)
+
+        batch = Batch(answer, largest=10)
+
+        async def later(turns: int) -> int:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await batch(turns)
+
+        assert await asyncio.gather(*map(later, range(3))) == [0, 1, 2]
+        assert groups == [[0, 1, 2]]
 
     asyncio.run(main())
 

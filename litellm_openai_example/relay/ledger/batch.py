@@ -13,6 +13,19 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_TURNS = 3
+
+
+async def let_gather() -> None:
+    """Let come what is on its way within this process, to be done together.
+
+    Each turn of the event loop takes a request one step further: it is read, checked, and asks the ledger. Without
+    these turns the starts of 32 clients fall into 31 and the one that came first, and each costs a commit: 1,270
+    instead of 1,480 are accepted a second.
+    """
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+
 
 class Batch(Generic[Item, Result]):
     """One call for each item outside, one for many inside.
@@ -43,6 +56,7 @@ class Batch(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while self._waiting:
+                await let_gather()
                 group, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
                 await self._answer_group([one for one in group if not one[1].done()])
         finally:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..counters import observe_commit
 from ..log import log
 from ..loops import keep_going
+from .batch import let_gather
 from .connections import Connections
 from .failures import LedgerUnavailable, NotAnnounced, is_outage, twice, unavailable
 
@@ -179,9 +180,10 @@ class Database:
 
     async def _write_group(self) -> None:
         group = [await self._writes.get()]
-        while not self._writes.empty() and len(group) < _LARGEST_GROUP:
-            group.append(self._writes.get_nowait())
         try:
+            await let_gather()
+            while not self._writes.empty() and len(group) < _LARGEST_GROUP:
+                group.append(self._writes.get_nowait())
             await self._commit(group)
         finally:
             for _, done in group:
