@@ -20,6 +20,7 @@ from ..log import log
 from ..loops import keep_going
 
 _SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
+_GATHERED = 0.02  # seconds in which changes gather, after one that was read at once: to be read together
 _RETRY = 0.5
 _RETRY_BEHIND_POOLER = 60.0
 
@@ -142,6 +143,7 @@ class Hub:
         except Exception:
             self.changed(ids)
             raise
+        await asyncio.sleep(_GATHERED)
 
     async def _refresh(self, ids: Collection[str]) -> None:
         records = await self._ledger.get_many(list(ids))

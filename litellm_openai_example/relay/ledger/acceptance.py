@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select
+from sqlalchemy import bindparam, func, insert, or_, select
 
 from .database import Transaction
 from .records import NewInvocation, Record
@@ -14,11 +15,19 @@ from .schema import IS_QUEUED, db_now, invocations
 _row = invocations.c
 _QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
-# The columns of a Record.
+# The columns of a Record, in its order.
 RECORD = [
-    *(c for c in _row if c.name not in ("idempotency_hash", "fingerprint", "not_before", "unsent")),
-    (db_now() - _row.started_at).label("age"),
+    _row[field.name] if field.name in _row else (db_now() - _row.started_at).label(field.name)
+    for field in fields(Record)
 ]
+# Put together once: SQLAlchemy takes longer for it than the database for the answer.
+_BY_ID = _row.id.in_(bindparam("ids", expanding=True))
+_BY_ID_OR_KEY = or_(_BY_ID, _row.idempotency_hash.in_(bindparam("hashes", expanding=True)))
+_KNOWN_BY_ID, _KNOWN = (
+    select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(same) for same in (_BY_ID, _BY_ID_OR_KEY)
+)
+_MOMENT = select(db_now(), select(func.count()).where(IS_QUEUED).scalar_subquery())
+RECORDS = select(*RECORD).where(_BY_ID)
 
 
 class QueueFull(Exception):
@@ -37,8 +46,7 @@ async def insert_new(
     Returns:
         for each of `wanted` its record, or QueueFull or IdempotencyConflict.
     """
-    queued = select(func.count()).where(IS_QUEUED).scalar_subquery()
-    now, waiting = (await transaction.connection.execute(select(db_now(), queued))).one()
+    now, waiting = (await transaction.connection.execute(_MOMENT)).one()
     known = await _find(transaction, wanted)
     answers: list[Record | Exception] = []
     rows: list[dict[str, Any]] = []
@@ -51,8 +59,8 @@ async def insert_new(
             answers.append(QueueFull())
         else:
             row = {**vars(new), **_QUEUED, "created_at": now, "updated_at": now}
-            fields: dict[str, Any] = {column.name: row.get(column.name) for column in RECORD}
-            record = Record(**fields)
+            columns: list[Any] = [row.get(column.name) for column in RECORD]
+            record = Record(*columns)
             if new.idempotency_hash:
                 known[new.idempotency_hash] = new.fingerprint, record
             rows.append(row)
@@ -68,12 +76,10 @@ async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> di
     ids = [new.id for new in wanted]
     hashes = [new.idempotency_hash for new in wanted if new.idempotency_hash]
     # SQLite reads the whole table for "in (nothing)".
-    same = or_(_row.id.in_(ids), _row.idempotency_hash.in_(hashes)) if hashes else _row.id.in_(ids)
-    query = select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(same)
+    query = _KNOWN if hashes else _KNOWN_BY_ID
     found = {}
-    for row in (await transaction.connection.execute(query)).mappings():
-        fields = dict(row)
-        key, fingerprint = fields.pop("idempotency_hash"), fields.pop("fingerprint")
-        found[fields["id"]] = found[key or ""] = fingerprint, Record(**fields)
+    for key, fingerprint, *columns in await transaction.connection.execute(query, {"ids": ids, "hashes": hashes}):
+        record = Record(*columns)
+        found[record.id] = found[key or ""] = fingerprint, record
     found.pop("", None)
     return found

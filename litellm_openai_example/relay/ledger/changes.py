@@ -31,7 +31,7 @@ async def change(
     changed = update(invocations).where(_row.id.in_(ids)).values(values).returning(*RECORD)
     rows = await transaction.connection.execute(changed)
     transaction.changed.update(ids)
-    return sorted((Record(**row) for row in rows.mappings()), key=lambda record: record.created_at)
+    return sorted((Record(*row) for row in rows), key=lambda record: record.created_at)
 
 
 async def pick(

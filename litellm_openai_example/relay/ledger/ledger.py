@@ -49,7 +49,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...config import ConfigurationError
 from ..log import log
-from .acceptance import RECORD, insert_new
+from .acceptance import RECORDS, insert_new
 from .batch import Batch
 from .changes import NOW, REQUEUED, change, pick, settled
 from .database import Database, Transaction
@@ -185,9 +185,8 @@ class Ledger:
         return [records.get(one) for one in ids]
 
     async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
-        query = select(*RECORD).where(_row.id.in_(ids))
-        rows = await self.database.read(lambda connection: connection.execute(query))
-        return {row["id"]: Record(**row) for row in rows.mappings()}
+        rows = await self.database.read(lambda connection: connection.execute(RECORDS, {"ids": list(ids)}))
+        return {row.id: Record(*row) for row in rows}
 
     async def pieces(self, invocation_id: str, after: int = 0) -> list[Piece]:
         """Streamed text, from the piece that follows the `after`-th."""
@@ -364,7 +363,7 @@ class Ledger:
     def _mine(self, states: Iterable[str], *more: ColumnElement[bool]) -> Update:
         """A change of the invocation `the_id`, if it is this process's and in one of these states."""
         one = _row.id == bindparam("the_id")
-        return update(invocations).where(one, _row.owner == self.worker, _row.state.in_(list(states)), *more)
+        return update(invocations).where(one, _row.owner == self.worker, in_state(_row, states), *more)
 
     async def _change(
         self, invocation_id: str, wanted: Update, values: Mapping[str, object] | None = None, *, tell: bool = True
