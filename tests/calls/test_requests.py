@@ -1,0 +1,35 @@
+"""How the fields of a request are given to the SDK: as arguments, or in the body as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.calls.requests import create
+
+
+def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: Any = None, timeout: float = 1) -> Any:
+    """A method of the SDK."""
+    return model, tools, instructions, extra_body, timeout
+
+
+@pytest.mark.parametrize(
+    ("request_", "given"),
+    [
+        ({"model": "m"}, ("m", None, "", None, 1)),
+        ({"model": "m", "tools": [1], "timeout": 2}, ("m", [1], "", None, 2)),
+        # No text is held against all that its field can be, unless the method demands it.
+        ({"model": "m", "instructions": "i"}, ("m", None, "", {"instructions": "i"}, 1)),
+        ({"model": "m", "instructions": None}, ("m", None, None, None, 1)),
+        ({"model": "m", "of_tomorrow": [1]}, ("m", None, "", {"of_tomorrow": [1]}, 1)),
+        (
+            {"model": "m", "instructions": "i", "extra_body": {"instructions": "j", "mine": 1}},
+            ("m", None, "", {"instructions": "j", "mine": 1}, 1),
+        ),
+    ],
+)
+def test_what_becomes_an_argument(request_: dict[str, Any], given: Any) -> None:
+    before = dict(request_)
+    assert create(take, request_) == given
+    assert request_ == before
