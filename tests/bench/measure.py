@@ -33,10 +33,11 @@ class Figures:
         return max(self.megabytes)
 
     def ratio(self, other: Figures) -> tuple[float, float, float]:
-        """The ratio of the medians, and the middle half of the ratios pair by pair."""
-        pairs = sorted(mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True))
-        low, _, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else (pairs[0],) * 3
-        return self.median / other.median, low, high
+        """The median and the middle half of the ratios pair by pair: two that ran one after the other met the machine
+        at about the same speed, two medians perhaps not."""
+        pairs = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
+        return middle, low, high
 
 
 # The kernel counts what a child shares with its parent before it becomes another program, so a small one starts it.

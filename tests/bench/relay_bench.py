@@ -16,6 +16,7 @@ from .measure import Figures, stub
 from .relay_process import OURS, RelayProcess, invocation, relay
 
 ROUNDS = 3
+POST_ROUNDS = 7
 STARTS = 5
 CLIENTS = 32
 _POSTING = 2.0  # seconds
@@ -83,7 +84,7 @@ async def _accept(before: Path | None) -> tuple[Figures, ...]:
             ports["accept: before"] = _accepting(stack, upstream, before)
             figures["accept: before"] = Figures("accept: before")
         numbers = count()
-        for round_ in range(ROUNDS + 1):
+        for round_ in range(POST_ROUNDS + 1):
             seconds = _POSTING if round_ else 0.5  # the first round is not counted
             rates = {
                 name: await post_rate(port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)

@@ -37,7 +37,7 @@ COMPARISONS = [
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two medians in seconds, their ratio with the middle half of the single ones, and the goal for it, if any."""
+    """Two medians in seconds, the median and middle half of the ratios of pairs, and the goal for it, if any."""
 
     what: str
     with_: str
