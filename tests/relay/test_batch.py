@@ -79,6 +79,25 @@ def test_a_call_that_fails_fails_for_its_own_group() -> None:
     asyncio.run(main())
 
 
+def test_nobody_waits_for_ever_when_gathering_is_cancelled() -> None:
+    async def main() -> None:
+        async def answer(items: Sequence[int]) -> list[int]:
+            return list(items)
+
+        batch = Batch(answer, largest=1)
+        ours = asyncio.current_task()
+        waiting = [asyncio.create_task(batch(item)) for item in (1, 2)]
+        await asyncio.sleep(0)
+        (gathering,) = asyncio.all_tasks() - {ours, *waiting}
+        await asyncio.sleep(0)
+        gathering.cancel()
+        await asyncio.wait(waiting, timeout=5)
+        assert [task.cancelled() for task in waiting] == [True, True]
+        assert await batch(3) == 3
+
+    asyncio.run(main())
+
+
 def test_nobody_waits_for_ever_when_it_is_cancelled() -> None:
     async def main() -> None:
         async def answer(items: Sequence[int]) -> list[int]:

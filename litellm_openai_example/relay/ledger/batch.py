@@ -61,6 +61,8 @@ class Batch(Generic[Item, Result]):
                 await self._answer_group([one for one in group if not one[1].done()])
         finally:
             self._task = None
+            for _, done in self._waiting:  # there are some only if this was cancelled
+                done.cancel()
 
     async def _answer_group(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
@@ -68,7 +70,7 @@ class Batch(Generic[Item, Result]):
         except Exception as error:
             answers = [error] * len(group)
         except asyncio.CancelledError:
-            for _, done in (*group, *self._waiting):
+            for _, done in group:
                 done.cancel()
             raise
         for (_, done), answer in zip(group, answers, strict=True):
