@@ -204,8 +204,8 @@ class Upstream:
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
-        # The operator may ask for fields that this release of the SDK does not know. And what is JSON already need not
-        # be held against all that an `input` can be, for a tenth of the time of a call.
+        # The operator may ask for fields that this release of the SDK does not know; and those that it knows it would
+        # hold against its types, for which `calls.requests.create` says what that costs.
         fields = {name: value for name, value in request.items() if name != "stream"}
         with deadline(timeout):
             return await self._sdk.responses.with_raw_response.create(

@@ -27,7 +27,7 @@ _KNOWN_BY_ID, _KNOWN = (
     select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(same) for same in (_BY_ID, _BY_ID_OR_KEY)
 )
 _MOMENT = select(db_now(), select(func.count()).where(IS_QUEUED).scalar_subquery())
-RECORDS = select(*RECORD).where(_BY_ID)
+RECORDS_BY_ID = select(*RECORD).where(_BY_ID)
 
 
 class QueueFull(Exception):

@@ -49,7 +49,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...config import ConfigurationError
 from ..log import log
-from .acceptance import RECORDS, insert_new
+from .acceptance import RECORDS_BY_ID, insert_new
 from .batch import Batch
 from .changes import NOW, REQUEUED, change, pick, settled
 from .database import Database, Transaction
@@ -185,7 +185,7 @@ class Ledger:
         return [records.get(one) for one in ids]
 
     async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
-        rows = await self.database.read(lambda connection: connection.execute(RECORDS, {"ids": list(ids)}))
+        rows = await self.database.read(lambda connection: connection.execute(RECORDS_BY_ID, {"ids": ids}))
         return {row.id: Record(*row) for row in rows}
 
     async def pieces(self, invocation_id: str, after: int = 0) -> list[Piece]:
