@@ -194,6 +194,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def names_loopback(host: str) -> bool:
+    """Return True if the value of a Host header (RFC 9110, 7.2) can only be this machine."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
+    return match is not None and is_loopback(match[1] or match[2])
+
+
 def _model(env: Mapping[str, str]) -> str:
     model = setting("LITELLM_MODEL", env) or DEFAULT_MODEL
     if not model.isprintable():

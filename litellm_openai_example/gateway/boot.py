@@ -1,29 +1,97 @@
-"""Runs in the gateway's environment: LiteLLM, for as long as the process that started it lives.
+"""Runs in the gateway's environment: LiteLLM, on a socket that it is given, while the process that started it lives.
 
 A parent that is killed cannot stop its children. So it holds the other end of a pipe that this process reads: the
 end of the file, however it comes about, is the end of the proxy.
 """
 
+import functools
+import json
 import os
+import pkgutil
+import re
 import signal
+import socket
 import sys
 import threading
+from typing import Any
+
+DEMO = "--demo"
+# What the offline demo serves. LiteLLM has some hundred routes more, and many of them go straight to a provider.
+_SERVED = re.compile(
+    r"(/v1)?/(chat/completions|embeddings|(responses|files|models)(/.*)?)"
+    r"|/openai/v1/responses(/.*)?|(/openai/deployments|/engines)/.+/(chat/completions|embeddings)"
+    r"|/v1/messages|/v1beta/models/[^/]+:\w+"  # for clients of Anthropic and Google, answered by the same models
+    r"|/|/docs|/redoc|/openapi\.json|/swagger/.*|/favicon\.ico|(/v1)?/model/info|/model_group/info"
+    r"|/health(/liveliness|/liveness|/readiness)?"
+)
 
 
-def _end_with_parent(pipe: int) -> None:
-    while os.read(pipe, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    # Uvicorn lets answers that are under way be finished; after this long they are cut, with all that we started.
-    threading.Event().wait(5)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+def end_with_parent(pipe: int, seconds: float) -> None:
+    """End this process by SIGTERM when the other end of a pipe is closed; kill its group `seconds` later."""
+
+    def watch() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        # In-flight responses may finish; after this long they are cut.
+        threading.Event().wait(seconds)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def demo_only(app: Any) -> Any:
+    """Wrap an ASGI application so that routes which the offline demo does not serve are answered with a 404."""
+
+    async def guarded(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and _SERVED.fullmatch(path.rstrip("/") or "/")):
+            await app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        asked = re.sub(r"^(/openai)?(/v1)?/", "", path).split("/")[0]
+        message = (
+            f"The offline demo has no {asked!r}: it serves chat completions, responses, embeddings, files and models. "
+            "For more set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY."
+        )
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": "not_in_offline_demo"}
+        body = json.dumps({"error": error}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return guarded
+
+
+def serve(listener: socket.socket, demo: bool, app: str, **options: Any) -> None:
+    """Serve as `uvicorn.run` does, but on a socket that already listens."""
+    import uvicorn
+
+    application = pkgutil.resolve_name(app)
+    if demo:
+        import litellm  # type: ignore[import-not-found]
+
+        litellm.models_by_provider["openai"] = set()  # "*" stands for no names but those of the configuration
+        application = demo_only(application)
+    server = uvicorn.Server(uvicorn.Config(application, **options))
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit("the proxy did not start")
 
 
 def main() -> None:
-    pipe = int(sys.argv[1])
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    sys.argv = ["litellm", *sys.argv[2:]]
-    from litellm import run_server  # type: ignore[import-not-found]
+    """Run LiteLLM's command. Arguments: the pipe, the socket, perhaps `--demo`, then LiteLLM's own."""
+    pipe, descriptor, *options = sys.argv[1:]
+    end_with_parent(int(pipe), 5)
+    demo = options[:1] == [DEMO]
+    sys.argv = ["litellm", *options[demo:]]
+    import uvicorn
+
+    # LiteLLM's command takes a host and a port, but no socket.
+    uvicorn.run = functools.partial(serve, socket.socket(fileno=int(descriptor)), demo)
+    from litellm import run_server
 
     run_server()
 

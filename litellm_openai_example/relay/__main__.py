@@ -74,6 +74,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     type=click.IntRange(0, 65535),
     default=Settings.port,
 )
+@click.option("--fd", type=click.IntRange(0), hidden=True, help="Serve on this inherited socket, as uvicorn's --fd.")
 @_option("--model", "RELAY_MODEL", "Model that does the research.", metavar="NAME", default=Settings.model)
 @_option(
     "--request",

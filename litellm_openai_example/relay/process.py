@@ -77,7 +77,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
     stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
     relay = Relay(settings)
     await relay.open()
-    with bind(settings.host, settings.port) as listener:
+    with bind(settings.host, settings.port) if settings.fd is None else inherited(settings.fd) as listener:
         try:
             await relay.start()
             server = RelayServer(settings, relay, listener, tell)
@@ -199,6 +199,14 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The socket that whoever started this process has bound. Raises CannotStart."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise CannotStart(f"--fd {descriptor} is not a socket: {error.strerror}") from None
 
 
 def _allow_many_connections() -> None:

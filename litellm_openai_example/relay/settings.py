@@ -72,6 +72,7 @@ class Settings:
     """Everything that the relay can be told. Secrets stay out of `repr`.
 
     Attributes:
+        fd: descriptor of a bound socket to serve on, instead of host and port.
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
@@ -83,6 +84,7 @@ class Settings:
     database_url: URL = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8080
+    fd: int | None = None
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
     request: JsonObject = field(default_factory=dict, repr=False)

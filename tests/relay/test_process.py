@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.gateway.environment import GatewayUnavailable, find_uv
+from litellm_openai_example.gateway.children import GatewayUnavailable
+from litellm_openai_example.gateway.environment import find_uv
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
