@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -38,14 +39,15 @@ def folder_text(name: str) -> str:
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     uv = tmp_path / "uv"
     uv.write_text(FAKE_UV)
     uv.chmod(0o755)
     monkeypatch.setenv("UV", str(uv))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("FAKE_UV_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+    yield tmp_path / "calls"
+    (tmp_path / "calls.release").touch()  # no stand-in is left to wait, however the test ends
 
 
 def test_it_is_made_once(calls: Path) -> None:
