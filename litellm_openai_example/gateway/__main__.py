@@ -21,7 +21,7 @@ from ..config import setting
 from ..console import FAILED, run_command
 from .children import GatewayUnavailable
 from .command import exec_command, handle, run
-from .offline.server import OfflineProvider
+from .offline.server import MODELS, OfflineProvider
 from .progress import PREFIX, progress
 from .proxy import READY_SECONDS, Proxy, is_ready, with_loopback_direct
 from .routes import OFFLINE_KEY, configuration, providers_with_keys
@@ -91,7 +91,9 @@ def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, boo
             provider = stack.enter_context(OfflineProvider(folder=state.folder / "offline"))
             routes = configuration({}, provider.base_url)
             env = _offline_env(provider)
-        proxy = stack.enter_context(Proxy(routes, state=state, port=port, env=env, demo=not keys, tell=_tell))
+        proxy = stack.enter_context(
+            Proxy(routes, state=state, port=port, env=env, demo=() if keys else MODELS, tell=_tell)
+        )
         with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
             proxy.wait_until_ready(timeout, show)
         if not keys:

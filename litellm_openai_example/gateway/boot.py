@@ -40,13 +40,14 @@ def end_with_parent(pipe: int, seconds: float) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def demo_only(app: Any) -> Any:
-    """Wrap an ASGI application so that routes which the offline demo does not serve are answered with a 404."""
+def demo_only(app: Any, models: list[str]) -> Any:
+    """Wrap an ASGI application: routes that the offline demo does not serve get a 404, and only `models` are listed."""
 
     async def guarded(scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope.get("path", "")
         if scope["type"] == "lifespan" or (scope["type"] == "http" and _SERVED.fullmatch(path.rstrip("/") or "/")):
-            await app(scope, receive, send)
+            listing = path.rstrip("/") in ("/models", "/v1/models")
+            await app(scope, receive, listed(send, models) if listing else send)
             return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -65,16 +66,40 @@ def demo_only(app: Any) -> Any:
     return guarded
 
 
-def serve(listener: socket.socket, demo: bool, app: str, **options: Any) -> None:
+def listed(send: Any, models: list[str]) -> Any:
+    """Wrap an ASGI `send`: of the models in the answer, which LiteLLM adds all of its price table to, keep these."""
+    start: dict[str, Any] = {}
+    body = b""
+
+    async def kept(message: dict[str, Any]) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        if start["status"] == 200:
+            answer = json.loads(body)
+            for field, name in (("data", "id"), ("models", "slug")):  # the second is a catalogue for Codex
+                if field in answer:
+                    answer[field] = [one for one in answer[field] if one[name] in models]
+            body = json.dumps(answer).encode()
+            others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            start = {**start, "headers": [*others, (b"content-length", str(len(body)).encode())]}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    return kept
+
+
+def serve(listener: socket.socket, models: list[str], app: str, **options: Any) -> None:
     """Serve as `uvicorn.run` does, but on a socket that already listens."""
     import uvicorn
 
     application = pkgutil.resolve_name(app)
-    if demo:
-        import litellm  # type: ignore[import-not-found]
-
-        litellm.models_by_provider["openai"] = set()  # "*" stands for no names but those of the configuration
-        application = demo_only(application)
+    if models:
+        application = demo_only(application, models)
     server = uvicorn.Server(uvicorn.Config(application, **options))
     server.run(sockets=[listener])
     if not server.started:
@@ -82,16 +107,18 @@ def serve(listener: socket.socket, demo: bool, app: str, **options: Any) -> None
 
 
 def main() -> None:
-    """Run LiteLLM's command. Arguments: the pipe, the socket, perhaps `--demo`, then LiteLLM's own."""
+    """Run LiteLLM's command. Arguments: the pipe, the socket, perhaps `--demo` and models, then LiteLLM's own."""
     pipe, descriptor, *options = sys.argv[1:]
     end_with_parent(int(pipe), 5)
-    demo = options[:1] == [DEMO]
-    sys.argv = ["litellm", *options[demo:]]
+    models: list[str] = []
+    if options[0] == DEMO:
+        models, options = options[1].split(","), options[2:]
+    sys.argv = ["litellm", *options]
     import uvicorn
 
     # LiteLLM's command takes a host and a port, but no socket.
-    uvicorn.run = functools.partial(serve, socket.socket(fileno=int(descriptor)), demo)
-    from litellm import run_server
+    uvicorn.run = functools.partial(serve, socket.socket(fileno=int(descriptor)), models)
+    from litellm import run_server  # type: ignore[import-not-found]
 
     run_server()
 

@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
@@ -55,7 +55,7 @@ class Proxy:
         state: where its key, salt, configuration and log are kept.
         port: to listen on, 0 for any free one.
         env: what the proxy is to know of the environment: provider keys and addresses, HTTP proxies.
-        demo: refuse the routes that the offline demo does not serve.
+        demo: names of the offline demo's models; with them, what the demo does not serve is refused.
         tell: told what takes its time, a line at a time.
 
     Raises:
@@ -74,7 +74,7 @@ class Proxy:
         state: State,
         port: int = 0,
         env: Mapping[str, str] = os.environ,
-        demo: bool = False,
+        demo: Sequence[str] = (),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         python = ensure(tell)
@@ -86,10 +86,11 @@ class Proxy:
         name = f"proxy-{os.getpid()}-{number}"
         config = state.write(f"{name}.json", json.dumps(configuration, indent=1))  # JSON is YAML
         self.log = state.write(f"{name}.log", "")
+        served = [boot.DEMO, ",".join(demo)] if demo else []
         self._server = Server(
             # -I: neither our directory nor the user's Python settings are for LiteLLM.
             [str(python), "-I", "-u", boot.__file__],
-            [*([boot.DEMO] if demo else []), "--host", "127.0.0.1", "--port", str(number), "--config", str(config)],
+            [*served, "--host", "127.0.0.1", "--port", str(number), "--config", str(config)],
             listener=listener,
             env=_environment(env, state),
             output=self.log,

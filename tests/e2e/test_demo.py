@@ -35,6 +35,8 @@ def root(demo: openai.OpenAI) -> str:
 
 def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI) -> None:
     assert sorted(model.id for model in demo.models.list()) == sorted(MODELS)
+    codex = demo.get("/models", cast_to=httpx2.Response, options={"params": {"client_version": "0.159.3"}}).json()
+    assert {model["slug"] for model in codex["models"]} <= set(MODELS)
     for name in (*MODELS[:2], "any-name", "openai/gpt-4o", "anthropic/claude-x"):
         assert say(demo, name).choices[0].message.content == "OK"
 

@@ -23,14 +23,14 @@ STANDIN = """
 import json, os, pathlib, sys, time
 import uvicorn
 
-app, models_by_provider = None, {}
+app = None
 
 def run_server():
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
     home, mode = pathlib.Path(os.environ["HOME"]), os.environ.get("OPENAI_STANDIN", "")
     print("stand-in output", os.environ["LITELLM_MASTER_KEY"], os.environ.get("OPENAI_API_KEY"), flush=True)
     config = json.loads(pathlib.Path(arguments["--config"]).read_text())
-    seen = {"env": dict(os.environ), "config": config, "path": sys.path, "demo": bool(models_by_provider)}
+    seen = {"env": dict(os.environ), "config": config, "path": sys.path}
     (home / "proxy-environment.json").write_text(json.dumps(seen))
     if mode == "dies":
         sys.exit("it has died for https://user:hunter22@example.com")
