@@ -6,6 +6,7 @@ Java's HttpClient and `curl --http2` ask with every first request, bodies includ
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import httptools
@@ -14,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 class HttpTools(HttpToolsProtocol):
     """Uvicorn's connection on httptools, which never upgrades."""
+
+    parser: _Parser
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -53,7 +56,7 @@ class _Parser(httptools.HttpRequestParser):
         # To httptools CONNECT is an upgrade too, one that no header asks for.
         return self.should_upgrade() and self.get_method() != b"CONNECT"
 
-    def feed_data(self, data: bytes | memoryview) -> None:
+    def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:
         parser, rest = self, memoryview(data)
         while (end := parser.feed_request(rest)) is not None:  # no recursion: a client may pipeline thousands
             head, rest = self._connection.head_without_upgrade, rest[end:]
