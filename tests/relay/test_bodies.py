@@ -22,7 +22,7 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_
 
 from ..chance import FIXED
 from ..fakes.gateway import Gateway
-from .running import ThreadedRelay, body, settings
+from .running import Json, ThreadedRelay, body, settings
 
 MARK = "words-that-must-not-come-back"
 
