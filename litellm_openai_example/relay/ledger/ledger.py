@@ -43,7 +43,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, func, insert, or_, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -156,10 +156,7 @@ class Ledger:
             answers = await insert_new(transaction, wanted, self._max_queued)
             return {new.id: answer for new, answer in zip(wanted, answers, strict=True)}
 
-        try:
-            answers = await self.database.write(work)
-        except IntegrityError:  # another process was faster with one of the keys: now it can be seen
-            answers = await self.database.write(work)
+        answers = await self.database.write(work)
         for new in asked:
             if new.id in answers and new.id not in self._wanted and new.idempotency_hash is None:
                 # Beside all else: the others of its commit were accepted, and are told so at once.
