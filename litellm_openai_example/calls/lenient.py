@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 
-from ..json_object import JsonObject
+from ..json_object import DEEPEST, JsonObject
 
 # Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
+
+# The brackets of a JSON text; strings are matched as well, because they may hold some.
+_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_DEEPEST_PARSED = DEEPEST + 60  # deeper than what is passed on, so that it is seen there that something is missing
 
 
 def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
@@ -25,8 +29,6 @@ def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
         raise ValueError("the answer is empty")
     try:
         body = _parse_beginning(content) if beginning else parse_json(content)
-    except RecursionError:
-        raise ValueError("the answer is nested too deeply") from None
     except ValueError:
         raise ValueError("the answer is not JSON") from None
     if not isinstance(body, dict):
@@ -40,11 +42,13 @@ def with_whole_characters(content: bytes | str) -> str:
 
 
 def parse_json(content: bytes | str) -> object:
-    """`json.loads`, to which a number is never too long: one of thousands of digits is kept as its text.
+    """Parse JSON as `json.loads` does, but without its limits.
+
+    A number of thousands of digits is kept as its text. If the value is nested deeper than Python can parse, what lies
+    below some hundred levels is null: a tool's output must not cost the answer around it.
 
     Raises:
         ValueError: it is not JSON.
-        RecursionError: it is nested too deeply.
     """
     try:
         return json.loads(content)
@@ -52,6 +56,27 @@ def parse_json(content: bytes | str) -> object:
         raise
     except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
         return json.loads(content, parse_int=_integer)
+    except RecursionError:
+        text = content if isinstance(content, str) else content.decode(json.detect_encoding(content), "surrogatepass")
+        return parse_json(_without_depths(text, _DEEPEST_PARSED))
+
+
+def _without_depths(text: str, levels: int) -> str:
+    """Return the JSON with null in place of each object and list that lies below so many levels."""
+    kept: list[str] = []
+    depth = start = 0
+    for token in _BRACKET.finditer(text):
+        mark = text[token.start()]
+        if mark in "[{":
+            depth += 1
+            if depth == levels + 1:
+                kept.append(text[start : token.start()])
+        elif mark in "]}":
+            if depth == levels + 1:
+                kept.append("null")
+                start = token.end()
+            depth -= 1
+    return "".join([*kept, text[start:]]) if depth <= levels else "".join(kept)
 
 
 def _integer(digits: str) -> int | str:
@@ -64,7 +89,10 @@ def _integer(digits: str) -> int | str:
 def _parse_beginning(content: bytes | str) -> object:
     from pydantic_core import from_json  # seldom needed, and slow to import
 
-    return from_json(content, allow_partial="trailing-strings")
+    try:
+        return from_json(content, allow_partial="trailing-strings")
+    except ValueError:  # its own limit is 200 levels
+        return from_json(_without_depths(with_whole_characters(content), 190), allow_partial="trailing-strings")
 
 
 def as_dict(value: object) -> JsonObject:

@@ -18,9 +18,6 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
     First the bulk goes: what tools put out and their logs, beginning with all long texts but addresses in items that
     are no messages. Then those items; then the texts of the messages, which the view holds anyway. Their annotations,
     which name the sources, go last.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
     """
     if _size(response) <= most:
         return response
@@ -30,11 +27,11 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
         made = {**response, "output": less, "shortened": True}
         if _size(made) <= most:
             return made
-    return bare(response)
+    return _bare(response)
 
 
-def bare(response: JsonObject) -> JsonObject:
-    """What is kept of a response of which nothing else can be."""
+def _bare(response: JsonObject) -> JsonObject:
+    """Return the part of a response that is kept if nothing else can be."""
     kept = {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)}
     return {**kept, "shortened": True}
 

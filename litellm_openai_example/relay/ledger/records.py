@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from ...json_object import JsonObject
+from ...calls.lenient import read_json
+from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, Invocation, Source
@@ -109,7 +110,7 @@ class Record:
 
     @cached_property
     def view(self) -> Invocation:
-        response = json.loads(self.response) if self.response else None
+        response = _read_response(self.response) if self.response else None
         sources = response.pop("sources", []) if response else []
         if response and self.upstream_id is not None:
             # As create returned it: the gateway gives another one on each reply, and knows only this one again.
@@ -137,6 +138,13 @@ class Record:
 
 def when(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _read_response(text: str) -> JsonObject:
+    """Return a stored response as it can be passed on: releases up to 0.2 stored more levels than can be."""
+    whole = read_json(text)
+    response = within_depth(whole) if text.count("[") + text.count("{") > DEEPEST else whole
+    return response if response is whole else {**response, "shortened": True}
 
 
 def _message(code: str | None, response: JsonObject | None) -> str | None:
