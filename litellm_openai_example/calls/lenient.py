@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 
@@ -13,6 +14,7 @@ _HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
 
 # The brackets of a JSON text; strings are matched as well, because they may hold some.
 _BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_LARGE = 2**20  # bytes
 _DEEPEST_PARSED = DEEPEST + 60  # deeper than what is passed on, so that it is seen there that something is missing
 
 
@@ -51,7 +53,7 @@ def parse_json(content: bytes | str) -> object:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(content)
+        return json.loads(_decoded(content) if len(content) > _LARGE else content)
     except json.JSONDecodeError:
         raise
     except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
@@ -59,6 +61,18 @@ def parse_json(content: bytes | str) -> object:
     except RecursionError:
         text = content if isinstance(content, str) else content.decode(json.detect_encoding(content), "surrogatepass")
         return parse_json(_without_depths(text, _DEEPEST_PARSED))
+
+
+def _decoded(content: bytes | str) -> bytes | str:
+    """Decode a large body piece by piece: in one piece, text beyond ASCII takes three times its size meanwhile."""
+    if isinstance(content, str) or json.detect_encoding(content) != "utf-8":
+        return content
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(content)
+    try:
+        pieces = [decoder.decode(view[start : start + _LARGE]) for start in range(0, len(view), _LARGE)]
+        return "".join([*pieces, decoder.decode(b"", final=True)])
+    except UnicodeDecodeError:  # halves of characters, which `json.loads` lets pass
+        return content
 
 
 def _without_depths(text: str, levels: int) -> str:

@@ -19,13 +19,13 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
     are no messages. Then those items; then the texts of the messages, which the view holds anyway. Their annotations,
     which name the sources, go last.
     """
-    if _size(response) <= most:
+    if _fits(response, most):
         return response
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     for less in _ever_less(items):
         made = {**response, "output": less, "shortened": True}
-        if _size(made) <= most:
+        if _fits(made, most):
             return made
     return _bare(response)
 
@@ -57,5 +57,14 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _size(value: object) -> int:
-    return len(json.dumps(value, allow_nan=False))
+def _fits(value: object, most: int) -> bool:
+    """Has `value` at most `most` characters of JSON? What is clearly larger is not put into JSON to find out."""
+    return _text_size(value) <= most and len(json.dumps(value)) <= most
+
+
+def _text_size(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_text_size, value))
+    return sum(map(_text_size, value.values())) if isinstance(value, dict) else 0
