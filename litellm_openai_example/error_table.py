@@ -33,11 +33,22 @@ class Report:
     def says(self, *words: str) -> bool:
         return any(word in self.everything for word in words)
 
-    def refuses(self, param: str, pattern: str) -> bool:
-        """Whether a request was refused because of a parameter, told by its name or by the words about it."""
-        if self.status not in (400, 422) or not self.says(*_UNSUPPORTED):
+    def refuses(self, field: str, words: str, param: str = "") -> bool:
+        """Was a request refused because of one of `_REFUSABLE`?
+
+        Args:
+            field: the one of them; the parameter that the gateway names decides, if it is one of them.
+            words: pattern of the words about it, for a gateway that names no parameter or one that holds all of it.
+            param: pattern of the parameter's name, if its beginning is not enough.
+        """
+        if self.status not in (400, 422):
             return False
-        return bool(re.match(param, self.param) or re.search(pattern, self.everything))
+        named = next((name for name in _REFUSABLE if self.param.startswith(name)), "")
+        if named and named != field:
+            return False
+        return self.says(*_UNSUPPORTED) and bool(
+            (named and re.match(param or field, self.param)) or re.search(words, self.everything)
+        )
 
     @property
     def html(self) -> bool:
@@ -46,15 +57,32 @@ class Report:
 
 
 _STREAM = r"\bstream(ing)?\b"
+# Fields without which a request may be sent again, as the names of a provider's parameters begin.
+_REFUSABLE = ("reasoning", "tool", "store", "stream")
 _UNSUPPORTED = (
     "not support",
+    "n't support",
     "unsupported",
     "not enabled",
-    "invalid value",
-    "unknown",
-    "unrecognized",
+    "not available",
+    "not allowed",
     "not permitted",
+    "not accept",
+    "n't accept",
+    "invalid value",
+    "not valid",
+    "unknown",
+    "unexpected",
+    "unrecognized",
+    "not recognized",
+    "must be one of",
+    "zero data retention",
 )
+# Effort has other names where LiteLLM bridges a model; OpenAI may name its value alone.
+_REASONING = r"\breasoning|\bthinking|\beffort\b"
+_EFFORT = r"\bvalue: '(minimal|low|medium|high|xhigh|max)'"
+# Not a vector store, which is something else.
+_STORE = r"(?<!vector )(?<!vector_)\bstore\b|\bstoring\b"
 
 
 class Row(NamedTuple):
@@ -122,19 +150,25 @@ ROWS: Sequence[Row] = (
         "look into the gateway's log before sending it again",
     ),
     Row(
-        lambda r: r.refuses(r"reasoning", r"\breasoning"),
+        lambda r: r.refuses("reasoning", _REASONING) or (not r.param and r.refuses("reasoning", _EFFORT)),
         ErrorKind.UNSUPPORTED_REASONING,
         "this model does not take `reasoning`",
         "leave it out, or choose a model that reasons",
     ),
     Row(
-        lambda r: r.refuses(r"tools\b.*\btype$", r"\btools?\b|web[_ ]search"),
+        lambda r: r.refuses("tool", r"\btools?\b|web[_ ]search", r"tools\b.*\btype$"),
         ErrorKind.UNSUPPORTED_TOOL,
         "this model does not take that tool",
         "leave it out, or choose another model",
     ),
     Row(
-        lambda r: r.refuses(r"stream$", _STREAM),
+        lambda r: r.refuses("store", _STORE),
+        ErrorKind.UNSUPPORTED_STORE,
+        "the provider does not take `store` as it was sent",
+        "leave it out (-o store=null, store=None)",
+    ),
+    Row(
+        lambda r: r.refuses("stream", _STREAM, r"stream$"),
         ErrorKind.UNSUPPORTED_STREAM,
         "this model does not stream here",
         "leave streaming out (--no-stream)",

@@ -40,7 +40,9 @@ class Relay:
         timings = settings.timings
         name = secrets.token_hex(8)
         self._database = Database(settings.database_url, name)
-        self._upstream = Upstream(settings.gateway, longest=settings.max_output)
+        self._upstream = Upstream(
+            settings.gateway, longest=settings.max_output, explicit=settings.request, learned=timings.learned
+        )
         self.ledger = Ledger(self._database, name, lease=timings.lease, max_queued=settings.max_queued)
         self._worker = Worker(self.ledger, self._upstream, settings)
         self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())

@@ -47,6 +47,7 @@ class Timings:
         ledger: how long a request waits for a database that does not answer.
         cancel: how long `POST .../cancel` waits for the outcome.
         drain: how long submissions in flight may take at shutdown.
+        learned: how long it is remembered what a model refuses of a request.
     """
 
     first_poll: float = 2.0
@@ -65,6 +66,7 @@ class Timings:
     ledger: float = 5.0
     cancel: float = 5.0
     drain: float = 3.5
+    learned: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,10 @@ def request_fields(text: str) -> JsonObject:
         fields = None
     if not isinstance(fields, dict) or not can_be_sent(fields):
         raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
-    if taken := sorted(_OWN_FIELDS & fields.keys()):
+    inner = fields.get("extra_body") or {}  # what LiteLLM puts over the fields of the body
+    if not isinstance(inner, dict):
+        raise ValueError('must hold extra_body as an object, such as {"extra_body": {"a_new_field": 1}}')
+    if taken := sorted(_OWN_FIELDS & (fields.keys() | inner.keys())):
         raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
     tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in tools):

@@ -87,6 +87,8 @@ class Gateway:
         on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
         during_stream: may return a Fault; gets the number of pieces sent, -1 before the first event.
         unasked: streams whatever was asked for.
+        answers_as: the model that a submission's first answer names, if any.
+        headers: of that answer.
         paid: how often each prompt was executed.
     """
 
@@ -103,6 +105,8 @@ class Gateway:
         self.unasked = False
         self.poll_after_ms: int | None = None
         self.cost = "0.25"
+        self.answers_as: object = None
+        self.headers: dict[str, str] = {}
         self.posts: list[Json] = []
         self.post_headers: list[dict[str, str]] = []
         self.get_headers: list[dict[str, str]] = []
@@ -221,11 +225,12 @@ class Gateway:
         if self.bridged:
             await asyncio.sleep(work.seconds)
             return await self._send(writer, 200, work.now(), {"x-litellm-response-cost": self.cost})
-        return await self._send(writer, 200, {"id": work.id, "status": "queued", "output": []})
+        queued = {"id": work.id, "status": "queued", "output": [], "model": self.answers_as}
+        return await self._send(writer, 200, queued, self.headers)
 
     async def _stream(self, writer: asyncio.StreamWriter, work: Work) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-        created = {"id": work.id, "status": "in_progress", "output": []}
+        created = {"id": work.id, "status": "in_progress", "output": [], "model": self.answers_as}
         begins = self.during_stream(-1)
         if begins is not None:  # before the first event
             if begins.kind == "status":

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 
 import openai
 
 from ...calls.answer import as_beginning
 from ...calls.assembly import read_body
-from ...calls.lenient import read_json
+from ...calls.lenient import as_str, read_json
 from ...calls.response_stream import ResponseStream
 from ...calls.sse import Events, data_of, has_events
 from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
-from ...errors import ErrorKind
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
@@ -29,25 +27,15 @@ from ...transport.http_clients import before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
-from ..log import log
+from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
 from .outcome import outcome_of, storable
-from .prompt import with_other_search_tool, without
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
 _LONGEST_NAME = 80
-
-# How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
-_ADAPT: Mapping[ErrorKind, Callable[[JsonObject], JsonObject | None]] = {
-    ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
-    ErrorKind.UNSUPPORTED_REASONING: partial(without, "reasoning"),
-    ErrorKind.UNSUPPORTED_STREAM: partial(without, "stream"),
-}
-_DONE = {
-    ErrorKind.UNSUPPORTED_TOOL: "given the search tool by its other name",
-    ErrorKind.UNSUPPORTED_REASONING: "asked without `reasoning`",
-}
+# LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
+_MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,7 @@ class Reply:
         text: streamed text that this reply adds.
         known: whether the reply says anything of the response at all.
         streaming: whether it is an event of a stream, which more may follow.
+        model: that answers, if the reply names one.
     """
 
     response_id: str | None = None
@@ -69,6 +58,7 @@ class Reply:
     text: str = ""
     known: bool = True
     streaming: bool = False
+    model: str | None = None
 
 
 class Upstream:
@@ -77,9 +67,13 @@ class Upstream:
     Args:
         settings: where it is and how to sign in.
         longest: characters of text that are kept of one answer.
+        explicit: fields of a request that are never left out, although the model refuses them.
+        learned: seconds for which it is remembered what a model refuses.
     """
 
-    def __init__(self, settings: GatewaySettings, *, longest: int) -> None:
+    def __init__(
+        self, settings: GatewaySettings, *, longest: int, explicit: Collection[str] = (), learned: float = 600.0
+    ) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(
             base_url=settings.base_url,
@@ -89,7 +83,7 @@ class Upstream:
             default_headers=NO_PLATFORM,
         )
         self._longest = longest
-        self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused
+        self._adaptations = Adaptations(explicit=explicit, seconds=learned)
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -119,14 +113,20 @@ class Upstream:
         """
         with before_sent(prepare):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
-            raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            raw, adapted = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+        learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
             if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):
-                async for reply in self._read_events(raw):
-                    yield reply
+                replies = self._read_events(raw)
             else:
-                yield await self._read_one(raw)
+                replies = self._read_one(raw)
+            async for reply in replies:
+                if not learned:
+                    answered_by = raw.headers.get(_MODEL_HEADER) or reply.model
+                    self._adaptations.learn(adapted, answered_by, raw.headers.get(_DEPLOYMENT_HEADER))
+                    learned = True
+                yield reply
         finally:
             await raw.http_response.aclose()
 
@@ -169,37 +169,22 @@ class Upstream:
             raise PollFailed
         return reply
 
-    async def _create(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
-        """Send it; where the model refuses one field of it, once more as the model wants it.
-
-        What was refused with 400 was not executed, so this pays once. What was learned is kept for the next request.
-        """
+    async def _create(
+        self, request: JsonObject, headers: Mapping[str, str], timeout: float
+    ) -> tuple[RawResponse, Adapted]:
+        """Send it; if the model refuses one field of it, once more as the model wants it."""
         until = time.monotonic() + timeout
-        adaptations, untried = self._adaptations, set(_ADAPT)
-        for kind in adaptations:
-            request = _ADAPT[kind](request) or request
+        adapted = self._adaptations.begin(request)
         while True:
             try:
-                raw = await self._send(request, headers, until - time.monotonic())
+                return await self._send(adapted.request, headers, until - time.monotonic()), adapted
             except HeldBack:
                 raise
-            except Exception as error:
-                kind = explain(error).kind
-                adapted = (
-                    _ADAPT[kind](request) if kind in untried and isinstance(error, openai.APIStatusError) else None
-                )
-                if adapted is None:
+            except openai.APIStatusError as error:
+                if not adapted.refused(explain(error).kind, error.response.headers.get(_DEPLOYMENT_HEADER)):
                     raise submit_failed(error) from None
-                untried.remove(kind)
-                request, adaptations = adapted, adaptations ^ {kind}
-                continue
-            self._learn(adaptations - {ErrorKind.UNSUPPORTED_STREAM})
-            return raw
-
-    def _learn(self, adaptations: frozenset[ErrorKind]) -> None:
-        for kind in adaptations ^ self._adaptations:
-            log.warning("the model refuses a field of the request (%s): from now on it is %s", kind, _DONE[kind])
-        self._adaptations = adaptations
+            except Exception as error:
+                raise submit_failed(error) from None
 
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
@@ -235,11 +220,12 @@ class Upstream:
                 response_id = _usable(reader.id)
             begun = begun or bool(response_id or text)
             if begun:
-                yield Reply(response_id, outcome, None, storable(text), streaming=True)
+                model = as_str(reader.body().get("model")) or None
+                yield Reply(response_id, outcome, None, storable(text), streaming=True, model=model)
             if begun and outcome is not None:
                 return
 
-    async def _read_one(self, raw: RawResponse) -> Reply:
+    async def _read_one(self, raw: RawResponse) -> AsyncIterator[Reply]:
         try:
             await raw.http_response.aread()
             reply = self._read(raw)
@@ -247,7 +233,7 @@ class Upstream:
             raise OutcomeUnknown from None
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
-        return reply
+        yield reply
 
     def _read(self, raw: RawResponse) -> Reply:
         cut = is_cut(raw.http_response)
@@ -256,7 +242,7 @@ class Upstream:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
-        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known)
+        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known, model=answer.model)
 
 
 def _usable(response_id: str | None) -> str | None:
