@@ -33,22 +33,21 @@ class Report:
     def says(self, *words: str) -> bool:
         return any(word in self.everything for word in words)
 
-    def refuses(self, field: str, words: str, param: str = "") -> bool:
+    def refuses(self, field: str, words: str, *, param: str = "", said: Sequence[str] = ()) -> bool:
         """Was a request refused because of one of `_REFUSABLE`?
 
         Args:
-            field: the one of them; the parameter that the gateway names decides, if it is one of them.
-            words: pattern of the words about it, for a gateway that names no parameter or one that holds all of it.
+            field: the one of them. A parameter that the gateway names decides, if it is one of them.
+            words: pattern of the words about it, for a gateway that names no parameter or another one.
             param: pattern of the parameter's name, if its beginning is not enough.
+            said: what a refusal may say, beside `_UNSUPPORTED`.
         """
         if self.status not in (400, 422):
             return False
         named = next((name for name in _REFUSABLE if self.param.startswith(name)), "")
-        if named and named != field:
-            return False
-        return self.says(*_UNSUPPORTED) and bool(
-            (named and re.match(param or field, self.param)) or re.search(words, self.everything)
-        )
+        if named and (named != field or re.match(param or field, self.param)):
+            return named == field
+        return self.says(*_UNSUPPORTED, *said) and bool(re.search(words, self.everything))
 
     @property
     def html(self) -> bool:
@@ -64,19 +63,15 @@ _UNSUPPORTED = (
     "n't support",
     "unsupported",
     "not enabled",
-    "not available",
-    "not allowed",
-    "not permitted",
-    "not accept",
-    "n't accept",
     "invalid value",
-    "not valid",
     "unknown",
-    "unexpected",
     "unrecognized",
-    "not recognized",
-    "must be one of",
-    "zero data retention",
+    "not permitted",
+)
+# For fields that we send unasked: no harm is done where a refusal of something else is taken for one of theirs.
+_REFUSED = (
+    *("not available", "not allowed", "not accept", "n't accept", "not recognized", "not implemented", "unexpected"),
+    *("not a valid", "not valid", "is invalid", "must be", "should be", "cannot", "disabled", "zero data retention"),
 )
 # Effort has other names where LiteLLM bridges a model; OpenAI may name its value alone.
 _REASONING = r"\breasoning|\bthinking|\beffort\b"
@@ -150,25 +145,27 @@ ROWS: Sequence[Row] = (
         "look into the gateway's log before sending it again",
     ),
     Row(
-        lambda r: r.refuses("reasoning", _REASONING) or (not r.param and r.refuses("reasoning", _EFFORT)),
+        lambda r: (
+            r.refuses("reasoning", _REASONING, said=_REFUSED) or (not r.param and r.refuses("reasoning", _EFFORT))
+        ),
         ErrorKind.UNSUPPORTED_REASONING,
         "this model does not take `reasoning`",
         "leave it out, or choose a model that reasons",
     ),
     Row(
-        lambda r: r.refuses("tool", r"\btools?\b|web[_ ]search", r"tools\b.*\btype$"),
+        lambda r: r.refuses("tool", r"\btools?\b|web[_ ]search", param=r"tools\b.*\btype$"),
         ErrorKind.UNSUPPORTED_TOOL,
         "this model does not take that tool",
         "leave it out, or choose another model",
     ),
     Row(
-        lambda r: r.refuses("store", _STORE),
+        lambda r: r.refuses("store", _STORE, said=_REFUSED),
         ErrorKind.UNSUPPORTED_STORE,
         "the provider does not take `store` as it was sent",
         "leave it out (-o store=null, store=None)",
     ),
     Row(
-        lambda r: r.refuses("stream", _STREAM, r"stream$"),
+        lambda r: r.refuses("stream", _STREAM, param=r"stream$"),
         ErrorKind.UNSUPPORTED_STREAM,
         "this model does not stream here",
         "leave streaming out (--no-stream)",
