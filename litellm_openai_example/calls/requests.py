@@ -102,6 +102,12 @@ def create(method: Callable[..., T], request: JsonObject, **more: object) -> T:
     return method(**request, **more)
 
 
+def foreign_fields(method: Callable[..., object], fields: Mapping[str, object]) -> list[str]:
+    """Return the names of those fields that a `create` of the SDK does not have."""
+    known, _ = _parameters(inspect.unwrap(method))
+    return [name for name in fields if name not in known]
+
+
 @cache
 def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], frozenset[str]]:
     """The names of all parameters, and of those that have no default."""

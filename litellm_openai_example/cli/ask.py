@@ -6,7 +6,7 @@ from ..attachments import content_of
 from ..calls import calls
 from ..calls.reasons import RUNNING
 from ..calls.reply import Reply, require_complete
-from ..calls.requests import chat_request, response_request
+from ..calls.requests import chat_request, foreign_fields, response_request
 from ..calls.sources import source_list
 from ..client import text_stream
 from ..config import ConfigurationError
@@ -120,6 +120,17 @@ def _api(session: Session) -> calls.Api:
     return calls.CHAT if session.options.api == "chat" else calls.RESPONSES
 
 
+def tell_dropped_fields(session: Session) -> None:
+    """Tell which fields of -o reach no provider: LiteLLM drops those that it does not know of a response.
+
+    Those of a chat completion it passes on, and the provider refuses what it does not know.
+    """
+    fields = session.options.fields
+    names = foreign_fields(session.client.openai.responses.create, fields) if fields else []
+    if names:
+        notice(f"[the gateway passes {', '.join(names)} to no provider: not in the Responses API]")
+
+
 def _request(session: Session, prompt: str) -> JsonObject:
     options, model = session.options, session.client.model
     try:
@@ -130,6 +141,7 @@ def _request(session: Session, prompt: str) -> JsonObject:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
     if options.api == "chat":
         return chat_request(model, content, options.instructions, options.further)
+    tell_dropped_fields(session)
     return response_request(
         model,
         content,

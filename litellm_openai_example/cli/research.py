@@ -17,6 +17,7 @@ from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import work
 from .again import own_relay
+from .ask import tell_dropped_fields
 from .ending import NOT_AS_ASKED
 from .output import notice, progress, stderr_is_terminal, without_keys
 from .session import Session
@@ -67,6 +68,7 @@ def _answer_with_tools(session: Session, relay: RelayClient, prompt: str) -> int
     )
     conversation.search_tool = options.tool or conversation.search_tool
     relay.check()  # before the first call that is paid for
+    tell_dropped_fields(session)
     session.sent = True
     return _converse(session, relay, conversation)
 

@@ -80,7 +80,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "--request",
     "RELAY_REQUEST",
     "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
-    "those that the model gets by default (something to search with, and for the default model high effort); null "
+    "those that the model gets by default (something to search with, high effort, store); null "
     "takes one out.",
     type=_RequestFields(),
     default=None,

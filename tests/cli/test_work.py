@@ -16,7 +16,7 @@ from litellm_openai_example.config import OWN_RELAY
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
-from ..fakes.scripted import ScriptedServer, reply, response_body
+from ..fakes.scripted import ScriptedServer, chat_body, reply, response_body
 from ..research.test_loop import ARGUMENTS, FINAL, FakeRelay, Turns, calling, relay, view
 from .test_main import R, polling, start
 
@@ -186,3 +186,20 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     configured.answers(reply(body))
     assert command(*R, "hi").out == "See https://a.example/xy.\n\nSources:\n- A page: https://a.example/x\n"
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
+
+
+def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServer, command: RunCommand) -> None:
+    told = "[the gateway passes max_tokens, seed to no provider: not in the Responses API]\n"
+    configured.answers(reply(response_body("OK")))
+    foreign = ["-o", "max_tokens=5", "-o", "seed=1", "-o", "top_p=1", "hi"]
+    run = command("--api", "responses", *foreign)
+    assert (run.code, run.out, run.err) == (0, "OK\n", told)
+    run = command(
+        "--api", "responses", "-o", "max_output_tokens=5", "-o", "conversation=conv_1", "--effort", "high", "hi"
+    )
+    assert (run.code, run.err) == (0, "")
+    assert configured.posts[-1].json["extra_body"] == {"conversation": "conv_1"}
+    configured.answers(reply(response_body(None, "queued")))
+    assert command("--api", "responses", "--background", *foreign).err == told
+    configured.answers(reply(chat_body("OK")))
+    assert command(*foreign).err == ""
