@@ -132,7 +132,9 @@ def lost(client: openai.OpenAI, upstream: UpstreamControl, model: str, path: str
 
 def test_the_values_are_of_every_field() -> None:
     for method, values in ((Responses.create, RESPONSES), (Completions.create, CHAT)):
-        assert set(inspect.signature(inspect.unwrap(method)).parameters) - ELSEWHERE == set(values)
+        assert set(inspect.signature(inspect.unwrap(method)).parameters) - ELSEWHERE <= set(
+            values
+        )  # older SDKs have fewer
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def by_command(question: str, gateway: Gateway, command: RunCommand, folder: Pat
 
 def by_drop_in(question: str, gateway: Gateway, command: RunCommand, folder: Path) -> None:
     with LiteLLM(base_url=gateway.base_url, api_key=gateway.api_key) as client:
-        client.responses.create(model="gpt-6.1-sol", input=question, background=True, **GIVEN)
+        client.responses.create(model="gpt-6.1-sol", input=question, background=True, extra_body=GIVEN)
 
 
 def by_library(question: str, gateway: Gateway, command: RunCommand, folder: Path) -> None:

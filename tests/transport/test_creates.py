@@ -13,6 +13,7 @@ from openai import omit
 from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ErrorKind, GatewayError, LiteLLM, LiteLLMClient
+from litellm_openai_example.calls.requests import create
 
 from ..fakes.scripted import (
     COMPLETED,
@@ -29,6 +30,7 @@ from ..fakes.scripted import (
 WINDOW = {"completion_window": "8h"}
 DROPPED: dict[str, Any] = {"background_options": WINDOW, "conversation": "conv_1"}
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
+ASKED: dict[str, Any] = {**CREATE, **DROPPED}  # older SDKs do not know all of them: `create` knows where they go then
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 RESPONSE = {**response_body('{"name": "x"}'), "created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto"}
 RESPONSE |= {"tools": []}
@@ -51,13 +53,13 @@ def bodies(gateway: ScriptedServer) -> list[dict[str, Any]]:
 
 
 WAYS: dict[str, Callable[[LiteLLM], object]] = {
-    "create": lambda sdk: sdk.responses.create(**CREATE, **DROPPED),
-    "stream": lambda sdk: list(sdk.responses.create(**CREATE, **DROPPED, stream=True)),
-    "raw": lambda sdk: sdk.responses.with_raw_response.create(**CREATE, **DROPPED),
-    "parse": lambda sdk: sdk.responses.parse(**CREATE, **DROPPED, text_format=Named),
+    "create": lambda sdk: create(sdk.responses.create, ASKED),
+    "stream": lambda sdk: list(create(sdk.responses.create, ASKED, stream=True)),
+    "raw": lambda sdk: create(sdk.responses.with_raw_response.create, ASKED),
+    "parse": lambda sdk: create(sdk.responses.parse, ASKED, text_format=Named),
     "helper": lambda sdk: sdk.responses.stream(**CREATE, extra_body=DROPPED).__enter__().until_done(),
     "extra_body": lambda sdk: sdk.responses.create(**CREATE, extra_body=DROPPED),
-    "copy": lambda sdk: sdk.with_options(timeout=7).responses.create(**CREATE, **DROPPED),
+    "copy": lambda sdk: create(sdk.with_options(timeout=7).responses.create, ASKED),
     "post": lambda sdk: sdk.post("/responses", body={**CREATE, **DROPPED}, cast_to=object),
     "address": lambda sdk: sdk.post(f"{sdk.base_url}responses/?a=b", body={**CREATE, **DROPPED}, cast_to=object),
 }
@@ -80,8 +82,8 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
     async def use() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
             gateway.answers(REFUSED, reply(RESPONSE))
-            await sdk.responses.create(**CREATE, **DROPPED, background=True)
-            async with sdk.responses.with_streaming_response.create(**CREATE, **DROPPED) as response:
+            await create(sdk.responses.create, ASKED, background=True)
+            async with create(sdk.responses.with_streaming_response.create, ASKED) as response:
                 await response.read()
 
     asyncio.run(use())
@@ -103,18 +105,18 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
     ],
 )
 def test_what_the_caller_says_wins(given: Any, carried: Any, sdk: LiteLLM, gateway: ScriptedServer) -> None:
-    sdk.responses.create(**CREATE, **DROPPED, extra_body=given)
+    create(sdk.responses.create, {**ASKED, "extra_body": given})
     assert bodies(gateway)[0].get("extra_body") == carried
 
 
 def test_a_chat_completion(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(reply({**chat_body("OK"), "created": 1}))
-    sdk.chat.completions.create(**CHAT, prompt_cache_retention="24h", metadata={"a": "b"})
+    sdk.chat.completions.create(**CHAT, extra_body={"prompt_cache_retention": "24h"}, metadata={"a": "b"})
     metadata: Any = {"a": "b", "tags": ["mine"]}
     sdk.chat.completions.create(**CHAT, metadata=metadata, store=True)
     sdk.chat.completions.create(**CHAT, store=None)
     gateway.answers(sse(*[{**e, "created": 1, "object": "chat.completion.chunk"} for e in chat_events("O")]))
-    with sdk.chat.completions.stream(**CHAT, prompt_cache_retention="in_memory") as stream:
+    with sdk.chat.completions.stream(**CHAT, extra_body={"prompt_cache_retention": "in_memory"}) as stream:
         stream.until_done()
     first, second, third, fourth = bodies(gateway)
     assert first["extra_body"] == {"prompt_cache_retention": "24h"}
@@ -162,7 +164,7 @@ def test_a_background_create_is_stored(given: Any, store: object, sdk: LiteLLM, 
 
 def test_a_refused_store_is_left_out_once(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(REFUSED, reply(RESPONSE))
-    assert sdk.responses.create(**CREATE, **DROPPED, background=True).id == "resp_1"
+    assert create(sdk.responses.create, ASKED, background=True).id == "resp_1"
     gateway.answers(REFUSED)
     with pytest.raises(openai.BadRequestError):
         sdk.responses.create(**CREATE, background=True)
