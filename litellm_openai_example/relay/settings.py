@@ -141,7 +141,7 @@ def request_fields(text: str) -> JsonObject:
         fields = None
     if not isinstance(fields, dict) or not can_be_sent(fields):
         raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
-    inner = fields.get("extra_body") or {}  # what LiteLLM puts over the fields of the body
+    inner = {} if fields.get("extra_body") is None else fields["extra_body"]  # LiteLLM puts it over the body's fields
     if not isinstance(inner, dict):
         raise ValueError('must hold extra_body as an object, such as {"extra_body": {"a_new_field": 1}}')
     if taken := sorted(_OWN_FIELDS & (fields.keys() | inner.keys())):
