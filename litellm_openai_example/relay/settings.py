@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
 from ..json_object import JsonObject, can_be_sent, strict_json
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gpt-6.1-sol"
 
 _OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
+_ESCAPES = (
+    "it has the form postgresql://user:password@host:port/database, where special characters in the user and the "
+    "password are written as %40 (@), %2F (/), %3A (:), %23 (#), %25 (%)"
+)
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -153,17 +158,23 @@ def request_fields(text: str) -> JsonObject:
 
 
 def database_url(env: Mapping[str, str] = os.environ) -> URL:
-    """Where the ledger is: `RELAY_DATABASE_URL`, else a file in the state directory. Raises ConfigurationError."""
+    """Return the address of the ledger: `RELAY_DATABASE_URL`, otherwise a file in the state directory.
+
+    Raises:
+        ConfigurationError: the address is unusable; the text shows no part of it that could be a password.
+    """
     from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
     from sqlalchemy.exc import ArgumentError
 
     text = env.get("RELAY_DATABASE_URL", "").strip()
     if not text:
         return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
+    if text[0] in "\"'":
+        raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError("RELAY_DATABASE_URL is not a database URL") from None
+        raise ConfigurationError(f"RELAY_DATABASE_URL is not a database URL: {_ESCAPES}") from None
     driver = _DRIVERS.get(url.drivername)
     if driver is None:
         raise ConfigurationError("RELAY_DATABASE_URL must start with sqlite:// or postgresql://")
@@ -173,4 +184,16 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         url = url.set(database=os.path.abspath(str(url.database)))
     elif sys.platform == "win32":  # psycopg cannot work on the event loop that Python has there
         raise ConfigurationError("a ledger in PostgreSQL needs Linux or macOS: on Windows use SQLite, or WSL")
+    else:
+        url = _postgresql_url(text, url)
     return url.set(drivername=driver)
+
+
+def _postgresql_url(text: str, url: URL) -> URL:
+    """Return the URL with the directory of a Unix socket decoded. Raises ConfigurationError if a password is cut."""
+    behind = text.split("@", 1 + (url.username or "").count("@"))[-1]
+    if url.password is not None and "@" in behind:
+        # SQLAlchemy ends the password at the first @, and would look the rest up as a host.
+        raise ConfigurationError(f"RELAY_DATABASE_URL has an unescaped @ behind its user: {_ESCAPES}")
+    socket = unquote(url.host or "")
+    return url.set(host=socket) if socket.startswith(("/", "@")) else url

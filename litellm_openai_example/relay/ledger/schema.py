@@ -148,11 +148,17 @@ def prepare(connection: Connection) -> bytes:
     Runs in one transaction that no other process can share.
 
     Raises:
-        ConfigurationError: the tables are of a newer version.
+        ConfigurationError: the tables are of a newer version or another program, or the database cannot hold a ledger.
     """
     if connection.dialect.name == "postgresql":
+        _check_encoding(connection)
+        # Another process may be moving a large ledger: however long that takes, it is no reason to give up.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-    if not inspect(connection).has_table(meta.name):
+    inspector = inspect(connection)
+    if not inspector.has_table(meta.name):
+        refuse_foreign(name for name in metadata.tables if inspector.has_table(name))
         metadata.create_all(connection)
         values = {"version": str(VERSION), "secret": secrets.token_hex(32)}
         connection.execute(insert(meta), [{"key": key, "value": value} for key, value in values.items()])
@@ -167,7 +173,35 @@ def prepare(connection: Connection) -> bytes:
         for step in _STEPS[int(version) - 1 :]:
             step(connection)
         connection.execute(update(meta).where(meta.c.key == "version").values(value=str(VERSION)))
+    if connection.dialect.name == "postgresql":
+        _check_rows_visible(connection)
     return bytes.fromhex(stored["secret"])
+
+
+def refuse_foreign(tables: Iterable[str]) -> None:
+    """Raise ConfigurationError if a database holds some of these tables, and no ledger."""
+    names = set(tables)
+    if names and meta.name not in names:
+        raise ConfigurationError(
+            "the database of RELAY_DATABASE_URL belongs to another program: it holds tables, and no ledger among them"
+        )
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the encoding of the ledger's database is {encoding}, but must be UTF8, which holds every answer: "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _check_rows_visible(connection: Connection) -> None:
+    for table in metadata.tables:
+        if connection.scalar(text("SELECT row_security_active(CAST(:name AS text))"), {"name": table}):
+            raise ConfigurationError(
+                f"row-level security hides rows of {table} from the relay's role: make the role the table's owner"
+            )
 
 
 NO_LEDGER = "that database holds no ledger: a relay makes one when it starts"
