@@ -96,6 +96,28 @@ def test_over_http_the_key_of_the_client_counts(reach: Known, relay: ThreadedRel
     assert len(upstream.posts) == len(payers) + 1
 
 
+def test_the_key_of_an_agent_cannot_be_computed_from_the_ledger(start_relay: StartRelay, upstream: Gateway) -> None:
+    """Who knows a run's idempotency key has its token: what the relay's own key makes differs with that key."""
+    upstream.seconds = 60.0
+    ids = {started(over_http, start_relay(api_key=KEY)) for _ in range(2)}
+    assert len(ids) == 1
+    other = start_relay(api_key="sk-relay-another")
+    answer = other.api.call(
+        "POST",
+        "/mcp",
+        json={
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "deep_research", "arguments": {"research_question": "Why?"}},
+        },
+        headers={"Authorization": "Bearer sk-relay-another", "Accept": "application/json, text/event-stream"},
+    )
+    assert answer.status_code == 200
+    assert "inv_" in answer.text
+    assert not any(id in answer.text for id in ids)
+
+
 @pytest.mark.parametrize("reach", [on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)
 def test_who_pays_is_told_to_the_gateway(
     reach: Known, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,9 +18,11 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...config import is_loopback
+from ...config import ConfigurationError, is_loopback
 from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
+from ...state import kept_secret, state_dir
+from ..log import log
 from ..relay import Relay
 from .access import may_pay, relay_of
 from .body import Problem, read_body
@@ -73,7 +76,7 @@ class AgentServer:
         several = Payer.of(request.headers).headers or any(name in request.headers for name in _FORWARDED)
         host = request.client.host if request.client else ""
         place = "" if is_loopback(host) else f"\n{host}"
-        return Caller(f"agent\n{self._relay.settings.api_key or ''}", None if several else place)
+        return Caller(f"agent\n{self._secret}", None if several else place)
 
     async def _start(self) -> ASGIApp:
         server = await asyncio.to_thread(self._make_server)
@@ -98,7 +101,18 @@ class AgentServer:
     def _make_server(self) -> Any:
         from ...mcp.server import create_server
 
+        # Runs are found again by a key made of the arguments, which stand in the ledger, and of this.
+        self._secret = self._relay.settings.api_key or _kept_secret()
         return create_server(self._connect, self._identify)
+
+
+def _kept_secret() -> str:
+    """Return a secret that is not in the ledger: whoever can compute a run's idempotency key has its token."""
+    try:
+        return kept_secret(state_dir() / "agent-secret")
+    except (ConfigurationError, OSError, ValueError):
+        log.warning("the state directory cannot be used: after a restart, a repeated call of an agent pays again")
+        return secrets.token_urlsafe(32)
 
 
 class _Exchange(Response):

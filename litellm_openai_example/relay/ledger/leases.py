@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sqlalchemy import ColumnElement, Executable, Float, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .schema import IS_ACTIVE, db_now, invocations, workers
+from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 
 _LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
 _THOROUGH_EVERY = 30.0
@@ -43,10 +43,15 @@ class Leases:
     async def renew(self, connection: AsyncConnection) -> None:
         """Renew this process's lease."""
         ticks = None if self._postgresql else self._clock() + self._seconds
-        lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks}
+        lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks, "version": VERSION}
         renewed = update(workers).where(workers.c.id == self._worker).values(lease)
         if (await connection.execute(renewed)).rowcount == 0:
             await connection.execute(insert(workers).values(lease))
+
+    async def is_older_alive(self, connection: AsyncConnection) -> bool:
+        """Return True while a process lives that does not know hashed tokens. None can start once it is False."""
+        older = select(workers.c.id).where(workers.c.version.is_(None), self._is_alive).exists()
+        return bool(await connection.scalar(select(older)))
 
     async def end(self, connection: AsyncConnection) -> None:
         """End this process's lease."""

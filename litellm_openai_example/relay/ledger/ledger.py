@@ -36,11 +36,9 @@ UPDATE is stands in `changes`, who lives in `leases`, what is asked of the datab
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError
@@ -58,6 +56,7 @@ from .leases import Leases
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
 from .schema import IN_FLIGHT as IN_FLIGHT
+from .tokens import Tokens
 
 INDETERMINATE = Outcome("failed", "submission_indeterminate")
 CANCELLED = Outcome("cancelled", "cancelled_by_client")
@@ -98,7 +97,7 @@ class Ledger:
         self.worker = worker
         self._leases = Leases(worker, lease, clock, postgresql=database.postgresql)
         self._max_queued = max_queued
-        self._secret = b""
+        self._older_alive = True  # until a heartbeat has looked
         self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
         self._withdrawing: set[asyncio.Task[None]] = set()
         self._accepting = Batch(self._accept, largest=_ACCEPTED_AT_ONCE)
@@ -111,7 +110,7 @@ class Ledger:
     async def open(self) -> None:
         """Create or check the tables. Raises ConfigurationError in words for a person; no connection is left then."""
         try:
-            self._secret = await self.database.run(prepare)
+            self.tokens = Tokens(await self.database.run(prepare))
         except Exception as error:
             await self.database.close()
             if isinstance(error, DBAPIError | PoolTimeout | OSError):
@@ -129,13 +128,10 @@ class Ledger:
             await transaction.connection.execute(update(table).where(table.c.id == "").values(id=table.c.id))
         transaction.proof = True
 
-    def token(self, invocation_id: str) -> str:
-        """The token that reads and cancels an invocation. It is derived, so that no copy has to be kept."""
-        digest = hmac.digest(self._secret, invocation_id.encode("utf-8", "surrogatepass"), hashlib.sha256)
-        return urlsafe_b64encode(digest).rstrip(b"=").decode()
-
     async def accept(self, new: NewInvocation) -> Record:
         """Write an invocation down, or find the one that was accepted under its idempotency key.
+
+        Its token is hashed only if no process of an older version lives, which could not check it.
 
         Cancelling it calls it back: whoever was told that it failed asks again, and both would be paid for. Once its
         commit is under way, one with a key stays, to be found by the repeat; one without is cancelled after it.
@@ -143,6 +139,8 @@ class Ledger:
         Raises:
             QueueFull, IdempotencyConflict, LedgerUnavailable
         """
+        if self._older_alive:
+            new = replace(new, token_hash=None)
         self._wanted.add(new.id)
         try:
             return await self._accepting(new)
@@ -227,6 +225,8 @@ class Ledger:
         async def work(transaction: Transaction) -> None:
             await self._leases.renew(transaction.connection)
             await self._prove(transaction)
+            if self._older_alive:
+                self._older_alive = await self._leases.is_older_alive(transaction.connection)
 
         await self.database.write(work)
 

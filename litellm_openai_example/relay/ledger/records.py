@@ -31,6 +31,7 @@ class NewInvocation:
     deliverable_format: str
     arguments: str
     tags: str | None = None
+    token_hash: str | None = None
 
     @classmethod
     def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None, payer: Payer) -> NewInvocation:
@@ -91,6 +92,7 @@ class Record:
     updated_at: float
     cost_usd: float | None
     tags: str | None
+    token_hash: str | None
     age: float | None
 
     @property

@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 3
+VERSION = 4
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
@@ -80,6 +80,8 @@ invocations = Table(
     # True from the claim until just before the request leaves. No state of its own: processes of an older version, who
     # know nothing of it, take such a row for one that was perhaps sent.
     Column("unsent", Boolean),
+    # See tokens.py; empty for what a process of an older version accepted, or this one beside such a process.
+    Column("token_hash", String),
 )
 
 
@@ -120,6 +122,8 @@ workers = Table(
     Column("id", String, primary_key=True),
     Column("expires_at", Float, nullable=False),
     Column("ticks", Float),
+    # The schema version that the process knows; empty for processes before version 4.
+    Column("version", Integer),
 )
 
 
@@ -233,10 +237,15 @@ def _to_3(connection: Connection) -> None:
     _add_columns(connection, invocations.c.unsent)
 
 
+def _to_4(connection: Connection) -> None:
+    """Hashed tokens, and the versions of the processes."""
+    _add_columns(connection, invocations.c.token_hash, workers.c.version)
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     for column in columns:
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3]
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4]
