@@ -43,7 +43,9 @@ class Relay:
         self._upstream = Upstream(
             settings.gateway, longest=settings.max_output, explicit=settings.request, learned=timings.learned
         )
-        self.ledger = Ledger(self._database, name, lease=timings.lease, max_queued=settings.max_queued)
+        self.ledger = Ledger(
+            self._database, name, lease=timings.lease, max_queued=settings.max_queued, retention=settings.retention
+        )
         self._worker = Worker(self.ledger, self._upstream, settings)
         self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())
         self._database.on_change = self.hub.changed

@@ -33,6 +33,7 @@ RUNNING = Record(
     updated_at=2.0,
     cost_usd=None,
     tags=None,
+    token_hash=None,
     age=1.0,
 )
 ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_text": "the report", "updated_at": 3.0})

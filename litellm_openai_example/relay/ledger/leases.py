@@ -27,12 +27,16 @@ class Leases:
         worker: the name of this process.
         seconds: that this process may be silent before others take its work.
         clock: seconds, the same for all processes of this machine, never set. It counts on SQLite.
+        retention: seconds for which this process was told to keep results, None for as long as others say.
     """
 
-    def __init__(self, worker: str, seconds: float, clock: Callable[[], float], *, postgresql: bool) -> None:
+    def __init__(
+        self, worker: str, seconds: float, clock: Callable[[], float], *, postgresql: bool, retention: float | None
+    ) -> None:
         self._worker = worker
         self._seconds = seconds
         self._clock = clock
+        self._retention = retention
         self._postgresql = postgresql
         self._next_thorough = 0.0
         # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
@@ -43,7 +47,13 @@ class Leases:
     async def renew(self, connection: AsyncConnection) -> None:
         """Renew this process's lease."""
         ticks = None if self._postgresql else self._clock() + self._seconds
-        lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks, "version": VERSION}
+        lease = {
+            "id": self._worker,
+            "expires_at": db_now() + self._seconds,
+            "ticks": ticks,
+            "version": VERSION,
+            "retention": self._retention,
+        }
         renewed = update(workers).where(workers.c.id == self._worker).values(lease)
         if (await connection.execute(renewed)).rowcount == 0:
             await connection.execute(insert(workers).values(lease))
@@ -52,6 +62,11 @@ class Leases:
         """Return True while a process lives that does not know hashed tokens. None can start once it is False."""
         older = select(workers.c.id).where(workers.c.version.is_(None), self._is_alive).exists()
         return bool(await connection.scalar(select(older)))
+
+    async def longest_retention(self, connection: AsyncConnection) -> float | None:
+        """Return the longest time, in seconds, for which any process was told to keep results; None if none was."""
+        longest: float | None = await connection.scalar(select(func.max(workers.c.retention)))
+        return longest
 
     async def end(self, connection: AsyncConnection) -> None:
         """End this process's lease."""

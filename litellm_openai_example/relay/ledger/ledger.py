@@ -36,6 +36,7 @@ UPDATE is stands in `changes`, who lives in `leases`, what is asked of the datab
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,8 @@ _ACCEPTED_AT_ONCE = 200
 _READ_AT_ONCE = 500
 _LONGEST_DELAY = 600.0  # a later `not_before` was written before the clock was set back
 _PROBE = 1.5
+_PROOF = 2**14  # characters: a question, and what its indexes need
+_LARGEST_PROOF = 2**20  # the longest body of a start
 
 _row = invocations.c
 _DUE = (IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY))
@@ -81,6 +84,7 @@ class Ledger:
         worker: the name of this process, never used before.
         lease: seconds that this process may be silent before others take its work.
         max_queued: invocations that may wait to be submitted.
+        retention: seconds for which ended invocations are kept, unless another process keeps them longer.
         clock: seconds, the same for all processes of this machine, never set.
     """
 
@@ -91,12 +95,14 @@ class Ledger:
         *,
         lease: float,
         max_queued: int,
+        retention: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database = database
         self.worker = worker
-        self._leases = Leases(worker, lease, clock, postgresql=database.postgresql)
+        self._leases = Leases(worker, lease, clock, postgresql=database.postgresql, retention=retention)
         self._max_queued = max_queued
+        self._kept = retention  # what holds, as the log knows it
         self._older_alive = True  # until a heartbeat has looked
         self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
         self._withdrawing: set[asyncio.Task[None]] = set()
@@ -119,14 +125,19 @@ class Ledger:
         self.database.start()
 
     async def check(self) -> None:
-        """Raises LedgerUnavailable unless a write goes through now; answers in two seconds, whatever is wrong."""
+        """Raise LedgerUnavailable unless a start could be written now; answer in two seconds, whatever is wrong."""
         await self.database.check(self._prove, _PROBE)
 
     async def _prove(self, transaction: Transaction) -> None:
-        """Change nothing, in all tables that work depends on."""
-        for table in (workers, invocations):
-            await transaction.connection.execute(update(table).where(table.c.id == "").values(id=table.c.id))
-        transaction.proof = True
+        """Change all tables that work depends on, and write as much as a start does.
+
+        A change of no row needs no room on the disk. After a write has failed, the largest start is what has to go:
+        smaller ones may well succeed in what room is left.
+        """
+        size = _LARGEST_PROOF if self.database.away else _PROOF
+        mine = update(workers).where(workers.c.id == self.worker)
+        await transaction.connection.execute(mine.values(proof=secrets.token_hex(size // 2)))
+        await transaction.connection.execute(update(invocations).where(_row.id == "").values(id=_row.id))
 
     async def accept(self, new: NewInvocation) -> Record:
         """Write an invocation down, or find the one that was accepted under its idempotency key.
@@ -220,15 +231,16 @@ class Ledger:
     # Leases, and what dead processes have left
 
     async def heartbeat(self) -> None:
-        """Renew this process's lease."""
+        """Renew this process's lease; look whether a ledger that was away takes starts again."""
 
         async def work(transaction: Transaction) -> None:
             await self._leases.renew(transaction.connection)
-            await self._prove(transaction)
             if self._older_alive:
                 self._older_alive = await self._leases.is_older_alive(transaction.connection)
 
         await self.database.write(work)
+        if self.database.away:
+            self.database.probe(self._prove)
 
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
@@ -342,12 +354,17 @@ class Ledger:
     async def purge(self, retention: float) -> int:
         """Delete what ended more than `retention` seconds ago, a block of it, and leases that are long over.
 
+        Of the times that the processes of this ledger were told, the longest holds.
+
         Returns:
             how many were deleted: 0 if nothing was left.
         """
 
         async def work(transaction: Transaction) -> int:
-            cutoff = db_now() - retention
+            longest = await self._leases.longest_retention(transaction.connection)
+            held = max(retention, retention if longest is None else longest)
+            self._say_retention(retention, held)
+            cutoff = db_now() - held
             ids = await pick(transaction, (IS_ENDED, _row.updated_at < cutoff), _row.updated_at, _PURGED_AT_ONCE)
             if ids:
                 await transaction.connection.execute(delete(pieces).where(pieces.c.invocation_id.in_(ids)))
@@ -356,6 +373,15 @@ class Ledger:
             return len(ids)
 
         return await self.database.write(work)
+
+    def _say_retention(self, own: float, held: float) -> None:
+        if held != self._kept:
+            self._kept = held
+            log.warning(
+                "results are kept for %g h, the longest time that a process of this ledger was told; this one: %g h",
+                held / 3600,
+                own / 3600,
+            )
 
     def _mine(self, states: Iterable[str], *more: ColumnElement[bool]) -> Update:
         """A change of the invocation `the_id`, if it is this process's and in one of these states."""

@@ -124,6 +124,10 @@ workers = Table(
     Column("ticks", Float),
     # The schema version that the process knows; empty for processes before version 4.
     Column("version", Integer),
+    # Seconds for which the process was told to keep results; the longest holds.
+    Column("retention", Float),
+    # Written to prove that the database takes as much as a start is; nobody reads it. The last one, as it is long.
+    Column("proof", Text),
 )
 
 
@@ -238,8 +242,8 @@ def _to_3(connection: Connection) -> None:
 
 
 def _to_4(connection: Connection) -> None:
-    """Hashed tokens, and the versions of the processes."""
-    _add_columns(connection, invocations.c.token_hash, workers.c.version)
+    """Hashed tokens; what a process knows, keeps and can write."""
+    _add_columns(connection, invocations.c.token_hash, workers.c.version, workers.c.retention, workers.c.proof)
 
 
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
