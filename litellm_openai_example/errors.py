@@ -99,6 +99,10 @@ class LostAnswerError(PortableError, openai.APIConnectionError):
         self.outcome_unknown = outcome_unknown
 
 
+class ClosedClientError(LostAnswerError):
+    """The client was closed before the call, between two of its attempts, or while it waited for an answer."""
+
+
 class DeadlineExceededError(PortableError, openai.APITimeoutError):
     """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
 

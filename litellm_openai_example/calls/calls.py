@@ -153,7 +153,10 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
         names = await _model_names(model)
         if names:
             failure.hint = f"the gateway has: {', '.join(names)}"
-    raise failure from origin
+    try:
+        raise failure from origin
+    finally:
+        del failure, origin  # the traceback holds this frame, and would form a cycle with it
 
 
 async def _model_names(wanted: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from .ledger.failures import LedgerUnavailable
 from .log import configure_logging, log
 from .relay import Relay
 from .settings import Settings
+from .stderr import background_stderr
 
 _KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
 _CLOSING = 1  # seconds that answers in progress get at shutdown
@@ -45,6 +47,15 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     Raises:
         ConfigurationError, CannotStart: with one line for a person.
     """
+    with background_stderr(_tell_losses):
+        return _run(settings, tell)
+
+
+def _tell_losses(lines: int) -> None:
+    log.warning("%d lines of this log were lost: nothing took them from stderr", lines)
+
+
+def _run(settings: Settings, tell: Callable[[str], None]) -> int:
     configure_logging()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
     quiet_drivers()
@@ -58,6 +69,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     except asyncio.CancelledError:
         if not stopping.by:
             raise
+    log.info("stopped")
     return stopping.exit_code
 
 
@@ -130,11 +142,12 @@ class Stopping:
         if sys.platform != "win32":  # no thread: one cannot be started safely in a signal handler
             signal.signal(signal.SIGALRM, self._end)
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            # The interpreter takes its handlers away at its very end: the alarm would kill the process then.
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         self._stop()
 
     def _end(self, *_: object) -> None:
-        os.write(2, b"[relay] WARNING something did not stop in time; the process ends without it\n")
-        os._exit(self.exit_code)
+        os._exit(self.exit_code)  # without a word: stderr may be what hangs
 
 
 def _signals() -> list[signal.Signals]:

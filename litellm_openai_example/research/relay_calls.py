@@ -20,7 +20,7 @@ import httpx2
 from ..calls.lenient import read_json
 from ..calls.steps import EXPECTED, call, sleep
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
-from ..errors import GatewayError, StillRunningError, one_line
+from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
@@ -136,6 +136,8 @@ class RelayCalls:
                 response = await self._until_answered("GET", path, token_header(token), timeout=seconds + _WAIT_GRACE)
             except RelayError as error:
                 # It was asked again until the deadline was near: the run is none the worse for it.
+                if isinstance(error.__cause__, ClosedClientError):
+                    raise
                 if error.status is None or error.status in PASSING:
                     raise research_running(invocation_id, token, str(error)) from error
                 raise
@@ -163,18 +165,23 @@ class RelayCalls:
         while True:
             try:
                 response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED as error:
                 failure, asked = self._unreachable(error), None
                 origin: Exception | None = error
             else:
                 if response.status_code < 400:
                     return response  # type: ignore[no-any-return]
-                failure, asked, origin = self.refused(response), _asked_delay(response), None
                 if response.status_code not in PASSING:
-                    raise failure
+                    raise self.refused(response)
+                failure, asked, origin = self.refused(response), _asked_delay(response), None
             delay = pause if asked is None else asked
-            if delay >= _left():
-                raise failure from origin
+            try:
+                if delay >= _left():
+                    raise failure from origin
+            finally:
+                del failure, origin  # their tracebacks hold this frame, and would form a cycle with it
             await sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -224,6 +231,11 @@ class RelayCalls:
 async def _within(timeout: float | None, answer: Awaitable[T]) -> T:
     with sdk_call(timeout):
         return await answer
+
+
+def closed(error: ClosedClientError) -> RelayError:
+    """Return the error of a call whose helper was closed before it or during it."""
+    return RelayError(error.what, kind=ErrorKind.LOST, outcome_unknown=error.outcome_unknown)
 
 
 def until_of(relay: RelayCalls, timeout: float | Deadline | None) -> Deadline:

@@ -11,6 +11,7 @@ import anyio
 import httpx2
 
 from ..calls.steps import EXPECTED, Operation, run, run_async
+from ..errors import ClosedClientError
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
@@ -18,7 +19,7 @@ from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading
-from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, until_of
+from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, closed, until_of
 
 T = TypeVar("T")
 
@@ -96,6 +97,8 @@ class RelayClient(RelayCalls):
                     response.close()
             except RelayError:
                 raise
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():
@@ -179,6 +182,8 @@ class AsyncRelayClient(RelayCalls):
                     await response.aclose()
             except RelayError:
                 raise
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():

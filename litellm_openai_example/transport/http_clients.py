@@ -98,7 +98,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                     response.close()
                     raise
         except Exception as error:
-            raise attempt.failure(error) from error
+            raise attempt.failure(error, closed=self.is_closed) from error
         finally:
             request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
@@ -167,7 +167,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         await response.aclose()
                     raise
         except Exception as error:
-            raise attempt.failure(error) from error
+            raise attempt.failure(error, closed=self.is_closed) from error
         finally:
             request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:

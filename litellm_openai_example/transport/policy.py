@@ -37,7 +37,7 @@ from openai import APIConnectionError, Timeout
 
 from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
-from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
+from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from .deadline import Deadline, current_deadline
 from .headers import retry_after
 
@@ -135,8 +135,18 @@ class Attempt:
         connects = getattr(info.get("request"), "method", b"") == b"CONNECT"
         return name.endswith(".send_request_headers.started") and not self.sent and not connects
 
-    def failure(self, error: Exception, *, cut: bool = False) -> Exception:
-        """What to raise for an attempt without a usable answer; what the SDK may retry is `error` itself."""
+    def failure(self, error: Exception, *, cut: bool = False, closed: bool = False) -> Exception:
+        """Return what to raise for an attempt without a usable answer; what the SDK may retry is `error` itself.
+
+        Args:
+            error: what the HTTP library raised.
+            cut: the deadline has ended the attempt.
+            closed: the client has been closed, under the attempt or before it.
+        """
+        if closed:
+            return ClosedClientError(
+                "this client was closed", self.request, outcome_unknown=self.sent and not self.reading
+            )
         if isinstance(error, ConfigurationError):  # the certificates are read late
             return UnusableSettingError(str(error))
         if cut or self.until.passed:
