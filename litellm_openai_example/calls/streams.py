@@ -119,7 +119,10 @@ class TextStream(Iterator[str]):
         finally:
             self._raw.http_response.close()
         yield from _if_any(self._reading.rest())
-        self._reading.verdict(failure)
+        try:
+            self._reading.verdict(failure)
+        finally:
+            del failure  # its traceback holds this frame, and would form a cycle with it
 
 
 class AsyncTextStream(AsyncIterator[str]):
@@ -187,7 +190,10 @@ class AsyncTextStream(AsyncIterator[str]):
             await raw.http_response.aclose()
         for piece in _if_any(reading.rest()):
             yield piece
-        reading.verdict(failure)
+        try:
+            reading.verdict(failure)
+        finally:
+            del failure
 
 
 def _if_any(piece: str) -> list[str]:

@@ -161,7 +161,6 @@ def test_a_client_that_is_closed_under_a_call(name: str, gateway: ScriptedServer
 CYCLIC: dict[str, Answer] = {
     "refused": REFUSED,
     "key": reply({"error": {"message": "no", "type": None, "code": "401"}}, 401),
-    "unknown": reply({"error": {"message": "Invalid model name passed in model=m", "code": "400"}}, 400),
     "server": reply({"error": {"message": "no", "code": "500"}}, 500),
     "no JSON": Answer(body=b"<html>", headers={"content-type": "text/html"}),
     "dropped": Answer(cut=5, body=b"{}                "),
@@ -250,7 +249,7 @@ print("done")
 def test_what_is_abandoned_prints_nothing(gateway: ScriptedServer) -> None:
     """A stream, a client, an event loop: nobody closes any of them."""
     gateway.script = lambda _: sse(*chat_events(*"abcdefgh"), pause=0.05)
-    command = [sys.executable, "-X", "dev", "-c", ABANDONED, gateway.url]
+    command = [sys.executable, "-W", "always", "-c", ABANDONED, gateway.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert done.stderr == ""
