@@ -38,6 +38,7 @@ class BackgroundStream(io.TextIOBase):
         self._lines: queue.Queue[bytes] = queue.Queue(_HELD)
         self._begun = ""  # the line that is being written
         self._lost = 0
+        self._counting = threading.Lock()
         threading.Thread(target=self._write_lines, name="stderr", daemon=True).start()
 
     def writable(self) -> bool:
@@ -49,7 +50,7 @@ class BackgroundStream(io.TextIOBase):
             try:
                 self._lines.put_nowait(f"{line}\n".encode(errors=self.errors))
             except queue.Full:
-                self._lost += 1
+                self._count_lost()
         return len(text)
 
     def drain(self, seconds: float) -> None:
@@ -61,13 +62,17 @@ class BackgroundStream(io.TextIOBase):
 
     def _write_lines(self) -> None:
         while True:
-            line = self._lines.get()
-            if not _write(self._descriptor, line):
-                self._lost += 1
+            if not _write(self._descriptor, self._lines.get()):
+                self._count_lost()
             elif self._lost:
-                lost, self._lost = self._lost, 0
+                with self._counting:
+                    lost, self._lost = self._lost, 0
                 self._tell_losses(lost)
             self._lines.task_done()
+
+    def _count_lost(self) -> None:
+        with self._counting:
+            self._lost += 1
 
 
 def _write(descriptor: int, data: bytes) -> bool:
