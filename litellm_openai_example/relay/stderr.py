@@ -1,7 +1,7 @@
 """Standard error that nobody has to read: lines are written by a thread, so the event loop never waits for a reader.
 
-A pager, a log collector or a disk may stop taking lines. The relay carries on, drops the lines that the queue cannot hold,
-and logs afterwards how many were lost.
+A pager, a log collector or a disk may stop taking lines. The relay carries on, drops the lines that the queue cannot
+hold, and logs afterwards how many were lost.
 """
 
 from __future__ import annotations
