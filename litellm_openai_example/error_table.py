@@ -222,6 +222,7 @@ ROWS: Sequence[Row] = (
         lambda r: r.status == 403, ErrorKind.FORBIDDEN, "the gateway does not permit this", "check what this key may do"
     ),
     Row(lambda r: r.status == 404, ErrorKind.NOT_FOUND, "the gateway did not find it", "check the id and the model"),
+    Row(lambda r: r.status == 410, ErrorKind.NOT_FOUND, "it is gone for good", "it was deleted or has expired"),
     Row(lambda r: r.status == 408, ErrorKind.TIMEOUT, "the provider did not answer the gateway in time"),
     Row(
         lambda r: r.status == 413, ErrorKind.TOO_LARGE, "the request is too large for the gateway", "shorten the prompt"

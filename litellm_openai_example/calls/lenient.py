@@ -11,6 +11,8 @@ from ..json_object import DEEPEST, JsonObject
 # Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
+_LARGEST = 2**53  # up to here a float is exact
+_BETWEEN = re.compile(r"[\s\0\ufeff]*")  # what may stand between two values
 
 # The brackets of a JSON text; strings are matched as well, because they may hold some.
 _BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
@@ -93,6 +95,32 @@ def _without_depths(text: str, levels: int) -> str:
     return "".join([*kept, text[start:]]) if depth <= levels else "".join(kept)
 
 
+def split_json(text: str) -> tuple[list[object], list[str]]:
+    """Return the objects, lists and texts that follow one another in `text`, and the lines between that are no JSON."""
+    values: list[object] = []
+    others: list[str] = []
+    decoder = json.JSONDecoder(parse_int=_integer)
+    at = 0
+    while (at := _end_of(_BETWEEN.match(text, at))) < len(text):
+        if text[at] in '{["':
+            try:
+                value, at = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                values.append(value)
+                continue
+        line_end = text.find("\n", at)
+        line_end = len(text) if line_end < 0 else line_end
+        others.append(text[at:line_end])
+        at = line_end
+    return values, others
+
+
+def _end_of(match: re.Match[str] | None) -> int:
+    return match.end() if match else 0  # a pattern that matches the empty text always matches
+
+
 def _integer(digits: str) -> int | str:
     try:
         return int(digits)
@@ -122,7 +150,16 @@ def as_str(value: object) -> str:
 
 
 def as_int(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if abs(number) < _LARGEST else None  # NaN is not smaller either
 
 
 def as_id(value: object) -> str:
@@ -187,6 +224,11 @@ class Text:
             self._pieces.append(piece)
         return piece
 
+    def so_far(self) -> str:
+        """Return what can be shown of the pieces that were taken."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
+
     def end(self) -> str:
         """What was held back for a second half that never came."""
         half, self._half = self._half, ""
@@ -195,8 +237,7 @@ class Text:
         return half
 
     def __str__(self) -> str:
-        self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] + self._half
+        return self.so_far() + self._half
 
     def __bool__(self) -> bool:
         return bool(self._half) or any(self._pieces)

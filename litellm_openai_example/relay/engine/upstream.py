@@ -14,7 +14,7 @@ from ...calls.answer import as_beginning
 from ...calls.assembly import read_body
 from ...calls.lenient import as_str, read_json
 from ...calls.response_stream import ResponseStream
-from ...calls.sse import Events, data_of, has_events
+from ...calls.sse import Events, has_events
 from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
 from ...json_object import JsonObject
@@ -206,12 +206,13 @@ class Upstream:
         events = aiter(Events(raw.http_response))
         while True:
             try:
-                event = data_of(await anext(events))
+                text = reader.take(await anext(events))
+                if reader.ended and reader.broken:
+                    raise ValueError("a piece of the answer is missing")
             except Exception:
                 if not begun:
                     raise OutcomeUnknown from None
                 return  # over or broken: the response itself tells what became of it
-            text = reader.feed(event)
             outcome = None
             if reader.ended:  # only now the text is put together: it may be long
                 # The headers came before the answer: what they say of its cost is not true yet.
@@ -237,7 +238,7 @@ class Upstream:
 
     def _read(self, raw: RawResponse) -> Reply:
         cut = is_cut(raw.http_response)
-        answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
+        answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
