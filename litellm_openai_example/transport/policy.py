@@ -115,8 +115,6 @@ class Attempt:
         if not self.reading:
             # The gateway would repeat a failed POST itself, and each repeat may be paid for.
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
-        if self.max_answer is not None:
-            request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
 
     @property
     def retries(self) -> int:
@@ -160,8 +158,12 @@ class Attempt:
             return self._as_request_error(error) if again else self._unconnected(error)
         if self.reading and _backoff(self.retries) < self.until.remaining():
             return self._as_request_error(error)
-        what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
-        return LostAnswerError(f"{what} after the request was sent", self.request, outcome_unknown=not self.reading)
+        if isinstance(error, httpx2.DecodingError):
+            what = f"the answer was lost: {error}"
+        else:
+            what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
+            what = f"{what} after the request was sent"
+        return LostAnswerError(what, self.request, outcome_unknown=not self.reading)
 
     def judge(self, response: httpx2.Response) -> None:
         """Tell the SDK through the answer's headers whether to send again, and when."""
