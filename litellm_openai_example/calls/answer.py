@@ -248,7 +248,7 @@ def _gone(data: JsonObject, status: str) -> str:
 
 
 def _messages_text(messages: list[JsonObject]) -> str:
-    """Return the texts of the messages, each once: a commentary may be repeated as the answer, and a message sent twice."""
+    """Return the texts of the messages, each once: an answer may repeat the commentary, and a message be sent twice."""
     texts: list[str] = []
     seen: set[str] = set()
     named: dict[str, int] = {}

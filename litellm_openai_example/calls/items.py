@@ -8,7 +8,7 @@ from ..errors import one_line
 from ..json_object import JsonObject
 from .lenient import as_dict, as_list, as_str
 
-# The types of output items and of parts of a message (openai.types.responses, openai.types.chat; Anthropic's `thinking`).
+# Types of output items and of parts of a message (openai.types.responses, openai.types.chat; Anthropic's `thinking`).
 _WORDS = {
     "apply_patch_call": "a patch",
     "audio": "audio",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 import time
 from typing import Any, NoReturn
@@ -179,9 +180,23 @@ def command(ctx: click.Context, /, **values: Any) -> int:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code; see `--help` for what the codes mean."""
+    if arguments is None:
+        _speak_utf8()
     gc.disable()  # until everything is imported
     gc.freeze()
     sys.exit(_main(arguments))
+
+
+def _speak_utf8() -> None:
+    """Begin again in Python's UTF-8 mode if the locale knows only ASCII, as that of cron and small containers does.
+
+    Python does so by itself unless PYTHONUTF8=0 forbids it; then the words of a command line, of a pipe and of an answer
+    in any other language would be lost.
+    """
+    ascii_only = sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
+    if ascii_only and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def _main(arguments: list[str] | None) -> int:

@@ -81,7 +81,7 @@ class Packing:
         return len(self._start) >= _ENOUGH
 
     def _found(self) -> list[str]:
-        """Return how the body is packed, judged by its first bytes. Raises DecodingError if nothing here unpacks that."""
+        """Return how the body is packed, by its first bytes. Raises DecodingError if nothing here unpacks that."""
         if _is_text(self._start):
             return []
         known = [name for name in self._encodings if name in _ENCODINGS]

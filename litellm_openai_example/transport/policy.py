@@ -103,6 +103,7 @@ class Attempt:
         self.background = not self.reading and content_type.startswith("application/json") and _is_background(request)
         carries_file = content_type.startswith("multipart/") or _wants_file(request)
         self.sent = False
+        self.phase = ""  # what is being done before the request can be sent
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
         self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
@@ -123,7 +124,9 @@ class Attempt:
 
     def on_event(self, name: str, info: Mapping[str, object]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
-        if self.leaves_with(name, info):
+        if name.endswith(".start_tls.started"):
+            self.phase = ": the TLS handshake did not end (does that port speak https?)"
+        elif self.leaves_with(name, info):
             self.sent = True
             self.request.extensions.pop("trace", None)  # what comes later tells nothing, and costs
 
@@ -194,7 +197,7 @@ class Attempt:
 
     def _too_late(self) -> DeadlineExceededError:
         limit = "in time" if math.isinf(self.until.seconds) else f"within {self.until.seconds:g} s"
-        what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}"
+        what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}{self.phase}"
         return DeadlineExceededError(what, self.request, outcome_unknown=self.sent and not self.reading)
 
     def _as_request_error(self, error: Exception) -> httpx2.RequestError:
