@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx2
 
 from ..config import ConfigurationError
+from .proxies import SOCKS_PACKAGE
 
 
 class LateTrust(ssl.SSLContext):
@@ -72,7 +73,7 @@ def as_configuration_errors() -> Iterator[None]:
         reason = f"the certificates cannot be read ({error.strerror or error}): check SSL_CERT_FILE and SSL_CERT_DIR"
         raise ConfigurationError(reason) from error
     except ImportError as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(SOCKS_PACKAGE if "socks" in str(error).lower() else str(error)) from error
     except (ValueError, httpx2.InvalidURL) as error:
         raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
 

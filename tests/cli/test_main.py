@@ -196,6 +196,7 @@ def test_bad_settings_are_refused(
 
 
 DIRECT, RELAY = ["hi"], ["--target", "relay", "hi"]
+FAR = "https://gateway.invalid"
 
 
 @pytest.mark.parametrize(
@@ -224,8 +225,9 @@ def test_settings_of_the_network_that_cannot_be_used(
     command: RunCommand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if variable == "SSL_CERT_FILE" else ():
-        monkeypatch.setenv(name, "https://127.0.0.1:1")
+    address = {"SSL_CERT_FILE": "https://127.0.0.1:1", "HTTPS_PROXY": FAR, "ALL_PROXY": FAR}.get(variable)
+    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if address else ():
+        monkeypatch.setenv(name, address or "")
     monkeypatch.setenv(variable, value)
     run = command(*arguments)
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
