@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Bytes in, events out, whatever the pieces in which the bytes arrive."""
+    """Bytes in, events out, however the bytes are cut into pieces."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
@@ -66,7 +66,8 @@ class EventParser:
         """What the end of the body completes: a last event without its blank line, if all of it is there."""
         line = "".join(self._line) + self._decoder.decode(b"", True)
         events = self._take(line) if line else []
-        if self._name != "error" and not _is_complete("\n".join(self._data)):
+        last = "\n".join(self._data)
+        if self._name != "error" and not is_done(last) and not split_json(last)[0]:
             self._data = []
         return events + self._dispatch()
 
@@ -180,10 +181,8 @@ def error_of(data: JsonObject) -> object:
     return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
-def _is_complete(text: str) -> bool:
-    if is_done(text):
-        return True
+def _is_complete(line: str) -> bool:
     try:
-        return isinstance(parse_json(text), dict | list)
+        return isinstance(parse_json(line), dict)
     except (ValueError, RecursionError):
         return False
