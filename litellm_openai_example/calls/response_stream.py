@@ -224,7 +224,7 @@ class _Echo:
 
     def take(self, piece: str) -> str:
         """Take a piece, and return all that was held back once the message is another one."""
-        self._alike = [text for text in self._alike if text.startswith(piece, self._length)]
+        self._alike = [text for text in self._alike if _goes_on(text, self._length, piece)]
         self._pieces.append(piece)
         self._length += len(piece)
         return "" if self._alike else join(self._pieces)
@@ -233,6 +233,11 @@ class _Echo:
         """Return what was held back when the message has ended, if it is not one of those before."""
         text = join(self._pieces)
         return "" if any(text.strip() == other.strip() for other in self._texts) else text
+
+
+def _goes_on(text: str, at: int, piece: str) -> bool:
+    """Does a piece stand there in a text, or is only white space what it has behind its end?"""
+    return text.startswith(piece, at) or not piece.removeprefix(text[at:]).strip()
 
 
 def _joined(parts: dict[int, list[str]]) -> str:

@@ -190,13 +190,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _speak_utf8() -> None:
     """Begin again in Python's UTF-8 mode if the locale knows only ASCII, as that of cron and small containers does.
 
-    Python does so by itself unless PYTHONUTF8=0 forbids it; then the words of a command line, of a pipe and of an answer
-    in any other language would be lost.
+    Python does so by itself unless PYTHONUTF8=0 forbids it; then a prompt, a file name and an answer in most languages
+    would be lost.
     """
     ascii_only = sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
     if ascii_only and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
         os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, sys.orig_argv)
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 def _main(arguments: list[str] | None) -> int:

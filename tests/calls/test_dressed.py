@@ -43,7 +43,7 @@ def dressed(event: Callable[[str], str], end: str = "data: [DONE]\n\n") -> Calla
     return lambda events: "".join(event(json.dumps(one)) for one in events) + end
 
 
-DRESSES: dict[str, Callable[[list[Json]], str]] = {
+DRESSES: dict[str, Callable[[list[Any]], str]] = {
     "prefix twice": dressed(lambda text: f"data: data: {text}\n\n", "data: data: [DONE]\n\n"),
     "prefix twice, no space": dressed(lambda text: f"data:data:{text}\n\n", "data:data:[DONE]\n\n"),
     "prefix three times": dressed(lambda text: f"data: data: data: {text}\n\n"),
@@ -192,16 +192,16 @@ def test_a_text_and_a_call_may_stand_in_different_choices() -> None:
     assert (answer.text, answer.status, [one.name for one in answer.calls]) == ("I look.", "completed", ["f"])
 
 
+STOP = chunk(None, "stop")
 STREAMED: dict[str, tuple[list[Json], str]] = {
-    "two, mixed": ([chunk("b1", index=1), chunk("a1"), chunk("b2", index=1), chunk("a2"), chunk(None, "stop")], "a1a2"),
-    "two in one event": ([{"choices": chunk("a")["choices"] + chunk("b", index=1)["choices"]}, chunk(None, "stop")], "a"),
-    "two without an index": ([{"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]}, chunk("", "stop")], "a"),
-    "indexes as texts": ([chunk("b", index="1"), chunk("a", index="0"), chunk(None, "stop", index="0")], "a"),
-    "all in the second": ([chunk(""), chunk("a", index=1), chunk("b", index=1), chunk(None, "stop"),
-                           chunk(None, "stop", index=1)], "ab"),
-    "the second after the end of the first": ([chunk(None, "stop"), chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
+    "two, mixed": ([chunk("b1", index=1), chunk("a1"), chunk("b2", index=1), chunk("a2"), STOP], "a1a2"),
+    "two in one event": ([{"choices": chunk("a")["choices"] + chunk("b", index=1)["choices"]}, STOP], "a"),
+    "two without an index": ([{"choices": [{"delta": {"content": text}} for text in "ab"]}, STOP], "a"),
+    "indexes as texts": ([chunk("b", index="1"), chunk("a", index="0"), STOP], "a"),
+    "all in the second": ([chunk(""), chunk("a", index=1), chunk("b", index=1), STOP, chunk("", "stop", 1)], "ab"),
+    "the second after the end of the first": ([STOP, chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
     "only the second": ([chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STREAMED)
