@@ -40,6 +40,7 @@ class ResponseStream(Assembly):
         self._tail = ""
         self._parts: dict[int | None, dict[int, list[str]]] = {}
         self._indexes: dict[str, int] = {}
+        self._announced: set[int] = set()
         self._echo: _Echo | None = None
         self._refusals: list[str] = []
         self._notes: list[object] = []
@@ -91,7 +92,12 @@ class ResponseStream(Assembly):
 
     def _item(self, kind: str, data: JsonObject) -> str:
         item = as_dict(data.get("item"))
-        index = self._index({"item_id": item.get("id"), **data})
+        index, name = as_int(data.get("output_index")), as_str(item.get("id"))
+        if index is None:
+            index = self._indexes.get(name)
+        else:
+            self._announced.add(index)
+            self._indexes[name] = index
         if kind == "output_item.added":
             return ""
         self._items[len(self._items) if index is None else index] = item
@@ -102,11 +108,16 @@ class ResponseStream(Assembly):
         return piece + self._end_echo() if self._echo and self._echo.index == index else piece
 
     def _index(self, data: JsonObject) -> int | None:
-        """The output item that an event is about; None where it does not say."""
+        """Return the output item that an event is about, None if it does not say.
+
+        Some gateways change the index of an item from event to event, some the id.
+        """
         index, name = as_int(data.get("output_index")), as_str(data.get("item_id"))
-        if index is not None and name:
-            self._indexes[name] = index
-        return self._indexes.get(name) if index is None else index
+        if index in self._announced or not name:
+            return index
+        if index is not None:
+            self._indexes.setdefault(name, index)
+        return self._indexes.get(name)
 
     def _add(self, index: int | None, part: object, piece: str) -> str:
         """Take a piece of one part of one item."""

@@ -97,6 +97,33 @@ def test_each_text_is_shown_once(name: str, events: dict[str, bool]) -> None:
     assert (shown, reader.answer().text, reader.answer().status) == (text, text, "completed")
 
 
+@pytest.mark.parametrize("announced", [False, True])
+@pytest.mark.parametrize(("ids", "indexes"), [("mm", (0, 0)), ("ab", (0, 0)), ("mm", (0, 1))])
+def test_a_message_whose_index_or_id_changes_stays_one(ids: str, indexes: tuple[int, int], announced: bool) -> None:
+    events: list[Json] = [
+        {"type": "response.output_text.delta", "item_id": name, "output_index": index, "delta": text}
+        for name, index, text in zip(ids, indexes, ("Hel", "lo"), strict=True)
+    ]
+    if announced:
+        events.insert(0, {"type": "response.output_item.added", "output_index": 0, "item": message("", id=ids[0])})
+    reader = ResponseStream()
+    shown = "".join(reader.feed(event) for event in [*events, completed(message("Hello"))])
+    assert shown == reader.answer().text == "Hello"
+
+
+def test_messages_with_one_id_stay_apart_once_they_are_announced() -> None:
+    reader, shown = ResponseStream(), ""
+    for index, text in enumerate("AB"):
+        item = {"output_index": index, "item": message(text, id="m")}
+        shown += reader.feed({"type": "response.output_item.added", **item})
+        shown += reader.feed(
+            {"type": "response.output_text.delta", "item_id": "m", "output_index": index, "delta": text}
+        )
+        shown += reader.feed({"type": "response.output_item.done", **item})
+    shown += reader.feed(completed())
+    assert shown == reader.answer().text == "A\n\nB"
+
+
 def test_a_message_that_was_held_back_is_not_lost_when_the_stream_breaks() -> None:
     reader = ResponseStream()
     deltas = [(0, SAME), (1, "Same")]
