@@ -14,12 +14,12 @@ import anyio
 import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
+from . import proxies
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
 from .idle import ask_cheaply
 from .packets import join_writes, join_writes_async
 from .policy import Attempt
-from .proxies import mounts
 from .tls import as_configuration_errors
 
 # A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
@@ -68,7 +68,10 @@ class _PolicyClient:
         """Return the transports of a client whose environment names a proxy that cannot be used."""
         options = {name: settings[name] for name in _OF_TRANSPORT if name in settings}
         direct = self._transport_type(**options)
-        return {"transport": direct, "mounts": mounts(direct, **options)}
+        found = proxies.mounts(direct, **options)
+        if base_url := str(settings.get("base_url", "")):
+            proxies.check(found, base_url)
+        return {"transport": direct, "mounts": found}
 
     def _of_this_process(self) -> Self:
         pid = os.getpid()

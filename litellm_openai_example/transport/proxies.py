@@ -19,6 +19,9 @@ _SCHEMES = ("http", "https", "socks5", "socks5h")
 SOCKS_PACKAGE = f"a SOCKS proxy takes another package: `pip install '{httpx2.__name__}[socks]'`"
 
 
+_NOWHERE = httpx2.MockTransport(lambda _: httpx2.Response(204))
+
+
 class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     """In place of a proxy: refuses what would go through it.
 
@@ -28,7 +31,7 @@ class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, reason: str, direct: Any) -> None:
-        self._reason = reason
+        self.reason = reason
         self._direct = direct
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -41,9 +44,13 @@ class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self._check(request)
         return await self._direct.handle_async_request(request)  # type: ignore[no-any-return]
 
+    def without_sending(self) -> UnusableProxy:
+        """Return one that refuses the same requests and sends none."""
+        return UnusableProxy(self.reason, self._direct and _NOWHERE)
+
     def _check(self, request: httpx2.Request) -> None:
         if self._direct is None or not is_loopback(request.url.host):
-            raise ConfigurationError(self._reason)
+            raise ConfigurationError(self.reason)
 
 
 def mounts(direct: Any, **options: Any) -> dict[str, Any]:
@@ -64,6 +71,16 @@ def mounts(direct: Any, **options: Any) -> dict[str, Any]:
         if url := proxies.get(scheme):
             found[f"{scheme}://"] = _transport(scheme, url if "://" in url else f"http://{url}", direct, options)
     return found
+
+
+def check(found: dict[str, Any], url: str) -> None:
+    """Raise ConfigurationError if what is sent to `url` would go through one of the proxies that cannot be used."""
+    probes = {pattern: one.without_sending() for pattern, one in found.items() if isinstance(one, UnusableProxy)}
+    others = {pattern: one and _NOWHERE for pattern, one in found.items() if pattern not in probes}
+    with httpx2.Client(
+        transport=_NOWHERE, mounts={**probes, **others}
+    ) as client:  # which knows what each pattern means
+        client.head(url)
 
 
 def _transport(scheme: str, url: str, direct: Any, options: dict[str, Any]) -> Any:

@@ -304,10 +304,18 @@ def test_a_proxy_that_cannot_be_used_is_named(name: str, kind: str, monkeypatch:
     settings, said = CONCERNED[name]
     for variable, value in settings.items():
         monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigurationError, match=said) as caught:
-        create(kind, FAR)
-    assert isinstance(caught.value, openai.OpenAIError)
-    assert "s3cret" not in str(caught.value)
+    for made_for in ("", "http://127.0.0.1:9"):  # found when the client is made, or when it is pointed elsewhere
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            create(kind, FAR, made_for=made_for)
+        assert isinstance(caught.value, openai.OpenAIError)
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_client_whose_gateway_is_behind_an_unusable_proxy_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", SOCKS)
+    with pytest.raises(ConfigurationError, match="ALL_PROXY"):
+        LiteLLM(base_url=FAR, api_key=KEY)
+    LiteLLM(base_url="http://127.0.0.1:9", api_key=KEY).close()
 
 
 @both
