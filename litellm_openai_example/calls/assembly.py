@@ -11,7 +11,7 @@ from ..diagnosis import explain_body
 from ..errors import GatewayError, one_line
 from ..json_object import JsonObject
 from .answer import Answer
-from .lenient import read_json, with_whole_characters
+from .lenient import parse_json, read_json, with_whole_characters
 from .reasons import Cut, CutKind
 from .sse import Event, EventParser, data_of, is_done, looks_like_events
 
@@ -70,6 +70,13 @@ class Assembly(ABC):
         """Take one event and return the text that it adds. Raises GatewayError if it reports an error."""
         if event.is_last:
             return self.end()
+        if event.name != "error" and event.data.startswith("{"):  # as nearly all are
+            try:
+                value = parse_json(event.data)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                return self._value(value, event.name)
         values, others = data_of(event)
         text = "".join([self._value(value, event.name) for value in values])
         for line in others:

@@ -127,7 +127,8 @@ class _Choice:
         whole = {} if delta.get("content") else whole
         told = {**whole, **delta}
         content = told.get("content")
-        self._refusals += {refusal_words(told.get("refusal")): None, refusal_of(content): None}  # each once
+        if told.get("refusal") or isinstance(content, list | dict):
+            self._refusals += {refusal_words(told.get("refusal")): None, refusal_of(content): None}  # each once
         self._notes += as_list(told.get("annotations"))
         self._searches += as_list(as_dict(told.get("provider_specific_fields")).get("web_search_calls"))
         self._besides.update({name: True for name in _BESIDES if told.get(name)})

@@ -151,10 +151,10 @@ def as_str(value: object) -> str:
 
 def as_int(value: object) -> int | None:
     """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, int):
+    if type(value) is int:
         return value
+    if isinstance(value, bool) or not isinstance(value, float | str):
+        return None
     try:
         number = float(value)
     except ValueError:

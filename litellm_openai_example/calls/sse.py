@@ -72,6 +72,9 @@ class EventParser:
         return events + self._dispatch()
 
     def _take(self, line: str) -> list[Event]:
+        if line.startswith("data: {"):  # as nearly all are
+            self._data.append(line[6:])
+            return []
         line = line.strip(_NOISE)
         if not line:
             return self._dispatch()
@@ -137,7 +140,7 @@ def looks_like_events(content: bytes | str) -> bool:
 
 def is_done(text: str) -> bool:
     """Is it the word that ends a chat stream, however it is quoted and spelled?"""
-    return _DONE.match(text) is not None
+    return text[:1] != "{" and _DONE.match(text) is not None
 
 
 def data_of(event: Event) -> tuple[list[object], list[str]]:
