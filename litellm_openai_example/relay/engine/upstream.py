@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import ClassVar
 
 import openai
 
@@ -30,13 +31,14 @@ from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
 from ..log import log
-from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
+from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
 from .prompt import with_other_search_tool, without
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
 _LONGEST_NAME = 80
+_RESPONSE = frozenset({"id", "object", "output", "output_text", "choices"})  # a response has at least one of these
 
 # How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
 _ADAPT: Mapping[ErrorKind, Callable[[JsonObject], JsonObject | None]] = {
@@ -69,6 +71,10 @@ class Reply:
     text: str = ""
     known: bool = True
     streaming: bool = False
+    # What an answer never is, and `PollFailed` may be.
+    missing: ClassVar[bool] = False
+    hopeless: ClassVar[bool] = False
+    outage: ClassVar[bool] = False
 
 
 class Upstream:
@@ -117,9 +123,21 @@ class Upstream:
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
         """
-        with before_sent(prepare):
+        left = False
+
+        async def leave() -> None:
+            nonlocal left
+            await prepare()
+            left = True
+
+        with before_sent(leave):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
-            raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            try:
+                raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            except OutcomeUnknown:
+                if left:
+                    raise
+                raise NotSent from None  # whatever it was that failed, no byte of the request left this machine
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
             if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):
@@ -242,9 +260,12 @@ class Upstream:
     async def _read_one(self, raw: RawResponse) -> Reply:
         try:
             await raw.http_response.aread()
-            reply = self._read(raw)
         except Exception:
             raise OutcomeUnknown from None
+        try:
+            reply = self._read(raw)
+        except Exception:
+            raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
         return reply
@@ -254,6 +275,8 @@ class Upstream:
         answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
+        if not body.keys() & _RESPONSE:  # some other program's JSON, whatever its `status` says
+            return Reply(known=False)
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
         return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known)

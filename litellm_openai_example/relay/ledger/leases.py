@@ -2,13 +2,29 @@
 
 On PostgreSQL a lease goes by the database's clock; on SQLite, whose processes share one machine, by that machine's
 clock that only runs forward.
+
+A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
+own is older then than what it has last written. Such a ledger may call queued what another process has submitted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, Executable, Float, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Float,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .schema import IS_ACTIVE, db_now, invocations, workers
@@ -35,22 +51,44 @@ class Leases:
         self._clock = clock
         self._postgresql = postgresql
         self._next_thorough = 0.0
+        self._started: float | None = None  # the database's clock less this process's, at the first renewal
+        self._written: float | None = None  # the `expires_at` that this process knows to be on disk
         # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
         self._is_alive = self._alive()
-        self.held: ColumnElement[bool] = select(workers.c.id).where(workers.c.id == worker, self._is_alive).exists()
+        self.held: ColumnElement[bool] = (
+            select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written()).exists()
+        )
         """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
 
-    async def renew(self, connection: AsyncConnection) -> None:
-        """Renew this process's lease."""
+    async def renew(self, connection: AsyncConnection) -> tuple[float, bool]:
+        """Renew this process's lease.
+
+        Returns:
+            what to tell `renewed` once it is on disk, and whether the ledger was set back since the last time.
+        """
+        mine = workers.c.id == self._worker
+        found = await connection.scalar(select(workers.c.expires_at).where(mine))
         ticks = None if self._postgresql else self._clock() + self._seconds
         lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks}
-        renewed = update(workers).where(workers.c.id == self._worker).values(lease)
-        if (await connection.execute(renewed)).rowcount == 0:
-            await connection.execute(insert(workers).values(lease))
+        renewed = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
+        expires_at = (await connection.execute(renewed.returning(workers.c.expires_at))).scalar_one()
+        return expires_at, self._written is not None and (found is None or found < self._written)
+
+    def renewed(self, expires_at: float) -> None:
+        """Take note that a renewal is on disk."""
+        self._written = expires_at
+        if self._started is None:
+            self._started = expires_at - self._seconds - self._clock()
+
+    @property
+    def latest_now(self) -> float:
+        """The time by the database's clock if nobody has set it since the first renewal."""
+        return math.inf if self._started is None else self._started + self._clock()
 
     async def end(self, connection: AsyncConnection) -> None:
         """End this process's lease."""
         await connection.execute(delete(workers).where(workers.c.id == self._worker))
+        self._written = None
 
     async def forget(self, connection: AsyncConnection) -> None:
         """Delete leases that are long over, of processes that own nothing."""
@@ -75,6 +113,11 @@ class Leases:
             dead = silent.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self._worker, ~leased))
         names = [row.id for row in await connection.execute(dead)]
         return or_(left, _row.owner.in_(names)) if names else left
+
+    def _is_as_written(self) -> ColumnElement[bool]:
+        """Whether this process's lease is not older than it must be."""
+        written = bindparam(None, type_=Float, callable_=lambda: -1.0 if self._written is None else self._written)
+        return workers.c.expires_at >= written
 
     def _alive(self) -> ColumnElement[bool]:
         """Whether a lease of `workers` holds."""

@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 3
+VERSION = 4
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
@@ -80,6 +80,12 @@ invocations = Table(
     # True from the claim until just before the request leaves. No state of its own: processes of an older version, who
     # know nothing of it, take such a row for one that was perhaps sent.
     Column("unsent", Boolean),
+    # Seconds that processes have worked on it since its first claim, each by its own clock that only runs forward: the
+    # time limit goes by them. Empty as long as none has written them down.
+    Column("followed", Float),
+    # The error code that it is to end with once the gateway confirms that it has stopped it. A client's wish is
+    # `cancel_requested`.
+    Column("stop_reason", String),
 )
 
 
@@ -199,10 +205,15 @@ def _to_3(connection: Connection) -> None:
     _add_columns(connection, invocations.c.unsent)
 
 
+def _to_4(connection: Connection) -> None:
+    """Time limits that go by no wall clock, and wishes to stop that outlive a process."""
+    _add_columns(connection, invocations.c.followed, invocations.c.stop_reason)
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     for column in columns:
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3]
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4]
