@@ -10,12 +10,15 @@ from collections import Counter
 from contextlib import closing
 from typing import Any
 
+import psutil
+import psycopg
 import pytest
 
 from ..fakes.gateway import Fault, Gateway
+from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .running import ThreadedRelay, environment, relay_process
+from .running import ThreadedRelay, environment, finished, relay_process
 
 QUEUED = "state = 'queued', owner = NULL, unsent = NULL, upstream_id = NULL"
 CLAIMED = "state = 'submitting', unsent = 1, upstream_id = NULL"
@@ -158,3 +161,28 @@ class TestTwoRelays:
 def finish(upstream: Gateway) -> None:
     for work in upstream.works.values():
         work.seconds = 0.0
+
+
+def test_a_server_that_takes_over_without_the_last_commits(postgresql: PostgreSQL, upstream: Gateway) -> None:
+    """Two relays, one of which has submitted what the other may now claim; no lease tells of the loss."""
+    upstream.seconds = 3600.0
+    url = postgresql.new_database()
+    env = environment(url, upstream)
+    with relay_process(env) as first, relay_process(env) as second:
+        started = [first.api.start(f"{n}") for n in range(4)]
+        for one in started:
+            first.api.until(one, "running")
+        processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
+        for process in processes:  # neither of them sees what happens to the ledger
+            process.suspend()
+        with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
+            connection.execute(f"UPDATE relay_invocations SET {QUEUED}")
+        postgresql.stop()
+        postgresql.start()
+        for process in reversed(processes):  # the one that knows nothing is the first to ask
+            process.resume()
+        finish(upstream)
+        assert eventually(lambda: all(finished(second.api.view(one)) for one in started), 60), first.log + second.log
+        views = [second.api.view(one) for one in started]
+    assert Counter(view["status"] for view in views) == {"completed": 4}
+    assert len(upstream.posts) == 4

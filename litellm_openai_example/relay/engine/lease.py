@@ -16,7 +16,7 @@ class Lease:
         seconds: how long a process that fell silent keeps its work.
 
     Attributes:
-        on_set_back: called when the ledger turns out to have been set back.
+        on_set_back: called when the ledger may have been set back.
     """
 
     def __init__(self, ledger: Ledger, seconds: float) -> None:

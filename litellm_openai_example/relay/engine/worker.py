@@ -243,7 +243,7 @@ class Worker:
     # A ledger that was set back
 
     def _note_set_back(self) -> None:
-        log.error("the ledger was set back: what this process has submitted since is written down once more")
+        log.warning("the ledger may have been set back: it is told once more what this process has submitted")
         self._set_back = True
 
     async def _say_again(self) -> None:

@@ -148,7 +148,7 @@ async def events(
 
 @routes.post(_ONE + "/cancel", response_model=Invocation, responses=VIEW, summary="Stop the research run")
 async def cancel(request: Request, invocation_id: Readable) -> Response:
-    """Asks the gateway to stop it, until it has ended: the view may still say `running`. What has ended stays as it is."""
+    """Asks the gateway to stop it until it has ended; the view may still say `running`. What has ended stays so."""
     relay = relay_of(request)
     record = await _found(relay, invocation_id)
     if not record.finished:

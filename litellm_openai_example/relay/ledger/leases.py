@@ -4,13 +4,15 @@ On PostgreSQL a lease goes by the database's clock; on SQLite, whose processes s
 clock that only runs forward.
 
 A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
-own is older then than what it has last written. Such a ledger may call queued what another process has submitted.
+own is older then than what it has last written. On PostgreSQL another server than before is a sign of it too, for the
+last commits may be lost alone. Such a ledger may call queued what another process has submitted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -18,7 +20,9 @@ from sqlalchemy import (
     Float,
     and_,
     bindparam,
+    cast,
     delete,
+    extract,
     func,
     insert,
     or_,
@@ -34,6 +38,14 @@ _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
 
 _row = invocations.c
+
+
+class Renewal(NamedTuple):
+    """What a renewal has found and written: `expires_at` before and after, and since when the server runs."""
+
+    found: float | None
+    expires_at: float
+    server: float | None
 
 
 class Leases:
@@ -52,6 +64,7 @@ class Leases:
         self._postgresql = postgresql
         self._next_thorough = 0.0
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
+        self._server: float | None = None  # when PostgreSQL's server was started, as last seen
         self._written: float | None = None  # the `expires_at` that this process knows to be on disk
         # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
         self._is_alive = self._alive()
@@ -60,25 +73,25 @@ class Leases:
         )
         """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
 
-    async def renew(self, connection: AsyncConnection) -> tuple[float, bool]:
-        """Renew this process's lease.
-
-        Returns:
-            what to tell `renewed` once it is on disk, and whether the ledger was set back since the last time.
-        """
+    async def renew(self, connection: AsyncConnection) -> Renewal:
+        """Renew this process's lease. What this returns is for `renewed`, once it is on disk."""
         mine = workers.c.id == self._worker
         found = await connection.scalar(select(workers.c.expires_at).where(mine))
+        server = await connection.scalar(select(_server_start())) if self._postgresql else None
         ticks = None if self._postgresql else self._clock() + self._seconds
         lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks}
         renewed = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
         expires_at = (await connection.execute(renewed.returning(workers.c.expires_at))).scalar_one()
-        return expires_at, self._written is not None and (found is None or found < self._written)
+        return Renewal(found, expires_at, server)
 
-    def renewed(self, expires_at: float) -> None:
-        """Take note that a renewal is on disk."""
-        self._written = expires_at
+    def renewed(self, renewal: Renewal) -> bool:
+        """Take note that a renewal is on disk. Returns whether the ledger may have been set back since the last one."""
+        forgot = self._written is not None and (renewal.found is None or renewal.found < self._written)
+        other = self._server is not None and renewal.server != self._server
+        self._written, self._server = renewal.expires_at, renewal.server
         if self._started is None:
-            self._started = expires_at - self._seconds - self._clock()
+            self._started = renewal.expires_at - self._seconds - self._clock()
+        return forgot or other
 
     @property
     def latest_now(self) -> float:
@@ -115,9 +128,12 @@ class Leases:
         return or_(left, _row.owner.in_(names)) if names else left
 
     def _is_as_written(self) -> ColumnElement[bool]:
-        """Whether this process's lease is not older than it must be."""
+        """Whether the ledger is not older than it must be, as far as this process's lease tells."""
         written = bindparam(None, type_=Float, callable_=lambda: -1.0 if self._written is None else self._written)
-        return workers.c.expires_at >= written
+        if not self._postgresql:
+            return workers.c.expires_at >= written
+        server = bindparam(None, type_=Float, callable_=lambda: self._server)
+        return and_(workers.c.expires_at >= written, _server_start() == func.coalesce(server, _server_start()))
 
     def _alive(self) -> ColumnElement[bool]:
         """Whether a lease of `workers` holds."""
@@ -129,3 +145,8 @@ class Leases:
             func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
             and_(lease.ticks.is_(None), lease.expires_at > db_now()),
         )
+
+
+def _server_start() -> ColumnElement[float]:
+    """When PostgreSQL's server was started: each has its own time, and a standby that takes over has another one."""
+    return cast(extract("epoch", func.pg_postmaster_start_time()), Float)

@@ -60,7 +60,7 @@ from .batch import Batch
 from .changes import NOW, REQUEUED, change, pick, settled
 from .database import Database, Transaction
 from .failures import LedgerUnavailable, why_not_opened
-from .leases import Leases
+from .leases import Leases, Renewal
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations, pieces, prepare, workers
 from .schema import IN_FLIGHT as IN_FLIGHT
@@ -241,16 +241,14 @@ class Ledger:
     # Leases, and what dead processes have left
 
     async def heartbeat(self) -> bool:
-        """Renew this process's lease. Returns whether the ledger was set back since the last time."""
+        """Renew this process's lease. Returns whether the ledger may have been set back since the last time."""
 
-        async def work(transaction: Transaction) -> tuple[float, bool]:
+        async def work(transaction: Transaction) -> Renewal:
             renewed = await self._leases.renew(transaction.connection)
             await self._prove(transaction)
             return renewed
 
-        expires_at, set_back = await self.database.write(work)
-        self._leases.renewed(expires_at)
-        return set_back
+        return self._leases.renewed(await self.database.write(work))
 
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
