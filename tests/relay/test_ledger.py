@@ -251,7 +251,7 @@ def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
             await asyncio.sleep(0.5)
             gone.cancel()
             await asyncio.wait([gone])
-            while (await ledger.get_many(["gone"]))["gone"].state != "cancelled":
+            while [one.state for one in (await ledger.get_many(["gone"])).values()] != ["cancelled"]:
                 await asyncio.sleep(0.05)
             assert asked == ["gone"] * 3
 
