@@ -253,6 +253,20 @@ ROWS: Sequence[Row] = (
 )
 
 
+def is_gateway_error(content: bytes) -> bool:
+    """Whether the body of an error is the gateway's own, not that of a proxy or an ingress before it.
+
+    LiteLLM's errors are OpenAI's: `{"error": {"message", "type", "param", "code"}}`, of which all but the message may
+    be null. To a wrong path it answers in another shape, FastAPI's `{"detail": "Not Found"}`.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    error = body.get("error") if isinstance(body, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("message"), str) and {"type", "code"} <= error.keys()
+
+
 def row_of(report: Report) -> Row:
     """The line of the table that explains an error."""
     return next(row for row in ROWS if row.fits(report))

@@ -40,7 +40,7 @@ class Timings:
         first_poll, longest_poll: the pause between two polls of one invocation grows from the one to the other.
         poll_timeout: of one poll.
         polls_per_second: what all pollers of this process may add up to.
-        missing: how long a gateway may say that it does not know a response before it is believed.
+        missing: how long a gateway must say of a response, and nothing else, that it does not know it to be believed.
         gate: a submission that takes longer leaves the submit gate.
         lease: how long a process that fell silent keeps its work; a third of it passes between two heartbeats.
         tick: how often work left behind is looked for, and changes made by others on SQLite.

@@ -36,7 +36,7 @@ def test_three_copies_of_an_answer_are_enough(text: str, place: Callable[[str], 
     body = json.dumps(place(text * (SIZE // size)), ensure_ascii=False).encode()
     tracemalloc.start()
     try:
-        answer, read = read_body(body, ResponseStream)
+        answer, read, _ = read_body(body, ResponseStream)
         outcome = outcome_of(answer, read, {}, longest=SIZE // 16)
         assert outcome is not None
         settled(outcome)

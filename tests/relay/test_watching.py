@@ -34,7 +34,9 @@ RUNNING = Record(
     cost_usd=None,
     tags=None,
     token_hash=None,
-    age=1.0,
+    unsent=None,
+    followed=None,
+    stop_reason=None,
 )
 ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_text": "the report", "updated_at": 3.0})
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import openai
 
@@ -28,7 +29,7 @@ from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
 from .adaptations import Adaptations, Adapted
-from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
+from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
 
 _CONNECT_TIMEOUT = 10.0
@@ -36,6 +37,7 @@ _LONGEST_ID = 8192
 _LONGEST_NAME = 80
 # LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
 _MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
+_RESPONSE = frozenset({"id", "object", "output", "output_text", "choices"})  # a response has at least one of these
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Reply:
     known: bool = True
     streaming: bool = False
     model: str | None = None
+    # What an answer never is, and `PollFailed` may be.
+    missing: ClassVar[bool] = False
+    hopeless: ClassVar[bool] = False
+    outage: ClassVar[bool] = False
 
 
 class Upstream:
@@ -111,9 +117,21 @@ class Upstream:
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
         """
-        with before_sent(prepare):
+        left = False
+
+        async def leave() -> None:
+            nonlocal left
+            await prepare()
+            left = True
+
+        with before_sent(leave):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
-            raw, adapted = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            try:
+                raw, adapted = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            except OutcomeUnknown:
+                if left:
+                    raise
+                raise NotSent from None  # whatever it was that failed, no byte of the request left this machine
         learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
@@ -229,9 +247,12 @@ class Upstream:
     async def _read_one(self, raw: RawResponse) -> AsyncIterator[Reply]:
         try:
             await raw.http_response.aread()
-            reply = self._read(raw)
         except Exception:
             raise OutcomeUnknown from None
+        try:
+            reply = self._read(raw)
+        except Exception:
+            raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
         yield reply
@@ -241,6 +262,8 @@ class Upstream:
         answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
+        if not body.keys() & _RESPONSE:  # some other program's JSON, whatever its `status` says
+            return Reply(known=False)
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
         return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known, model=answer.model)

@@ -150,7 +150,7 @@ async def events(
 
 @routes.post(_ONE + "/cancel", response_model=Invocation, responses=VIEW, summary="Stop the research run")
 async def cancel(request: Request, record: Readable) -> Response:
-    """Asks the gateway to stop it. What has ended stays as it is."""
+    """Asks the gateway to stop it until it has ended; the view may still say `running`. What has ended stays so."""
     relay = relay_of(request)
     if not record.finished:
         await relay.cancel(record.id)

@@ -16,11 +16,8 @@ from .schema import IS_QUEUED, db_now, invocations
 _row = invocations.c
 _QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
-# The columns of a Record, in its order.
-RECORD = [
-    _row[field.name] if field.name in _row else (db_now() - _row.started_at).label(field.name)
-    for field in fields(Record)
-]
+RECORD = [_row[field.name] for field in fields(Record)]
+"""The columns of a Record, in its order."""
 # Put together once: SQLAlchemy takes longer for it than the database for the answer.
 _BY_ID = _row.id.in_(bindparam("ids", expanding=True))
 _BY_ID_OR_KEY = or_(_BY_ID, _row.idempotency_hash.in_(bindparam("hashes", expanding=True)))

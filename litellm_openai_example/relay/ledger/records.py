@@ -73,7 +73,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Record:
-    """An invocation as the ledger has it. `age` is in seconds since its first submission, by the ledger's clock."""
+    """An invocation as the ledger has it; see `schema` for its columns."""
 
     id: str
     mode: str
@@ -93,7 +93,9 @@ class Record:
     cost_usd: float | None
     tags: str | None
     token_hash: str | None
-    age: float | None
+    unsent: bool | None
+    followed: float | None
+    stop_reason: str | None
 
     @property
     def finished(self) -> bool:
@@ -151,6 +153,11 @@ def _read_response(text: str) -> JsonObject:
 
 def _message(code: str | None, response: JsonObject | None) -> str | None:
     text = INVOCATION_ERRORS.get(code) if code else None
+    if code == "gateway_rejected_request" and response and response.get("content_type"):
+        return (
+            "A web page came instead of the gateway's answer, such as the sign-in page of a proxy: check that "
+            "LITELLM_BASE_URL leads to LiteLLM itself. Nothing was paid."
+        )
     model = response.get("model") if response else None
     if code == "model_unavailable" and model:
         return f"The gateway has no model {model} for the relay's key: check RELAY_MODEL. Nothing was paid."

@@ -82,6 +82,12 @@ invocations = Table(
     Column("unsent", Boolean),
     # See tokens.py; empty for what a process of an older version accepted, or this one beside such a process.
     Column("token_hash", String),
+    # Seconds that processes have worked on it since its first claim, each by its own clock that only runs forward: the
+    # time limit goes by them. Empty as long as none has written them down.
+    Column("followed", Float),
+    # The error code that it is to end with once the gateway confirms that it has stopped it. A client's wish is
+    # `cancel_requested`.
+    Column("stop_reason", String),
 )
 
 
@@ -242,8 +248,9 @@ def _to_3(connection: Connection) -> None:
 
 
 def _to_4(connection: Connection) -> None:
-    """Hashed tokens; what a process knows, keeps and can write."""
-    _add_columns(connection, invocations.c.token_hash, workers.c.version, workers.c.retention, workers.c.proof)
+    """Add hashed tokens, what a process knows, keeps and can write, monotonic time limits, and wishes to stop."""
+    row, lease = invocations.c, workers.c
+    _add_columns(connection, row.token_hash, row.followed, row.stop_reason, lease.version, lease.retention, lease.proof)
 
 
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
