@@ -29,7 +29,7 @@ from ..errors import GatewayError
 from ..json_object import JsonObject
 from ..research.arguments import ToolArguments
 from ..research.contract import Invocation
-from ..research.relay_calls import RelayError, ResearchRunningError
+from ..research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..research.tool import TOOL, check_arguments
 
@@ -207,7 +207,7 @@ async def _told(answer: Awaitable[T]) -> T:
         return await answer
     except ResearchRunningError:
         raise
-    except RelayError as error:
+    except (RelayError, ResearchUnconfirmedError) as error:
         raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
     except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None
