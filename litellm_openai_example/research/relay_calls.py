@@ -83,7 +83,7 @@ class ResearchUnconfirmedError(StillRunningError):
     repeat under the same key starts no second one for as long as the relay keeps the first.
 
     Attributes:
-        idempotency_key: under which the run was posted. It gives the run's token, so that `str` and `repr` leave it out.
+        idempotency_key: under which the run was posted; `str` and `repr` leave it out, as it gives the run's token.
         arguments: those of the `POST`, complete.
         relay_base_url: where it was posted.
     """
