@@ -76,15 +76,25 @@ def _failed(session: Session, failure: GatewayError) -> int:
     notice(f"Error: {failure}")
     if ended and failure.research:
         _tell_how_to_pick_up(session, "The research run is kept by the relay. Try to finish the answer")
-    elif ended and session.response_id and (isinstance(failure, CutShortError) or failure.kind in _FINAL):
+    elif ended and session.response_id and _is_over(session, failure):
         session.in_flight.drop_all()
     elif not ended or not all(entry.confirmed for entry in session.in_flight.records):
         _tell_how_to_pick_up(session)
     return failure.exit_code
 
 
-# After these there is nothing more to be had of a response.
-_FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED, ErrorKind.UNKNOWN_RESPONSE)
+_FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED)
+
+
+def _is_over(session: Session, failure: GatewayError) -> bool:
+    """Return True if there is nothing more to be had of a response.
+
+    Another gateway does not know it, and another key may not read it (403): neither says that it is gone.
+    """
+    if failure.kind is ErrorKind.UNKNOWN_RESPONSE:
+        here = str(session.client.openai.base_url)
+        return failure.status != 403 and all(entry.gateway in (None, here) for entry in session.in_flight.records)
+    return isinstance(failure, CutShortError) or failure.kind in _FINAL
 
 
 def _add_hint(session: Session, failure: GatewayError) -> None:

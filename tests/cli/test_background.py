@@ -80,3 +80,38 @@ def test_an_answer_that_says_nothing_is_kept(configured: ScriptedServer, command
     configured.answers(reply(response_body(None, "mystery")))
     command(*R, "--background", "hi")
     assert [entry["id"] for entry in listed(command)] == ["resp_1"]
+
+
+GONE: list[tuple[Answer, bool]] = [
+    (reply({"error": {"message": "previous_response_not_found"}}, 404), True),
+    (reply({"error": {"message": "Response with id 'resp_1' not found."}}, 404), True),
+    (reply({"error": {"message": "no access to this response id", "type": "permission_error"}}, 403), False),
+    (reply({"detail": "Not Found"}, 404), False),
+    (reply(b"404 page not found", 404, content_type="text/plain"), False),
+    (reply(b"<html>Sign in</html>", 200, content_type="text/html"), False),
+    (reply({"error": {"message": "no"}}, 401), False),
+    (reply({}, 503, retry_after="99"), False),
+]
+
+
+@pytest.mark.parametrize(("answer", "gone"), GONE, ids=lambda one: str(getattr(one, "body", one))[:50])
+@pytest.mark.parametrize("more", [[], ["--wait"]])
+def test_a_response_goes_when_its_gateway_does_not_know_it(
+    answer: Answer, gone: bool, more: list[str], configured: ScriptedServer, command: RunCommand
+) -> None:
+    configured.script = polling("in_progress")
+    command(*R, "--background", "Write")
+    configured.answers(answer)
+    assert command("--retrieve", "resp_1", "--timeout", "3", *more).code in (1, 4)
+    assert [entry["id"] for entry in listed(command)] == ([] if gone else ["resp_1"])
+
+
+def test_another_gateway_is_not_believed(
+    configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.script = polling("in_progress")
+    command(*R, "--background", "Write")
+    monkeypatch.setenv("LITELLM_BASE_URL", f"{configured.url}/other")
+    configured.answers(GONE[0][0])
+    assert command("--retrieve", "resp_1").code == 1
+    assert [entry["id"] for entry in listed(command)] == ["resp_1"]

@@ -151,6 +151,49 @@ def test_a_relays_500_is_sent_again(relay: KeyedRelay, command: RunCommand) -> N
     assert command("--target", "relay", "Why?").out == "RESEARCHED\n"
 
 
+@pytest.mark.parametrize("path", ["/wait", "/events", "/cancel"])
+def test_a_relays_500_to_a_follow_up_is_sent_again(path: str, relay: KeyedRelay, command: RunCommand) -> None:
+    good = relay.server.script
+    failed: list[Seen] = []
+
+    def script(seen: Seen) -> Answer:
+        if path in seen.path and not failed:
+            failed.append(seen)
+            return reply({}, 500)
+        return Answer(204) if "/events" in seen.path else good(seen)
+
+    relay.server.script = script
+    command("--target", "relay", *(["--stream"] if path == "/events" else ["--background"]), "Why?")
+    run = command("--cancel" if path == "/cancel" else "--invocation", "inv_1")
+    assert failed
+    assert run.code == 0 or path == "/events"
+    assert listed(command) == []
+
+
+GONE: list[tuple[Answer, bool]] = [
+    (reply({"error": {"code": "not_found", "message": "x"}}, 404), True),
+    (reply({"error": {"code": "forbidden", "message": "x"}}, 403), False),
+    (reply({}, 404), False),
+    (reply(b"404 page not found", 404), False),
+    (reply({"error": {"code": "not_found", "message": "x"}}, 500), False),
+]
+
+
+@pytest.mark.parametrize(("answer", "gone"), GONE, ids=lambda one: str(getattr(one, "body", one)))
+@pytest.mark.parametrize("flag", ["--invocation", "--cancel"])
+def test_only_its_relay_says_that_a_run_is_gone(
+    flag: str, answer: Answer, gone: bool, relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("--target", "relay", "--background", "Why?")
+    with FakeGateway(lambda seen: answer) as other, monkeypatch.context() as elsewhere:
+        elsewhere.setenv("RELAY_BASE_URL", other.url)
+        assert command(flag, "inv_1", "--timeout", "1").code in (1, 4)
+    assert len(listed(command)) == 1
+    relay.server.answers(answer)
+    assert command(flag, "inv_1", "--timeout", "1").code in (1, 4)
+    assert len(listed(command)) == (0 if gone else 1)
+
+
 def test_it_is_on_the_disk_before_the_post(
     relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
