@@ -49,8 +49,8 @@ Exit codes:
   2    bad usage or configuration; nothing was sent
   3    not what was asked for: cut short, or without the research that the
        model called for; the text is on stdout, the reason on stderr
-  4    the deadline passed while background work lives on; stderr says how to
-       pick it up
+  4    the deadline passed, or the answer to a start was lost, while background
+       work lives on or may do so; stderr says how to pick it up
   130  interrupted; ids of paid work in flight are on stderr
   141  the reader of stdout has gone
 """

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from ..calls.sources import source_list
 from ..calls.steps import Operation
+from ..config import ConfigurationError
 from ..json_object import JsonObject
 from ..research.contract import Invocation
 from ..research.loop import Conversation, Research, ToolCall, ToolCallingResult, converse, research_through
@@ -116,6 +117,10 @@ class _CallJournal:
             self._begin(call, arguments)
         try:
             await research(call, arguments)
+        except ConfigurationError:
+            if call.invocation_id is None and known is None:  # nothing was sent
+                self._session.in_flight.drop(self._known[call.key])
+            raise
         except RelayError as error:
             if call.invocation_id is None and known is not None:
                 # The first `POST` of this call, by an earlier command, may have been accepted before.

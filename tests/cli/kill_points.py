@@ -68,7 +68,9 @@ class Model:
 def accepted(ledger: Path, name: str) -> set[str]:
     """The runs of this name that the relay has in its ledger."""
     with closing(sqlite3.connect(ledger)) as connection:
-        rows = connection.execute("select id from relay_invocations where arguments like ?", (f'%"{name} %',)).fetchall()
+        rows = connection.execute(
+            "select id from relay_invocations where arguments like ?", (f'%"{name} %',)
+        ).fetchall()
     return {str(row[0]) for row in rows}
 
 
