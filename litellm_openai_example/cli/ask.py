@@ -136,6 +136,8 @@ def _drop_if_ended(session: Session, reply: Reply) -> None:
 def _follow(session: Session, response_id: str) -> None:
     """Take up the background response of an earlier command, by its id or the local id of its record."""
     known = journal.find(response_id)
+    if known is None and response_id.startswith(journal.LOCAL):
+        raise ConfigurationError(f"nothing is kept here as {response_id}: --list shows what is")
     if known is not None and not known.confirmed:
         other = "its id is not known" if known.kind == RESPONSE else "a research run is picked up with --invocation"
         raise ConfigurationError(f"{response_id} is not the id of a response at the gateway: {other}")

@@ -96,13 +96,14 @@ GONE: list[tuple[Answer, bool]] = [
 
 @pytest.mark.parametrize(("answer", "gone"), GONE, ids=lambda one: str(getattr(one, "body", one))[:50])
 @pytest.mark.parametrize("more", [[], ["--wait"]])
+@pytest.mark.usefixtures("quick_retries")
 def test_a_response_goes_when_its_gateway_does_not_know_it(
     answer: Answer, gone: bool, more: list[str], configured: ScriptedServer, command: RunCommand
 ) -> None:
     configured.script = polling("in_progress")
     command(*R, "--background", "Write")
     configured.answers(answer)
-    assert command("--retrieve", "resp_1", "--timeout", "3", *more).code in (1, 4)
+    assert command("--retrieve", "resp_1", "--timeout", "1", *more).code in (1, 4)
     assert [entry["id"] for entry in listed(command)] == ([] if gone else ["resp_1"])
 
 

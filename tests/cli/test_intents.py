@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -267,11 +268,13 @@ def test_the_line_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, c
     relay.ended = False
     url = f"{relay.server.url}/a$(touch${{IFS}}bad)b;c"
     env = environment(gateway, RELAY_BASE_URL=url, PATH=f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}")
-    with start(gateway, "--target", "relay", "--timeout", "2", "Why?", env=env) as process:
+    with start(gateway, "--target", "relay", "--timeout", "60", "Why?", env=env) as process:
+        assert eventually(lambda: any("/wait" in seen.path for seen in relay.server.seen), 60)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 4
+    assert process.returncode == 130
     relay.ended = True
-    line = err.decode().rpartition("Pick it up: ")[2].strip()
+    line = re.findall("Pick it up: (.*)", err.decode())[0]
     env.pop("RELAY_BASE_URL")
     env["XDG_STATE_HOME"] = "/proc/nothing"  # only what the line says is known
     again = subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)

@@ -192,3 +192,12 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     configured.answers(reply(body))
     assert command(*R, "hi").out == "See https://a.example/xy.\n\nSources:\n- A page: https://a.example/x\n"
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
+
+
+@pytest.mark.parametrize("flag", ["--forget", "--invocation", "--retrieve", "--cancel"])
+def test_a_local_id_that_is_not_kept(
+    flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
+    run = command(flag, "local_0123456789abcdef")
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert configured.seen == relay.server.seen == []

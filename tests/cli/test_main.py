@@ -368,6 +368,7 @@ def test_wait_ends(end: Any, code: int, said: str, configured: ScriptedServer, c
     assert said in run.err
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_404_is_believed_when_it_comes_three_times(configured: ScriptedServer, command: RunCommand) -> None:
     missing = reply({"detail": "Not Found"}, 404)
     configured.script = polling(missing, missing, "in_progress", missing, missing, missing, "completed")
