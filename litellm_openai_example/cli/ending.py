@@ -73,12 +73,12 @@ def _failed(session: Session, failure: GatewayError) -> int:
     session.out.end()
     if failure.research and not shown:
         session.out.paragraph(failure.research)  # it was paid for, whatever came after it
-    notice(f"Error: {failure}")
+    notice(f"Error: {failure}{_listed(session) if ended else ''}")
     if ended and failure.research:
         _tell_how_to_pick_up(session, "The research run is kept by the relay. Try to finish the answer")
     elif ended and session.response_id and _is_over(session, failure):
         session.in_flight.drop_all()
-    elif not ended or not all(entry.confirmed for entry in session.in_flight.records):
+    elif not ended:
         _tell_how_to_pick_up(session)
     return failure.exit_code
 
@@ -102,6 +102,12 @@ def _add_hint(session: Session, failure: GatewayError) -> None:
     if failure.kind is ErrorKind.MISSING_TOOL and not options.web_search:
         missing = "--web-search" if options.api == "responses" else "--api responses --web-search"
         failure.hint = f"a deep-research model needs something to search with: {missing}"
+
+
+def _listed(session: Session) -> str:
+    """Where work that failed with an unknown outcome is kept, for the end of a message."""
+    unknown = [one for one in session.in_flight.records if not one.confirmed and session.in_flight.is_kept(one)]
+    return "".join(f"; --list shows it until it is dismissed: {typed('--forget', one.id)}" for one in unknown)
 
 
 def _named(session: Session) -> str:
