@@ -1,4 +1,4 @@
-"""`python -m tests.cli.kill_points [RUNS]`: kill -9 of --auto-tool-call every 20 ms, with two calls side by side.
+"""`python -m tests.cli.kill_points [RUNS [FIRST]]`: kill -9 of --auto-tool-call every 20 ms, with two calls side by side.
 
 A real relay with a ledger runs before an upstream that counts what is paid. Run N is killed N times 20 ms after its
 first request. Then every run that the ledger accepted must be in `--list`, everything there is picked up, and the
@@ -120,8 +120,8 @@ def one_run(model: Model, env: dict[str, str], ledger: Path, delay: float) -> st
     return f"{len(entries)} listed, {confirmed} confirmed"
 
 
-def main(runs: int) -> int:
-    """Kill that many commands. Returns the exit code."""
+def main(runs: int = 60, first: int = 1) -> int:
+    """Kill the commands from `first` to `runs`. Returns the exit code."""
     outcomes: Counter[str] = Counter()
     model = Model()
     upstream = Gateway().start()
@@ -129,7 +129,7 @@ def main(runs: int) -> int:
         ledger = Path(tempfile.mkdtemp(dir=ending.directory)) / "relay.sqlite3"
         upstream.seconds = 0.2
         with relay_process(environment(f"sqlite:///{ledger}", upstream)) as relay:
-            for number in range(1, runs + 1):
+            for number in range(first, runs + 1):
                 model.name = f"run-{number}"
                 env = {
                     **os.environ,
@@ -138,11 +138,13 @@ def main(runs: int) -> int:
                     "RELAY_BASE_URL": relay.api.base_url,
                     "XDG_STATE_HOME": tempfile.mkdtemp(dir=ending.directory),
                 }
-                outcomes[one_run(model, env, ledger, number * STEP)] += 1
+                outcome = one_run(model, env, ledger, number * STEP)
                 runs_here = accepted(ledger, model.name)
                 paid = [upstream.paid[prompt] for prompt in upstream.paid if f"{model.name} " in prompt]
                 assert len(runs_here) in (0, 2), runs_here
                 assert sorted(paid) == [1] * len(runs_here), (runs_here, paid)
+                print(f"killed {number * STEP:.2f} s after its first request: {outcome}", flush=True)
+                outcomes[outcome] += 1
     upstream.stop()
     for outcome, times in outcomes.most_common():
         print(f"{times:3} runs: {outcome}")
@@ -151,4 +153,4 @@ def main(runs: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 60))
+    sys.exit(main(*map(int, sys.argv[1:])))
