@@ -1,4 +1,4 @@
-"""`python -m tests.cli.kill_points [RUNS [FIRST]]`: kill -9 of --auto-tool-call every 20 ms, with two calls side by side.
+"""`python -m tests.cli.kill_points [RUNS [FIRST]]`: kill -9 of --auto-tool-call, each time 20 ms later, with two calls.
 
 A real relay with a ledger runs before an upstream that counts what is paid. Run N is killed N times 20 ms after its
 first request. Then every run that the ledger accepted must be in `--list`, everything there is picked up, and the
