@@ -53,6 +53,7 @@ class ErrorKind(StrEnum):
     FAILED = "failed"  # the response failed for a reason that is not told
     CUT_SHORT = "cut_short"  # the answer is only a part
     STILL_RUNNING = "still_running"  # the deadline passed while the work runs on
+    UNCONFIRMED = "unconfirmed"  # a research run may have been accepted: no answer tells
     OTHER = "other"
 
 
@@ -137,6 +138,7 @@ class GatewayError(PortableError, openai.OpenAIError):
 
     exit_code: ClassVar[int] = 1
     kind: ErrorKind = ErrorKind.OTHER
+    _unknown: ClassVar[str] = UNKNOWN
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class GatewayError(PortableError, openai.OpenAIError):
         if self.message and self.message not in self.cause:
             text += f": {self.message.rstrip('.')}"
         if self.outcome_unknown:
-            text += f"; {UNKNOWN}"
+            text += f"; {self._unknown}"
         if self.hint:
             text += f". Hint: {self.hint}"
         if self.support_ids:
@@ -193,10 +195,15 @@ class CutShortError(GatewayError):
 
 
 class StillRunningError(GatewayError):
-    """The deadline passed while the response runs on at the gateway; `response_id` picks it up later."""
+    """The deadline passed while the response runs on at the gateway; `response_id` picks it up later.
+
+    Attributes:
+        others: the errors of the same kind of the other function calls of that turn, which ran side by side.
+    """
 
     exit_code = 4
     kind = ErrorKind.STILL_RUNNING
+    others: tuple[StillRunningError, ...] = ()
 
 
 def redact(error: GatewayError, *secrets: str | None) -> GatewayError:

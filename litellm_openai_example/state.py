@@ -41,8 +41,19 @@ def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     return _private_dir(env, "cache", "XDG_CACHE_HOME", ".cache")
 
 
+def state_path(env: Mapping[str, str] = os.environ) -> Path:
+    """The same directory, for reading: nothing is made, and it may be missing or read-only.
+
+    Raises:
+        ConfigurationError: there is no home directory.
+    """
+    return _path(env, "state", "XDG_STATE_HOME", ".local/state")
+
+
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a file of mode 0600 in one step: a reader sees all of it or nothing. Raises OSError.
+
+    It is on the disk, and so is its name, when this returns.
 
     Args:
         replace: False leaves a file that is there already, so that of two writers the first wins.
@@ -51,14 +62,28 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         if replace:
             os.replace(temporary, path)
         else:
             with suppress(FileExistsError):
                 os.link(temporary, path)
+        sync_directory(path.parent)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError; does nothing on Windows, which opens no directories."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def kept_secret(path: Path, prefix: str = "") -> str:
@@ -129,8 +154,7 @@ def _keeps_modes(folder: Path) -> bool:
 
 
 def _private_dir(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:
-    given = env.get(variable, "")
-    path = (Path(given) if os.path.isabs(given) else _home(env, what, variable) / fallback) / _APP
+    path = _path(env, what, variable, fallback)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         why = _doubt(path)
@@ -164,6 +188,11 @@ def _doubt(folder: Path) -> str | None:
 
 def _shown(path: Path) -> str:
     return repr(str(path).encode("utf-8", "backslashreplace").decode())
+
+
+def _path(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:
+    given = env.get(variable, "")
+    return (Path(given) if os.path.isabs(given) else _home(env, what, variable) / fallback) / _APP
 
 
 def _home(env: Mapping[str, str], what: str, variable: str) -> Path:

@@ -19,6 +19,7 @@ from litellm_openai_example import (
     LiteLLMClient,
     RelayError,
     ResearchRunningError,
+    ResearchUnconfirmedError,
     StillRunningError,
     error_table,
 )
@@ -190,6 +191,7 @@ OURS: list[Exception] = [
     CutShortError("cut", text="paid text", raw="{}", response_id="resp_1"),
     StillRunningError("runs", response_id="resp_1"),
     ResearchRunningError("runs", invocation_id="inv_1", invocation_token="tok_1"),
+    ResearchUnconfirmedError("lost", idempotency_key="k", arguments={"research_question": "Why?"}),
     RelayError("boo", status=500, code="x"),
     LostAnswerError("lost", REQUEST, outcome_unknown=True),
     DeadlineExceededError("late", REQUEST, outcome_unknown=True),

@@ -50,8 +50,8 @@ Exit codes:
   2    bad usage or configuration; nothing was sent
   3    not what was asked for: cut short, or without the research that the
        model called for; the text is on stdout, the reason on stderr
-  4    the deadline passed while background work lives on; stderr says how to
-       pick it up
+  4    the deadline passed, or the answer to a start was lost, while background
+       work lives on or may do so; stderr says how to pick it up
   130  interrupted; ids of paid work in flight are on stderr
   141  the reader of stdout has gone
 """
@@ -73,7 +73,9 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option("--wait", is_flag=True, help="With --background or --retrieve: poll until finished, print the text.")
 @click.option("--retrieve", metavar="ID", help="Print the raw JSON of a background response; its text with --wait.")
 @click.option(
-    "--cancel", metavar="ID", help="Cancel a background response or a research run (inv_...) and print the raw JSON."
+    "--cancel",
+    metavar="ID",
+    help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
 )
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
@@ -96,14 +98,17 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option(
     "--invocation",
     metavar="ID",
-    help="Pick up a research run (token from RELAY_INVOCATION_TOKEN, else as remembered here).",
+    help="Pick up a research run (token from RELAY_INVOCATION_TOKEN, else as kept here). One that is not confirmed "
+    "(local_...) is posted again under its key.",
 )
 @click.option(
     "--list",
     "list_work",
     is_flag=True,
-    help="List what was submitted in the background or to a relay and is not yet read whole.",
+    help="List what was submitted in the background or to a relay and is not yet read whole; not confirmed: the "
+    "answer to the submit was lost.",
 )
+@click.option("--forget", metavar="ID", help="Drop one entry of --list; what it stands for is not stopped.")
 @click.option(
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
@@ -173,7 +178,7 @@ def command(ctx: click.Context, /, **values: Any) -> int:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     who_pays(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
-    if options.at_gateway and not options.list_work:
+    if options.at_gateway:
         gateway_settings()  # what is missing is told before the SDK is imported
     return execute(options, prompt, started)
 

@@ -31,7 +31,7 @@ from ..json_object import JsonObject
 from ..payer import Payer
 from ..research.arguments import ToolArguments, unknown_name
 from ..research.contract import Invocation
-from ..research.relay_calls import RelayError, ResearchRunningError
+from ..research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..research.tool import TOOL, check_arguments
 
@@ -244,7 +244,7 @@ async def told(answer: Awaitable[T]) -> T:
         return await answer
     except ResearchRunningError:
         raise
-    except RelayError as error:
+    except (RelayError, ResearchUnconfirmedError) as error:
         raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
     except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None

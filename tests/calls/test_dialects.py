@@ -117,6 +117,15 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
     assert WHY in (answer.error_message or "")
 
 
+@pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
+    begun = chunk("Half") if kind is ChatStream else delta("Half")
+    answer, _ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
+    assert (answer.text, answer.status) == ("Half", "failed")
+    assert WHY in (answer.error_message or "")
+
+
 def test_words_in_place_of_an_event_are_told() -> None:
     answer, _, _ = read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
     assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", WHY)

@@ -375,6 +375,15 @@ def test_wait_ends(end: Any, code: int, said: str, configured: ScriptedServer, c
     assert said in run.err
 
 
+@pytest.mark.usefixtures("quick_retries")
+def test_a_404_is_believed_when_it_comes_three_times(configured: ScriptedServer, command: RunCommand) -> None:
+    missing = reply({"detail": "Not Found"}, 404)
+    configured.script = polling(missing, missing, "in_progress", missing, missing, missing, "completed")
+    run = command("--retrieve", "resp_1", "--wait", "--timeout", "60")
+    assert (run.code, run.out) == (1, "")
+    assert len(configured.seen) == 6
+
+
 def test_the_deadline_of_a_wait_says_how_to_go_on(configured: ScriptedServer, command: RunCommand) -> None:
     configured.script = polling("in_progress")
     run = command(*R, "--background", "--wait", "--timeout", "1", "hi")
