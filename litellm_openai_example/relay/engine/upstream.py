@@ -25,7 +25,7 @@ from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
-from ...transport.http_clients import before_sent
+from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
@@ -77,9 +77,12 @@ class Upstream:
     Args:
         settings: where it is and how to sign in.
         longest: characters of text that are kept of one answer.
+        http_client: sends the requests; by default one of the SDK adapter.
     """
 
-    def __init__(self, settings: GatewaySettings, *, longest: int) -> None:
+    def __init__(
+        self, settings: GatewaySettings, *, longest: int, http_client: AsyncLiteLLMHttpxClient | None = None
+    ) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(
             base_url=settings.base_url,
@@ -87,6 +90,7 @@ class Upstream:
             max_retries=0,
             max_answer=MAX_ANSWER,
             default_headers=NO_PLATFORM,
+            http_client=http_client,
         )
         self._longest = longest
         self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused

@@ -82,7 +82,7 @@ class Ledger:
         worker: the name of this process, never used before.
         lease: seconds that this process may be silent before others take its work.
         max_queued: invocations that may wait to be submitted.
-        clock: seconds, the same for all processes of this machine, never set.
+        clock: seconds, the same for all processes of this machine, never set; `time.monotonic` by default.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Ledger:
         *,
         lease: float,
         max_queued: int,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
         self.worker = worker
-        self._leases = Leases(worker, lease, clock, postgresql=database.postgresql)
+        self._leases = Leases(worker, lease, clock or time.monotonic, postgresql=database.postgresql)
         self._max_queued = max_queued
         self._secret = b""
         self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
