@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -25,7 +26,6 @@ def determined(seed: int, clock: Clock) -> Iterator[None]:
     drawn = random.Random(f"ids {seed}")
     state = random.getstate()
     random.seed(seed)
-    gc.collect()
     gc.disable()
     try:
         with (
@@ -44,8 +44,7 @@ def determined(seed: int, clock: Clock) -> Iterator[None]:
 @contextmanager
 def buried() -> Iterator[None]:
     """Let what a block leaves behind go without a word: tasks of dead processes that never came to their end."""
-    try:
+    with patch.object(sys, "unraisablehook", lambda _: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that nobody will await
         yield
-    finally:
-        with patch.object(sys, "unraisablehook", lambda _: None):
-            gc.collect()
+        gc.collect()

@@ -151,7 +151,8 @@ class Connection:
                 raise sqlite3.OperationalError("the connection broke")
 
     def _changed(self) -> bool:
-        return self.raw.total_changes != self._written
+        changes: int = self.raw.total_changes
+        return changes != self._written
 
     async def rollback(self) -> None:
         self.raw.rollback()
@@ -223,7 +224,8 @@ class _AdaptedConnection(AsyncAdapt_aiosqlite_connection):
 class _Module(AsyncAdapt_aiosqlite_dbapi):
     def connect(self, *args: Any, **options: Any) -> Any:
         options.pop("async_creator_fn", None)
-        return _AdaptedConnection(self, Connection(*args, **options))  # type: ignore[arg-type]
+        connection: Any = Connection(*args, **options)
+        return _AdaptedConnection(self, connection)
 
 
 class Dialect(SQLiteDialect_aiosqlite):
@@ -234,7 +236,7 @@ class Dialect(SQLiteDialect_aiosqlite):
 
     @classmethod
     def import_dbapi(cls) -> Any:
-        return _Module(aiosqlite, sqlite3)  # type: ignore[arg-type]
+        return _Module(aiosqlite, sqlite3)
 
 
 dialect = Dialect

@@ -70,6 +70,7 @@ class Gateway:
     Attributes:
         responses: of research runs, by id.
         creates: for each call id the submissions that came: when, and what was done.
+        answered: when the last submission under a call id had its answer.
         turns: creates of the client's own, executed, by session.
         submits: the weights by which a create's fate is drawn, from SUBMITS.
         outage: what every call meets, until when.
@@ -81,6 +82,7 @@ class Gateway:
     def __init__(self, clock: Clock, chance: random.Random, log: Callable[[str], None]) -> None:
         self.responses: dict[str, Response] = {}
         self.creates: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        self.answered: dict[str, float] = {}
         self.turns: dict[str, int] = defaultdict(int)
         self.submits: dict[str, float] = {"ok": 1.0}
         self.outage: tuple[str, float] = ("", 0.0)
@@ -156,9 +158,11 @@ class Gateway:
         if response is None or status != 200:
             return await self._fail(exchange, str(status))
         if body.get("stream"):
+            self.answered[call_id] = self._clock.now
             return await self._stream(exchange, response)
         if self.blocks:
             await asyncio.sleep(max(0.0, response.ends - self._clock.now))
+        self.answered[call_id] = self._clock.now
         return exchange.send(200, self._json(response))
 
     def _execute(self, call_id: str, question: str) -> Response:

@@ -11,7 +11,9 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from typing import Any
+from typing import Any, TypeVarTuple
+
+Given = TypeVarTuple("Given")
 
 _MOST_TURNS = 3_000_000  # of the loop in one seed: more is a loop that never comes to rest
 
@@ -102,11 +104,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Given], object], *args: *Given, context: Context | None = None
+    ) -> asyncio.Handle:
         return super().call_soon(_step, callback, args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(
+        self, when: float, callback: Callable[[*Given], object], *args: *Given, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         return super().call_at(when, _step, callback, args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Given], Any], *args: *Given) -> asyncio.Future[Any]:
+        """Call it here and now: a thread would answer at a moment that no seed decides."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def create_future(self) -> asyncio.Future[Any]:
         return _Future(self._number(), loop=self)

@@ -85,10 +85,10 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")
-    tick, lease = chance.choice([(1.0, 6.0), (2.0, 9.0), (4.0, 20.0)])
+    tick, lease = chance.choice([(1.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
     plan = Plan(seed, Timings(tick=tick, lease=lease))
-    plan.trouble = chance.choice([20.0, 60.0, 150.0])
-    plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
+    plan.trouble = chance.choice([20.0, 20.0, 60.0, 150.0])
+    plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
     plan.settings = {
         "max_running": chance.choice([1, 3, 32]),
         "submit_gate": chance.choice([1, 2, 8]),

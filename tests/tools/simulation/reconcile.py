@@ -26,7 +26,7 @@ _NEVER_SENT = frozenset(
 )
 _GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
 # What may rightly leave a submission indeterminate.
-_UNCERTAIN = ("kill", "stop", "freeze", "set_back", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
+_UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
 
 
 def reconcile(world: World, result: Result) -> None:
@@ -120,8 +120,12 @@ class _Books:
 
     def _check_indeterminate(self, name: str) -> Iterator[str]:
         world = self.world
-        fates = {fate for _, fate in world.gateway.creates.get(name, ())}
-        if not (fates & AMBIGUOUS or world.plan.drop or any(world.troubles[kind] for kind in _UNCERTAIN)):
+        creates = world.gateway.creates.get(name, [])
+        fates = {fate for _, fate in creates}
+        if fates & AMBIGUOUS or world.plan.drop or world.set_back_at or not creates:
+            return
+        begin, end = creates[0][0] - 1, world.gateway.answered.get(name, self.now) + 2
+        if not world.troubled(begin, end, *_UNCERTAIN):
             yield f"indeterminate without a reason: {name}, the submission met {sorted(fates)}"
 
     def _check_wish(self, name: str) -> Iterator[str]:
@@ -148,7 +152,8 @@ class _Books:
             yield from self._check_gone(user)
         elif user.error is not None:
             if (accepted or paid) and not user.ids:
-                yield f"nothing to continue with: {user.name} was told {str(user.error)!r}, and {_one(accepted | paid)} was accepted"
+                told = f"{user.name} was told {str(user.error)!r}"
+                yield f"nothing to continue with: {told}, and {_one(accepted | paid)} was accepted"
             elif user.ids:
                 yield f"no answer: {user.name} ended with {str(user.error)!r}"
         elif not user.done:
@@ -176,7 +181,7 @@ class _Books:
     def _check_gone(self, user: User) -> Iterator[str]:
         if self.world.forgotten & set(user.ids):
             self.excused["gone, for the ledger forgot that it was accepted"] += 1
-        elif self.world.troubles["step_clock"]:
+        elif self.world.troubled(0.0, self.now, "step_clock"):
             self.excused["deleted, for the clock was set ahead by more than the retention"] += 1
         else:
             yield f"gone: {user.name} was told that its run is not there"

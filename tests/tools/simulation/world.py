@@ -30,8 +30,10 @@ from .network import Network, Server, Transport, asgi
 from .plan import RELAYS, Action, Plan, draw
 from .users import GATEWAY_KEY, User
 
-_SHM = Path("/dev/shm")  # noqa: S108
+_SHM = Path("/dev/shm")
 _LOOK = 2.0
+_LASTING = ("freeze", "gateway_outage", "disk_away")
+_AFTERMATH = {"stop": 5.0, "lose_answers": 1e6, "fail_commits": 1e6}  # seconds
 
 
 @dataclass
@@ -58,7 +60,7 @@ class World:
         self.addresses = [f"http://127.0.0.1:{8081 + number}" for number in range(RELAYS)]
         self.relays: list[Process] = []
         self.users = [User(number, user, self) for number, user in enumerate(plan.users, 1)]
-        self.troubles: Counter[str] = Counter()  # what went wrong, by kind
+        self.troubles: list[tuple[float, float, str]] = []  # what went wrong: from when to when, and its kind
         self.forgotten: set[str] = set()  # accepted, and not in the ledger since it was set back
         self.unsent_again: set[str] = set()  # sent, and the ledger does not know it since it was set back
         self.set_back_at: list[float] = []
@@ -72,6 +74,10 @@ class World:
 
     def log(self, what: str) -> None:
         self.history.append(f"{self.clock.now - 100_000:10.3f} {what}")
+
+    def troubled(self, begin: float, end: float, *kinds: str) -> bool:
+        """Whether one of these kinds of trouble touches that time."""
+        return any(kind in kinds and since <= end and until >= begin for since, until, kind in self.troubles)
 
     def happened(self, event: str) -> None:
         """An event at which something may go wrong."""
@@ -108,10 +114,10 @@ class World:
         """Wait for every user and every row, no longer than the longest run may take."""
         until = self.clock.now + float(self.plan.settings["research_timeout"]) + 900
         while self.clock.now < until:
-            rows = self.disk.rows()
-            if all(user.done for user in self.users) and all(row["state"] in TERMINAL for row in rows):
-                if all(r.status(self.clock.now) != "in_progress" for r in self.gateway.responses.values()):
-                    return
+            running = any(r.status(self.clock.now) == "in_progress" for r in self.gateway.responses.values())
+            waiting = running or not all(user.done for user in self.users)
+            if not waiting and all(row["state"] in TERMINAL for row in self.disk.rows()):
+                return
             await asyncio.sleep(_LOOK if self.clock.now < until - 600 else 10 * _LOOK)
 
     def _heal(self) -> None:
@@ -162,7 +168,8 @@ class World:
         getattr(self, f"_{action.kind}")(action)
 
     def _note(self, action: Action, what: str) -> None:
-        self.troubles[action.kind] += 1
+        lasts = action.amount if action.kind in _LASTING else _AFTERMATH.get(action.kind, 0.0)
+        self.troubles.append((self.clock.now, self.clock.now + lasts, action.kind))
         self.log(f"*** {what}")
 
     def _kill(self, action: Action) -> None:
@@ -266,10 +273,7 @@ def simulate(seed: int) -> Result:
     product_log.setLevel(logging.INFO)
     product_log.propagate = False
     with buried():
-        result = _simulate(seed)
-        product_log.disabled = True
-    product_log.disabled = False
-    return result
+        return _simulate(seed)
 
 
 def _simulate(seed: int) -> Result:
@@ -286,18 +290,19 @@ def _simulate(seed: int) -> Result:
         loop.set_exception_handler(lambda _, context: None if world.over else world.log(f"loop: {_what(context)}"))
         handler = _History(world)
         product_log.addHandler(handler)
+        product_log.disabled = False
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(world.run())
         except Stuck as error:
             result.findings.append(f"stuck: {error}")
         finally:
-            world.over = True
-            product_log.removeHandler(handler)
+            world.over = product_log.disabled = True
             asyncio.set_event_loop(None)
         for process in world.relays:
             process.kill()
         reconcile(world, result)
+        product_log.removeHandler(handler)
     return result
 
 
