@@ -28,6 +28,8 @@ from .loop import Clock, current
 _BUSY = 2.0  # seconds, as the product asks SQLite to wait
 _KEPT = 24  # commits that a ledger can be set back by
 
+_compiled: dict[Any, Any] = {}
+
 registry.register("sqlite.simulated", __name__, "Dialect")
 
 
@@ -229,10 +231,23 @@ class _Module(AsyncAdapt_aiosqlite_dbapi):
 
 
 class Dialect(SQLiteDialect_aiosqlite):
-    """SQLAlchemy's dialect for aiosqlite, on `Connection`."""
+    """SQLAlchemy's dialect for aiosqlite, on `Connection`.
+
+    All engines share what SQLAlchemy has put together: a seed makes some ten of them, each for a few statements.
+    """
 
     driver = "simulated"
     supports_statement_cache = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dialect)
+
+    def __hash__(self) -> int:
+        return hash(Dialect)
+
+    @classmethod
+    def engine_created(cls, engine: Any) -> None:
+        engine.update_execution_options(compiled_cache=_compiled)
 
     @classmethod
     def import_dbapi(cls) -> Any:

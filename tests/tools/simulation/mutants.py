@@ -14,6 +14,7 @@ from unittest.mock import patch
 from litellm_openai_example.relay.engine.entry import Entry
 from litellm_openai_example.relay.engine.job import Job
 from litellm_openai_example.relay.ledger import ledger as states
+from litellm_openai_example.relay.ledger.changes import REQUEUED
 from litellm_openai_example.relay.ledger.leases import Leases
 from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation
@@ -32,7 +33,7 @@ async def _intent_unseen(_: Entry) -> bool:
 
 
 async def _requeue_all(self: Ledger, *, may_declare_dead: bool) -> Any:
-    return await self._change_orphans(states._SUBMITTING, states.REQUEUED, may_declare_dead)
+    return await self._change_orphans(states._SUBMITTING, REQUEUED, may_declare_dead)
 
 
 async def _send_again(self: Entry, outcome: Any, upstream_id: str | None = None) -> None:

@@ -67,6 +67,7 @@ class World:
         self.failures: list[str] = []  # of the processes themselves
         self.healed_at: float | None = None
         self.over = False
+        self._planned = 0  # actions whose time has not come yet
         self._down: set[int] = set()
         self._relay_of: dict[int, Relay] = {}
         self._events: Counter[str] = Counter()
@@ -104,25 +105,25 @@ class World:
             self.loop.call_later(user.plan.start, user.begin)
         for action in plan.actions:
             if action.at is not None:
+                self._planned += 1
                 self.loop.call_later(action.at, self._do, action)
-        await asyncio.sleep(plan.trouble)
+        await self._settle(self.clock.now + plan.trouble)
         self._heal()
-        await self._settle()
+        await self._settle(self.clock.now + float(plan.settings["research_timeout"]) + 900)
         self.over = True
 
-    async def _settle(self) -> None:
-        """Wait for every user and every row, no longer than the longest run may take."""
-        until = self.clock.now + float(self.plan.settings["research_timeout"]) + 900
+    async def _settle(self, until: float) -> None:
+        """Wait until every user and every row has come to an end, and nothing planned is left to go wrong."""
         while self.clock.now < until:
+            await asyncio.sleep(min(_LOOK, until - self.clock.now))
             running = any(r.status(self.clock.now) == "in_progress" for r in self.gateway.responses.values())
-            waiting = running or not all(user.done for user in self.users)
+            waiting = running or self._planned or not all(user.done for user in self.users)
             if not waiting and all(row["state"] in TERMINAL for row in self.disk.rows()):
                 return
-            await asyncio.sleep(_LOOK if self.clock.now < until - 600 else 10 * _LOOK)
 
     def _heal(self) -> None:
         self.log("--- from here on nothing goes wrong")
-        self.healed_at = self.clock.now
+        self.healed_at, self._planned = self.clock.now, 0
         self.gateway.submits, self.gateway.outage = {"ok": 1.0}, ("", 0.0)
         self.disk.away_until = 0.0
         self.disk.lose_answers = self.disk.fail_commits = 0
@@ -163,6 +164,7 @@ class World:
     # What goes wrong
 
     def _do(self, action: Action) -> None:
+        self._planned -= action.at is not None
         if self.healed_at is not None or self.over:
             return
         getattr(self, f"_{action.kind}")(action)
@@ -233,10 +235,11 @@ class World:
         after = {row["id"]: row for row in self.disk.rows()}
         self.set_back_at.append(self.clock.now)
         for invocation_id in set(before) | set(self.gateway.creates):
-            row = after.get(invocation_id)
+            row, known = after.get(invocation_id), before.get(invocation_id)
+            sent = invocation_id in self.gateway.creates or (known is not None and not _is_unsent(known))
             if row is None:
                 self.forgotten.add(invocation_id)
-            elif (row["state"] == "queued" or row["unsent"]) and self.gateway.creates.get(invocation_id):
+            elif sent and _is_unsent(row):
                 self.unsent_again.add(invocation_id)
         states = {row["id"][:10]: row["state"] for row in after.values()}
         self._note(action, f"the ledger forgets its last {action.amount:g} commits: {states}")
@@ -252,6 +255,10 @@ class World:
     def _fail_commits(self, action: Action) -> None:
         self._note(action, f"{action.amount:g} commits fail")
         self.disk.fail_commits += int(action.amount)
+
+
+def _is_unsent(row: dict[str, Any]) -> bool:
+    return row["state"] == "queued" or bool(row["unsent"])
 
 
 class _History(logging.Handler):
