@@ -102,7 +102,7 @@ class Gateway:
             if path.endswith("/cancel"):
                 self._note_cancel(path.split("/")[2], kind)
             self._log(f"gateway: {method} {path} meets an outage ({kind})")
-            return await self._fail(exchange, kind)
+            return await fail(exchange, kind)
         if path == "/responses":
             return await self._create(exchange, json.loads(exchange.body))
         if path == "/models":
@@ -118,17 +118,6 @@ class Gateway:
                 response.cancelled = self._clock.now
             self._note_cancel(response_id, response.status(self._clock.now))
         return exchange.send(200, self._json(response))
-
-    async def _fail(self, exchange: Exchange, kind: str) -> None:
-        status, _, page = kind.partition(" ")
-        if kind == "refused":
-            exchange.cut()
-        elif kind == "silent":
-            await exchange.gone.wait()
-        elif page:
-            exchange.send(int(status), _PAGE, "text/html")
-        else:
-            exchange.send(int(status), b'{"error": {"message": "no", "type": "x", "code": "%s"}}' % status.encode())
 
     def _note_cancel(self, response_id: str, answer: str) -> None:
         if response := self.responses.get(response_id):
@@ -150,13 +139,13 @@ class Gateway:
         if fate == "slow":
             await asyncio.sleep(self._chance.uniform(*self.slow))
         if fate == "hangs":
-            return await self._fail(exchange, "silent")
+            return await fail(exchange, "silent")
         if fate in ("breaks after", "breaks before"):
-            return await self._fail(exchange, "refused")
+            return await fail(exchange, "refused")
         if fate in ("page", "404 page"):
-            return await self._fail(exchange, f"{status} page")
+            return await fail(exchange, f"{status} page")
         if response is None or status != 200:
-            return await self._fail(exchange, str(status))
+            return await fail(exchange, str(status))
         if body.get("stream"):
             self.answered[call_id] = self._clock.now
             return await self._stream(exchange, response)
@@ -223,3 +212,16 @@ class Gateway:
 
 def _event(kind: str, **data: Any) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
+
+
+async def fail(exchange: Exchange, kind: str) -> None:
+    """Answer with a kind of OUTAGES: an error of LiteLLM's, a proxy's page, or nothing."""
+    status, _, page = kind.partition(" ")
+    if kind == "refused":
+        exchange.cut()
+    elif kind == "silent":
+        await exchange.gone.wait()
+    elif page:
+        exchange.send(int(status), _PAGE, "text/html")
+    else:
+        exchange.send(int(status), b'{"error": {"message": "no", "type": "x", "code": "%s"}}' % status.encode())

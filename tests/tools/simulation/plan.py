@@ -86,7 +86,7 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")
     tick, lease = chance.choice([(1.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
-    plan = Plan(seed, Timings(tick=tick, lease=lease))
+    plan = Plan(seed, Timings(tick=tick, lease=lease, missing=chance.choice([15.0, 120.0])))
     plan.trouble = chance.choice([20.0, 20.0, 60.0, 150.0])
     plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
     plan.settings = {
@@ -123,7 +123,7 @@ def _moment(chance: random.Random, plan: Plan) -> dict[str, object]:
     """A time, or an event: what goes wrong just after a commit or a create tells most."""
     if chance.random() < 0.4:
         return {"at": chance.uniform(0.5, plan.trouble)}
-    event = chance.choice(["create", "commit", "accepted", "settled"])
+    event = chance.choice(["create", "commit", "accepted", "settled", "wish"])
     return {"after": (event, chance.randint(1, 30 if event == "commit" else 4))}
 
 
@@ -165,6 +165,9 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
             plan.users[index] = UserPlan(**{**vars(user), "cancel": seconds})
     if chance.random() < 0.5:
         plan.submits = {"ok": 1.0, "slow": 1.0}
+    if chance.random() < 0.5:  # just then the gateway is away
+        after = ("wish", chance.randint(1, 2))
+        return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []
 
 
@@ -225,6 +228,19 @@ def _freezes(chance: random.Random, plan: Plan) -> list[Action]:
     ]
 
 
+def _proxies(chance: random.Random, plan: Plan) -> list[Action]:
+    return [
+        Action(
+            "relay_outage",
+            **_moment(chance, plan),  # type: ignore[arg-type]
+            who=chance.randrange(RELAYS),
+            word=chance.choice(["502 page", "503 page", "503"]),
+            amount=chance.choice([1.0, 5.0, 40.0]),
+        )
+        for _ in range(chance.randint(1, 3))
+    ]
+
+
 def _drops(chance: random.Random, plan: Plan) -> list[Action]:
     plan.drop = chance.choice([0.02, 0.1, 0.3])
     return []
@@ -241,4 +257,5 @@ _TROUBLES = {
     "disk": _disk,
     "freezes": _freezes,
     "drops": _drops,
+    "proxies": _proxies,
 }

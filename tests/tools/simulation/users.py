@@ -174,6 +174,7 @@ class User:
         while self.answered is None and not self._world.over:
             self.asked = self.asked or self._world.clock.now
             self._say("wants it cancelled")
+            self._world.happened("wish")
             try:
                 view = await self._relay(self._calls).cancel(invocation_id, token, timeout=20.0)
                 self.answered = (self._world.clock.now, view.status)

@@ -24,9 +24,9 @@ from litellm_openai_example.transport.http_clients import AsyncLiteLLMHttpxClien
 
 from .chance import buried, determined
 from .disk import Disk
-from .gateway import Gateway
+from .gateway import Gateway, fail
 from .loop import Clock, Process, Stuck, VirtualLoop, current
-from .network import Network, Server, Transport, asgi
+from .network import Exchange, Network, Server, Transport, asgi
 from .plan import RELAYS, Action, Plan, draw
 from .users import GATEWAY_KEY, User
 
@@ -67,6 +67,7 @@ class World:
         self.failures: list[str] = []  # of the processes themselves
         self.healed_at: float | None = None
         self.over = False
+        self._proxies: dict[int, tuple[str, float]] = {}  # before a relay: what they answer, until when
         self._planned = 0  # actions whose time has not come yet
         self._down: set[int] = set()
         self._relay_of: dict[int, Relay] = {}
@@ -125,6 +126,7 @@ class World:
         self.log("--- from here on nothing goes wrong")
         self.healed_at, self._planned = self.clock.now, 0
         self.gateway.submits, self.gateway.outage = {"ok": 1.0}, ("", 0.0)
+        self._proxies.clear()
         self.disk.away_until = 0.0
         self.disk.lose_answers = self.disk.fail_commits = 0
         self.network.drop = 0.0
@@ -159,7 +161,13 @@ class World:
         self.log(f"relay{number} listens")
         self._relay_of[number] = relay
         address = self.addresses[number].removeprefix("http://")
-        self.network.servers[address] = Server(process, asgi(create_app(relay)))
+        app = asgi(create_app(relay))
+
+        async def behind_proxy(exchange: Exchange) -> None:
+            word, until = self._proxies.get(number, ("", 0.0))
+            await (fail(exchange, word) if self.clock.now < until else app(exchange))
+
+        self.network.servers[address] = Server(process, behind_proxy)
 
     # What goes wrong
 
@@ -223,6 +231,10 @@ class World:
     def _gateway_outage(self, action: Action) -> None:
         self._note(action, f"the gateway answers {action.word} for {action.amount:g} s")
         self.gateway.outage = (action.word, self.clock.now + action.amount)
+
+    def _relay_outage(self, action: Action) -> None:
+        self._note(action, f"a proxy before relay{action.who} answers {action.word} for {action.amount:g} s")
+        self._proxies[action.who] = (action.word, self.clock.now + action.amount)
 
     def _step_clock(self, action: Action) -> None:
         self._note(action, f"the clock is set by {action.amount:+g} s")
