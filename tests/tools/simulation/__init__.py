@@ -11,6 +11,7 @@ disk      the database in the loop's own thread; lost answers, failures, a ledge
 network   requests in memory between the processes; broken connections, lost requests and answers
 gateway   bills each create that it executes; slow, failing, or hidden behind a proxy's pages
 plan      what a seed draws: settings, users, and what goes wrong when
+faults    does what the plan wants to go wrong
 users     what programs and people do with the library
 world     puts it all together and lets it run until nothing is left to happen
 reconcile compares the ledger, the gateway's books and what users were told

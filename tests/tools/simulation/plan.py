@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from litellm_openai_example.relay.settings import Timings
 
@@ -119,7 +120,7 @@ def _user(chance: random.Random) -> UserPlan:
     )
 
 
-def _moment(chance: random.Random, plan: Plan) -> dict[str, object]:
+def _moment(chance: random.Random, plan: Plan) -> dict[str, Any]:
     """A time, or an event: what goes wrong just after a commit or a create tells most."""
     if chance.random() < 0.4:
         return {"at": chance.uniform(0.5, plan.trouble)}
@@ -127,16 +128,11 @@ def _moment(chance: random.Random, plan: Plan) -> dict[str, object]:
     return {"after": (event, chance.randint(1, 30 if event == "commit" else 4))}
 
 
-def _actions(chance: random.Random, plan: Plan, kind: str, most: int, **more: object) -> list[Action]:
-    number = chance.randint(1, most)
-    return [Action(kind, **{**_moment(chance, plan), **more}) for _ in range(number)]  # type: ignore[arg-type]
-
-
 def _kills(chance: random.Random, plan: Plan) -> list[Action]:
     return [
         Action(
             chance.choice(["kill", "kill", "stop"]),
-            **_moment(chance, plan),  # type: ignore[arg-type]
+            **_moment(chance, plan),
             who=chance.randrange(RELAYS),
             steps=chance.choice([0, chance.randint(0, 30), chance.randint(0, 300)]),
             amount=chance.choice([0.1, 3.0, 30.0]),
@@ -181,7 +177,7 @@ def _outages(chance: random.Random, plan: Plan) -> list[Action]:
     return [
         Action(
             "gateway_outage",
-            **_moment(chance, plan),  # type: ignore[arg-type]
+            **_moment(chance, plan),
             word=chance.choice(OUTAGES),
             amount=chance.choice([1.0, 4.0, 30.0, 150.0]),
         )
@@ -192,15 +188,14 @@ def _outages(chance: random.Random, plan: Plan) -> list[Action]:
 def _clock_steps(chance: random.Random, plan: Plan) -> list[Action]:
     steps = [9 * HOUR, -9 * HOUR, 2 * HOUR, -20.0, 40.0, 96 * HOUR]
     actions = [
-        Action("step_clock", **_moment(chance, plan), amount=chance.choice(steps))  # type: ignore[arg-type]
-        for _ in range(chance.randint(1, 2))
+        Action("step_clock", **_moment(chance, plan), amount=chance.choice(steps)) for _ in range(chance.randint(1, 2))
     ]
     return actions + (_kills(chance, plan)[:2] if chance.random() < 0.6 else [])
 
 
 def _set_backs(chance: random.Random, plan: Plan) -> list[Action]:
     return [
-        Action("set_back", **_moment(chance, plan), amount=chance.choice([1, 1, 2, 3, 5, 10, 20]))  # type: ignore[arg-type]
+        Action("set_back", **_moment(chance, plan), amount=chance.choice([1, 1, 2, 3, 5, 10, 20]))
         for _ in range(chance.randint(1, 3))
     ]
 
@@ -209,7 +204,7 @@ def _disk(chance: random.Random, plan: Plan) -> list[Action]:
     return [
         Action(
             chance.choice(["disk_away", "lose_answers", "fail_commits"]),
-            **_moment(chance, plan),  # type: ignore[arg-type]
+            **_moment(chance, plan),
             amount=chance.choice([1, 2, 8, 30]),
         )
         for _ in range(chance.randint(1, 5))
@@ -220,7 +215,7 @@ def _freezes(chance: random.Random, plan: Plan) -> list[Action]:
     return [
         Action(
             "freeze",
-            **_moment(chance, plan),  # type: ignore[arg-type]
+            **_moment(chance, plan),
             who=chance.randrange(RELAYS),
             amount=chance.choice([1.0, 5.0, 8.0, 30.0, 90.0]),
         )
@@ -232,7 +227,7 @@ def _proxies(chance: random.Random, plan: Plan) -> list[Action]:
     return [
         Action(
             "relay_outage",
-            **_moment(chance, plan),  # type: ignore[arg-type]
+            **_moment(chance, plan),
             who=chance.randrange(RELAYS),
             word=chance.choice(["502 page", "503 page", "503"]),
             amount=chance.choice([1.0, 5.0, 40.0]),

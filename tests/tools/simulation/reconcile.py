@@ -68,7 +68,7 @@ class _Books:
         sent = [(at, fate) for at, fate in self.world.gateway.creates[call_id] if fate not in _REFUSED]
         if len(sent) < 2:
             return
-        if call_id in self.world.unsent_again or call_id in self.world.forgotten:
+        if call_id in self.world.faults.unsent_again or call_id in self.world.faults.forgotten:
             self.excused["sent again, for the ledger forgot that it was sent"] += 1
             return
         times = ", ".join(f"{at - 100_000:.3f} ({fate})" for at, fate in sent)
@@ -80,7 +80,7 @@ class _Books:
         for at, answer in response.cancels:
             wished = user is not None and user.asked is not None and user.asked <= at
             late = at - response.created >= self.world.plan.settings["research_timeout"] - 30
-            lost = row is None or row["error_code"] == "submission_indeterminate" or bool(self.world.set_back_at)
+            lost = row is None or row["error_code"] == "submission_indeterminate" or bool(self.world.faults.set_back_at)
             if not (wished or late or lost):
                 yield (
                     f"stopped without a reason: {response.call_id}, {at - response.created:.1f} s old, was cancelled "
@@ -122,16 +122,16 @@ class _Books:
         world = self.world
         creates = world.gateway.creates.get(name, [])
         fates = {fate for _, fate in creates}
-        if fates & AMBIGUOUS or world.plan.drop or world.set_back_at or not creates:
+        if fates & AMBIGUOUS or world.plan.drop or world.faults.set_back_at or not creates:
             return
         begin, end = creates[0][0] - 1, world.gateway.answered.get(name, self.now) + 2
-        if not world.troubled(begin, end, *_UNCERTAIN):
+        if not world.faults.troubled(begin, end, *_UNCERTAIN):
             yield f"indeterminate without a reason: {name}, the submission met {sorted(fates)}"
 
     def _check_wish(self, name: str) -> Iterator[str]:
         """A wish to stop that was taken reaches the gateway, if the run lasts."""
         user = self.askers.get(name)
-        if user is None or user.answered is None or self.world.set_back_at:
+        if user is None or user.answered is None or self.world.faults.set_back_at:
             return
         at, status = user.answered
         at = max(at, self.world.healed_at or 0.0)
@@ -159,11 +159,11 @@ class _Books:
         elif not user.done:
             yield f"no answer: {user.name} still waits"
         if len(user.ids) > 1 and user.plan.mode != "tool":
-            if self.world.forgotten & set(user.ids):
+            if self.world.faults.forgotten & set(user.ids):
                 self.excused["accepted again, for the ledger forgot the first"] += 1
             else:
                 yield f"two runs for one key: {user.name} was told {sorted(user.ids)}"
-        if user.other is not None and "accepted" in user.other and not self.world.forgotten:
+        if user.other is not None and "accepted" in user.other and not self.world.faults.forgotten:
             yield f"one key, two questions: {user.name} {user.other}"
 
     def _check_answer(self, user: User) -> Iterator[str]:
@@ -175,13 +175,13 @@ class _Books:
         ends = {(status, text) for _, status, text in user.seen}
         if row is not None:
             ends.add((row["state"], row["output_text"]))
-        if len(ends) > 1 and not self.world.set_back_at and len(user.ids) == 1:
+        if len(ends) > 1 and not self.world.faults.set_back_at and len(user.ids) == 1:
             yield f"an end that changed: {user.name} {sorted(map(str, ends))}"
 
     def _check_gone(self, user: User) -> Iterator[str]:
-        if self.world.forgotten & set(user.ids):
+        if self.world.faults.forgotten & set(user.ids):
             self.excused["gone, for the ledger forgot that it was accepted"] += 1
-        elif self.world.troubled(0.0, self.now, "step_clock"):
+        elif self.world.faults.troubled(0.0, self.now, "step_clock"):
             self.excused["deleted, for the clock was set ahead by more than the retention"] += 1
         else:
             yield f"gone: {user.name} was told that its run is not there"
