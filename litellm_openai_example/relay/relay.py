@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ..transport.http_clients import AsyncLiteLLMHttpxClient
 from .counters import count_accepted
 from .engine.hub import Hub
 from .engine.upstream import Upstream
@@ -31,17 +32,25 @@ _CLOSING = 0.5  # seconds that requests wait for the ledger once the process is 
 class Relay:
     """One relay process.
 
+    Args:
+        settings: limits, timings, and where the gateway and the ledger are.
+        http_client: sends the requests to the gateway; by default one of the SDK adapter.
+
     Attributes:
         failed: whether a loop has ended without which the relay does no good; `on_failure` is called then.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, http_client: AsyncLiteLLMHttpxClient | None = None) -> None:
         self.settings = settings
         timings = settings.timings
         name = secrets.token_hex(8)
         self._database = Database(settings.database_url, name)
         self._upstream = Upstream(
-            settings.gateway, longest=settings.max_output, explicit=settings.request, learned=timings.learned
+            settings.gateway,
+            longest=settings.max_output,
+            explicit=settings.request,
+            learned=timings.learned,
+            http_client=http_client,
         )
         self.ledger = Ledger(
             self._database, name, lease=timings.lease, max_queued=settings.max_queued, retention=settings.retention

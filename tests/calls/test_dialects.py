@@ -121,7 +121,7 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
-    answer, _ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
+    answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")
     assert WHY in (answer.error_message or "")
 

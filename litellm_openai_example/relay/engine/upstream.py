@@ -24,7 +24,7 @@ from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.headers import poll_after
-from ...transport.http_clients import before_sent
+from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
@@ -75,10 +75,17 @@ class Upstream:
         longest: characters of text that are kept of one answer.
         explicit: fields of a request that are never left out, although the model refuses them.
         learned: seconds for which it is remembered what a model refuses.
+        http_client: sends the requests; by default one of the SDK adapter.
     """
 
     def __init__(
-        self, settings: GatewaySettings, *, longest: int, explicit: Collection[str] = (), learned: float = 600.0
+        self,
+        settings: GatewaySettings,
+        *,
+        longest: int,
+        explicit: Collection[str] = (),
+        learned: float = 600.0,
+        http_client: AsyncLiteLLMHttpxClient | None = None,
     ) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(
@@ -87,6 +94,7 @@ class Upstream:
             max_retries=0,
             max_answer=MAX_ANSWER,
             default_headers=NO_PLATFORM,
+            http_client=http_client,
         )
         self._longest = longest
         self._adaptations = Adaptations(explicit=explicit, seconds=learned)

@@ -92,7 +92,7 @@ class Ledger:
         lease: seconds that this process may be silent before others take its work.
         max_queued: invocations that may wait to be submitted.
         retention: seconds for which ended invocations are kept, unless another process keeps them longer.
-        clock: seconds, the same for all processes of this machine, never set.
+        clock: seconds, the same for all processes of this machine, never set; `time.monotonic` by default.
     """
 
     def __init__(
@@ -103,10 +103,11 @@ class Ledger:
         lease: float,
         max_queued: int,
         retention: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
         self.worker = worker
+        clock = clock or time.monotonic
         self._leases = Leases(worker, lease, clock, postgresql=database.postgresql, retention=retention)
         self._max_queued = max_queued
         self._kept = retention  # what holds, as the log knows it

@@ -1,0 +1,86 @@
+"""`make simulate [SEEDS=200] [SEED=n]`: run seeds in processes side by side; print the history of one that fails."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+from .mutants import hunt
+from .world import Result, simulate
+
+_PROCESSES = 2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many (default: %(default)d)")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help="replay one seed, and print its history")
+    parser.add_argument("--processes", type=int, default=_PROCESSES, help="side by side (default: %(default)d)")
+    parser.add_argument("--mutants", action="store_true", help="break guards of the product, and find each")
+    parser.add_argument("--quiet", action="store_true", help="do not print histories")
+    parser.add_argument("--digests", action="store_true", help="print a digest of each history")
+    arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of texts belongs to a seed
+        return _in_processes(arguments)
+    seeds = range(arguments.first, arguments.first + arguments.seeds, arguments.step)
+    if arguments.mutants:
+        return int(hunt(seeds) > 0)
+    return run([arguments.seed] if arguments.seed else seeds, arguments)
+
+
+def _in_processes(arguments: argparse.Namespace) -> int:
+    number = 1 if arguments.seed or arguments.mutants else max(1, min(arguments.processes, arguments.seeds))
+    command = [sys.executable, "-m", "tests.tools.simulation", *sys.argv[1:]]
+    env = {**os.environ, "PYTHONHASHSEED": "0"}
+    parts: list[subprocess.Popen[bytes]] = []
+    for part in range(number):
+        share = ["--first", f"{arguments.first + part}", "--seeds", f"{arguments.seeds - part}", "--step", f"{number}"]
+        parts.append(subprocess.Popen([*command, *share], env=env))
+    try:
+        return max(process.wait() for process in parts)
+    finally:
+        for process in parts:
+            process.terminate()
+
+
+def run(seeds: range | list[int], arguments: argparse.Namespace) -> int:
+    """Run the seeds; 1 if one of them found something."""
+    gc.collect()
+    gc.freeze()  # all that was imported: the collector need not walk it after each seed
+    found, excused, virtual, begun = 0, Counter[str](), 0.0, time.perf_counter()
+    for seed in seeds:
+        result = simulate(seed)
+        excused += result.excused
+        virtual += float(result.history[-1].split()[0]) if result.history else 0.0
+        if arguments.digests:
+            print(seed, hashlib.sha256("\n".join(result.history).encode()).hexdigest(), flush=True)
+        if arguments.seed or (result.findings and not arguments.quiet):
+            print("\n".join(result.history))
+        if result.findings:
+            found += 1
+            _tell(result)
+    seconds = time.perf_counter() - begun
+    print(f"{len(seeds)} seeds, {virtual / 3600:.1f} virtual hours in {seconds:.1f} s: {found} failed", flush=True)
+    for what, times in sorted(excused.items()):
+        print(f"  excused {times} times: {what}")
+    return 1 if found else 0
+
+
+def _tell(result: Result) -> None:
+    for finding in result.findings:
+        print(f"seed {result.seed}: {finding}")
+    print(f"seed {result.seed} FAILED; make simulate SEED={result.seed} replays it", flush=True)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # what dead processes have left in this one is not worth an orderly end

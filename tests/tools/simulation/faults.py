@@ -1,0 +1,138 @@
+"""What goes wrong in the world of a seed, and what of it excuses something at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from .plan import Action
+
+if TYPE_CHECKING:
+    from .world import World
+
+_LASTING = ("freeze", "gateway_outage", "disk_away")
+_AFTERMATH = {"stop": 5.0, "lose_answers": 1e6, "fail_commits": 1e6}  # seconds
+
+
+class Faults:
+    """Does the actions of a plan: each kind is a method.
+
+    Attributes:
+        down: the relays that are about to die, or dead.
+        forgotten: what was accepted, and is not in the ledger since it was set back.
+        unsent_again: what was sent, and the ledger does not know it since it was set back.
+        set_back_at: when the ledger was set back.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.down: set[int] = set()
+        self.forgotten: set[str] = set()
+        self.unsent_again: set[str] = set()
+        self.set_back_at: list[float] = []
+        self._troubles: list[tuple[float, float, str]] = []  # from when, to when, which kind
+        self._world = world
+
+    def troubled(self, begin: float, end: float, *kinds: str) -> bool:
+        """Whether one of these kinds of trouble touches that time."""
+        return any(kind in kinds and since <= end and until >= begin for since, until, kind in self._troubles)
+
+    def do(self, action: Action) -> None:
+        self._world.planned -= action.at is not None
+        if self._world.healed_at is not None or self._world.over:
+            return
+        getattr(self, f"_{action.kind}")(action)
+
+    def _note(self, action: Action, what: str) -> None:
+        lasts = action.amount if action.kind in _LASTING else _AFTERMATH.get(action.kind, 0.0)
+        self._troubles.append((self._world.clock.now, self._world.clock.now + lasts, action.kind))
+        self._world.log(f"*** {what}")
+
+    def _kill(self, action: Action) -> None:
+        process = self._world.relays[action.who]
+        if action.who in self.down or not process.alive:
+            return
+        self.down.add(action.who)
+
+        def killed() -> None:
+            self._note(action, f"relay{action.who} is killed")
+            self._world.loop.call_later(action.amount, self._world.boot, action.who, context=self._world.context)
+
+        process.kill_after(action.steps, killed)
+
+    def _stop(self, action: Action) -> None:
+        process, relay = self._world.relays[action.who], self._world.relay_of.get(action.who)
+        if action.who in self.down or relay is None or not process.alive:
+            return
+        self.down.add(action.who)
+        self._note(action, f"relay{action.who} is told to stop")
+        self._world.network.servers[self._world.addresses[action.who].removeprefix("http://")].listening = False
+
+        async def stop() -> None:
+            relay.close()
+            await asyncio.sleep(0.2)
+            await relay.stop()
+            self._world.log(f"relay{action.who} has stopped")
+            process.kill()
+            self._world.loop.call_later(action.amount, self._world.boot, action.who, context=self._world.context)
+
+        process.spawn(stop())
+
+    def _freeze(self, action: Action) -> None:
+        self._note(action, f"relay{action.who} stands still for {action.amount:g} s")
+        self._world.relays[action.who].freeze(action.amount)
+
+    def _kill_client(self, action: Action) -> None:
+        user = self._world.users[action.who]
+        process = user.process
+        if process is None or not process.alive:
+            return
+
+        def killed() -> None:
+            self._note(action, f"the client of {user.name} is killed")
+            self._world.loop.call_later(action.amount, user.begin, context=self._world.context)
+
+        process.kill_after(action.steps, killed)
+
+    def _gateway_outage(self, action: Action) -> None:
+        self._note(action, f"the gateway answers {action.word} for {action.amount:g} s")
+        self._world.gateway.outage = (action.word, self._world.clock.now + action.amount)
+
+    def _relay_outage(self, action: Action) -> None:
+        self._note(action, f"a proxy before relay{action.who} answers {action.word} for {action.amount:g} s")
+        self._world.proxies[action.who] = (action.word, self._world.clock.now + action.amount)
+
+    def _step_clock(self, action: Action) -> None:
+        self._note(action, f"the clock is set by {action.amount:+g} s")
+        self._world.clock.offset += action.amount
+
+    def _set_back(self, action: Action) -> None:
+        before = {row["id"]: row for row in self._world.disk.rows()} if self._world.disk.used else {}
+        if not self._world.disk.set_back(int(action.amount)):
+            return
+        after = {row["id"]: row for row in self._world.disk.rows()}
+        self.set_back_at.append(self._world.clock.now)
+        for invocation_id in set(before) | set(self._world.gateway.creates):
+            row, known = after.get(invocation_id), before.get(invocation_id)
+            sent = invocation_id in self._world.gateway.creates or (known is not None and not _is_unsent(known))
+            if row is None:
+                self.forgotten.add(invocation_id)
+            elif sent and _is_unsent(row):
+                self.unsent_again.add(invocation_id)
+        states = {row["id"][:10]: row["state"] for row in after.values()}
+        self._note(action, f"the ledger forgets its last {action.amount:g} commits: {states}")
+
+    def _disk_away(self, action: Action) -> None:
+        self._note(action, f"the database is away for {action.amount:g} s")
+        self._world.disk.away_until = self._world.clock.now + action.amount
+
+    def _lose_answers(self, action: Action) -> None:
+        self._note(action, f"the answers to {action.amount:g} commits are lost")
+        self._world.disk.lose_answers += int(action.amount)
+
+    def _fail_commits(self, action: Action) -> None:
+        self._note(action, f"{action.amount:g} commits fail")
+        self._world.disk.fail_commits += int(action.amount)
+
+
+def _is_unsent(row: dict[str, Any]) -> bool:
+    return row["state"] == "queued" or bool(row["unsent"])

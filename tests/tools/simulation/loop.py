@@ -1,0 +1,185 @@
+"""Virtual time, and processes that can be killed or frozen between any two steps.
+
+The event loop is asyncio's own, on a selector that never waits: where a loop would sleep until its next timer, the
+clock moves there instead. Every step of a task is a callback of the loop, and the context of each tells which simulated
+process it belongs to. A process that was killed takes no further step: as with `kill -9`, no `finally` runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, TypeVarTuple
+
+Given = TypeVarTuple("Given")
+
+_MOST_TURNS = 3_000_000  # of the loop in one seed: more is a loop that never comes to rest
+
+current: ContextVar[Process | None] = ContextVar("process", default=None)
+"""The simulated process whose code runs; None for the simulation itself."""
+
+
+class Stuck(Exception):
+    """Nothing can happen any more, or the same happens for ever."""
+
+
+class Clock:
+    """The machine's clocks: `now` only runs forward, `wall` can be set."""
+
+    def __init__(self) -> None:
+        self.now = 100_000.0
+        self.offset = 1_790_000_000.0 - self.now
+
+    @property
+    def wall(self) -> float:
+        return self.now + self.offset
+
+
+class Process:
+    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies."""
+
+    def __init__(self, name: str, loop: VirtualLoop) -> None:
+        self.name = name
+        self.alive = True
+        self.disk: Any = None  # that it keeps its ledger on
+        self.on_death: list[Callable[[], None]] = []
+        self._loop = loop
+        self._steps_left: int | None = None
+        self._killed: Callable[[], None] = lambda: None
+        self._frozen_until = 0.0
+        self._held = 0
+        self._context: Context = copy_context()
+        self._context.run(current.set, self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str = "") -> asyncio.Task[Any]:
+        """Run a coroutine in this process."""
+        return self._loop.create_task(work, name=name or self.name, context=self._context.copy())
+
+    def kill(self) -> None:
+        """End it at once. Its connections break, none of its code runs again."""
+        if self.alive:
+            self.alive = False
+            for close in self.on_death:
+                close()
+
+    def kill_after(self, steps: int, killed: Callable[[], None]) -> None:
+        """Kill it before the step that follows so many more; `killed` is called then."""
+        self._steps_left, self._killed = steps, killed
+
+    def freeze(self, seconds: float) -> None:
+        """Let it take no step for so long, as a suspended machine or SIGSTOP does."""
+        self._frozen_until = self._loop.time() + seconds
+
+    def take(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Take one step, if it can."""
+        if not self.alive:
+            return
+        if self._frozen_until > self._loop.time():
+            self._held += 1  # in their order
+            self._loop.call_at(self._frozen_until + self._held * 1e-6, callback, *args, context=copy_context())
+            return
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if self._steps_left < 0:
+                self._steps_left = None
+                self.kill()
+                self._killed()
+                return
+        callback(*args)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is the clock's, and whose steps belong to processes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._objects = 0
+        # A task of a dead process that nobody holds would be closed, and its `finally` blocks would run.
+        self._tasks: list[asyncio.Task[Any]] = []
+        super().__init__(_Selector(clock))
+        self.set_task_factory(self._new_task)
+
+    def time(self) -> float:
+        return self._clock.now
+
+    def call_soon(
+        self, callback: Callable[[*Given], object], *args: *Given, context: Context | None = None
+    ) -> asyncio.Handle:
+        return super().call_soon(_step, callback, args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Given], object], *args: *Given, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return super().call_at(when, _step, callback, args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Callable[[*Given], Any], *args: *Given) -> asyncio.Future[Any]:
+        """Call it here and now: a thread would answer at a moment that no seed decides."""
+        future = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(self._number(), loop=self)
+
+    def _new_task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        task = _Task(self._number(), work, loop=loop, **options)
+        self._tasks.append(task)
+        return task
+
+    def _number(self) -> int:
+        self._objects += 1
+        return self._objects
+
+
+def _step(callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+    process = current.get()
+    if process is None:
+        callback(*args)
+    else:
+        process.take(callback, args)
+
+
+class _Task(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address in memory."""
+
+    def __init__(self, number: int, work: Any, **options: Any) -> None:
+        self._hash = number
+        super().__init__(work, **options)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _Future(asyncio.Future[Any]):
+    """The same for a future."""
+
+    def __init__(self, number: int, **options: Any) -> None:
+        self._hash = number
+        super().__init__(**options)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _Selector(selectors.DefaultSelector):
+    """Moves the clock instead of waiting. There is no input or output to wait for."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._turns += 1
+        if timeout is None:
+            raise Stuck("nothing is left to happen, and the simulation has not ended")
+        if self._turns > _MOST_TURNS:
+            raise Stuck("it does not come to rest")
+        if timeout > 0:
+            self._clock.now += timeout
+        return []

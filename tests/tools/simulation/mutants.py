@@ -1,0 +1,114 @@
+"""Guards of the product, broken one by one: a simulation that does not find each of them proves nothing.
+
+Each must lead to a finding of its kind in a seed in which the product as it is has none of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from litellm_openai_example.relay.engine.entry import Entry
+from litellm_openai_example.relay.engine.job import Job
+from litellm_openai_example.relay.ledger import ledger as states
+from litellm_openai_example.relay.ledger.changes import REQUEUED
+from litellm_openai_example.relay.ledger.leases import Leases
+from litellm_openai_example.relay.ledger.ledger import Ledger
+from litellm_openai_example.relay.ledger.records import NewInvocation
+from litellm_openai_example.relay.ledger.schema import invocations
+from litellm_openai_example.research import contract
+
+from .world import simulate
+
+Break = Callable[[], AbstractContextManager[Any]]
+
+_settle, _submitted, _new = Entry.settle, Entry.submitted, NewInvocation.of
+
+
+async def _intent_unseen(_: Entry) -> bool:
+    return True
+
+
+async def _requeue_all(self: Ledger, *, may_declare_dead: bool) -> Any:
+    return await self._change_orphans(states._SUBMITTING, REQUEUED, may_declare_dead)
+
+
+async def _send_again(self: Entry, outcome: Any, upstream_id: str | None = None) -> None:
+    if outcome == states.INDETERMINATE:
+        return await self.requeue(1.0)
+    return await _settle(self, outcome, upstream_id)
+
+
+async def _keep_in_memory(self: Entry, upstream_id: str) -> None:
+    self.upstream_id = upstream_id
+
+
+async def _confuse(self: Entry, upstream_id: str) -> None:
+    await _submitted(self, "resp_1")
+
+
+def _without_key(arguments: Any, key: str | None, payer: Any) -> NewInvocation:
+    return replace(_new(arguments, key, payer), idempotency_hash=None)
+
+
+async def _tell_nobody(self: Job, *outcome: Any) -> None:
+    await self._entry.settle(*outcome)
+
+
+async def _reclaim_nothing(self: Ledger, **_: Any) -> list[Any]:
+    return []
+
+
+async def _all_others(self: Leases, *_: Any, **__: Any) -> Any:
+    return invocations.c.owner != self._worker
+
+
+MUTANTS: dict[str, tuple[str, Break]] = {
+    "the intent is not committed": ("paid twice", lambda: patch.object(Entry, "commit_intent", _intent_unseen)),
+    "what was perhaps sent is requeued after a death": (
+        "paid twice",
+        lambda: patch.object(Ledger, "requeue_orphans", _requeue_all),
+    ),
+    "an unknown outcome is sent again": ("paid twice", lambda: patch.object(Entry, "settle", _send_again)),
+    "the gateway's id is kept in memory alone": (
+        "indeterminate without a reason",
+        lambda: patch.object(Entry, "submitted", _keep_in_memory),
+    ),
+    "the id of another run is followed": ("wrong text", lambda: patch.object(Entry, "submitted", _confuse)),
+    "the relay ignores the idempotency key": (
+        "two runs for one key",
+        lambda: patch.object(NewInvocation, "of", _without_key),
+    ),
+    "the client sends no idempotency key": (
+        "two runs for one key",
+        lambda: patch.object(contract, "IDEMPOTENCY_HEADER", "X-Ignored"),
+    ),
+    "the gateway is not asked to stop": (
+        "cancelled, and paid to the end",
+        lambda: patch.object(Job, "_stop", _tell_nobody),
+    ),
+    "running work of the dead is left": ("not ended", lambda: patch.object(Ledger, "reclaim", _reclaim_nothing)),
+    "the living are taken for dead": (
+        "indeterminate without a reason",
+        lambda: patch.object(Leases, "is_orphan", _all_others),
+    ),
+}
+
+
+def hunt(seeds: range) -> int:
+    """Look for each mutant until it is found; how many were not."""
+    missed = 0
+    for name, (kind, broken) in MUTANTS.items():
+        for number, seed in enumerate(seeds, 1):
+            with broken():
+                found = [finding for finding in simulate(seed).findings if finding.startswith(kind)]
+            if found and not any(finding.startswith(kind) for finding in simulate(seed).findings):
+                print(f"{name}: found by seed {seed}, the {number}. that was tried: {found[0]}", flush=True)
+                break
+        else:
+            missed += 1
+            print(f"{name}: NOT FOUND by {len(seeds)} seeds", flush=True)
+    return missed

@@ -1,0 +1,206 @@
+"""Everything compared at the end: the ledger, the gateway's books, what users were told.
+
+What is excused, and counted: a ledger that was set back may have forgotten that a run was accepted, or that it was
+sent; a wall clock that was set ahead makes results look old enough to be deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from litellm_openai_example.research.contract import TERMINAL
+
+from .gateway import AMBIGUOUS, Response
+
+if TYPE_CHECKING:
+    from .users import User
+    from .world import Result, World
+
+_REFUSED = frozenset({"429", "400"})  # the relay may try again after these: certainly not executed
+_NEVER_SENT = frozenset(
+    {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
+    | {"model_unavailable"}
+)
+_GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
+# What may rightly leave a submission indeterminate.
+_UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
+
+
+def reconcile(world: World, result: Result) -> None:
+    """Write into `result` what is wrong, and what is excused."""
+    books = _Books(world, result)
+    result.findings += [f"failure: {failure}" for failure in world.failures]
+    for row in books.rows.values():
+        result.findings += books.check_row(row)
+    for call_id in world.gateway.creates:
+        result.findings += books.check_paid(call_id)
+    for response in world.gateway.responses.values():
+        result.findings += books.check_stops(response)
+    for user in world.users:
+        result.findings += books.check_user(user)
+
+
+class _Books:
+    def __init__(self, world: World, result: Result) -> None:
+        self.world = world
+        self.now = world.clock.now
+        self.excused = result.excused
+        self.rows = {row["id"]: row for row in world.disk.rows()}
+        self.responses: dict[str, list[Response]] = defaultdict(list)
+        for response in world.gateway.responses.values():
+            self.responses[response.call_id].append(response)
+        self.by_nonce: dict[str, list[str]] = defaultdict(list)
+        for row in self.rows.values():
+            question = json.loads(row["arguments"])["research_question"]
+            for user in world.users:
+                for nonce in user.nonces:
+                    if question == f"What about {nonce}?":
+                        self.by_nonce[nonce].append(row["id"])
+        self.askers = {one: user for user in world.users for one in user.ids}
+
+    # Money
+
+    def check_paid(self, call_id: str) -> Iterator[str]:
+        """At most one submission that may have been executed."""
+        sent = [(at, fate) for at, fate in self.world.gateway.creates[call_id] if fate not in _REFUSED]
+        if len(sent) < 2:
+            return
+        if call_id in self.world.faults.unsent_again or call_id in self.world.faults.forgotten:
+            self.excused["sent again, for the ledger forgot that it was sent"] += 1
+            return
+        times = ", ".join(f"{at - 100_000:.3f} ({fate})" for at, fate in sent)
+        yield f"paid twice: {call_id} was sent at {times}"
+
+    def check_stops(self, response: Response) -> Iterator[str]:
+        """A run is stopped for a reason: a wish, or the time that it was followed."""
+        user, row = self.askers.get(response.call_id), self.rows.get(response.call_id)
+        for at, answer in response.cancels:
+            wished = user is not None and user.asked is not None and user.asked <= at
+            late = at - response.created >= self.world.plan.settings["research_timeout"] - 30
+            lost = row is None or row["error_code"] == "submission_indeterminate" or bool(self.world.faults.set_back_at)
+            if not (wished or late or lost):
+                yield (
+                    f"stopped without a reason: {response.call_id}, {at - response.created:.1f} s old, was cancelled "
+                    f"at the gateway ({answer})"
+                )
+
+    # The ledger
+
+    def check_row(self, row: dict[str, Any]) -> Iterator[str]:
+        state, code, name = row["state"], row["error_code"], row["id"]
+        responses = self.responses[name]
+        whole = [r for r in responses if r.status(self.now) == "completed"]
+        if state not in TERMINAL:
+            yield f"not ended: {name} is {state} (wish to stop: {bool(row['cancel_requested'])})"
+        elif state == "completed":
+            if not any(r.text == row["output_text"] for r in whole):
+                yield f"wrong text: {name} is completed with {row['output_text']!r}"
+        elif state == "cancelled":
+            yield from self._check_cancelled(name, whole)
+        elif code == "submission_indeterminate":
+            yield from self._check_indeterminate(name)
+        elif whole:
+            stops = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
+            yield f"paid and thrown away: {name} is {state} ({code}), its response was completed; cancels: {stops}"
+        elif code in _NEVER_SENT and responses:
+            yield f"told as never executed: {name} is {state} ({code}), and was executed"
+        yield from self._check_wish(name)
+
+    def _check_cancelled(self, name: str, whole: list[Response]) -> Iterator[str]:
+        user = self.askers.get(name)
+        if whole:
+            seen = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
+            how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
+            yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
+        if user is None or user.asked is None:
+            yield f"cancelled, and nobody asked: {name}"
+
+    def _check_indeterminate(self, name: str) -> Iterator[str]:
+        world = self.world
+        creates = world.gateway.creates.get(name, [])
+        fates = {fate for _, fate in creates}
+        if fates & AMBIGUOUS or world.plan.drop or world.faults.set_back_at or not creates:
+            return
+        begin, end = creates[0][0] - 1, world.gateway.answered.get(name, self.now) + 2
+        if not world.faults.troubled(begin, end, *_UNCERTAIN):
+            yield f"indeterminate without a reason: {name}, the submission met {sorted(fates)}"
+
+    def _check_wish(self, name: str) -> Iterator[str]:
+        """A wish to stop that was taken reaches the gateway, if the run lasts."""
+        user = self.askers.get(name)
+        if user is None or user.answered is None or self.world.faults.set_back_at:
+            return
+        at, status = user.answered
+        at = max(at, self.world.healed_at or 0.0)
+        for response in self.responses[name]:
+            if response.cancelled is None and response.ends > at + _GRACE and status not in TERMINAL:
+                yield f"a wish to stop was lost: {name}, taken at {at - 100_000:.3f}, ran on"
+
+    # Users
+
+    def check_user(self, user: User) -> Iterator[str]:
+        accepted = {one for nonce in user.nonces for one in self.by_nonce[nonce]}
+        paid = {r.call_id for r in self.world.gateway.responses.values() if r.nonce in user.nonces}
+        if user.plan.mode == "tool":
+            yield from self._check_conversation(user)
+        elif user.view is not None:
+            yield from self._check_answer(user)
+        elif user.gone:
+            yield from self._check_gone(user)
+        elif user.error is not None:
+            if (accepted or paid) and not user.ids:
+                told = f"{user.name} was told {str(user.error)!r}"
+                yield f"nothing to continue with: {told}, and {_one(accepted | paid)} was accepted"
+            elif user.ids:
+                yield f"no answer: {user.name} ended with {str(user.error)!r}"
+        elif not user.done:
+            yield f"no answer: {user.name} still waits"
+        if len(user.ids) > 1 and user.plan.mode != "tool":
+            if self.world.faults.forgotten & set(user.ids):
+                self.excused["accepted again, for the ledger forgot the first"] += 1
+            else:
+                yield f"two runs for one key: {user.name} was told {sorted(user.ids)}"
+        if user.other is not None and "accepted" in user.other and not self.world.faults.forgotten:
+            yield f"one key, two questions: {user.name} {user.other}"
+
+    def _check_answer(self, user: User) -> Iterator[str]:
+        view = user.view
+        assert view is not None
+        if view.status == "completed" and view.output_text != f"The report on {user.nonces[0]}.":
+            yield f"somebody else's answer: {user.name} was told {view.output_text!r}"
+        row = self.rows.get(view.invocation_id)
+        ends = {(status, text) for _, status, text in user.seen}
+        if row is not None:
+            ends.add((row["state"], row["output_text"]))
+        if len(ends) > 1 and not self.world.faults.set_back_at and len(user.ids) == 1:
+            yield f"an end that changed: {user.name} {sorted(map(str, ends))}"
+
+    def _check_gone(self, user: User) -> Iterator[str]:
+        if self.world.faults.forgotten & set(user.ids):
+            self.excused["gone, for the ledger forgot that it was accepted"] += 1
+        elif self.world.faults.troubled(0.0, self.now, "step_clock"):
+            self.excused["deleted, for the clock was set ahead by more than the retention"] += 1
+        else:
+            yield f"gone: {user.name} was told that its run is not there"
+
+    def _check_conversation(self, user: User) -> Iterator[str]:
+        if (turns := self.world.gateway.turns[user.name]) > 2:  # it calls, and it answers
+            yield f"a turn was paid for twice: {user.name} had {turns}"
+        if user.result is None and user.error is None:
+            yield f"no answer: {user.name} still waits"
+        for nonce in user.nonces:
+            others = {other for one in self.world.users for other in one.nonces} - set(user.nonces)
+            if user.result is not None and any(other in user.result.final_text for other in others):
+                yield f"somebody else's answer: {user.name} was told {user.result.final_text!r}"
+            told = [call for call in user.conversation.calls if nonce in call.arguments]
+            accepted = self.by_nonce[nonce]
+            if told and accepted and not any(call.invocation_id for call in told):
+                how = f"the model was told {told[0].output!r}" if told[0].output else "its run is not known"
+                yield f"nothing to continue with: {user.name}, {how}, and {_one(set(accepted))} was accepted"
+
+
+def _one(ids: set[str]) -> str:
+    return sorted(ids)[0]
