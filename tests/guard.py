@@ -68,10 +68,7 @@ def _wait(result: int) -> None:
 
 def _guard(run: int, watched: int, told: int) -> None:
     """Wait until the run ends or the process before it dies; then end all below this process."""
-    code = 128 + signal.SIGKILL
-    pidfd = os.pidfd_open(run)
-    if pidfd in _readable(watched, pidfd):
-        code = _exit_code(os.waitpid(run, 0)[1])
+    code = _reap_until_it_ends(run, watched)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             parent = process.parent()
@@ -81,11 +78,21 @@ def _guard(run: int, watched: int, told: int) -> None:
     os.write(told, str(code).encode())
 
 
-def _readable(*files: int) -> list[int]:
-    poll = select.poll()
-    for file in files:
-        poll.register(file, select.POLLIN | select.POLLHUP)
-    return [file for file, _ in poll.poll()]
+def _reap_until_it_ends(run: int, watched: int) -> int:
+    """Return the run's exit code. The orphans that the guard adopts are its children, and would stay as zombies."""
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == run:
+                    return _exit_code(ended[1])
+        ready, _, _ = select.select([woken, watched], [], [])
+        if watched in ready:
+            return 128 + signal.SIGKILL
+        os.read(woken, 1024)
 
 
 def _exit_code(status: int) -> int:

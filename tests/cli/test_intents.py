@@ -266,7 +266,7 @@ def test_two_commands_pick_up_one_run(gateway: ScriptedServer, relay: KeyedRelay
 
 def test_the_line_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, command: RunCommand) -> None:
     relay.ended = False
-    url = f"{relay.server.url}/a$(touch${{IFS}}bad)b;c"
+    url = f"{relay.server.url}/a$(>bad)b;c"
     env = environment(gateway, RELAY_BASE_URL=url, PATH=f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}")
     with start(gateway, "--target", "relay", "--timeout", "60", "Why?", env=env) as process:
         assert eventually(lambda: any("/wait" in seen.path for seen in relay.server.seen), 60)

@@ -169,15 +169,15 @@ def test_the_figures_are_not_for_the_world(proxied: httpx2.Client) -> None:
     assert proxied.get("/metrics").status_code == 403
 
 
-def test_an_agent_cannot_say_whose_address_it_has(proxied: httpx2.Client, upstream: Gateway) -> None:
-    """By that the relay tells agents apart that name no end user: the proxy's word counts, not theirs."""
+def test_no_address_that_a_proxy_forwards_finds_a_run(proxied: httpx2.Client, upstream: Gateway) -> None:
+    """Anybody behind the proxy may name any address, and the answer holds the run's token."""
     pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
     upstream.seconds = 60.0
     params = {"name": "deep_research", "arguments": {"research_question": "Why?"}}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     found = set()
-    for address in ("192.0.2.1", "192.0.2.2"):
+    for address in ("192.0.2.1", "192.0.2.1"):
         headers = {"Accept": "application/json, text/event-stream", "X-Forwarded-For": address}
         answer = proxied.post("/mcp", json=call, headers=headers)
         found |= set(re.findall(r"inv_[0-9a-f]{32}", answer.text))
-    assert len(found) == 1
+    assert len(found) == 2
