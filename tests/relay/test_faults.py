@@ -17,6 +17,15 @@ from .running import FAST, ThreadedRelay
 HTML = {"content-type": "text/html"}
 PAGE = f"<!DOCTYPE html><html><title>Sign in</title>{SECRET_WORDS}</html>"
 
+# JSON that looks like a response's at a glance.
+OTHER_PROGRAMS: list[Json] = [
+    {"id": "req-1", "status": "failed"},
+    {"id": "req-1", "status": "completed"},
+    {"id": 1, "status": "cancelled"},
+    {"id": "job-1", "object": "job", "status": "cancelled", "output": []},
+    {"id": "req-1", "status": "incomplete", "output": "x"},
+]
+
 
 def litellm_error(status: int, text: str, code: str = "") -> Fault:
     return Fault("status", status, {"error": {"message": text, "type": None, "code": code or str(status)}})
@@ -72,9 +81,10 @@ class TestSubmission:
             Fault("status", 200, {"id": 7, "status": None}, paid=True),
             Fault("status", 200, {"id": "resp_\n", "status": "queued"}, paid=True),
             Fault("status", 200, ["queued"], paid=True),
+            *(Fault("status", 200, body, paid=True) for body in OTHER_PROGRAMS),
             Fault("status", 200, {"error": {"message": SECRET_WORDS}}, paid=True),
         ],
-        ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:20]}",
+        ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:60]}",
     )
     @pytest.mark.parametrize("stream", [False, True])
     def test_perhaps_executed_is_never_sent_again(
@@ -208,9 +218,10 @@ class TestPolling:
             Fault("foreign", 500, "<html>GET is not supported for this URL", HTML),
             Fault("foreign", 200, PAGE, HTML),
             Fault("foreign", 200, '{"status": "failed"}', {"content-type": "application/json"}),
+            *(Fault("status", 200, body) for body in OTHER_PROGRAMS),
             Fault("foreign", 302, "", {"location": "https://login.example/"}),
         ],
-        ids=lambda fault: f"{fault.status}-{fault.body[:24]!r}",
+        ids=lambda fault: f"{fault.status}-{str(fault.body)[:48]!r}",
     )
     def test_only_the_gateway_itself_can_lose_a_response(
         self, start_relay: StartRelay, upstream: Gateway, fault: Fault

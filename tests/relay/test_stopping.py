@@ -33,11 +33,14 @@ OUTAGES = [
     Fault("foreign", 405, "<html>POST is not supported for this URL</html>", HTML),
     Fault("foreign", 302, "", {"location": "https://login.example/"}),
     Fault("status", 200, {"status": "cancelled"}),
+    Fault("status", 200, {"id": "req-1", "status": "cancelled"}),
+    Fault("status", 200, {"id": "job-1", "object": "job", "status": "cancelled"}),
+    Fault("status", 200, {"id": "req-1", "status": "completed"}),
 ]
 
 
 def named(fault: Fault) -> str:
-    return f"{fault.kind}-{fault.status}-{str(fault.body)[:12]}"
+    return f"{fault.kind}-{fault.status}-{str(fault.body)[:60]}"
 
 
 def times(count: int, fault: Fault) -> Callable[[Work], Fault | None]:

@@ -37,7 +37,7 @@ _LONGEST_ID = 8192
 _LONGEST_NAME = 80
 # LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
 _MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
-_RESPONSE = frozenset({"id", "object", "output", "output_text", "choices"})  # a response has at least one of these
+_RUNNING = frozenset({"queued", "in_progress", "cancelling"})
 
 
 @dataclass(frozen=True)
@@ -270,11 +270,31 @@ class Upstream:
         answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
-        if not body.keys() & _RESPONSE:  # some other program's JSON, whatever its `status` says
-            return Reply(known=False)
+        response_id = _usable(answer.id)
+        if not _is_response(body):  # an end that it tells is that of something else; only an id is worth a look
+            running = answer.status in _RUNNING
+            return Reply(
+                response_id if running else None,
+                None,
+                poll_after(raw.headers),
+                known=running and response_id is not None,
+            )
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
-        known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
-        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known, model=answer.model)
+        known = outcome is not None or answer.status in _RUNNING
+        return Reply(response_id, outcome, poll_after(raw.headers), known=known, model=answer.model)
+
+
+def _is_response(body: JsonObject) -> bool:
+    """Return whether JSON is a response (or, from some gateways, a completion) and not that of some other program.
+
+    Other programs have an `id` and a `status` too, such as a proxy's `{"id": "req-1", "status": "failed"}`. A response
+    says `"object": "response"`; gateways that leave this out have a list of output or choices, or a text.
+    """
+    kind = body.get("object")
+    if isinstance(kind, str):
+        return kind == "response" or kind.startswith("chat.completion")
+    lists = (body.get("output"), body.get("choices"))
+    return any(isinstance(one, list) for one in lists) or isinstance(body.get("output_text"), str)
 
 
 def _usable(response_id: str | None) -> str | None:
