@@ -65,6 +65,29 @@ def test_of_two_retentions_the_longer_one_holds(database_url: str, caplog: pytes
     run(work)
 
 
+def test_another_retention_is_said_before_anything_is_deleted(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the process that is told a shorter one, whichever of them came first."""
+
+    async def work() -> None:
+        day, hour = 86400.0, 3600.0
+        async with (
+            opened(database_url, retention=hour) as short,
+            opened(database_url, "long", retention=day) as long,
+        ):
+            for _ in range(2):
+                await short.heartbeat()
+                await long.heartbeat()
+            (said,) = caplog.messages
+            assert "results are kept for 24 h" in said
+            async with opened(database_url, "late", retention=hour):
+                assert len(caplog.messages) == 2
+
+    caplog.set_level(logging.INFO, "litellm_relay")
+    run(work)
+
+
 def test_results_are_kept_a_while_longer_when_who_keeps_them_longest_has_died(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, retention=0.0) as short:

@@ -110,6 +110,7 @@ class Ledger:
         clock = clock or time.monotonic
         self._leases = Leases(worker, lease, clock, postgresql=database.postgresql, retention=retention)
         self._max_queued = max_queued
+        self._retention = retention
         self._kept = retention  # what holds, as the log knows it
         self._older_alive = True  # until a heartbeat has looked
         self._wanted: set[str] = set()  # the invocations that somebody waits to have accepted
@@ -254,13 +255,16 @@ class Ledger:
             whether the ledger may have been set back since the last time.
         """
 
-        async def work(transaction: Transaction) -> Renewal:
+        async def work(transaction: Transaction) -> tuple[Renewal, float | None]:
             renewed = await self._leases.renew(transaction.connection)
             if self._older_alive:
                 self._older_alive = await self._leases.is_older_alive(transaction.connection)
-            return renewed
+            return renewed, await self._leases.longest_retention(transaction.connection)
 
-        set_back = self._leases.renewed(await self.database.write(work))
+        renewal, longest = await self.database.write(work)
+        set_back = self._leases.renewed(renewal)
+        if self._retention is not None and longest is not None:
+            self._say_retention(self._retention, longest)
         if self.database.away:
             self.database.probe(self._prove)
         return set_back
