@@ -123,7 +123,7 @@ def open_private(path: Path) -> int:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise _not_ours(path, "it is not a regular file")
-        if (owner := _other_owner(found)) is not None:
+        if (owner := other_owner(found)) is not None:
             raise _not_ours(path, f"it belongs to {owner}")
         if _keeps_modes(path.parent) and found.st_mode & 0o077:
             raise _not_ours(path, f"its mode {stat.S_IMODE(found.st_mode):04o} lets other users at it")
@@ -137,7 +137,7 @@ def _not_ours(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(f"the file {_shown(path)} is not trusted: {why}; remove it")
 
 
-def _other_owner(found: os.stat_result) -> str | None:
+def other_owner(found: os.stat_result) -> str | None:
     """Name the owner, unless that is this user, or root, who can do everything anyway. Windows has no user ids."""
     if not hasattr(os, "geteuid") or found.st_uid in (0, os.geteuid()):
         return None
@@ -174,14 +174,14 @@ def _doubt(folder: Path) -> str | None:
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
         return "it is a symbolic link"
-    if (owner := _other_owner(found)) is not None:
+    if (owner := other_owner(found)) is not None:
         return f"it belongs to {owner}"
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
     with os.scandir(folder) as entries:  # after the chmod, so that nobody adds one behind our back
         for entry in entries:
             with suppress(FileNotFoundError):  # removed meanwhile by another process of ours
-                if (owner := _other_owner(entry.stat(follow_symlinks=False))) is not None:
+                if (owner := other_owner(entry.stat(follow_symlinks=False))) is not None:
                     return f"{_shown(Path(entry.name))} in it belongs to {owner}"
     return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from ..config import ConfigurationError
 from ..json_object import JsonObject
 from ..payer import Payer
-from ..state import state_dir, state_path, sync_directory, write_private
+from ..state import other_owner, state_dir, state_path, sync_directory, write_private
 
 RESPONSE, RESEARCH = "response", "research run"
 LOCAL = "local_"  # how the id of an intent begins
@@ -169,7 +169,8 @@ def _read(path: Path) -> str:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags), encoding="utf-8") as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST:
+        # Another user's would name a relay, which then is sent this user's key and questions.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST or other_owner(status) is not None:
             raise ValueError("not a record")
         return file.read()
 

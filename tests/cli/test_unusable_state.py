@@ -121,3 +121,17 @@ def test_records_of_the_last_version_are_read(relay: KeyedRelay, command: RunCom
     (state_dir() / "work-0de8a1edd40e0dcfb2ebbd14fe77b8a5.json").rename(renamed)
     assert command("--invocation", "inv_1").out == "RESEARCHED\n"
     assert list(state_dir().iterdir()) == []
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may give files away")
+def test_a_record_of_another_user_is_not_followed(command: RunCommand) -> None:
+    planted = journal.intent(journal.RESEARCH, "planted", "key", relay="http://127.0.0.1:1", arguments={})
+    journal.record(planted)
+    assert planted.id in command("--list").out
+    folder = state_dir()
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 65534, 65534)
+    assert planted.id not in command("--list").out
+    answer = command("--invocation", planted.id)
+    assert (answer.code, answer.out) == (2, "")
+    assert "nothing is kept here" in answer.err
