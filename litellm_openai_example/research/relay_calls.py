@@ -20,7 +20,15 @@ from openai import APIConnectionError
 
 from ..calls.lenient import read_json
 from ..calls.steps import EXPECTED, call, sleep
-from ..config import DEFAULT_RELAY_URL, ConfigurationError, check_url, header_value, http_allowed, setting
+from ..config import (
+    DEFAULT_RELAY_URL,
+    ConfigurationError,
+    check_url,
+    header_value,
+    http_allowed,
+    is_visible_ascii,
+    setting,
+)
 from ..errors import (
     ClosedClientError,
     DeadlineExceededError,
@@ -148,8 +156,9 @@ class RelayCalls:
         Raises:
             ResearchUnconfirmedError: it may have been accepted, and the deadline passed or the answer was lost.
             RelayError: it was certainly not accepted.
+            ValueError: the key cannot be sent.
         """
-        key = idempotency_key or uuid.uuid4().hex
+        key = uuid.uuid4().hex if idempotency_key is None else _checked_key(idempotency_key)
         headers = {contract.IDEMPOTENCY_HEADER: key, **self.payer.headers}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -273,9 +282,8 @@ class RelayCalls:
 
     def unconfirmed(self, key: str, arguments: Arguments, error: RelayError) -> ResearchUnconfirmedError:
         """The error for a run that may have been accepted at this relay, although its `POST` failed with `error`."""
-        said = f"{error.cause}, HTTP {error.status}" if error.status else error.cause
         return ResearchUnconfirmedError(
-            f"the relay did not confirm the research run ({said})",
+            f"the relay did not confirm the research run: {error.cause}",
             idempotency_key=key,
             arguments=arguments,
             relay_base_url=self.base_url,
@@ -303,6 +311,14 @@ class RelayCalls:
         if response.status_code in PASSING:  # a proxy before a relay that restarts says no JSON either
             hint = ""
         return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
+
+
+def _checked_key(key: str) -> str:
+    """Return an idempotency key that a header can carry and a relay takes; the error does not quote it."""
+    if not isinstance(key, str) or not is_visible_ascii(key) or not 1 <= len(key) <= contract.MAX_IDEMPOTENCY_KEY:
+        most = contract.MAX_IDEMPOTENCY_KEY
+        raise ValueError(f"idempotency_key must be 1 to {most} visible ASCII characters, without spaces")
+    return key
 
 
 def _may_have_arrived(error: Exception) -> bool:

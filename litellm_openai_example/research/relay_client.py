@@ -67,6 +67,7 @@ class RelayClient(RelayCalls):
             ResearchUnconfirmedError: the run may have been accepted, and no answer tells. A repeat with its `arguments`
                 and `idempotency_key` finds the run.
             RelayError: nothing was accepted.
+            ValueError: the key is not 1 to 255 visible ASCII characters; nothing was sent.
         """
         return self._run(self.invoke_operation(arguments, idempotency_key), timeout)
 

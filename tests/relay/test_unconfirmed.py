@@ -47,6 +47,14 @@ helpers = pytest.mark.parametrize("invoke", [invoke_sync, invoke_async], ids=["s
 
 
 @helpers
+@pytest.mark.parametrize("key", ["", " ", "two words", "line\n", "\xe9", "x" * 256, 5])
+def test_a_key_that_cannot_be_sent_is_refused(key: Any, invoke: Invoke, relay: KeyedRelay) -> None:
+    with pytest.raises(ValueError, match="idempotency_key must be 1 to 255 visible ASCII characters"):
+        invoke(QUESTION, idempotency_key=key)
+    assert relay.posts == []
+
+
+@helpers
 @pytest.mark.parametrize("lost", ["held", "dropped"])
 def test_a_repeat_finds_the_run(lost: str, invoke: Invoke, relay: KeyedRelay) -> None:
     relay.holds = held_start
@@ -122,3 +130,11 @@ def test_all_calls_of_a_turn_can_be_found(ask: Ask, gateway: ScriptedServer, rel
     assert json.loads(TWO[1]).items() <= unconfirmed.arguments.items()
     assert invoke_sync(unconfirmed.arguments, idempotency_key=unconfirmed.idempotency_key) in ("inv_1", "inv_2")
     assert len(relay.accepted) == 2
+
+
+@helpers
+def test_an_open_answer_is_told_with_its_status_once(invoke: Invoke, relay: KeyedRelay) -> None:
+    relay.server.script = lambda seen: reply({}, 202)
+    with pytest.raises(ResearchUnconfirmedError) as caught:
+        invoke(QUESTION)
+    assert str(caught.value).count("HTTP 202") == 1
