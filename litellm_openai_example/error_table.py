@@ -80,6 +80,16 @@ _EFFORT = r"\bvalue: '(minimal|low|medium|high|xhigh|max)'"
 _STORE = r"(?<!vector )(?<!vector_)\bstore\b|\bstoring\b"
 
 
+# Fields that hold the words of an error, the most telling first: OpenAI, FastAPI, AWS, OAuth, problem+json, Apigee.
+_WORDS = (
+    *("message", "Message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description"),
+    *("faultstring", "status_msg", "title", "reason"),
+)
+# Fields that hold an object, or a list of objects, with such a field: Azure, Cloudflare, Apigee, MiniMax.
+_AROUND_WORDS = ("innererror", "error", "errors", "fault", "base_resp")
+_DEEPEST_ERROR = 4  # levels of errors within errors
+
+
 class Row(NamedTuple):
     """One line of the table."""
 
@@ -276,10 +286,14 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
     error = body
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body
+        words = words_of({**body, "error": None})
+        if isinstance(error, str) and words and words != error:  # OAuth: a code, and the words beside it
+            error = {"code": error, "message": words}
     if not isinstance(error, dict):
         text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)
         return Report(status, content_type, delay, message=text, everything=text.lower())
-    message, type_, code = (_text(error.get(name)) for name in ("message", "type", "code"))
+    type_, code = _text(error.get("type")), _text(error.get("code"))
+    message = _text(error.get("message")) or words_of(error)
     wrapped = _provider_error(message)
     return Report(
         status,
@@ -293,6 +307,21 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
         from_provider=bool(wrapped) or "Exception - " in message or message.startswith("litellm."),
         everything=f"{type_} {code} {message}".lower(),
     )
+
+
+def words_of(error: object, depth: int = 0) -> str:
+    """Return the words of an error in any of the forms that gateways and the proxies before them have; else empty."""
+    if isinstance(error, str):
+        return error
+    if depth > _DEEPEST_ERROR:
+        return ""
+    if isinstance(error, list):
+        return next(filter(None, (words_of(one, depth + 1) for one in error)), "")
+    if not isinstance(error, dict):
+        return ""
+    plain = (value for name in _WORDS if isinstance(value := error.get(name), str))
+    nested = (words_of(error.get(name), depth + 1) for name in (*_WORDS, *_AROUND_WORDS) if error.get(name))
+    return next(filter(None, plain), "") or next(filter(None, nested), "")
 
 
 def _provider_error(message: str) -> JsonObject:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from ..error_table import words_of
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..transport.headers import read_cost
@@ -21,6 +22,7 @@ from .sources import Source, anthropic_pages, read_sources, search_results
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
+_OTHER_ROLES = frozenset({"user", "system", "developer", "tool"})  # some servers repeat the input in the output
 _DEEPEST = 6  # levels of parts within parts
 
 
@@ -92,7 +94,7 @@ def read_response(body: object) -> Answer:
     searches = [item for item in items if item.get("type") == "web_search_call"]
     notes = (as_dict(part).get("annotations") for item in messages for part in as_list(item.get("content")))
     sources = read_sources(*notes, *anthropic_pages(data), *map(search_results, searches))
-    code, message = read_error(data.get("error"))
+    code, message = read_error(data.get("error") or data.get("last_error"))
     status, reason = _ended(data, messages)
     text = _messages_text(messages) or text_of(data.get("output_text"))
     if gone := _gone(data, status):
@@ -165,19 +167,20 @@ def index_of(choice: JsonObject, position: int) -> int:
 
 def read_error(error: object) -> tuple[str | None, str | None]:
     """Code and message of an `error` field, which may be an object, a text, or anything else; None if absent."""
-    if error is None or error is False or error == {} or error == "" or error == []:
+    if not error or (isinstance(error, dict) and not any(error.values())):  # some send an empty one with each answer
         return None, None
     if isinstance(error, dict):
         code = as_str(error.get("code")) or as_str(error.get("type"))
-        words = (as_str(error.get(name)) for name in ("message", "detail", "error_message", "msg"))
-        return code or None, next((text for text in words if text), "") or code or "an error without a message"
+        return code or None, words_of(error) or code or "an error without a message"
     if isinstance(error, list):
         return read_error(error[0])
     return None, error if isinstance(error, str) else "an error without a message"
 
 
 def is_message(item: JsonObject) -> bool:
-    """Whether an output item is a message; a gateway may leave its type out, or put a part in its place."""
+    """Is an output item a message of the model? A gateway may leave its type out, or put a part in its place."""
+    if item.get("role") in _OTHER_ROLES:
+        return False
     kind = item.get("type")
     return kind == "message" or kind == "output_text" or (kind is None and ("content" in item or "text" in item))
 
@@ -188,9 +191,11 @@ def message_text(item: JsonObject) -> str:
 
 
 def text_of(content: object, depth: int = 0) -> str:
-    """A text however it is given: plain, as `{"text": ...}` or `{"value": ...}`, or in a list of parts."""
+    """A text however it is given: plain, as a number, as `{"text": ...}` or `{"value": ...}`, or in a list of parts."""
     if isinstance(content, str):
         return content
+    if isinstance(content, int | float) and not isinstance(content, bool):  # "42" that a template made 42 of
+        return json.dumps(content)
     if depth > _DEEPEST:
         return ""
     if isinstance(content, list):
@@ -199,14 +204,16 @@ def text_of(content: object, depth: int = 0) -> str:
     if part.get("type") is not None and as_str(part["type"]).lower() not in _TEXT_PARTS:
         return ""
     # Only what is there is read: nothing, read as deep as parts may lie, would cost thousands of calls at every look.
-    found = (text_of(part[name], depth + 1) for name in ("text", "value", "content", "parts") if part.get(name))
+    found = (
+        text_of(part[name], depth + 1) for name in ("text", "value", "content", "parts") if part.get(name) is not None
+    )
     return next((text for text in found if text), "")
 
 
 def refusal_of(content: object) -> str:
     """Return what a message's parts say in place of an answer."""
     parts = content if isinstance(content, list) else [content]
-    return join([_refusal(as_dict(part)) for part in parts])
+    return join([_refusal(part) or _text_of_refusal(part) for part in map(as_dict, parts)])
 
 
 def refusal_words(refusal: object, depth: int = 0) -> str:
@@ -284,6 +291,10 @@ def _refuses(message: JsonObject) -> bool:
 
 def _refusal(place: JsonObject) -> str:
     return refusal_words(place.get("refusal"))
+
+
+def _text_of_refusal(part: JsonObject) -> str:
+    return text_of({**part, "type": None}) if part.get("type") == "refusal" else ""
 
 
 def _each_once(texts: Iterable[str]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..diagnosis import explain_body
+from ..error_table import words_of
 from ..errors import GatewayError, one_line
 from ..json_object import JsonObject
-from .answer import Answer
+from .answer import Answer, read_error
 from .lenient import parse_json, read_json, with_whole_characters
 from .reasons import Cut, CutKind
 from .sse import Event, EventParser, data_of, is_done, looks_like_events
@@ -95,7 +96,7 @@ class Assembly(ABC):
         if self.ended:
             return ""
         if isinstance(value, dict):
-            if value.get("error"):
+            if any(read_error(value.get("error"))):
                 raise explain_body({"error": value["error"]})
             if not isinstance(value.get("type"), str):
                 value["type"] = name
@@ -149,13 +150,21 @@ def read_body(
 def _read_json(content: bytes | str, kind: type[Assembly], beginning: bool) -> tuple[Answer, JsonObject]:
     try:
         body = read_json(content, beginning=beginning)
-        return kind.read(body), body
+        return _or_error(kind.read(body), body), body
     except ValueError:
         body = read_json(with_whole_characters(content), beginning=beginning)
         answer = kind.read(body)
         if not answer.text:  # one broken byte is no reason to lose the text around it, but ids and errors need all
             raise
         return answer, body
+
+
+def _or_error(answer: Answer, body: JsonObject) -> Answer:
+    """Return the answer; one that says nothing may be an error in another form than the API's."""
+    silent = answer.status in ("", "completed") and not (answer.text or answer.refusal or answer.calls)
+    if not silent or answer.besides or answer.error_message is not None:
+        return answer
+    return replace(answer, error_message=words_of(body) or None)
 
 
 def _read_events(content: bytes | str, kind: type[Assembly]) -> tuple[Answer, JsonObject, Assembly]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ..diagnosis import explain_body
 from ..json_object import JsonObject
-from .answer import Answer, index_of, read_chat, refusal_of, refusal_words, text_of
+from .answer import Answer, index_of, read_chat, read_error, refusal_of, refusal_words, text_of
 from .assembly import Assembly
 from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, missing
 from .reasons import REASONS, cut_short, ends_of, read_reason
@@ -34,6 +34,8 @@ class ChatStream(Assembly):
         self._top: JsonObject = {}
         self._choices: dict[int, _Choice] = {}
         self._shown: _Choice | None = None
+        self._latest = 0  # the choice that the last piece of text was for
+        self._mixed = False  # pieces of several choices came together, or not one choice after the other
 
     @property
     def ended(self) -> bool:
@@ -48,7 +50,9 @@ class ChatStream(Assembly):
         self.id = self.id or as_id(chunk.get("id")) or None
         self._top.update({name: chunk[name] for name in _TOP if chunk.get(name)})
         text = ""
-        for position, choice in enumerate(as_list(chunk.get("choices"))):
+        choices = as_list(chunk.get("choices"))
+        self._mixed = self._mixed or len(choices) > 1
+        for position, choice in enumerate(choices):
             if isinstance(choice, dict):
                 text += self._feed_choice(choice, index_of(choice, position))
         return text
@@ -56,6 +60,9 @@ class ChatStream(Assembly):
     def _feed_choice(self, given: JsonObject, index: int) -> str:
         choice = self._choices.get(index) or self._choices.setdefault(index, _Choice())
         piece = choice.feed(given)
+        if piece:
+            self._mixed = self._mixed or index < self._latest
+            self._latest = index
         if choice is self._shown:
             return piece
         first = self._choices.get(0)
@@ -73,9 +80,23 @@ class ChatStream(Assembly):
         self._done = True
         return self.rest()
 
+    def _gather(self) -> str:
+        """Put an answer together whose `index` counts chunks or blocks, and return what that adds to the first of them.
+
+        Each choice of several comes to an end, and their pieces come mixed: here only one does, and they come in order.
+        """
+        choices = [choice for _, choice in sorted(self._choices.items())]
+        first, *others = [choice for choice in choices if choice.text] or choices
+        ended = [choice for choice in choices if choice.reason]
+        if self._mixed or not others or len(ended) != 1:
+            return ""
+        first.end_as(ended[0])
+        return "".join([first.go_on(choice) for choice in others])
+
     def rest(self) -> str:
         """Return what was held back of the text, when nothing more comes."""
-        shown = "" if self._shown else self._show()
+        gathered = self._gather() if len(self._choices) > 1 else ""
+        shown = gathered if self._shown else self._show()
         return shown + (self._shown.text.end() if self._shown else "")
 
     def body(self) -> JsonObject:
@@ -118,9 +139,19 @@ class _Choice:
             said = [reason for place in places if (reason := read_reason(place.get(name)))]
             if said:  # a gateway may call a break `stop` in one place, and by its name in another
                 self._ends[name] = next(filter(cut_short, said), said[0])
-        if error := next((place["error"] for place in places if place.get("error")), None):
+        if error := next((place["error"] for place in places if any(read_error(place.get("error")))), None):
             self._ends["error"] = error
         return self._delta(choice)
+
+    def end_as(self, other: _Choice) -> None:
+        """Take the reason why another choice ended for the one of this."""
+        self._ends.update(other._ends)
+
+    def go_on(self, other: _Choice) -> str:
+        """Take the text of another choice, which continues this one, and return what that adds."""
+        self._notes += other._notes
+        text, other.text = str(other.text), Text()
+        return self.text.add(text)
 
     def _delta(self, choice: JsonObject) -> str:
         delta, whole = _as_message(choice.get("delta")), _as_message(choice.get("message"))

@@ -56,8 +56,10 @@ def parse_json(content: bytes | str) -> object:
     """
     try:
         return json.loads(_decoded(content) if len(content) > _LARGE else content)
-    except json.JSONDecodeError:
-        raise
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Invalid control character"):
+            raise
+        return json.loads(content, strict=False)  # a server that does not escape the line breaks of a text
     except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
         return json.loads(content, parse_int=_integer)
     except RecursionError:

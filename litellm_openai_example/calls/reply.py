@@ -115,14 +115,14 @@ def require_complete(reply: Reply) -> Reply:
     failure = _failure(answer)
     if failure is not None:
         raise with_text(failure, reply)
-    if answer.cut_short and not (answer.calls and not answer.text):
+    refused = answer.refusal and not answer.text  # its words say more than the filter that stopped it
+    if answer.cut_short and not refused and not (answer.calls and not answer.text):
         raise CutShortError(
             f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
         )
     if answer.refusal:
         words = f"the model refused: {one_line(answer.refusal)}"
-        refused = GatewayError(words, kind=ErrorKind.REFUSED, response_id=answer.id)
-        raise with_text(refused, reply, words)
+        raise with_text(GatewayError(words, kind=ErrorKind.REFUSED, response_id=answer.id), reply, words)
     if not answer.text:
         raise GatewayError(_why_empty(answer), response_id=answer.id)
     return reply

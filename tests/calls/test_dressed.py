@@ -200,6 +200,13 @@ STREAMED: dict[str, tuple[list[Json], str]] = {
     "indexes as texts": ([chunk("b", index="1"), chunk("a", index="0"), STOP], "a"),
     "all in the second": ([chunk(""), chunk("a", index=1), chunk("b", index=1), STOP, chunk("", "stop", 1)], "ab"),
     "the second after the end of the first": ([STOP, chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
+    "an index that counts the chunks": ([chunk("a"), chunk("b", index=1), chunk(None, "stop", 2)], "ab"),
+    "the same, the role first": ([chunk(""), chunk("a", index=1), chunk("b", index=2), chunk(None, "stop", 3)], "ab"),
+    "an index that counts the blocks": (
+        [chunk("a"), chunk("b"), chunk("c", index=2), chunk("d", index=2), STOP],
+        "abcd",
+    ),
+    "the second after the first, each ended": ([chunk("a", "stop"), chunk("b", "stop", index=1)], "a"),
     "only the second": ([chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
 }
 

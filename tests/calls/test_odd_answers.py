@@ -1,0 +1,123 @@
+"""Answers in forms that the API does not have: numbers for texts, errors in other words, the input in the output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.response_stream import ResponseStream
+from litellm_openai_example.diagnosis import explain_body
+from litellm_openai_example.errors import GatewayError
+
+Json = dict[str, Any]
+BOTH = pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+
+
+def chat(content: object, **more: Any) -> Json:
+    return {"choices": [{"index": 0, "message": {"content": content}, "finish_reason": "stop"}], **more}
+
+
+def response(*output: object, **more: Any) -> Json:
+    return {"id": "r", "status": "completed", "output": list(output), **more}
+
+
+def message(text: object, **more: Any) -> Json:
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}], **more}
+
+
+@pytest.mark.parametrize(("content", "text"), [(42, "42"), (0, "0"), (4.5, "4.5"), (-1, "-1"), (False, ""), (None, "")])
+def test_a_number_is_a_text(content: object, text: str) -> None:
+    assert read_body(json.dumps(chat(content)), ChatStream)[0].text == text
+    assert read_body(json.dumps(response(message(content))), ResponseStream)[0].text == text
+
+
+def test_numbers_among_the_pieces_of_a_stream_are_not_lost() -> None:
+    chunks = [{"choices": [{"delta": {"content": piece}}]} for piece in ("4", 2, 0, ".")]
+    reader = ChatStream()
+    assert "".join(reader.feed(chunk) for chunk in chunks) + reader.end() == "420."
+    events = [{"type": "response.output_text.delta", "delta": piece} for piece in ("4", 2, 0, ".")]
+    stream = ResponseStream()
+    assert "".join(map(stream.feed, [*events, {"type": "response.completed", "response": response()}])) == "420."
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+def test_the_input_is_no_answer_where_a_server_repeats_it(role: str) -> None:
+    echo = {"type": "message", "role": role, "content": [{"type": "input_text", "text": "Why?"}]}
+    body = response(echo, message("Therefore."))
+    assert read_body(json.dumps(body), ResponseStream)[0].text == "Therefore."
+    stream = ResponseStream()
+    done = [
+        {"type": "response.output_item.done", "output_index": n, "item": one} for n, one in enumerate(body["output"])
+    ]
+    assert "".join(map(stream.feed, [*done, {"type": "response.completed", "response": body}])) == "Therefore."
+
+
+ERRORS: dict[str, Json] = {
+    "FastAPI": {"detail": "no luck"},
+    "FastAPI, an object": {"detail": {"error": "no luck"}},
+    "Kong": {"message": "no luck", "request_id": "1"},
+    "AWS": {"__type": "ThrottlingException", "Message": "no luck"},
+    "Cloudflare": {"success": False, "errors": [{"code": 7, "message": "no luck"}], "result": None},
+    "a list of texts": {"errors": ["no luck"]},
+    "error_msg": {"error_code": 3, "error_msg": "no luck"},
+    "msg": {"code": 500, "msg": "no luck"},
+    "MiniMax": {"base_resp": {"status_code": 1004, "status_msg": "no luck"}, "choices": None},
+    "OAuth": {"error": "invalid_client", "error_description": "no luck"},
+    "problem+json": {"type": "about:blank", "title": "no luck", "status": 400},
+    "Azure": {"error": {"code": "c", "message": None, "innererror": {"message": "no luck"}}},
+    "Apigee": {"fault": {"faultstring": "no luck", "detail": {"errorcode": "e"}}},
+    "an error in an error": {"error": {"error": {"message": "no luck"}}},
+    "msg in an error": {"error": {"msg": "no luck"}},
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_the_words_of_an_error_are_found(name: str) -> None:
+    assert explain_body(ERRORS[name]).message == "no luck"
+
+
+@BOTH
+@pytest.mark.parametrize("name", [name for name in ERRORS if name != "OAuth"])
+def test_the_words_of_an_error_in_place_of_an_answer_are_found(name: str, kind: type[Assembly]) -> None:
+    assert read_body(json.dumps(ERRORS[name]), kind)[0].error_message == "no luck"
+
+
+def test_the_reason_of_a_failed_run_of_another_api_is_found() -> None:
+    body = response(status="failed", last_error={"code": "x", "message": "no luck"})
+    assert read_body(json.dumps(body), ResponseStream)[0].error_message == "no luck"
+
+
+@pytest.mark.parametrize("error", [{}, [], "", False, 0, {"code": 0, "message": ""}, {"code": None, "message": None}])
+def test_an_error_that_says_nothing_is_none(error: object) -> None:
+    answers = [
+        read_body(json.dumps(chat("Hello", error=error)), ChatStream)[0],
+        read_body("data: " + json.dumps(chat("Hello", error=error)) + "\n\n", ChatStream)[0],
+        read_body(json.dumps(response(message("Hello"), error=error)), ResponseStream)[0],
+    ]
+    assert [(one.text, one.error_message) for one in answers] == [("Hello", None)] * 3
+
+
+FILTERED = [
+    ({"content": [{"type": "refusal", "refusal": "I can not"}]}, "content_filter"),
+    ({"content": [{"type": "refusal", "text": "I can not"}]}, "stop"),
+    ({"content": None, "refusal": "I can not"}, "content_filter"),
+]
+
+
+@pytest.mark.parametrize(("message", "reason"), FILTERED)
+def test_the_words_of_a_refusal_are_told_although_a_filter_stopped_it(message: Json, reason: str) -> None:
+    answer = read_body(json.dumps({"choices": [{"message": message, "finish_reason": reason}]}), ChatStream)[0]
+    with pytest.raises(GatewayError, match="the model refused: I can not"):
+        require_complete(Reply(answer, "", {}))
+
+
+@BOTH
+def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Assembly]) -> None:
+    body = json.dumps(chat("one\ntwo\tthree") if kind is ChatStream else response(message("one\ntwo\tthree")))
+    raw = body.replace("\\n", "\n").replace("\\t", "\t")
+    assert read_body(raw, kind)[0].text == "one\ntwo\tthree"
