@@ -39,6 +39,14 @@ _ODD_FORMS = (
         "holds the name of a variable that nothing has replaced by its value",
     ),
     (re.compile(r"(.*[/@.])?<[^<>]+>", re.DOTALL), "holds a placeholder: put the real value in its place"),
+    (
+        re.compile(r"(null|undefined)$"),
+        "is the word that a program or a template writes for a value that is missing",
+    ),
+    (
+        re.compile(r"os\.environ/|(op|vault|ssm|secret|keyring|env|file)://", re.IGNORECASE),
+        "names the place of a value (such as os.environ/NAME), which nothing has read from there",
+    ),
     (re.compile(r".*\\[nrt]$", re.DOTALL), "ends in a backslash and a letter, which stood for a line break"),
 )
 

@@ -122,7 +122,8 @@ def _proxy_for(url: httpx2.URL) -> str:
 
     try:
         proxies = getproxies()
-        proxy = httpx2.URL(proxies.get(url.scheme) or proxies.get("all") or "")
+        address = proxies.get(url.scheme) or proxies.get("all") or ""
+        proxy = httpx2.URL(address if "://" in address else f"http://{address}")
         if not proxy.host or proxy_bypass(url.host):
             return ""
     except (httpx2.InvalidURL, ValueError, OSError):

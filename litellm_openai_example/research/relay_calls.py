@@ -377,7 +377,7 @@ def invocation_path(invocation_id: str) -> str:
 
 
 def token_header(token: str) -> dict[str, str]:
-    return {contract.TOKEN_HEADER: header_value(token, "the invocation token")}
+    return {contract.TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
 
 
 def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:

@@ -99,6 +99,8 @@ def _why_unusable(url: str) -> str:
     """Return what is wrong with a proxy's address, without repeating it: it may hold a password."""
     if oddity := odd_form(url.removeprefix("http://")):
         return f"it {oddity}"
+    if url.strip() != url:
+        return "it begins or ends with white space"
     scheme = url.partition("://")[0]
     if scheme.lower() not in _SCHEMES:
         return f"its scheme {one_line(scheme)[:20]} is none of {', '.join(_SCHEMES)}"

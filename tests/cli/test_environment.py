@@ -30,6 +30,9 @@ ODD = {
     "a placeholder": ("<your-gateway>", "placeholder"),
     "an assignment": ("LITELLM_X={}", "equals sign"),
     "an exported assignment": ("export LITELLM_X={}", "equals sign"),
+    "a missing value": ("undefined", "missing"),
+    "a place in LiteLLM's own form": ("os.environ/GATEWAY", "the place of a value"),
+    "a place in a password manager": ("op://vault/gateway/value", "the place of a value"),
     "a written line break": ("{}\\n", "backslash"),
 }
 
@@ -75,7 +78,20 @@ def test_white_space_around_a_setting_is_none_of_it(
 
 @pytest.mark.parametrize(
     "value",
-    ["sk-$abc", "pa$$word", "100%sure%", "c2stMTIz==", "a_b=c", "k{}", "http://h/%E3%81%82/v1", "gpt-6-luna", "x"],
+    [
+        "sk-$abc",
+        "pa$$word",
+        "100%sure%",
+        "c2stMTIz==",
+        "a_b=c",
+        "k{}",
+        "http://h/%E3%81%82/v1",
+        "gpt-6-luna",
+        "x",
+        "None",
+        "secret:abc",
+        "vault",
+    ],
 )
 def test_what_somebody_may_have_chosen_is_not_odd(value: str) -> None:
     assert odd_form(value) == ""
