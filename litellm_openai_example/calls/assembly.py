@@ -181,5 +181,8 @@ def _read_events(content: bytes | str, kind: type[Assembly]) -> tuple[Answer, Js
     reader.rest()
     answer = reader.answer()
     if not answer.status:
+        told = kind.read(reader.body())
+        if told.status == "queued" and told.id and not answer.text:  # the answer to a background submit, as events
+            return replace(answer, status=told.status), reader.body(), reader
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
     return answer, reader.body(), reader

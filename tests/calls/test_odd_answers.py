@@ -121,3 +121,10 @@ def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Assembly]
     body = json.dumps(chat("one\ntwo\tthree") if kind is ChatStream else response(message("one\ntwo\tthree")))
     raw = body.replace("\\n", "\n").replace("\\t", "\t")
     assert read_body(raw, kind)[0].text == "one\ntwo\tthree"
+
+
+@pytest.mark.parametrize(("status", "read"), [("queued", "queued"), ("in_progress", "incomplete")])
+def test_a_submit_that_is_answered_with_events_was_submitted(status: str, read: str) -> None:
+    event = {"type": "response.created", "response": {"id": "resp_1", "status": status}}
+    answer = read_body(f"event: response.created\ndata: {json.dumps(event)}\n\n", ResponseStream)[0]
+    assert (answer.id, answer.status) == ("resp_1", read)
