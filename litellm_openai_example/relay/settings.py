@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ _OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
 _ESCAPES = (
     "it has the form postgresql://user:password@host:port/database, where special characters in the user and the "
     "password are written as %40 (@), %2F (/), %3A (:), %23 (#), %25 (%)"
+)
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<start>postgres(ql)?(\+psycopg)?://([^@]*@)?)(?P<hosts>[\w.:-]+(,[\w.:-]+)+)(?P<database>/[^?]*)?(?P<query>\?.+)?"
 )
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -172,14 +176,14 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
     if text[0] in "\"'":
         raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
     try:
-        url = make_url(text)
+        url = make_url(_with_hosts_as_settings(text))
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"RELAY_DATABASE_URL is not a database URL: {_ESCAPES}") from None
     driver = _DRIVERS.get(url.drivername)
     if driver is None:
         raise ConfigurationError("RELAY_DATABASE_URL must start with sqlite:// or postgresql://")
     if driver.startswith("sqlite"):
-        if url.database in (None, "", ":memory:") or url.query:
+        if url.database in (None, "", ":memory:") or url.query or url.host or url.username:
             raise ConfigurationError("RELAY_DATABASE_URL must name a file: sqlite:////absolute/path.sqlite3")
         url = url.set(database=os.path.abspath(str(url.database)))
     elif sys.platform == "win32":  # psycopg cannot work on the event loop that Python has there
@@ -187,6 +191,19 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
     else:
         url = _postgresql_url(text, url)
     return url.set(drivername=driver)
+
+
+def _with_hosts_as_settings(text: str) -> str:
+    """Return libpq's form for several hosts, `//user@first:5432,second:5432/database`, as SQLAlchemy reads it.
+
+    That takes them as `host` in the query alone.
+    """
+    parts = _SEVERAL_HOSTS.fullmatch(text)
+    if parts is None:
+        return text
+    settings = "&".join(f"host={host}" for host in parts["hosts"].split(","))
+    query = f"{parts['query']}&" if parts["query"] else "?"
+    return f"{parts['start']}{parts['database'] or ''}{query}{settings}"
 
 
 def _postgresql_url(text: str, url: URL) -> URL:

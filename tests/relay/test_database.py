@@ -82,13 +82,30 @@ def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
         ("[Errno -2] Name or service not known", "no such host"),
         ("connection to server at 127.0.0.1 failed: Connection refused", "nobody listens"),
         ("connection timeout expired", "no answer"),
+        ('invalid sslmode value: "nonsense"', "name or a value"),
+        ("bad value for connect_timeout: 'x'", "name or a value"),
+        ('FATAL:  unrecognized configuration parameter "nosuch"', "name or a value"),
+        ('definition of service "nosuch" not found', "no such service"),
+        ("connection to server on socket failed: server is not in hot standby mode", "target_session_attrs"),
+        ("channel binding required, but SSL not in use", "channel_binding"),
     ],
 )
 def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
     assert reason in why_not_opened(OSError(words))
 
 
-@pytest.mark.parametrize("query", ["prepare_threshold=soon", "autocommit=1", "row_factory=x"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "prepare_threshold=soon",
+        "autocommit=1",
+        "row_factory=x",
+        "client_encoding=LATIN1",  # a report that it cannot hold would be paid for and lost
+        "client_encoding=SQL_ASCII",
+        "connect_timeout=5&connect_timeout=6",
+        "host=h:5432&host=i:port",
+    ],
+)
 def test_a_setting_that_cannot_be_obeyed(query: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         engines.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
@@ -134,6 +151,7 @@ EVERY_DEFAULT = (
     "row_security = off",
     "intervalstyle = 'sql_standard'",
     "extra_float_digits = 0",
+    "extra_float_digits = -2",
     "quote_all_identifiers = on",
     "transform_null_equals = on",
     "array_nulls = off",
@@ -152,6 +170,7 @@ def test_defaults_of_a_database_that_are_not_the_usual_ones(postgresql: PostgreS
             sql(url, f"ALTER DATABASE {{db}} SET {default}")
             words = "It's a \\ back\\nslash, 짜장면 🍜"
             async with opened(url) as ledger:
+                assert not await ledger.heartbeat(), default  # by the second, the first is read as it was written
                 await ledger.accept(new(f"a{n}"))
                 assert await ledger.claim(1, blocks=False), default
                 assert await ledger.submitted(f"a{n}", "resp_1")
@@ -330,10 +349,12 @@ def test_a_unix_socket_in_the_place_of_the_host(postgresql: PostgreSQL) -> None:
         "'postgresql://pg:secretpart@127.0.0.1/db'",
         '"postgresql://pg:secretpart@127.0.0.1/db"',
         "jdbc:postgresql://pg:secretpart@127.0.0.1/db",
+        "sqlite://pg:secretpart@127.0.0.1/db",
+        "postgresql://pg:hush@secretpart@one:9,two:9/db",
     ],
 )
 def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"%40|quotes|must start") as caught:
+    with pytest.raises(ConfigurationError, match=r"%40|quotes|must start|must name a file") as caught:
         configured_url({"RELAY_DATABASE_URL": address})
     assert "secretpart" not in str(caught.value)
     assert "hush" not in str(caught.value)
@@ -351,3 +372,21 @@ def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
 def test_an_address_with_odd_characters_that_is_right(address: str, user: str | None, host: str | None) -> None:
     url = configured_url({"RELAY_DATABASE_URL": address})
     assert (url.username, url.host) == (user, host)
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "ports"),
+    [
+        ("postgresql://me:pw@one:5432,two:5433/x", "one,two", "5432,5433"),
+        ("postgresql://me:pw@one,two/x", "one,two", None),
+        ("postgresql://one:1,two:2,three:3/x?target_session_attrs=read-write", "one,two,three", "1,2,3"),
+        ("postgres://me:p,w@one:1,two:2", "one,two", "1,2"),
+        ("postgresql://me:p,w@one:1/x", "one", 1),
+    ],
+)
+def test_several_hosts(address: str, hosts: str, ports: str | int | None) -> None:
+    url = configured_url({"RELAY_DATABASE_URL": address})
+    given = url.get_dialect()().create_connect_args(url)[1]
+    assert given["host"] == hosts
+    assert (given.get("port") if ports or given.get("port") != "," else None) == ports
+    assert given.get("dbname") == url.database

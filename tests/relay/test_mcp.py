@@ -354,6 +354,12 @@ def test_a_client_gets_what_it_can_read(
     assert len(json.loads(text)["result"]["tools"]) == 3
 
 
+@pytest.mark.parametrize("kind", ["APPLICATION/JSON", "Application/Json; charset=UTF-8"])
+def test_the_type_of_the_body_is_read_in_any_case(relay: ThreadedRelay, kind: str) -> None:
+    headers = ACCEPT | {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
+    assert relay.api.call("POST", "/mcp", json=PING, headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "status"),
     [

@@ -64,6 +64,12 @@ NAMED: list[dict[str, str]] = [
     {"X-Forwarded-For": "192.0.2.1"},
     {"Forwarded": "for=192.0.2.1"},
     {"X-Real-IP": "192.0.2.1"},
+    {"Via": "1.1 proxy"},
+    {"X-Forwarded-Host": "relay.example"},
+    {"CF-Connecting-IP": "192.0.2.1"},
+    {"X-Client-IP": "192.0.2.1"},
+    {"Remote-User": "ann"},
+    {"X-Auth-Request-Email": "ann@example.org"},
 ]
 
 

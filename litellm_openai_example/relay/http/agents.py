@@ -31,7 +31,11 @@ from .payers import payer_of
 if TYPE_CHECKING:
     from ...mcp.server import Caller
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+# Headers by which proxies, load balancers and sign-ins pass on whom they serve.
+_FORWARDED = re.compile(
+    r"via|forwarded|(x-)?(remote|forwarded|auth-request|envoy|goog-authenticated|amzn-oidc|ms-client-principal)(-.*)?"
+    r"|(x-|cf-|true-|fly-|fastly-|x-cluster-|x-original-|x-azure-)*(real-ip|client-?ip|connecting-ip|forwarded-for)"
+)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 _ADDRESS = "http://127.0.0.1"  # nothing connects to it: the application is called itself
 
@@ -73,7 +77,7 @@ class AgentServer:
         """
         from ...mcp.server import Caller
 
-        several = Payer.of(request.headers).headers or any(name in request.headers for name in _FORWARDED)
+        several = Payer.of(request.headers).headers or any(_FORWARDED.fullmatch(name) for name in request.headers)
         host = request.client.host if request.client else ""
         place = "" if is_loopback(host) else f"\n{host}"
         return Caller(f"agent\n{self._secret}", None if several else place)
@@ -129,9 +133,10 @@ class _Exchange(Response):
         async def replay() -> Message:
             return first.pop() if first else await receive()
 
-        # The SDK wants both types named, whichever of them it then sends.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"accept"]
+        # The SDK wants both types named, whichever of them it then sends, and reads that of the body by its case.
+        headers = [pair for pair in scope["headers"] if pair[0] not in (b"accept", b"content-type")]
         headers.append((b"accept", b"application/json, text/event-stream"))
+        headers.append((b"content-type", b"application/json"))  # `read_body` takes no other
         await self._server({**scope, "root_path": "", "headers": headers}, replay, send)
 
 

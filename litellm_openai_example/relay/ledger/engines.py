@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import event, func, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ...config import ConfigurationError
@@ -31,12 +32,14 @@ _POSTGRESQL_OPTIONS = {
     "application_name": "litellm-relay",
     "client_encoding": "UTF8",  # a role may have another default, which cannot hold every answer
 }
-# Defaults of a role or a database under which a change would not be durable, or would be cut short; see `ordinary`.
+# Defaults of a role or a database under which a change would not be durable, would be cut short, or would be decided on
+# rounded numbers; see `ordinary`.
 _ORDINARY = {
     "synchronous_commit": "on",
     "statement_timeout": "10s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "10s",
+    "extra_float_digits": "3",  # by the default of PostgreSQL 11, a lease would not be read as it was written
 }
 _SHORTEST = 10_000  # milliseconds
 _SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
@@ -67,7 +70,7 @@ def engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 async def ordinary(connection: AsyncConnection) -> None:
-    """Make a PostgreSQL transaction durable and give it time, if the defaults of its role or database do not.
+    """Make a PostgreSQL transaction durable, exact and give it time, if the defaults of its role or database do not.
 
     The settings hold for this transaction alone, so a pooler may give the session to another program afterwards. They
     are read once a connection.
@@ -75,13 +78,15 @@ async def ordinary(connection: AsyncConnection) -> None:
     wanted: dict[str, str] | None = connection.info.get("ordinary")
     if wanted is None:
         rows = await connection.execute(_SETTINGS, {"names": list(_ORDINARY)})
-        wanted = {name: _ORDINARY[name] for name, value in rows if _is_odd(value)}
+        wanted = {name: _ORDINARY[name] for name, value in rows if _is_odd(name, value)}
         connection.info["ordinary"] = wanted
     if wanted:
         await connection.execute(select(*(func.set_config(name, value, True) for name, value in wanted.items())))
 
 
-def _is_odd(value: str) -> bool:
+def _is_odd(name: str, value: str) -> bool:
+    if name == "extra_float_digits":
+        return int(value) < 1
     return 0 < int(value) < _SHORTEST if value.isdigit() else value == "off"
 
 
@@ -135,6 +140,20 @@ def _check_postgresql_settings(url: URL) -> None:
     for name in url.query:
         if name not in known:
             raise ConfigurationError(f"RELAY_DATABASE_URL has a setting that PostgreSQL does not know: {name[:40]!r}")
+    encoding = url.query.get("client_encoding", "UTF8")
+    if not isinstance(encoding, str) or encoding.upper() not in ("UTF8", "UTF-8"):
+        raise ConfigurationError(
+            "client_encoding in RELAY_DATABASE_URL must be UTF8 (the default): no other one holds every answer"
+        )
+    for name, value in url.query.items():
+        if not isinstance(value, str) and name not in ("host", "port"):
+            raise ConfigurationError(f"RELAY_DATABASE_URL has a setting twice: {name!r}")
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "RELAY_DATABASE_URL has hosts that are not written as host=first:5432&host=second:5432"
+        ) from None
 
 
 def _sqlite_file(url: URL) -> URL:

@@ -19,6 +19,13 @@ _ODD_OUTAGES = ("42501", "42P01", "3F000")
 # In the words of libpq, of the server and of PgBouncer; they come without an error code. The first that fits.
 _POSTGRESQL_REASONS = (
     (
+        r"invalid \w+ value|bad value for|unrecognized configuration parameter|invalid value for parameter",
+        "a setting in RELAY_DATABASE_URL has a name or a value that PostgreSQL does not know",
+    ),
+    (r"service .* not found|service file", "no such service in pg_service.conf"),
+    (r"hot standby mode|session is (not )?read-only", "no server there is as target_session_attrs asks for"),
+    (r"channel binding", "the server offers no channel binding, but channel_binding asks for it"),
+    (
         r"translate host name|resolve host|name or service not known|nodename nor servname|name resolution",
         "no such host",
     ),
