@@ -50,6 +50,8 @@ Codex, Cursor and more: docs/mcp.md.
 @click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay-mcp")
 def serve() -> None:
     """Offer a relay's deep research to an agent: an MCP server on stdin and stdout."""
+    if sys.stdin is None or sys.stdout is None:
+        raise click.UsageError("stdin or stdout is closed: an agent speaks through both")
     try:
         RelayClient().close()
         from .server import Caller, create_server

@@ -199,6 +199,8 @@ def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime
 def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:
     from .report import STATES, cost_of_runs, list_runs
 
+    if sys.stdout is None:
+        raise click.UsageError("stdout is closed: the report would be lost")
     if state is not None and state not in STATES:
         raise click.UsageError(f"--state must be one of {', '.join(STATES)}")
     try:

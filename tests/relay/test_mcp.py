@@ -461,6 +461,14 @@ def test_the_command_teaches() -> None:
     assert not refused.stdout
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_a_closed_stream_is_said_in_one_line(closed: str) -> None:
+    script = f'exec "{sys.executable}" -m litellm_openai_example.mcp {closed}'
+    refused = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent speaks through both"
+
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 

@@ -135,6 +135,9 @@ def test_stdout_may_take_nothing(sqlite_url: str) -> None:
     gone = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(write)
     assert (gone.returncode, gone.stderr) == (141, "")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    lost = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (lost.returncode, lost.stderr) == (2, "[relay] Error: stdout is closed: the report would be lost\n")
     if Path("/dev/full").exists():
         with open("/dev/full", "w") as full:
             done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
