@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from openai import APIStatusError
 
 from ..diagnosis import explain
-from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
+from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
@@ -110,7 +110,8 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         except GatewayError as error:
             missing = missing + 1 if error.status == 404 else 0
             stays = error.status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED
-            if stays or missing >= _PATIENCE:
+            closed = isinstance(error.__cause__, ClosedClientError)
+            if stays or closed or missing >= _PATIENCE:
                 error.response_id = response_id
                 raise
             trouble = f"; the last look at it failed: {error}"

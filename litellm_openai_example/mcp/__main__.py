@@ -7,16 +7,16 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import anyio
 import click
 
 from ..config import ConfigurationError
 from ..console import run_command
-from ..research.relay_calls import RelayError
-from ..research.relay_client import AsyncRelayClient, RelayClient
 from ..state import kept_secret, state_dir
+
+if TYPE_CHECKING:  # imported late, when Ctrl-C already ends this program with a line
+    from ..research.relay_client import AsyncRelayClient
 
 _AWAY = 4.5  # seconds until a relay that does not answer counts as away
 _PAUSE = 0.3
@@ -53,6 +53,8 @@ def serve() -> None:
     if sys.stdin is None or sys.stdout is None:
         raise click.UsageError("stdin or stdout is closed: an agent speaks through both")
     try:
+        from ..research.relay_client import RelayClient
+
         RelayClient().close()
         from .server import Caller, create_server
     except ConfigurationError as error:
@@ -70,6 +72,7 @@ def serve() -> None:
 @asynccontextmanager
 async def _connect(_: object) -> AsyncIterator[AsyncRelayClient]:
     """Give a helper whose relay is there. Raises ToolError: an agent should not wait for one that is away."""
+    from ..research.relay_client import AsyncRelayClient
     from .server import told
 
     async with AsyncRelayClient() as relay:
@@ -79,6 +82,10 @@ async def _connect(_: object) -> AsyncIterator[AsyncRelayClient]:
 
 async def _check(relay: AsyncRelayClient) -> None:
     """Return once the relay is ready, which may just restart. Raises RelayError."""
+    import anyio
+
+    from ..research.relay_calls import RelayError
+
     until = time.monotonic() + _AWAY
     while True:
         try:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -467,6 +468,20 @@ def test_a_closed_stream_is_said_in_one_line(closed: str) -> None:
     refused = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent speaks through both"
+
+
+def test_ctrl_c_during_the_start_is_no_traceback() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "litellm_openai_example.mcp"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # the SDK, which takes most of the start
+            if line.rstrip().endswith("openai._types"):
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "Traceback" not in said
+    assert "[mcp] interrupted" in said
 
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import openai
 import pytest
 
 from litellm_openai_example import AsyncLiteLLM, AsyncLiteLLMClient, LiteLLM, LiteLLMClient
-from litellm_openai_example.errors import ClosedClientError, GatewayError
+from litellm_openai_example.errors import ClosedClientError, GatewayError, StillRunningError
 from litellm_openai_example.research.relay_calls import ResearchRunningError
 from litellm_openai_example.research.relay_client import AsyncRelayClient, RelayClient
 from litellm_openai_example.transport.deadline import deadline
@@ -44,6 +45,10 @@ BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], object]]] = {
         lambda url: LiteLLMClient(base_url=url, api_key=KEY),
         lambda c: list(c.stream_chat_completion("Hi")),
     ),
+    "LiteLLMClient, waiting": (
+        lambda url: LiteLLMClient(base_url=url, api_key=KEY),
+        lambda c: c.wait_for_response("resp_1"),
+    ),
     "RelayClient.get": (lambda url: RelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "RelayClient.wait": (lambda url: RelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
     "RelayClient.check": (lambda url: RelayClient(url, KEY), lambda c: c.check()),
@@ -68,6 +73,10 @@ NOT_BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], Awaitable[ob
     ),
     "AsyncLiteLLM, streamed": (lambda url: AsyncLiteLLM(base_url=url, api_key=KEY), streamed),
     "AsyncLiteLLMClient": (lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY), lambda c: c.chat("Hi")),
+    "AsyncLiteLLMClient, waiting": (
+        lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY),
+        lambda c: c.wait_for_response("resp_1"),
+    ),
     "AsyncRelayClient.get": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "AsyncRelayClient.wait": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
     "AsyncRelayClient.events": (lambda url: AsyncRelayClient(url, KEY), lambda c: all_of(c.events("inv_1", "t"))),
@@ -78,7 +87,7 @@ FAMILY = (ClosedClientError, GatewayError)
 def assert_said(caught: pytest.ExceptionInfo[Exception]) -> None:
     assert "this client was closed" in str(caught.value)
     assert isinstance(caught.value, openai.OpenAIError)
-    assert not isinstance(caught.value, ResearchRunningError)
+    assert not isinstance(caught.value, ResearchRunningError | StillRunningError)
 
 
 @pytest.mark.parametrize(("make", "ask"), BLOCKING.values(), ids=BLOCKING.keys())
@@ -192,6 +201,33 @@ def test_a_failed_call_leaves_nothing_to_the_garbage_collector(
         try:
             gc.set_debug(gc.DEBUG_SAVEALL)
             for _ in range(5):
+                call()
+            gc.collect()
+            left = [one for one in gc.garbage if is_of_a_call(one)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left
+
+
+@pytest.mark.parametrize("name", ["LiteLLM", "LiteLLM, streamed", "LiteLLMClient", "RelayClient.get"])
+def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(name: str) -> None:
+    make, ask = BLOCKING[name]
+    with make("http://127.0.0.1:9") as client:
+        if name.startswith("LiteLLM,") or name == "LiteLLM":
+            client = client.with_options(max_retries=0)  # so that the error is the first attempt's
+
+        def call() -> None:
+            with suppress(openai.OpenAIError), deadline(0.1):
+                ask(client)
+
+        call()
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            for _ in range(3):
                 call()
             gc.collect()
             left = [one for one in gc.garbage if is_of_a_call(one)]
