@@ -46,13 +46,6 @@ def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
         _before_sent.reset(token)
 
 
-def _caused(failure: Exception, error: Exception) -> Exception:
-    """Return `failure` with `error` as its cause, unless both are the same: that one would hold itself for ever."""
-    if failure is not error:
-        failure.__cause__ = error
-    return failure
-
-
 class _PolicyClient:
     """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
 
@@ -127,7 +120,13 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                     response.close()
                     raise
         except Exception as error:
-            raise _caused(attempt.failure(error, closed=self.is_closed), error)
+            failure = attempt.failure(error, closed=self.is_closed)
+            try:
+                if failure is error:
+                    raise  # as its own cause it would hold itself, and all frames, until the collector runs
+                raise failure from error
+            finally:
+                del failure  # the traceback holds this frame
         finally:
             request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
@@ -197,7 +196,13 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         await response.aclose()
                     raise
         except Exception as error:
-            raise _caused(attempt.failure(error, closed=self.is_closed), error)
+            failure = attempt.failure(error, closed=self.is_closed)
+            try:
+                if failure is error:
+                    raise  # as its own cause it would hold itself, and all frames, until the collector runs
+                raise failure from error
+            finally:
+                del failure  # the traceback holds this frame
         finally:
             request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:
