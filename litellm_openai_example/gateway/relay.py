@@ -17,7 +17,7 @@ from .children import GatewayUnavailable, Server, listen
 from .command import exec_command, handle, run
 from .proxy import with_loopback_direct
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 120.0  # as for the gateway: a busy machine takes long to import
 _STOP_SECONDS = 10.0
 
 

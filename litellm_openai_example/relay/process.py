@@ -98,8 +98,8 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
             await server.serve(sockets=[listener])
             if relay.failed:
                 raise CannotStart("a part of the relay ended by an error, see above; start it again")
-        except LedgerUnavailable:
-            raise CannotStart("the ledger does not answer") from None
+        except LedgerUnavailable as error:
+            raise CannotStart(f"the ledger cannot be used: {error}") from None
         finally:
             await relay.stop()
 

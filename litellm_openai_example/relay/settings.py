@@ -175,6 +175,8 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
     if text[0] in "\"'":
         raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
+    if literal := re.search(r"\$\{[A-Z_][A-Z0-9_]*\}", text):
+        raise ConfigurationError(f"RELAY_DATABASE_URL holds a literal {literal[0]}: nothing has put its value there")
     try:
         url = make_url(_with_hosts_as_settings(text))
     except (ArgumentError, ValueError):

@@ -350,11 +350,13 @@ def test_a_unix_socket_in_the_place_of_the_host(postgresql: PostgreSQL) -> None:
         '"postgresql://pg:secretpart@127.0.0.1/db"',
         "jdbc:postgresql://pg:secretpart@127.0.0.1/db",
         "sqlite://pg:secretpart@127.0.0.1/db",
+        "postgresql://pg:secretpart@${PGHOST}/db",
+        "postgresql://pg:${PASSWORD}@secretpart/db",
         "postgresql://pg:hush@secretpart@one:9,two:9/db",
     ],
 )
 def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"%40|quotes|must start|must name a file") as caught:
+    with pytest.raises(ConfigurationError, match=r"%40|quotes|must start|must name a file|a literal \$\{P") as caught:
         configured_url({"RELAY_DATABASE_URL": address})
     assert "secretpart" not in str(caught.value)
     assert "hush" not in str(caught.value)
@@ -390,3 +392,11 @@ def test_several_hosts(address: str, hosts: str, ports: str | int | None) -> Non
     assert given["host"] == hosts
     assert (given.get("port") if ports or given.get("port") != "," else None) == ports
     assert given.get("dbname") == url.database
+
+
+def test_a_ledger_that_has_become_read_only_is_named_so(postgresql: PostgreSQL) -> None:
+    url = postgresql.new_database()
+    _make_ledger(url)
+    sql(url, "ALTER DATABASE {db} SET default_transaction_read_only = on")
+    with pytest.raises(LedgerUnavailable, match="the database only reads"):
+        _make_ledger(url)

@@ -97,7 +97,7 @@ def kind(error: BaseException) -> str:
 
 
 def why_not_opened(error: Exception) -> str:
-    """Why the database cannot be opened, in words of our own."""
+    """Return why the database cannot be opened, or used, in words of our own."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         name = kind(cause)
@@ -133,4 +133,4 @@ def unavailable(error: Exception) -> Exception:
         return error
     if isinstance(error, DataError | ValueError | OverflowError | RecursionError):  # a value is to blame
         return Unstorable(kind(error))
-    return LedgerUnavailable(kind(error)) if is_outage(error) else error
+    return LedgerUnavailable(why_not_opened(error)) if is_outage(error) else error
