@@ -19,7 +19,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-lowest test-litellm test-upgrade lint format bench soak simulate fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-upgrade lint format bench soak simulate fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -42,6 +42,16 @@ PYTEST_WORKERS := -n 4 --dist worksteal
 
 test: lint ## Run all checks and tests
 	@$(PROJECT_RUN) pytest $(PYTEST_WORKERS) $(ARGS)
+
+# Everything that starts no server but a fake in the test's own process: for a change to the client side.
+QUICK := tests/calls tests/research tests/transport tests/cli/test_main.py tests/cli/test_files.py tests/cli/test_output.py \
+	tests/test_client.py tests/test_sdk.py tests/test_diagnosis.py tests/test_payer.py tests/test_state.py
+
+test-quick: lint ## Run the tests of the client side, in under a minute
+	@$(PROJECT_RUN) pytest $(PYTEST_WORKERS) $(ARGS) $(QUICK)
+
+test-loaded: .venv/test-ready ## Run all tests beside eight busy loops
+	@$(PROJECT_RUN) python -m tests.tools.loaded pytest $(PYTEST_WORKERS) $(ARGS)
 
 # The tools come from the newest versions; what users install from the oldest that pyproject.toml allows.
 test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest versions that are allowed

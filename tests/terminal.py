@@ -33,7 +33,7 @@ class Terminal:
     def end(self, seconds: float) -> int:
         """The exit code, once the command has ended and all that it wrote has been read."""
         code = self.process.wait(seconds)
-        self._reader.join(10)
+        self._reader.join(60)
         os.close(self._master)
         return code
 

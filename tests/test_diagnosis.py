@@ -218,7 +218,7 @@ def _fail() -> None:
 
 def test_a_paid_text_comes_out_of_a_process_pool() -> None:
     with ProcessPoolExecutor(1) as pool, pytest.raises(CutShortError) as caught:
-        pool.submit(_fail).result(30)
+        pool.submit(_fail).result(60)
     assert (caught.value.text, caught.value.response_id, caught.value.kind) == ("paid text", "resp_1", "cut_short")
 
 

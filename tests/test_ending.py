@@ -73,7 +73,7 @@ def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, numb
         servers = [psutil.Process(int(file.read_text().split()[0])) for file in folder.rglob("postmaster.pid")]
         assert servers
         process.send_signal(number)
-        assert process.wait(30) == 128 + number
+        assert process.wait(60) == 128 + number
     assert not [one for one in started + servers if _lives(one)]
     assert not list(folder.iterdir())
 
@@ -116,7 +116,7 @@ def test_what_make_runs_ends_with_make(tmp_path: Path, target: str) -> None:
     with _ended(process):
         _wait_for(told, "runs")
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         _wait_for(told, "ended")
 
 

@@ -49,9 +49,9 @@ def test_a_background_submit_that_is_stopped(
 ) -> None:
     configured.answers(Answer(pause=HELD))
     with start(configured, *R, "--background", "--timeout", "60", "Write") as process:
-        assert eventually(lambda: configured.posts, 60)
+        assert eventually(lambda: configured.posts)
         process.send_signal(how)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     (entry,) = listed(command)
     assert not entry["confirmed"]
     if how is signal.SIGINT:

@@ -63,7 +63,7 @@ def test_a_kill_loses_no_call(point: str, configured: ScriptedServer, relay: Key
 
     configured.script = script
     with start(configured, "--auto-tool-call", "--timeout", "60", "Research food") as process:
-        assert eventually(lambda: reached(relay, configured), 60)
+        assert eventually(lambda: reached(relay, configured))
         process.kill()
     found = listed(command)
     assert len(found) == entries

@@ -230,9 +230,9 @@ def test_a_command_that_is_stopped_before_the_answer(
 ) -> None:
     relay.holds = held_start
     with start(gateway, "--target", "relay", "--timeout", "60", "Why?") as process:
-        assert eventually(lambda: relay.posts, 60)
+        assert eventually(lambda: relay.posts)
         process.send_signal(how)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -how)
     (entry,) = listed(command)
     if how is signal.SIGINT:
@@ -269,7 +269,7 @@ def test_the_line_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, c
     url = f"{relay.server.url}/a$(>bad)b;c"
     env = environment(gateway, RELAY_BASE_URL=url, PATH=f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}")
     with start(gateway, "--target", "relay", "--timeout", "60", "Why?", env=env) as process:
-        assert eventually(lambda: any("/wait" in seen.path for seen in relay.server.seen), 60)
+        assert eventually(lambda: any("/wait" in seen.path for seen in relay.server.seen))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

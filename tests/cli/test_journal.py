@@ -83,7 +83,7 @@ def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(again, "_program", lambda: ["printf", "%s|"])
     monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
     line = again.typed("--retrieve", evil)
-    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30).stdout
+    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60).stdout
     assert shown == f"--retrieve|{evil}|"
     line = again.typed("--invocation", evil, token="a b")
     assert line.startswith("RELAY_BASE_URL=http://127.0.0.1:9 RELAY_INVOCATION_TOKEN='a b' ")
@@ -92,7 +92,7 @@ def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     makefile = tmp_path / "Makefile"
     makefile.write_text("override ARGS := $(value ARGS)\nrun:\n\t@printf '%s|' $(ARGS)\n")
     line = again.typed("--retrieve", evil)
-    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, cwd=tmp_path).stdout
+    shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path).stdout
     assert shown == f"--retrieve|{evil}|"
     assert not (tmp_path / "bad").exists()
     monkeypatch.setenv(OWN_RELAY, "1")

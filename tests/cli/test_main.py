@@ -445,9 +445,9 @@ def test_output_survives_any_encoding(encoding: str, gateway: ScriptedServer) ->
 def test_interrupting_a_wait_says_how_to_go_on(gateway: ScriptedServer) -> None:
     gateway.script = polling("in_progress")
     with start(gateway, *R, "--background", "--wait", "--timeout", "60", "hi") as process:
-        assert eventually(lambda: len(gateway.seen) > 2, 60)
+        assert eventually(lambda: len(gateway.seen) > 2)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert b"litellm-example --retrieve resp_1 --wait" in err
     assert b"Traceback" not in err
@@ -456,9 +456,9 @@ def test_interrupting_a_wait_says_how_to_go_on(gateway: ScriptedServer) -> None:
 def test_interrupting_a_call_says_that_it_was_sent(gateway: ScriptedServer) -> None:
     gateway.answers(Answer(pause=30))
     with start(gateway, "hi") as process:
-        assert eventually(lambda: bool(gateway.seen), 60)
+        assert eventually(lambda: bool(gateway.seen))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     assert b"may have been executed" in err
 
@@ -492,14 +492,14 @@ def test_a_pipe_that_is_closed_from_the_start_ends_quietly(arguments: list[str],
 
 
 def test_a_piece_is_on_stdout_before_the_next_is_sent(gateway: ScriptedServer) -> None:
-    gateway.answers(sse(*response_events("first ", "second"), {"type": "response.completed", "response": {}}, pause=3))
+    gateway.answers(sse(*response_events("first ", "second"), {"type": "response.completed", "response": {}}, pause=6))
     with start(gateway, *R, "--stream", "hi") as process:
         assert process.stdout is not None
         started = time.monotonic()
         assert os.read(process.stdout.fileno(), 100) == b"first "
         first = time.monotonic() - started
         process.communicate(timeout=60)
-    assert time.monotonic() - started - first > 2
+    assert time.monotonic() - started - first > 1
 
 
 def on_terminal(server: ScriptedServer, *arguments: str, **more: Any) -> tuple[int, str]:

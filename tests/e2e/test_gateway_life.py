@@ -101,7 +101,7 @@ def say(client: openai.OpenAI, model: str) -> Any:
 def end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
 
 
 def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> None:
@@ -155,7 +155,7 @@ def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> 
             assert "no LLM" not in err
 
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             client.close()
             end(process)

@@ -131,7 +131,7 @@ class Gateway:
     def start(self, port: int = 0) -> Gateway:
         self.port = port
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ class Gateway:
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _main(self) -> None:
         self._loop = asyncio.new_event_loop()

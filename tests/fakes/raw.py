@@ -88,7 +88,7 @@ class RawServer(ScriptedServer):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in [self._accepting, *self._threads]:
-            thread.join(5)
+            thread.join(60)
 
     def _accept(self) -> None:
         while not self._stopped.is_set():

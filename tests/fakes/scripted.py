@@ -169,7 +169,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> bool:
     """Whether a condition comes true within some seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -108,7 +108,7 @@ class Launcher:
         exports: dict[str, str] = {}
         while "LITELLM_API_KEY" not in exports:
             line = process.stdout.readline()
-            assert line.startswith("export "), process.communicate(timeout=30)
+            assert line.startswith("export "), process.communicate(timeout=60)
             name, _, value = line.removeprefix("export ").rstrip("\n").partition("=")
             exports[name] = value
         return process, exports
@@ -118,7 +118,7 @@ class Launcher:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             try:
-                process.communicate(timeout=20)
+                process.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()

@@ -97,7 +97,7 @@ def test_a_python_that_has_gone_is_made_again(calls: Path) -> None:
 def test_starts_at_once_make_it_once(calls: Path) -> None:
     code = "from litellm_openai_example.gateway.environment import ensure; print(ensure(lambda _: None))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    found = {process.communicate(timeout=30)[0] for process in both}
+    found = {process.communicate(timeout=60)[0] for process in both}
     assert len(found) == 1
     assert len(calls.read_text().splitlines()) == 2
 

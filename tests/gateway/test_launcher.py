@@ -88,7 +88,7 @@ def test_signals_reach_the_command_and_its_exit_code_is_returned(launcher: Launc
     assert process.stdout.readline() == "waiting\n"
     proxy = proxy_of(process)
     process.send_signal(number)
-    assert process.wait(20) == 42
+    assert process.wait(60) == 42
     assert not proxy.is_running()
 
 
@@ -113,7 +113,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_once(launcher: Launcher) -> No
         assert b"starting LiteLLM at" in shown
         assert b"\r\x1b[K" in shown
         os.write(terminal, b"\x03")
-        assert process.wait(20) == 41
+        assert process.wait(60) == 41
     finally:
         os.close(terminal)
         process.kill()
@@ -126,7 +126,7 @@ def test_a_stubborn_proxy_is_killed(launcher: Launcher) -> None:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not list(launcher.state.glob("proxy-*"))
 
 
@@ -137,7 +137,7 @@ def test_the_exports_are_all_of_stdout(launcher: Launcher) -> None:
     process, exports = launcher.serve()
     assert set(exports) == {"LITELLM_BASE_URL", "LITELLM_API_KEY"}
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert out == ""
     assert exports["LITELLM_API_KEY"] not in err
     assert process.returncode == 0
@@ -155,7 +155,7 @@ def test_it_stops_cleanly(launcher: Launcher, number: signal.Signals) -> None:
     process, _ = launcher.serve()
     proxy = proxy_of(process)
     process.send_signal(number)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert not proxy.is_running()
     assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
 
@@ -165,7 +165,7 @@ def test_a_signal_while_it_starts_ends_it_with_130(launcher: Launcher) -> None:
     wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
     proxy = proxy_of(process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
     assert not proxy.is_running()
 
 
@@ -176,9 +176,9 @@ def test_killed_it_takes_the_proxy_with_it(launcher: Launcher, arguments: list[s
     proxy = proxy_of(process)
     others = [child for child in psutil.Process(process.pid).children() if child != proxy]
     process.kill()
-    proxy.wait(20)
+    proxy.wait(60)
     for other in others:
-        other.wait(20)
+        other.wait(60)
     process.communicate()
 
 
@@ -195,7 +195,7 @@ def test_what_a_killed_one_left_is_cleaned_up(launcher: Launcher) -> None:
 
 def test_when_the_proxy_ends_by_itself_so_does_the_gateway(launcher: Launcher) -> None:
     process, _ = launcher.serve(OPENAI_STANDIN="ends")
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the proxy ended by itself:\nstand-in output [secret]" in err
     assert not (launcher.state / "gateway.json").exists()
@@ -423,7 +423,7 @@ def test_the_last_one_recorded_is_not_forgotten_by_another(launcher: Launcher) -
     first, _ = launcher.serve()
     _, exports = launcher.serve()
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert json.loads((launcher.state / "gateway.json").read_text())["base_url"] == exports["LITELLM_BASE_URL"]
 
 

@@ -147,7 +147,7 @@ def test_the_note_of_a_killed_gateway_is_not_believed(launcher: Launcher) -> Non
     proxy = proxy_of(serving)
     serving.kill()
     serving.communicate()
-    proxy.wait(20)
+    proxy.wait(60)
     assert (launcher.state / "gateway.json").exists()
     with stranger(int(exports["LITELLM_BASE_URL"].rpartition(":")[2])) as stolen:
         done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)

@@ -127,10 +127,10 @@ def proxied_in_thread(url: str) -> Iterator[tuple[Proxy, str]]:
     stop: list[Callable[[], object]] = []
     thread = threading.Thread(target=main, daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield found[0]
     finally:
         found[0][0].silent = False
         stop[0]()
-        thread.join(10)
+        thread.join(60)

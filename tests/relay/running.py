@@ -66,7 +66,7 @@ class Api:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        self.http = httpx2.Client(base_url=base_url, timeout=30, trust_env=False)
+        self.http = httpx2.Client(base_url=base_url, timeout=90, trust_env=False)
 
     def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         return self.http.request(method, path, **options)
@@ -89,7 +89,7 @@ class Api:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait(self, started: Json, timeout: float = 20) -> Json:
+    def wait(self, started: Json, timeout: float = 60) -> Json:
         """The view once it has ended."""
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait"
         answer = self.call("GET", path, headers=token(started), params={"timeout": timeout})
@@ -101,7 +101,7 @@ class Api:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def until(self, started: Json, *statuses: str, timeout: float = 20) -> Json:
+    def until(self, started: Json, *statuses: str, timeout: float = 60) -> Json:
         until = time.monotonic() + timeout
         while (view := self.view(started))["status"] not in statuses:
             assert time.monotonic() < until, view
@@ -139,7 +139,7 @@ class ThreadedRelay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
         if self._failure is not None:
             raise self._failure
         self.api = Api(next(line for line in self.lines if "listening on" in line).split()[-1])
@@ -151,7 +151,7 @@ class ThreadedRelay:
     def stop(self) -> None:
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.server.stop)
-            self._thread.join(20)
+            self._thread.join(60)
             assert not self._thread.is_alive()
             self.api.http.close()
 
@@ -220,8 +220,8 @@ class RelayProcess:
         return self.end()
 
     def end(self) -> int:
-        code = self.process.wait(15)
-        self._reader.join(5)
+        code = self.process.wait(60)
+        self._reader.join(60)
         assert self.process.stderr is not None
         self.process.stderr.close()
         if hasattr(self, "api"):

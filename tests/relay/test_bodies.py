@@ -192,7 +192,7 @@ class TestOnTheWire:
                     answer = connection.recv(4096)
                     break
                 except TimeoutError:
-                    assert time.monotonic() - began < 10
+                    assert time.monotonic() - began < 60
         assert b" 408 " in answer
         assert not upstream.posts
 

@@ -133,7 +133,7 @@ def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Itera
             yield client
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _answers(client: httpx2.Client) -> bool:
@@ -148,7 +148,7 @@ def test_events_pass_the_proxy_as_they_happen(proxied: httpx2.Client, upstream: 
     late = []
 
     def hold(sent: int) -> Fault | None:
-        if sent == 1 and not seen.wait(10):
+        if sent == 1 and not seen.wait(60):
             late.append(sent)
         return None
 

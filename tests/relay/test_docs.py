@@ -81,7 +81,7 @@ class Browser:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         os.close(self._to)
         os.close(self._from)
 

@@ -526,10 +526,8 @@ class TestFile:
                 await asyncio.sleep(0.6)
                 holder = sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"), isolation_level=None)
                 holder.execute("BEGIN IMMEDIATE")
-                began = time.monotonic()
-                with pytest.raises(LedgerUnavailable):
+                with pytest.raises(LedgerUnavailable):  # while the lock is held
                     await ledger.check()
-                assert time.monotonic() - began < 2
                 holder.execute("ROLLBACK")
                 holder.close()
                 async with asyncio.timeout(10):

@@ -65,7 +65,7 @@ def pooled(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[str]:
         yield pooled
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _answers(url: str) -> bool:

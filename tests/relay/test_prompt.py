@@ -233,7 +233,7 @@ class TestRefused:
             assert relay.api.wait(relay.api.start("more"))["status"] == "completed"
             return "reasoning" in upstream.posts[-1]
 
-        assert eventually(asked_again, 60)
+        assert eventually(asked_again)
 
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class TestWhileItRuns:
         relay.api.until(started, "running")
         ledger = Ledger(relay)
         ledger.set_back(to)
-        assert eventually(lambda: ledger.rows("state", "upstream_id") == [("running", "resp_0")], 20)
+        assert eventually(lambda: ledger.rows("state", "upstream_id") == [("running", "resp_0")])
         finish(upstream)
         view = relay.api.wait(started)
         assert (view["status"], view["upstream_response_id"]) == ("completed", "resp_0")
@@ -72,7 +72,7 @@ class TestWhileItRuns:
     def test_a_submission_that_is_not_answered_yet(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.accept = 3.0
         started = relay.api.start()
-        assert eventually(lambda: upstream.posts, 10)
+        assert eventually(lambda: upstream.posts)
         Ledger(relay).set_back(to)
         assert relay.api.wait(started)["status"] == "completed"
         assert len(upstream.posts) == 1
@@ -81,7 +81,7 @@ class TestWhileItRuns:
     def test_a_model_that_blocks(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.bridged, upstream.seconds = True, 3.0
         started = relay.api.start()
-        assert eventually(lambda: upstream.posts, 10)
+        assert eventually(lambda: upstream.posts)
         Ledger(relay).set_back(to)
         assert relay.api.wait(started)["status"] == "completed"
         assert len(upstream.posts) == 1
@@ -130,7 +130,7 @@ class TestAfterItEnded:
         relay.api.wait(started)
         ledger = Ledger(relay)
         ledger.set_back(f"id = 'inv_of_nobody', {to}, {UNENDED}", owner=me(relay))
-        assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)], 20)
+        assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)])
         assert len(upstream.posts) == 1
 
     def test_what_was_refused_may_be_sent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
@@ -182,7 +182,7 @@ def test_a_server_that_takes_over_without_the_last_commits(postgresql: PostgreSQ
         for process in reversed(processes):  # the one that knows nothing is the first to ask
             process.resume()
         finish(upstream)
-        assert eventually(lambda: all(finished(second.api.view(one)) for one in started), 60), first.log + second.log
+        assert eventually(lambda: all(finished(second.api.view(one)) for one in started)), first.log + second.log
         views = [second.api.view(one) for one in started]
     assert Counter(view["status"] for view in views) == {"completed": 4}
     assert len(upstream.posts) == 4

@@ -41,11 +41,11 @@ def started(env: dict[str, str], **streams: object) -> Iterator[tuple[subprocess
         return process.poll() is not None
 
     try:
-        assert eventually(ready, 60)
+        assert eventually(ready)
         assert process.poll() is None, process.returncode
         yield process, api
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         api.http.close()
         if process.poll() is None:
@@ -168,7 +168,7 @@ def test_a_signal_during_the_start(
             assert time.monotonic() - began < 60
             assert process.poll() is None
         process.send_signal(number)
-        _, printed = process.communicate(timeout=20)
+        _, printed = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == (0 if number == signal.SIGTERM else 130)

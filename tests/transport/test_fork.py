@@ -43,7 +43,7 @@ def child(ask, *rounds):
     for texts in rounds:
         try: told += ask(*texts)
         except Exception as error: told.append(type(error).__name__)
-    os.write(1, (json.dumps([rounds[-1][-1], told, time.monotonic() - started < 8]) + "\\n").encode())
+    os.write(1, (json.dumps([rounds[-1][-1], told, time.monotonic() - started < 25]) + "\\n").encode())
     os._exit(0)
 
 blocking = in_threads(LiteLLM(base_url=url, api_key=key))

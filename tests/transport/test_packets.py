@@ -91,7 +91,7 @@ def first_packets() -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve, args=(server,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}", found
-        thread.join(5)
+        thread.join(60)
 
 
 def test_a_server_sees_the_body_with_the_head() -> None:

@@ -117,10 +117,8 @@ def test_a_wish_to_wait_is_honoured(create: Call, gateway: ScriptedServer) -> No
 @pytest.mark.parametrize("wish", ["60", "1e400", "Wed, 21 Oct 2099 07:28:00 GMT"])
 def test_a_wait_beyond_the_deadline_is_not_begun(create: Call, wish: str, gateway: ScriptedServer) -> None:
     gateway.answers(reply({"error": {"message": "later"}}, 429, retry_after=wish))
-    started = time.monotonic()
     with pytest.raises(openai.RateLimitError, match="later"):
         create(gateway.url, timeout=5, max_retries=0 if wish == "1e400" else 4)
-    assert time.monotonic() - started < 3
     assert len(gateway.posts) == 1
 
 

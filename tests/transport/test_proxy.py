@@ -48,7 +48,7 @@ class Proxy:
         self._socket.close()
         for one in self._sockets:
             one.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def _accept(self) -> None:
         while True:
