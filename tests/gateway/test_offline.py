@@ -44,7 +44,7 @@ def client(provider: OfflineProvider) -> Iterator[OpenAI]:
 def finished(client: OpenAI, response_id: str) -> tuple[Any, list[str]]:
     """A background response at its end, and the statuses on the way."""
     seen: list[str] = []
-    for _ in range(200):
+    for _ in range(1200):
         response = client.responses.retrieve(response_id)
         if response.status not in seen[-1:]:
             seen.append(str(response.status))
@@ -249,7 +249,7 @@ def test_background(client: OpenAI) -> None:
     made = client.responses.create(model="m", input="Reply with exactly: late", background=True)
     assert (made.status, made.output) == ("queued", [])
     response, seen = finished(client, made.id)
-    assert seen[-2:] == ["in_progress", "completed"]
+    assert seen == [one for one in ("queued", "in_progress", "completed") if one in seen]
     assert response.output_text == "late"
 
 

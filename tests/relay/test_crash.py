@@ -164,7 +164,8 @@ class TestKilled:
             nowhere = environment(database_url, upstream, LITELLM_BASE_URL=f"http://127.0.0.1:{full.getsockname()[1]}")
             with relay_process(nowhere) as relay:
                 started = accepted(relay.api, 4)
-                time.sleep(2.5)  # long enough to leave the gate
+                for one in started:
+                    relay.api.until(one, "running")  # it has left the gate
                 relay.kill()
         views = ended(relays.start().api, started)
         assert Counter((view["status"], view["error_code"]) for view in views) == {("completed", None): 4}
@@ -183,7 +184,6 @@ class TestKilled:
             relay.api.until(waited.model_dump(mode="json"), "running")
             assert eventually(lambda: relay.api.view(watched.model_dump(mode="json"))["output_text"])
             relay.kill()
-            time.sleep(1)
             relays.start(port)
             assert wait.result(60).status == "completed"
             heard = events.result(60)
@@ -217,7 +217,6 @@ class TestKilled:
         with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
             invoked = pool.submit(client.invoke, {"research_question": "Why?"})
             assert eventually(lambda: upstream.posts)
-            time.sleep(0.3)
             relay.kill()
             relays.start(port)
             assert invoked.result(60).status == "completed"

@@ -78,7 +78,7 @@ class TestOddOutages:
             url = make_url(owner).set(username=ROLE).render_as_string(hide_password=False)
             with relay_process(environment(url, upstream)) as relay:
                 started = [relay.api.start(f"before {n}") for n in range(4)]
-                time.sleep(0.3)
+                assert eventually(lambda: len(upstream.posts) == len(started))
                 sql.execute(break_it)
                 began = time.monotonic()
                 refused = relay.api.post(body("meanwhile", background=True))
