@@ -16,6 +16,7 @@ import openai
 
 from .config import ConfigurationError, redact_text
 
+INTERNAL_ERROR = "hit an internal error"  # the words for a fault of this program
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _LONGEST = 600
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..config import ConfigurationError, is_visible_ascii
 from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
-from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
+from ..errors import INTERNAL_ERROR, CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..transport.deadline import deadline
 from .again import own_relay, pick_up_line, stop_line, typed
 from .journal import RESPONSE, Record
@@ -56,7 +56,7 @@ def _ending(session: Session, error: BaseException) -> int:
         _tell_how_to_pick_up(session)
         return FAILED
     if isinstance(error, Exception):
-        notice(f"Error: {PROGRAM} hit an internal error ({type(error).__name__}); --verbose shows where")
+        notice(f"Error: {PROGRAM} {INTERNAL_ERROR} ({type(error).__name__}); --verbose shows where")
         _tell_how_to_pick_up(session)
         return FAILED
     raise error

@@ -26,7 +26,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field, WithJsonSchema
 
-from ..errors import GatewayError
+from ..errors import INTERNAL_ERROR, GatewayError
 from ..json_object import JsonObject
 from ..payer import Payer
 from ..research.arguments import ToolArguments, unknown_name
@@ -249,4 +249,4 @@ async def told(answer: Awaitable[T]) -> T:
     except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None
     except Exception as error:  # its text may be anybody's
-        raise ToolError(f"the MCP server hit an internal error ({type(error).__name__}): tell the user") from None
+        raise ToolError(f"the MCP server {INTERNAL_ERROR} ({type(error).__name__}): tell the user") from None

@@ -25,6 +25,7 @@ from litellm_openai_example import (
     error_table,
 )
 from litellm_openai_example.calls import steps
+from litellm_openai_example.errors import UNKNOWN
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
@@ -155,7 +156,7 @@ def test_what_litellm_cannot_do_has_a_known_outcome(gateway: ScriptedServer) -> 
     with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
         with pytest.raises(openai.InternalServerError) as caught:
             sdk.responses.cancel("resp_1")
-        assert "unknown" not in str(caught.value)
+        assert UNKNOWN not in str(caught.value)
         # It stays so: a look at it is not repeated either.
         with pytest.raises(openai.InternalServerError):
             sdk.responses.retrieve("resp_1")
@@ -255,7 +256,7 @@ def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> Non
     with pytest.raises(openai.APIConnectionError) as caught:
         create(url)
     assert isinstance(caught.value.__cause__, httpx2.ConnectError)
-    assert "unknown" not in str(caught.value)
+    assert UNKNOWN not in str(caught.value)
 
 
 @pytest.mark.parametrize("change", ["base_url", "absolute path"])

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
+from litellm_openai_example.errors import UNKNOWN
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
@@ -203,7 +204,7 @@ def test_a_proxy_that_is_away_is_no_unknown_outcome(
         monkeypatch.setenv("HTTPS_PROXY", closed.url)
     with pytest.raises(openai.APIConnectionError) as caught:
         create(kind, tls.url)
-    assert "unknown" not in str(caught.value)
+    assert UNKNOWN not in str(caught.value)
 
 
 @both
