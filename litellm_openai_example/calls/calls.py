@@ -71,15 +71,18 @@ async def open_stream(api: Api, request: JsonObject) -> RawResponse:
 
 async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
     """Send a create; once more where its search tool was refused by name, because that was not executed."""
-    step: Awaitable[RawResponse] = call(lambda sdk: create(api.resource(sdk).create, request, **more))
+
+    def send(sdk: Any) -> Any:
+        return create(api.resource(sdk).create, request, **more)
+
     try:
-        return await step
+        return await call(send)  # type: ignore[no-any-return]
     except APIStatusError as error:
         renamed = renamed_search(request.get("tools"))
         if renamed is None or explain(error).kind is not ErrorKind.UNSUPPORTED_TOOL:
             raise
     request["tools"] = renamed
-    return await step
+    return await call(send)  # type: ignore[no-any-return]
 
 
 async def retrieve(response_id: str, **options: Any) -> Reply:

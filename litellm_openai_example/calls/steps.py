@@ -1,17 +1,18 @@
-"""Work without I/O: an operation is a coroutine that awaits the steps it needs done: `call`, `sleep`, `gather`.
+"""Operations, written once for the blocking and the asynchronous client.
 
-A step gives itself to whoever drives the coroutine: `run` with a blocking client, `run_async` with an asynchronous one,
-and what an operation decides is written once.
+An operation is a coroutine that awaits `call`, `sleep` and `gather`, and these find the client in a context variable.
+A blocking client does their work at once: the coroutine never suspends, and `run` is one `send`. An asynchronous
+client is awaited.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 from httpx2 import RequestError
@@ -22,120 +23,99 @@ from ..errors import GatewayError, redact
 
 T = TypeVar("T")
 
-# What can go wrong on the way; anything else that a call raises is the caller's own (a function that gives the key, a
-# value that is no JSON), and reaches the caller as it is. So does a setting that cannot be used.
+# The failures of a request on its way.
 _ON_THE_WAY = (OpenAIError, RequestError)
-# What can go wrong while a reply is fetched and read; anything else is a programming error and shows itself.
+# The failures of fetching and reading a reply; anything else is a programming error.
 EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
 
-Operation = Coroutine["Step", Any, T]
+Operation = Coroutine[Any, Any, T]
 
 
-class _Step(Awaitable[Any]):
-    """Awaited, it is handed to the driver, which gives its result back or raises what went wrong."""
+class _Driven(NamedTuple):
+    """The client of the operation that runs in this context."""
 
-    def __await__(self) -> Generator[Self, object, Any]:
-        return (yield self)
-
-
-@dataclass(frozen=True)
-class call(_Step):
-    """Call the client: `function(client)` gives its result, or an awaitable of it."""
-
-    function: Callable[[Any], Any]
+    client: Any
+    asynchronous: bool
 
 
-@dataclass(frozen=True)
-class sleep(_Step):
-    """Wait for that many seconds."""
-
-    seconds: float
+_driven: ContextVar[_Driven] = ContextVar("driven")
 
 
-@dataclass(frozen=True)
-class gather(_Step):
-    """Carry out operations side by side; gives a list of their results, an exception where one failed."""
+class _CallersOwn(BaseException):
+    """An exception of the caller's code or settings, on its way past the `except` clauses of an operation.
 
-    operations: Sequence[Operation[object]]
+    A function that provides the key may raise anything, and the caller gets it unchanged.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
-Step = call | sleep | gather
+async def call(function: Callable[[Any], Any]) -> Any:
+    """Return `function(client)`, which an asynchronous client's function returns as an awaitable."""
+    client, asynchronous = _driven.get()
+    try:
+        result = function(client)
+        return await result if asynchronous else result
+    except ConfigurationError as error:
+        raise _CallersOwn(error) from None
+    except _ON_THE_WAY:
+        raise
+    except Exception as error:
+        raise _CallersOwn(error) from None
 
 
-class _Driver(Generic[T]):
-    """An operation on its way: the step that it wants done now (None at its end), and its result."""
+async def sleep(seconds: float) -> None:
+    """Wait for `seconds`."""
+    if _driven.get().asynchronous:
+        await anyio.sleep(seconds)
+    else:
+        time.sleep(seconds)  # noqa: ASYNC251 (no event loop waits for a blocking client)
 
-    def __init__(self, client: object, operation: Operation[T]) -> None:
-        self.step: Step | None = None
-        self.result: T
-        self._client = client
-        self._operation = operation
-        self.give(None)
 
-    def give(self, value: object) -> None:
-        self._advance(lambda: self._operation.send(value))
-
-    def throw(self, error: Exception) -> None:
-        self._advance(lambda: self._operation.throw(error))
-
-    def _advance(self, move: Callable[[], Step]) -> None:
-        try:
-            self.step = move()
-        except StopIteration as stop:
-            self.step, self.result = None, stop.value
-        except GatewayError as error:
-            raise redact(error, getattr(self._client, "api_key", None)) from error.__cause__
+async def gather(operations: Sequence[Operation[object]]) -> list[object]:
+    """Run operations side by side, and return their results in order, an `EXPECTED` exception for one that failed."""
+    client, asynchronous = _driven.get()
+    if asynchronous:
+        return await _gather_tasks(client, operations)
+    return _gather_threads(client, operations)
 
 
 def run(client: object, operation: Operation[T]) -> T:
-    """Drive an operation to its end with a blocking client."""
-    driver = _Driver(client, operation)
-    while driver.step is not None:
+    """Run an operation with a blocking client.
+
+    Raises:
+        GatewayError: the operation failed; the client's key is taken out of it.
+    """
+    with _driving(_Driven(client, asynchronous=False)):
         try:
-            value = _do(client, driver.step)
-        except ConfigurationError:
-            raise
-        except _ON_THE_WAY as error:
-            driver.throw(error)
-        else:
-            driver.give(value)
-    return driver.result
+            operation.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        raise RuntimeError("a blocking operation awaited something else than its steps")
 
 
 async def run_async(client: object, operation: Operation[T]) -> T:
-    """Drive an operation to its end with an asynchronous client."""
-    driver = _Driver(client, operation)
-    while driver.step is not None:
-        try:
-            value = await _do_async(client, driver.step)
-        except ConfigurationError:
-            raise
-        except _ON_THE_WAY as error:
-            driver.throw(error)
-        else:
-            driver.give(value)
-    return driver.result
+    """Run an operation with an asynchronous client; see `run`."""
+    with _driving(_Driven(client, asynchronous=True)):
+        return await operation
 
 
-def _do(client: object, step: Step) -> object:
-    if isinstance(step, call):
-        return step.function(client)
-    if isinstance(step, gather):
-        return _side_by_side(client, step.operations)
-    time.sleep(step.seconds)
-    return None
+@contextmanager
+def _driving(driven: _Driven) -> Iterator[None]:
+    token = _driven.set(driven)
+    try:
+        yield
+    except _CallersOwn as carrier:
+        raise carrier.error from carrier.error.__cause__
+    except GatewayError as error:
+        raise redact(error, getattr(driven.client, "api_key", None)) from error.__cause__
+    finally:
+        _driven.reset(token)
 
 
-async def _do_async(client: object, step: Step) -> object:
-    if isinstance(step, call):
-        return await step.function(client)
-    if isinstance(step, gather):
-        return await _side_by_side_async(client, step.operations)
-    await anyio.sleep(step.seconds)
-    return None
-
-
-def _side_by_side(client: object, operations: Sequence[Operation[object]]) -> list[object]:
+def _gather_threads(client: object, operations: Sequence[Operation[object]]) -> list[object]:
     outcomes: list[object] = [None] * len(operations)
 
     def one(index: int, operation: Operation[object]) -> None:
@@ -159,7 +139,7 @@ def _side_by_side(client: object, operations: Sequence[Operation[object]]) -> li
     return outcomes
 
 
-async def _side_by_side_async(client: object, operations: Sequence[Operation[object]]) -> list[object]:
+async def _gather_tasks(client: object, operations: Sequence[Operation[object]]) -> list[object]:
     outcomes: list[object] = [None] * len(operations)
 
     async def one(index: int, operation: Operation[object]) -> None:

@@ -258,7 +258,7 @@ class RelayCalls:
             await sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _send(
+    async def _send(
         self,
         method: str,
         path: str,
@@ -266,7 +266,7 @@ class RelayCalls:
         headers: Mapping[str, str] | None = None,
         body: object = None,
         timeout: float | None = None,
-    ) -> call:
+    ) -> httpx2.Response:
         options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx2.Timeout(timeout, connect=5.0)}
         if body is not None:
             options["content"] = json.dumps(body, ensure_ascii=False).encode()
@@ -278,7 +278,7 @@ class RelayCalls:
                 answer = self._http.request(method, self.base_url + path, **options)
             return _within(timeout, answer) if inspect.isawaitable(answer) else answer
 
-        return call(send)
+        return await call(send)  # type: ignore[no-any-return]
 
     def unconfirmed(self, key: str, arguments: Arguments, error: RelayError) -> ResearchUnconfirmedError:
         """The error for a run that may have been accepted at this relay, although its `POST` failed with `error`."""
