@@ -315,8 +315,7 @@ def test_threads_of_calls_side_by_side_do_not_hold_up_the_end() -> None:
         daemon: bool = await steps.call(lambda _: threading.current_thread().daemon)
         return daemon
 
-    async def both_() -> list[bool]:
-        found: list[bool] = await steps.gather([one(), one()])
-        return found
+    async def both_() -> list[object]:
+        return await steps.gather([one(), one()])
 
     assert steps.run(None, both_()) == [True, True]
