@@ -86,10 +86,20 @@ def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
 
     Raises:
         ValueError: the body is not a JSON object.
-        GatewayError: it is larger than what is read of one answer, and its beginning holds no text.
+        GatewayError: it is a web page; or it is larger than what is read of one answer, and its beginning holds no
+            text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
-    answer, _, reader = read_body(content, kind, beginning=cut)
+    try:
+        answer, _, reader = read_body(content, kind, beginning=cut)
+    except ValueError:
+        if not headers.is_web_page(raw.headers, content):
+            raise
+        raise GatewayError(
+            "a web page answered, not a gateway",
+            kind=ErrorKind.WRONG_ADDRESS,
+            hint="check that LITELLM_BASE_URL leads to LiteLLM itself, past a proxy's sign-in page",
+        ) from None
     if cut:
         too_long = too_large(MAX_ANSWER)
         if not answer.text:

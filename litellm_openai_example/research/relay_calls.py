@@ -41,7 +41,7 @@ from ..errors import (
 from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
-from ..transport.headers import retry_after
+from ..transport.headers import is_web_page, retry_after
 from ..transport.policy import sdk_call
 from ..transport.tls import check_host
 from . import contract
@@ -332,15 +332,10 @@ def _accepted_nothing(response: httpx2.Response, code: str | None) -> bool:
     """Return True if an answer to a create, other than that of an accepted run, is a certain refusal."""
     status = response.status_code
     if status < 300:
-        return _is_page(response)
+        return is_web_page(response.headers, response.content)
     if status in _OPEN_STATUSES:
         return code in contract.API_ERRORS
     return status < 500 or code in _NOTHING_ACCEPTED
-
-
-def _is_page(response: httpx2.Response) -> bool:
-    """Return True for a web page, such as a proxy's sign-in page: the request did not get to a relay."""
-    return "html" in response.headers.get("content-type", "") or response.content[:64].lstrip().startswith(b"<")
 
 
 async def _within(timeout: float | None, answer: Awaitable[T]) -> T:
@@ -384,7 +379,11 @@ def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:
     try:
         return read(read_json(response.content))
     except ValueError:
-        cause = "a web page answered, not a relay" if _is_page(response) else "the relay's answer cannot be read"
+        cause = (
+            "a web page answered, not a relay"
+            if is_web_page(response.headers, response.content)
+            else "the relay's answer cannot be read"
+        )
         raise RelayError(cause, status=response.status_code, hint=_NO_RELAY) from None
 
 

@@ -1,7 +1,8 @@
-"""What a gateway's answer says in its headers: what it cost, when to ask again. Any of them may hold anything."""
+"""Facts that an answer tells beside its body: its cost, when to retry or poll. Any header may hold anything."""
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import math
 import time
@@ -12,6 +13,16 @@ POLL_AFTER_HEADER = "openai-poll-after-ms"
 # LiteLLM hands a provider's wish on under a name of its own.
 _RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))
 _RICHES = 1e12  # US dollars that no call costs
+
+
+def is_web_page(headers: Mapping[str, str], content: bytes) -> bool:
+    """Return True if a body that is not JSON is a web page, such as a proxy's sign-in page.
+
+    Neither LiteLLM nor a relay answers with one, so none has seen the request. Any other body that cannot be read may
+    be a provider's that LiteLLM passed on.
+    """
+    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip()
+    return start.startswith(b"<") or ("html" in headers.get("content-type", "").lower() and bool(start))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -82,6 +82,15 @@ def test_an_answer_that_says_nothing_is_kept(configured: ScriptedServer, command
     assert [entry["id"] for entry in listed(command)] == ["resp_1"]
 
 
+@pytest.mark.parametrize("content_type", ["text/html", "application/json"])
+def test_a_sign_in_page_is_no_gateway(configured: ScriptedServer, command: RunCommand, content_type: str) -> None:
+    configured.answers(reply(b"<!doctype html><title>Sign in</title>", 200, content_type=content_type))
+    run = command(*R, "--background", "hi")
+    assert (run.code, run.out) == (1, "")
+    assert "web page" in run.err
+    assert listed(command) == []
+
+
 GONE: list[tuple[Answer, bool]] = [
     (reply({"error": {"message": "previous_response_not_found"}}, 404), True),
     (reply({"error": {"message": "Response with id 'resp_1' not found."}}, 404), True),

@@ -6,7 +6,6 @@ A failed submission is one of three things, and the difference is money: certain
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
 
 import httpx2
@@ -16,6 +15,7 @@ from ...diagnosis import explain
 from ...error_table import is_gateway_error
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
 from ...json_object import JsonObject
+from ...transport.headers import is_web_page
 from ..counters import count_upstream_error
 
 
@@ -117,13 +117,7 @@ def poll_failed(error: Exception) -> PollFailed:
 
 
 def web_page(headers: Mapping[str, str], content: bytes) -> Refused | None:
-    """The refusal that a web page is in place of an answer, such as the sign-in page of a proxy; None if it is none.
-
-    No LiteLLM answers with one, so none has seen the request. Any other answer that cannot be read may be a
-    provider's that LiteLLM passed on.
-    """
-    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip()
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not start.startswith(b"<") and not ("html" in content_type and start):
+    """Return the refusal for a web page in place of an answer; None if the answer is none."""
+    if not is_web_page(headers, content):
         return None
     return Refused("gateway_rejected_request", {"content_type": "text/html"})
