@@ -93,7 +93,7 @@ def draw(seed: int) -> Plan:
     plan.settings = {
         "max_running": chance.choice([1, 3, 32]),
         "submit_gate": chance.choice([1, 2, 8]),
-        "research_timeout": chance.choice([120.0, 900.0, HOUR, HOUR, HOUR]),
+        "research_timeout": chance.choice([120.0, 300.0, 300.0, 900.0]),
         "wait": chance.choice([5.0, 30.0, 300.0]),
         "retention": chance.choice([24.0, 72.0, 72.0]) * HOUR,
     }

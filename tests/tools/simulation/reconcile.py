@@ -187,7 +187,7 @@ class _Books:
             yield f"gone: {user.name} was told that its run is not there"
 
     def _check_conversation(self, user: User) -> Iterator[str]:
-        if (turns := self.world.gateway.turns[user.name]) > 2:  # it calls, and it answers
+        if (turns := self.world.gateway.turns[user.name]) > 1 + user.begun:  # one more after a death
             yield f"a turn was paid for twice: {user.name} had {turns}"
         if user.result is None and user.error is None:
             yield f"no answer: {user.name} still waits"
