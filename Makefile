@@ -19,7 +19,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-lowest test-upgrade lint format bench soak simulate fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-lowest test-litellm test-upgrade lint format bench soak simulate fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -49,6 +49,19 @@ test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest version
 	@$(UV) pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml --output-file .venv-lowest/constraints.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS)
+
+# A copy of the project with other pins for its gateway. From 1.109 on LiteLLM names packages that the index does not have:
+# `litellm-proxy`, whose code its own wheel still holds, and a newer release of the proxy's extras.
+test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: make test-litellm VERSION=1.110.2
+	@test -n "$(VERSION)" || { echo "VERSION is missing: make test-litellm VERSION=1.110.2" >&2; exit 2; }
+	@rm -rf .litellm && mkdir .litellm
+	@cp -R pyproject.toml uv.lock LICENSE README.md CHANGELOG.md Makefile docs tests litellm_openai_example .litellm
+	@cd .litellm/litellm_openai_example/gateway && echo "litellm[proxy]==$(VERSION)" > requirements.in \
+		&& echo litellm-proxy >> excluded.in && echo litellm-proxy-extras==0.4.110 > overrides.in \
+		&& $(abspath $(UV)) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--excludes excluded.in --overrides overrides.in requirements.in --output-file requirements.txt
+	@cd .litellm && $(abspath $(UV)) sync --quiet --locked --all-extras \
+		&& $(abspath $(UV)) run --no-sync --quiet pytest $(PYTEST_WORKERS) tests/e2e $(ARGS)
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
 	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import ConfigurationError
     from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
     from .research.conversation import ToolCall, ToolCallingResult, Turn
-    from .research.relay_calls import RelayError, ResearchRunningError
+    from .research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
     from .research.relay_client import AsyncRelayClient, RelayClient
     from .sdk import AsyncLiteLLM, LiteLLM
     from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
@@ -43,6 +43,7 @@ _HOMES = {
     "RelayError": "research.relay_calls",
     "Reply": "calls.reply",
     "ResearchRunningError": "research.relay_calls",
+    "ResearchUnconfirmedError": "research.relay_calls",
     "Source": "calls.sources",
     "StillRunningError": "errors",
     "TextStream": "calls.streams",
@@ -72,6 +73,7 @@ __all__ = [
     "RelayError",
     "Reply",
     "ResearchRunningError",
+    "ResearchUnconfirmedError",
     "Source",
     "StillRunningError",
     "TextStream",

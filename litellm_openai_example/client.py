@@ -322,6 +322,8 @@ class LiteLLMClient(_Client):
         Raises:
             StillRunningError: the deadline passed while a research run goes on; its `ResearchRunningError` has the
                 invocation's id and token.
+            ResearchUnconfirmedError: the deadline passed, or the answer was lost, before the relay confirmed a run;
+                `idempotency_key` and `arguments` find it. `others` has the further runs of the same turn.
             GatewayError: `research` on it is the text of what was paid for before it failed.
         """
         from .research.relay_client import RelayClient

@@ -18,6 +18,29 @@ OWN_RELAY = "LITELLM_EXAMPLE_OWN_RELAY"  # set where the relay runs as long as t
 
 _ENDPOINTS = ("/chat/completions", "/responses", "/completions", "/models", "/embeddings")
 _TRUE = frozenset({"1", "true", "yes", "on"})
+_QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2032\u2033"
+# What files of settings, templates and shells leave behind, and what to say of it. A key that somebody made up may hold
+# a dollar sign or an equals sign, so these fit only where nothing else is likely.
+_ODD_FORMS = (
+    (
+        re.compile(f"[{_QUOTES}]|.*[{_QUOTES}],?$", re.DOTALL),
+        "is in quotes: write the value without them (`docker --env-file` keeps them)",
+    ),
+    (
+        re.compile(r"(export\s+)?[A-Z][A-Z0-9]*_[A-Z0-9_]*=|export\s"),
+        "holds a whole line of settings: give only the value behind the equals sign",
+    ),
+    (re.compile(r"bearer\s", re.IGNORECASE), "begins with Bearer: give the key alone"),
+    (
+        re.compile(
+            r".*(\$\{|\{\{)|.*\$\(\w+\)|\{\w+\}$|(.*[/:@.])?(\$[A-Z_][A-Z0-9_]*|%[A-Z_][A-Z0-9_]{2,}%)($|[/:.])",
+            re.DOTALL,
+        ),
+        "holds the name of a variable that nothing has replaced by its value",
+    ),
+    (re.compile(r"(.*[/@.])?<[^<>]+>", re.DOTALL), "holds a placeholder: put the real value in its place"),
+    (re.compile(r".*\\[nrt]$", re.DOTALL), "ends in a backslash and a letter, which stood for a line break"),
+)
 
 
 class ConfigurationError(ValueError):
@@ -83,12 +106,19 @@ def header_value(secret: str, name: str) -> str:
     An encoding error further down would quote the secret, so it is refused here, by name only.
 
     Raises:
-        ConfigurationError: it holds white space, control or non-ASCII characters.
+        ConfigurationError: it holds white space, control or non-ASCII characters, or has an odd form (`odd_form`).
     """
     secret = secret.strip()
+    if oddity := odd_form(secret):
+        raise ConfigurationError(f"{name} {oddity}")
     if not is_visible_ascii(secret):
         raise ConfigurationError(f"{name} holds characters that no key has (spaces, control or non-ASCII)")
     return secret
+
+
+def odd_form(value: str) -> str:
+    """Return what is odd about a value that a file or a template has mangled, in words; empty if nothing is."""
+    return next((words for form, words in _ODD_FORMS if form.match(value)), "")
 
 
 def is_visible_ascii(text: str) -> bool:
@@ -155,6 +185,8 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
     from urllib.parse import urlsplit
 
     url = url.strip()
+    if oddity := odd_form(url):
+        raise ConfigurationError(f"{name} {oddity}")
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ConfigurationError(f"{name} holds white space or control characters")
     try:
@@ -194,8 +226,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def names_loopback(host: str) -> bool:
+    """Return True if the value of a Host header (RFC 9110, 7.2) can only be this machine."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
+    return match is not None and is_loopback(match[1] or match[2])
+
+
 def _model(env: Mapping[str, str]) -> str:
     model = setting("LITELLM_MODEL", env) or DEFAULT_MODEL
+    if oddity := odd_form(model):
+        raise ConfigurationError(f"LITELLM_MODEL {oddity}")
     if not model.isprintable():
         raise ConfigurationError("LITELLM_MODEL holds control characters or no valid UTF-8")
     return model

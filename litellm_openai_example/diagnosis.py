@@ -38,6 +38,8 @@ def explain(error: Exception) -> GatewayError:
     if isinstance(error, httpx2.TimeoutException):  # while a stream is read
         reason = one_line(str(error)) or "no data in time"
         return GatewayError(f"the gateway stopped answering: {reason}", kind=ErrorKind.TIMEOUT)
+    if isinstance(error, httpx2.DecodingError):
+        return GatewayError(f"the answer was lost: {one_line(str(error))}", kind=ErrorKind.UNREADABLE)
     if isinstance(error, httpx2.RequestError):
         reason = one_line(str(error)) or type(error).__name__
         return GatewayError(f"the connection broke: {reason}", kind=ErrorKind.LOST)

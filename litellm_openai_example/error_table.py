@@ -33,11 +33,21 @@ class Report:
     def says(self, *words: str) -> bool:
         return any(word in self.everything for word in words)
 
-    def refuses(self, param: str, pattern: str) -> bool:
-        """Whether a request was refused because of a parameter, told by its name or by the words about it."""
-        if self.status not in (400, 422) or not self.says(*_UNSUPPORTED):
+    def refuses(self, field: str, words: str, *, param: str = "", said: Sequence[str] = ()) -> bool:
+        """Was a request refused because of one of `_REFUSABLE`?
+
+        Args:
+            field: the one of them. A parameter that the gateway names decides, if it is one of them.
+            words: pattern of the words about it, for a gateway that names no parameter or another one.
+            param: pattern of the parameter's name, if its beginning is not enough.
+            said: what a refusal may say, beside `_UNSUPPORTED`.
+        """
+        if self.status not in (400, 422):
             return False
-        return bool(re.match(param, self.param) or re.search(pattern, self.everything))
+        named = next((name for name in _REFUSABLE if self.param.startswith(name)), "")
+        if named and (named != field or re.match(param or field, self.param)):
+            return named == field
+        return self.says(*_UNSUPPORTED, *said) and bool(re.search(words, self.everything))
 
     @property
     def html(self) -> bool:
@@ -46,8 +56,11 @@ class Report:
 
 
 _STREAM = r"\bstream(ing)?\b"
+# Fields without which a request may be sent again, as the names of a provider's parameters begin.
+_REFUSABLE = ("reasoning", "tool", "store", "stream")
 _UNSUPPORTED = (
     "not support",
+    "n't support",
     "unsupported",
     "not enabled",
     "invalid value",
@@ -55,6 +68,16 @@ _UNSUPPORTED = (
     "unrecognized",
     "not permitted",
 )
+# For fields that we send unasked: no harm is done where a refusal of something else is taken for one of theirs.
+_REFUSED = (
+    *("not available", "not allowed", "not accept", "n't accept", "not recognized", "not implemented", "unexpected"),
+    *("not a valid", "not valid", "is invalid", "must be", "should be", "cannot", "disabled", "zero data retention"),
+)
+# Effort has other names where LiteLLM bridges a model; OpenAI may name its value alone.
+_REASONING = r"\breasoning|\bthinking|\beffort\b"
+_EFFORT = r"\bvalue: '(minimal|low|medium|high|xhigh|max)'"
+# Not a vector store, which is something else.
+_STORE = r"(?<!vector )(?<!vector_)\bstore\b|\bstoring\b"
 
 
 class Row(NamedTuple):
@@ -122,19 +145,27 @@ ROWS: Sequence[Row] = (
         "look into the gateway's log before sending it again",
     ),
     Row(
-        lambda r: r.refuses(r"reasoning", r"\breasoning"),
+        lambda r: (
+            r.refuses("reasoning", _REASONING, said=_REFUSED) or (not r.param and r.refuses("reasoning", _EFFORT))
+        ),
         ErrorKind.UNSUPPORTED_REASONING,
         "this model does not take `reasoning`",
         "leave it out, or choose a model that reasons",
     ),
     Row(
-        lambda r: r.refuses(r"tools\b.*\btype$", r"\btools?\b|web[_ ]search"),
+        lambda r: r.refuses("tool", r"\btools?\b|web[_ ]search", param=r"tools\b.*\btype$"),
         ErrorKind.UNSUPPORTED_TOOL,
         "this model does not take that tool",
         "leave it out, or choose another model",
     ),
     Row(
-        lambda r: r.refuses(r"stream$", _STREAM),
+        lambda r: r.refuses("store", _STORE, said=_REFUSED),
+        ErrorKind.UNSUPPORTED_STORE,
+        "the provider does not take `store` as it was sent",
+        "leave it out (-o store=null, store=None)",
+    ),
+    Row(
+        lambda r: r.refuses("stream", _STREAM, param=r"stream$"),
         ErrorKind.UNSUPPORTED_STREAM,
         "this model does not stream here",
         "leave streaming out (--no-stream)",
@@ -191,6 +222,7 @@ ROWS: Sequence[Row] = (
         lambda r: r.status == 403, ErrorKind.FORBIDDEN, "the gateway does not permit this", "check what this key may do"
     ),
     Row(lambda r: r.status == 404, ErrorKind.NOT_FOUND, "the gateway did not find it", "check the id and the model"),
+    Row(lambda r: r.status == 410, ErrorKind.NOT_FOUND, "it is gone for good", "it was deleted or has expired"),
     Row(lambda r: r.status == 408, ErrorKind.TIMEOUT, "the provider did not answer the gateway in time"),
     Row(
         lambda r: r.status == 413, ErrorKind.TOO_LARGE, "the request is too large for the gateway", "shorten the prompt"
@@ -219,6 +251,20 @@ ROWS: Sequence[Row] = (
     Row(lambda r: (r.status or 0) >= 400, ErrorKind.BAD_REQUEST, "the gateway refused the request"),
     Row(lambda _: True, ErrorKind.OTHER, "the gateway reported an error"),
 )
+
+
+def is_gateway_error(content: bytes) -> bool:
+    """Whether the body of an error is the gateway's own, not that of a proxy or an ingress before it.
+
+    LiteLLM's errors are OpenAI's: `{"error": {"message", "type", "param", "code"}}`, of which all but the message may
+    be null. To a wrong path it answers in another shape, FastAPI's `{"detail": "Not Found"}`.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    error = body.get("error") if isinstance(body, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("message"), str) and {"type", "code"} <= error.keys()
 
 
 def row_of(report: Report) -> Row:

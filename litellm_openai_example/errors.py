@@ -34,6 +34,7 @@ class ErrorKind(StrEnum):
     UNSUPPORTED_TOOL = "unsupported_tool"  # the model refuses a tool by its name
     MISSING_TOOL = "missing_tool"  # the model does not work without a tool to search with
     UNSUPPORTED_REASONING = "unsupported_reasoning"  # the model refuses `reasoning`
+    UNSUPPORTED_STORE = "unsupported_store"  # the provider refuses `store` as it was sent
     UNSUPPORTED_STREAM = "unsupported_stream"  # the request was refused because of `stream`
     TOO_LARGE = "too_large"  # the request is longer than the model or the gateway takes
     POLICY = "policy"  # a content policy refused the request
@@ -52,6 +53,7 @@ class ErrorKind(StrEnum):
     FAILED = "failed"  # the response failed for a reason that is not told
     CUT_SHORT = "cut_short"  # the answer is only a part
     STILL_RUNNING = "still_running"  # the deadline passed while the work runs on
+    UNCONFIRMED = "unconfirmed"  # a research run may have been accepted: no answer tells
     OTHER = "other"
 
 
@@ -98,6 +100,10 @@ class LostAnswerError(PortableError, openai.APIConnectionError):
         self.outcome_unknown = outcome_unknown
 
 
+class ClosedClientError(LostAnswerError):
+    """The client was closed before the call, between two of its attempts, or while it waited for an answer."""
+
+
 class DeadlineExceededError(PortableError, openai.APITimeoutError):
     """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
 
@@ -132,6 +138,7 @@ class GatewayError(PortableError, openai.OpenAIError):
 
     exit_code: ClassVar[int] = 1
     kind: ErrorKind = ErrorKind.OTHER
+    _unknown: ClassVar[str] = UNKNOWN
 
     def __init__(
         self,
@@ -167,7 +174,7 @@ class GatewayError(PortableError, openai.OpenAIError):
         if self.message and self.message not in self.cause:
             text += f": {self.message.rstrip('.')}"
         if self.outcome_unknown:
-            text += f"; {UNKNOWN}"
+            text += f"; {self._unknown}"
         if self.hint:
             text += f". Hint: {self.hint}"
         if self.support_ids:
@@ -188,10 +195,15 @@ class CutShortError(GatewayError):
 
 
 class StillRunningError(GatewayError):
-    """The deadline passed while the response runs on at the gateway; `response_id` picks it up later."""
+    """The deadline passed while the response runs on at the gateway; `response_id` picks it up later.
+
+    Attributes:
+        others: the errors of the same kind of the other function calls of that turn, which ran side by side.
+    """
 
     exit_code = 4
     kind = ErrorKind.STILL_RUNNING
+    others: tuple[StillRunningError, ...] = ()
 
 
 def redact(error: GatewayError, *secrets: str | None) -> GatewayError:

@@ -16,6 +16,7 @@ from .config import resolve_api_key, resolve_base_url
 from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
 from .payer import NOBODY, Payer, who_pays
+from .transport.creates import Create
 from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from .transport.policy import sdk_call
 from .transport.tls import check_host, tls_options
@@ -31,6 +32,9 @@ NO_PLATFORM: Mapping[str, Any] = {
 
 class LiteLLM(OpenAI):
     """`openai.OpenAI` on a LiteLLM gateway; every resource and option of the SDK is there, unchanged.
+
+    Fields that LiteLLM would drop on the way to the provider arrive there, and a background response is stored unless
+    `store` says otherwise (False, or None for the provider's own default): see `transport.creates`.
 
     The SDK's own variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) name another account than
     the gateway's, and are not read.
@@ -103,13 +107,16 @@ class LiteLLM(OpenAI):
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
-        timeout = _timeout(self, args, kwargs)
-        try:
-            with sdk_call(timeout, retry_server_errors=self.retry_server_errors):
-                return super().request(*args, **kwargs)
-        except openai.APIStatusError as error:
-            _say_if_unknown(error)
-            raise
+        options = _options(args, kwargs)
+        create = Create(options)
+        with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
+            while True:
+                try:
+                    return super().request(*args, **kwargs)
+                except openai.APIStatusError as error:
+                    if not create.drop_refused_store(error):
+                        _say_if_unknown(error)
+                        raise
 
     if not TYPE_CHECKING:  # an editor shows the arguments of the SDK's own method
 
@@ -169,13 +176,16 @@ class AsyncLiteLLM(AsyncOpenAI):
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
-        timeout = _timeout(self, args, kwargs)
-        try:
-            with sdk_call(timeout, retry_server_errors=self.retry_server_errors):
-                return await super().request(*args, **kwargs)
-        except openai.APIStatusError as error:
-            _say_if_unknown(error)
-            raise
+        options = _options(args, kwargs)
+        create = Create(options)
+        with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
+            while True:
+                try:
+                    return await super().request(*args, **kwargs)
+                except openai.APIStatusError as error:
+                    if not create.drop_refused_store(error):
+                        _say_if_unknown(error)
+                        raise
 
     if not TYPE_CHECKING:
 
@@ -205,10 +215,12 @@ def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str
     return {**options, "_extra_kwargs": {**kept, **options.get("_extra_kwargs", {})}}
 
 
-def _timeout(
-    client: OpenAI | AsyncOpenAI, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> float | Timeout | None:
-    options = kwargs.get("options", args[1] if len(args) > 1 else None)
+def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The SDK's options of a call, as `request` gets them."""
+    return kwargs.get("options", args[1] if len(args) > 1 else None)
+
+
+def _timeout(client: OpenAI | AsyncOpenAI, options: Any) -> float | Timeout | None:
     timeout = getattr(options, "timeout", NotGiven())
     return client.timeout if isinstance(timeout, NotGiven) else timeout
 

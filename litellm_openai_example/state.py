@@ -1,9 +1,14 @@
-"""The user's directories for this program, readable by the user alone: state that has to last, and a cache."""
+"""The user's directories for this program, readable by the user alone: state that has to last, and a cache.
+
+On a shared machine another user may have put a directory, a file or a symbolic link where ours is expected. Such a
+thing is refused, never used: a planted key is known to the one who planted it.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,7 +26,8 @@ def state_dir(env: Mapping[str, str] = os.environ) -> Path:
     also has relative paths ignored).
 
     Raises:
-        ConfigurationError: it cannot be made or written to; the message is one line that names the place.
+        ConfigurationError: it cannot be made or written to, or is not this user's; the message is one line that names
+            the place.
     """
     return _private_dir(env, "state", "XDG_STATE_HOME", ".local/state")
 
@@ -35,8 +41,19 @@ def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
     return _private_dir(env, "cache", "XDG_CACHE_HOME", ".cache")
 
 
+def state_path(env: Mapping[str, str] = os.environ) -> Path:
+    """The same directory, for reading: nothing is made, and it may be missing or read-only.
+
+    Raises:
+        ConfigurationError: there is no home directory.
+    """
+    return _path(env, "state", "XDG_STATE_HOME", ".local/state")
+
+
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a file of mode 0600 in one step: a reader sees all of it or nothing. Raises OSError.
+
+    It is on the disk, and so is its name, when this returns.
 
     Args:
         replace: False leaves a file that is there already, so that of two writers the first wins.
@@ -45,44 +62,137 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         if replace:
             os.replace(temporary, path)
         else:
             with suppress(FileExistsError):
                 os.link(temporary, path)
+        sync_directory(path.parent)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError; does nothing on Windows, which opens no directories."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def kept_secret(path: Path, prefix: str = "") -> str:
-    """The secret in this file, generated once, then reused. Raises OSError."""
+    """Return the secret in this file, which is generated once, then reused.
+
+    Raises:
+        ConfigurationError: the file is not private to this user.
+        OSError: it cannot be read or written.
+    """
     with suppress(FileNotFoundError):
-        kept = path.read_text().strip()
-        if kept:
+        if kept := read_private(path).strip():
             return kept
         path.unlink()
     write_private(path, prefix + secrets.token_urlsafe(32), replace=False)
-    return path.read_text().strip()
+    return read_private(path).strip()
+
+
+def read_private(path: Path) -> str:
+    """Return the text of a file that only this user can have written.
+
+    Raises:
+        ConfigurationError: it is not a regular file of this user, or other users may read or write it.
+        OSError: it cannot be read.
+        ValueError: it is not UTF-8.
+    """
+    with os.fdopen(open_private(path), encoding="utf-8") as file:
+        return file.read()
+
+
+def open_private(path: Path) -> int:
+    """Return a descriptor that reads a file of this user; raises as `read_private` does."""
+    if path.is_symlink():  # asked for first: what a system says of O_NOFOLLOW at a link differs
+        raise _not_ours(path, "it is a symbolic link")
+    # The flags do not exist on Windows. Without O_NONBLOCK, opening a planted FIFO would wait for ever.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_ours(path, "it is not a regular file")
+        if (owner := _other_owner(found)) is not None:
+            raise _not_ours(path, f"it belongs to {owner}")
+        if _keeps_modes(path.parent) and found.st_mode & 0o077:
+            raise _not_ours(path, f"its mode {stat.S_IMODE(found.st_mode):04o} lets other users at it")
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _not_ours(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(f"the file {_shown(path)} is not trusted: {why}; remove it")
+
+
+def _other_owner(found: os.stat_result) -> str | None:
+    """Name the owner, unless that is this user, or root, who can do everything anyway. Windows has no user ids."""
+    if not hasattr(os, "geteuid") or found.st_uid in (0, os.geteuid()):
+        return None
+    import pwd
+
+    with suppress(KeyError):
+        return f"the user {pwd.getpwuid(found.st_uid).pw_name}"
+    return f"the user id {found.st_uid}"
+
+
+def _keeps_modes(folder: Path) -> bool:
+    """Return False for a file system without modes (FAT, WSL's drives): there even a private directory is open."""
+    return hasattr(os, "geteuid") and folder.stat().st_mode & 0o077 == 0
 
 
 def _private_dir(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:
-    given = env.get(variable, "")
-    path = (Path(given) if os.path.isabs(given) else _home(env, what, variable) / fallback) / _APP
+    path = _path(env, what, variable, fallback)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o777 != 0o700:
-            path.chmod(0o700)
+        why = _doubt(path)
     except OSError as error:
         why = error.strerror or type(error).__name__
     except ValueError:  # a null byte in the path
         why = "it is not a path"
-    else:
-        if os.access(path, os.W_OK | os.X_OK):
-            return path
-        why = "it cannot be written to"
-    place = str(path).encode("utf-8", "backslashreplace").decode()
-    raise ConfigurationError(f"the {what} directory {place!r} cannot be used: {why}; set {variable} to another one")
+    if why is None:
+        return path
+    raise ConfigurationError(
+        f"the {what} directory {_shown(path)} cannot be used: {why}; set {variable} to another one"
+    )
+
+
+def _doubt(folder: Path) -> str | None:
+    """Make a directory private, and return the reason if it cannot be used; raise OSError if it cannot be changed."""
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        return "it is a symbolic link"
+    if (owner := _other_owner(found)) is not None:
+        return f"it belongs to {owner}"
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+    with os.scandir(folder) as entries:  # after the chmod, so that nobody adds one behind our back
+        for entry in entries:
+            with suppress(FileNotFoundError):  # removed meanwhile by another process of ours
+                if (owner := _other_owner(entry.stat(follow_symlinks=False))) is not None:
+                    return f"{_shown(Path(entry.name))} in it belongs to {owner}"
+    return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
+
+
+def _shown(path: Path) -> str:
+    return repr(str(path).encode("utf-8", "backslashreplace").decode())
+
+
+def _path(env: Mapping[str, str], what: str, variable: str, fallback: str) -> Path:
+    given = env.get(variable, "")
+    return (Path(given) if os.path.isabs(given) else _home(env, what, variable) / fallback) / _APP
 
 
 def _home(env: Mapping[str, str], what: str, variable: str) -> Path:

@@ -20,6 +20,10 @@ from litellm_openai_example.transport import policy
 from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
 from .fakes.served import FakeGateway
+from .guard import stand_guard
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    stand_guard()
 
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit it: tests that interrupt their
 # children would wait for ever.

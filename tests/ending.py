@@ -63,7 +63,7 @@ class Ending:
         kill_all_below()
         for file in self.directory.rglob("postmaster.pid"):  # a PostgreSQL server is nobody's child
             with suppress(OSError, ValueError, IndexError, psutil.Error):
-                _stop_server(psutil.Process(int(file.read_text().split()[0])))
+                stop_server(psutil.Process(int(file.read_text().split()[0])))
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -77,7 +77,7 @@ def kill_all_below() -> None:
         psutil.wait_procs(below, _PATIENCE)
 
 
-def _stop_server(process: psutil.Process) -> None:
+def stop_server(process: psutil.Process) -> None:
     """PostgreSQL: at once, but so that it takes its processes and its memory with it."""
     process.send_signal(signal.SIGQUIT)
     if psutil.wait_procs([process], _PATIENCE)[1]:

@@ -19,9 +19,11 @@ from litellm_openai_example import (
     LiteLLMClient,
     RelayError,
     ResearchRunningError,
+    ResearchUnconfirmedError,
     StillRunningError,
     error_table,
 )
+from litellm_openai_example.error_table import read_report, row_of
 from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
 from litellm_openai_example.relay.engine import failures
 
@@ -50,6 +52,7 @@ WIRE = [
     (error(400, "Web search preview tool is not supported with this model"), ErrorKind.UNSUPPORTED_TOOL),
     (error(400, "Deep research models require at least one of 'web_search_preview', 'mcp'"), ErrorKind.MISSING_TOOL),
     (error(400, "Unsupported parameter", param="reasoning.effort"), ErrorKind.UNSUPPORTED_REASONING),
+    (error(400, "Must be false here", param="store"), ErrorKind.UNSUPPORTED_STORE),
     (error(400, "streaming is not allowed"), ErrorKind.UNSUPPORTED_STREAM),
     (error(400, "This model's maximum: context_length_exceeded"), ErrorKind.TOO_LARGE),
     (error(413, ""), ErrorKind.TOO_LARGE),
@@ -75,6 +78,56 @@ def test_the_kind_of_an_error(answer: Answer, kind: ErrorKind, gateway: Scripted
     with LiteLLMClient(gateway.url, KEY, timeout=10) as client, pytest.raises(GatewayError) as caught:
         client.create_response("hi")
     assert caught.value.kind is kind
+
+
+OFFICIAL = "litellm.BadRequestError: OpenAIException - "
+# Refusals of what we send unasked, in the words of providers, of LiteLLM, and of what stands between.
+REASONING = [
+    ("Unsupported value: 'high' is not supported with the 'x' model. Supported values are: 'low'.", None),
+    ("Invalid value: 'high'. Supported values are: 'low' and 'medium'.", None),
+    ("Invalid value", "reasoning.effort"),
+    ("No such field", "reasoning_effort"),
+    ("x doesn't support `reasoning.effort` (its model cost map entry lacks `supports_reasoning`)", None),
+    (f"{OFFICIAL}Unrecognized request argument supplied: reasoning_effort", None),
+    (f'{OFFICIAL}{{"error": {{"message": "Unknown parameter", "param": "reasoning", "code": "x"}}}}', None),
+    ("This model does not support reasoning.", "model"),
+    ("this model doesn't accept reasoning", None),
+    ("Reasoning effort is not a valid parameter", None),
+    ("litellm.BadRequestError: AnthropicException - thinking: Extra inputs are not permitted", None),
+    ("output_config.effort: This model does not support the effort parameter.", None),
+    ("litellm.BadRequestError: GeminiException - Thinking level is not supported for this model.", None),
+    ('GeminiException - {"error": {"code": 400, "message": "Unknown name \\"thinkingConfig\\""}}', None),
+]
+STORE = [
+    ("Cannot keep responses: zero data retention", "store"),
+    ("Input should be False", "store"),
+    ("The `store` parameter must be false for organizations with Zero Data Retention enabled.", None),
+    ("store=true is not allowed for ZDR organizations", None),
+    ("Storing responses is disabled for this project", None),
+    ("litellm.UnsupportedParamsError: azure does not support parameters: {'store': True}, for model=x", None),
+    (f'{OFFICIAL}{{"error": {{"message": "Unsupported", "param": "store", "code": "x"}}}}', None),
+    ("'store' is not permitted with reasoning models", "store"),
+]
+NEITHER = [
+    ("Unsupported value: 'high' is not supported with this model.", "text.verbosity"),
+    ("Vector store not found: unknown", None),
+    ("Unknown vector_store 'x'", None),
+    ("Previous response cannot be used for this organization due to Zero Data Retention.", "previous_response_id"),
+    ("Item 'rs_1' of type 'reasoning' was provided without its following item.", "input"),
+    ("max_tokens is odd", "max_tokens"),
+]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_words_of_a_refusal(status: int) -> None:
+    for cases, kind in (
+        (REASONING, ErrorKind.UNSUPPORTED_REASONING),
+        (STORE, ErrorKind.UNSUPPORTED_STORE),
+        (NEITHER, ErrorKind.BAD_REQUEST),
+    ):
+        for message, param in cases:
+            body = {"error": {"message": message, "param": param, "code": str(status)}}
+            assert row_of(read_report(body, status, "application/json")).kind is kind, message
 
 
 def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
@@ -138,6 +191,7 @@ OURS: list[Exception] = [
     CutShortError("cut", text="paid text", raw="{}", response_id="resp_1"),
     StillRunningError("runs", response_id="resp_1"),
     ResearchRunningError("runs", invocation_id="inv_1", invocation_token="tok_1"),
+    ResearchUnconfirmedError("lost", idempotency_key="k", arguments={"research_question": "Why?"}),
     RelayError("boo", status=500, code="x"),
     LostAnswerError("lost", REQUEST, outcome_unknown=True),
     DeadlineExceededError("late", REQUEST, outcome_unknown=True),

@@ -164,6 +164,7 @@ _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.arguments", "research.contract"),
     *(
         "relay.counters",
+        "relay.stderr",
         "relay.log",
         "relay.loops",
         "relay.settings",

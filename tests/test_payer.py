@@ -70,6 +70,20 @@ def test_the_command_says_it_when_it_submits_and_when_it_looks(
     assert said(configured.seen[-1]) == ("c", None, None)
 
 
+def test_the_command_line_wins_over_what_was_kept(
+    configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.script = polling("in_progress", "completed")
+    monkeypatch.setenv("LITELLM_END_USER", "kim")
+    assert command(*R, "--background", "--tag", "a", "hi").code == 0
+    monkeypatch.setenv("LITELLM_END_USER", "lee")
+    assert command("--retrieve", "resp_1").code == 0
+    assert said(configured.seen[-1]) == ("a", "lee", None)
+    monkeypatch.delenv("LITELLM_END_USER")
+    assert command("--retrieve", "resp_1", "--tag", "b").code == 0
+    assert said(configured.seen[-1]) == ("b", "kim", None)
+
+
 def test_a_bad_tag_is_told_before_anything_is_sent(configured: ScriptedServer, command: RunCommand) -> None:
     run = command("--tag", "team a", "hi")
     assert run.code == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from litellm_openai_example import ConfigurationError
-from litellm_openai_example.state import state_dir, write_private
+from litellm_openai_example.state import kept_secret, state_dir, write_private
 
 
 def test_it_is_made_for_the_user_alone(tmp_path: Path) -> None:
@@ -54,3 +56,135 @@ def test_a_file_is_for_the_user_alone(tmp_path: Path) -> None:
     assert (tmp_path / "note").read_text(encoding="utf-8") == "한국"
     assert (tmp_path / "note").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["note"]
+
+
+# What another user has planted
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may give files away")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A directory for `XDG_STATE_HOME` with the program's own in it."""
+    (tmp_path / "litellm-openai-example").mkdir(mode=0o700)
+    return tmp_path
+
+
+def refusal(base: Path) -> str:
+    with pytest.raises(ConfigurationError, match="state directory") as raised:
+        state_dir({"XDG_STATE_HOME": str(base)})
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("set XDG_STATE_HOME to another one")
+    return str(raised.value)
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o777])
+def test_a_directory_of_another_user_is_refused(base: Path, mode: int) -> None:
+    folder = base / "litellm-openai-example"
+    folder.chmod(mode)
+    os.chown(folder, NOBODY, NOBODY)
+    assert "it belongs to the user nobody" in refusal(base)
+    assert folder.stat().st_mode & 0o777 == mode
+
+
+@as_root
+def test_a_user_without_a_name_is_told_by_the_id(base: Path) -> None:
+    os.chown(base / "litellm-openai-example", 123456, 123456)
+    assert "it belongs to the user id 123456" in refusal(base)
+
+
+@pytest.mark.parametrize("to", ["elsewhere", "/tmp", "nowhere"])
+def test_a_directory_that_is_a_link_is_refused(tmp_path: Path, to: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "litellm-openai-example").symlink_to(tmp_path / to, target_is_directory=True)
+    assert "cannot be used: " in refusal(tmp_path)
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 != 0o700
+
+
+def test_a_link_above_it_is_followed(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(base, target_is_directory=True)
+    assert state_dir({"XDG_STATE_HOME": str(tmp_path / "link")}).is_dir()
+
+
+@as_root
+def test_a_directory_that_was_open_is_refused_while_it_holds_a_strangers_file(base: Path) -> None:
+    folder = base / "litellm-openai-example"
+    folder.chmod(0o777)
+    (folder / "relay.sqlite3").touch()
+    os.chown(folder / "relay.sqlite3", NOBODY, NOBODY)
+    for _ in range(2):  # the first look makes the directory private, and must not make the file trusted
+        assert "'relay.sqlite3' in it belongs to the user nobody" in refusal(base)
+    (folder / "relay.sqlite3").unlink()
+    assert state_dir({"XDG_STATE_HOME": str(base)}) == folder
+
+
+def plant_link(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("sk-planted")
+    other.chmod(0o600)
+    path.symlink_to(other)
+
+
+def plant_pipe(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+def plant_open_file(path: Path) -> None:
+    path.write_text("sk-planted")
+    path.chmod(0o666)
+
+
+def plant_readable_file(path: Path) -> None:
+    path.write_text("sk-planted")
+    path.chmod(0o644)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes, links or pipes")
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [(plant_link, "is a symbolic link"), (plant_pipe, "is not a regular file"), (Path.mkdir, "is not a regular file"),
+     (plant_open_file, "its mode 0666"), (plant_readable_file, "its mode 0644")],
+)  # fmt: skip
+def test_a_secret_that_others_may_know_is_refused(base: Path, plant: Callable[[Path], None], why: str) -> None:
+    path = state_dir({"XDG_STATE_HOME": str(base)}) / "master-key"
+    plant(path)
+    with pytest.raises(ConfigurationError, match=why) as raised:
+        kept_secret(path)
+    assert "\n" not in str(raised.value)
+    assert "sk-planted" not in str(raised.value)
+
+
+@as_root
+def test_a_secret_of_another_user_is_refused(base: Path) -> None:
+    path = base / "litellm-openai-example" / "master-key"
+    path.write_text("sk-planted")
+    path.chmod(0o600)
+    os.chown(path, NOBODY, NOBODY)
+    with pytest.raises(ConfigurationError, match="it belongs to the user nobody; remove it"):
+        kept_secret(path)
+
+
+def test_a_secret_is_made_once(base: Path) -> None:
+    path = state_dir({"XDG_STATE_HOME": str(base)}) / "salt"
+    assert kept_secret(path, "sk-") == kept_secret(path, "sk-") == path.read_text()
+    path.write_text("")
+    assert kept_secret(path)
+
+
+def test_a_link_to_nowhere_is_no_place_for_a_secret(base: Path, tmp_path: Path) -> None:
+    path = state_dir({"XDG_STATE_HOME": str(base)}) / "salt"
+    path.symlink_to(tmp_path / "made-by-us")
+    with pytest.raises(ConfigurationError, match="is a symbolic link"):
+        kept_secret(path)
+    assert not (tmp_path / "made-by-us").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_a_file_system_without_modes_is_no_obstacle(base: Path) -> None:
+    folder = base / "litellm-openai-example"
+    (folder / "salt").write_text("kept")
+    (folder / "salt").chmod(0o777)
+    folder.chmod(0o777)  # as it would stay, whatever `state_dir` asks for
+    assert kept_secret(folder / "salt") == "kept"

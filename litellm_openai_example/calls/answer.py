@@ -7,12 +7,16 @@ shape: what cannot be read counts as absent, and it is for the caller to say tha
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+from ..errors import one_line
 from ..json_object import JsonObject
 from ..transport.headers import read_cost
+from .items import besides_message, besides_text
 from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
-from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, read_reason, read_status
+from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, is_gone, read_reason, read_status
 from .sources import Source, anthropic_pages, read_sources, search_results
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
@@ -46,7 +50,8 @@ class Answer:
 
     `status` is that of the Responses API: completed, incomplete, failed, cancelled, queued, in_progress; an
     unknown one is kept as it came. `cut_short` tells why the text is only a part of the answer. `sources` holds each
-    page once, cited ones first; `searched` tells whether there is any sign that the model searched.
+    page once, cited ones first; `searched` tells whether there is any sign that the model searched. `besides` names
+    what came besides text, such as an image.
     """
 
     text: str = ""
@@ -62,6 +67,7 @@ class Answer:
     sources: tuple[Source, ...] = ()
     searched: bool = False
     output: tuple[JsonObject, ...] = ()
+    besides: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -88,12 +94,15 @@ def read_response(body: object) -> Answer:
     sources = read_sources(*notes, *anthropic_pages(data), *map(search_results, searches))
     code, message = read_error(data.get("error"))
     status, reason = _ended(data, messages)
+    text = _messages_text(messages) or text_of(data.get("output_text"))
+    if gone := _gone(data, status):
+        status, reason, message = ("incomplete", gone, message) if text else ("failed", "", message or gone)
     return Answer(
-        text=_messages_text(messages) or text_of(data.get("output_text")),
+        text=text,
         status=status,
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
-        refusal=join([refusal_of(item.get("content")) for item in messages]),
+        refusal=_each_once(words for item in items for words in (refusal_of(item.get("content")), _refusal(item))),
         cut_short=cut_by(reason or "incomplete") if status == "incomplete" else None,
         error_code=code,
         error_message=message,
@@ -102,18 +111,23 @@ def read_response(body: object) -> Answer:
         sources=sources,
         searched=bool(searches or sources),
         output=items,
+        besides=besides_text(items),
     )
 
 
 def read_chat(body: object) -> Answer:
-    """Read a chat completion, or a response in its place; only one choice is asked for, so the first one counts."""
+    """Read a chat completion, or a response in its place.
+
+    One choice is asked for, but some bridges spread one answer over several: the first that holds a text counts.
+    """
     data = as_dict(body)
     if as_list(data.get("output")) and "choices" not in data:
         return read_response(data)
-    choice = first_choice(data) or as_dict(next(iter(as_list(data.get("choices"))), None))
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {"content": message or choice.get("text")}
-    places = ends_of(choice, message)
+    choices = choices_of(data)
+    messages = [_message_of(choice) for choice in choices] or [{}]
+    first = next((n for says in (_says, _refuses, _calls) for n, one in enumerate(messages) if says(one)), 0)
+    message = messages[first]
+    places = ends_of(choices[first] if choices else {}, message)
     code, error = read_error(data.get("error") or next((one["error"] for one in places if one.get("error")), None))
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
     given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *anthropic_pages(message))
@@ -125,20 +139,28 @@ def read_chat(body: object) -> Answer:
         status="incomplete" if reason else "completed",
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
-        refusal=join([as_str(message.get("refusal")), refusal_of(message.get("content"))]),
+        refusal=_each_once([refusal_of(message.get("content")), _refusal(message)]),
         cut_short=reason,
         error_code=code,
         error_message=error,
-        calls=tuple(_chat_call(call) for call in as_list(message.get("tool_calls")) if isinstance(call, dict)),
+        calls=_calls(message) or next(filter(None, map(_calls, messages)), ()),
         usage=_usage(data.get("usage")),
         sources=sources,
         searched=bool(searches or sources),
+        besides=tuple(dict.fromkeys(words for one in messages for words in besides_message(one))),
     )
 
 
-def first_choice(data: JsonObject) -> JsonObject:
-    """The choice that counts: the first one, wherever it stands in the list."""
-    return next((c for c in as_list(data.get("choices")) if isinstance(c, dict) and not as_int(c.get("index"))), {})
+def choices_of(data: JsonObject) -> list[JsonObject]:
+    """Return the choices in the order of their indexes; one without an index has that of its place."""
+    given = [(position, one) for position, one in enumerate(as_list(data.get("choices"))) if isinstance(one, dict)]
+    return [one for _, one in sorted(given, key=lambda placed: index_of(placed[1], placed[0]))]
+
+
+def index_of(choice: JsonObject, position: int) -> int:
+    """Return the index of a choice, or its position in the list if it gives none."""
+    index = as_int(choice.get("index"))
+    return position if index is None else index
 
 
 def read_error(error: object) -> tuple[str | None, str | None]:
@@ -182,19 +204,24 @@ def text_of(content: object, depth: int = 0) -> str:
 
 
 def refusal_of(content: object) -> str:
-    """What a message's parts say in place of an answer."""
-    return join([as_str(as_dict(part).get("refusal")) for part in as_list(content)])
+    """Return what a message's parts say in place of an answer."""
+    parts = content if isinstance(content, list) else [content]
+    return join([_refusal(as_dict(part)) for part in parts])
+
+
+def refusal_words(refusal: object, depth: int = 0) -> str:
+    """Return the words of a `refusal` field: a text, a part, or a list of them."""
+    if isinstance(refusal, list):
+        return join([refusal_words(part, depth + 1) for part in refusal]) if depth <= _DEEPEST else ""
+    if isinstance(refusal, dict) and depth <= _DEEPEST:
+        return refusal_words(refusal.get("refusal"), depth + 1) or text_of({**refusal, "type": None})
+    return as_str(refusal)
 
 
 def blank_line(before: str, after: str) -> str:
     """What must stand between two texts so that a blank line sets them apart."""
     have = len(before[-2:]) - len(before[-2:].rstrip("\n")) + len(after[:2]) - len(after[:2].lstrip("\n"))
     return "\n" * max(0, 2 - have)
-
-
-def phase_of(item: JsonObject) -> str:
-    """`commentary` or `final_answer`, where a message says what it is for."""
-    return as_str(item.get("phase")).lower()
 
 
 def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
@@ -212,18 +239,63 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     return status, reason
 
 
+def _gone(data: JsonObject, status: str) -> str:
+    """Return why a response can never be had, in words; empty if it can."""
+    if data.get("deleted") is True or as_str(data.get("object")).endswith(".deleted"):
+        return "the response was deleted"
+    given = as_str(data.get("status"))
+    return f"the response is {one_line(given).lower()}" if status == "failed" and is_gone(given) else ""
+
+
 def _messages_text(messages: list[JsonObject]) -> str:
-    text, apart = "", False
-    pieces: list[str] = []
+    """Return the texts of the messages, each once: an answer may repeat the commentary, and a message be sent twice."""
+    texts: list[str] = []
+    seen: set[str] = set()
+    named: dict[str, int] = {}
+    apart = True
     for item in messages:
-        piece = message_text(item)
-        if not piece:
+        text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") == "output_text"
+        if is_part and not apart and text:  # parts of one message in place of messages
+            texts[-1] = join([texts[-1], text])
             continue
-        if apart:
-            pieces.append(blank_line(text, piece))
-        pieces.append(piece)
-        text, apart = piece, phase_of(item) == "commentary"
-    return join(pieces)
+        earlier = named.get(name) if name else None
+        if earlier is not None and text.startswith(texts[earlier]):  # sent again, and longer
+            texts[earlier] = text
+        elif text and text.strip() not in seen:
+            named[name] = len(texts)
+            texts.append(text)
+            apart = not is_part
+        seen.add(text.strip())
+    return join(texts[:1] + [blank_line(before, after) + after for before, after in pairwise(texts)])
+
+
+def _message_of(choice: JsonObject) -> JsonObject:
+    message = choice.get("message") or choice.get("delta")
+    return message if isinstance(message, dict) else {"content": message or choice.get("text")}
+
+
+def _says(message: JsonObject) -> bool:
+    return bool(text_of(message.get("content")))
+
+
+def _refuses(message: JsonObject) -> bool:
+    return bool(_refusal(message) or refusal_of(message.get("content")))
+
+
+def _refusal(place: JsonObject) -> str:
+    return refusal_words(place.get("refusal"))
+
+
+def _each_once(texts: Iterable[str]) -> str:
+    return join(list(dict.fromkeys(texts)))
+
+
+def _calls(message: JsonObject) -> tuple[FunctionCall, ...]:
+    calls = [_chat_call(call) for call in as_list(message.get("tool_calls")) if isinstance(call, dict)]
+    function = as_dict(message.get("function_call"))  # the API's first form of it
+    if not calls and function.get("name"):
+        calls = [_chat_call({"function": function})]
+    return tuple(calls)
 
 
 def _function_call(item: JsonObject) -> FunctionCall:
@@ -232,7 +304,7 @@ def _function_call(item: JsonObject) -> FunctionCall:
 
 
 def _chat_call(call: JsonObject) -> FunctionCall:
-    function = as_dict(call.get("function"))
+    function = as_dict(call.get("function")) or as_dict(call.get("custom"))
     return FunctionCall(as_id(call.get("id")), sendable(function.get("name")), _arguments(function))
 
 

@@ -34,6 +34,7 @@ POLL_TIMEOUT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 10.0, 1.5
 _LAST_LOOK = 0.4  # seconds before the deadline: what ended during a long pause is not missed
 _PATIENCE = 3  # a 404 may be a replica that lags behind: believed when it comes this often in a row
+_FINAL = frozenset(range(400, 500)) - {404, 408, 409, 423, 425, 429}  # statuses of a poll that repeating cannot change
 _MODELS_TIMEOUT = 3.0
 
 
@@ -108,7 +109,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             reply = await retrieve(response_id, timeout=POLL_TIMEOUT)
         except GatewayError as error:
             missing = missing + 1 if error.status == 404 else 0
-            stays = error.status in (400, 401, 403) or error.kind is ErrorKind.NOT_SUPPORTED
+            stays = error.status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED
             if stays or missing >= _PATIENCE:
                 error.response_id = response_id
                 raise
@@ -153,7 +154,10 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
         names = await _model_names(model)
         if names:
             failure.hint = f"the gateway has: {', '.join(names)}"
-    raise failure from origin
+    try:
+        raise failure from origin
+    finally:
+        del failure, origin  # the traceback holds this frame, and would form a cycle with it
 
 
 async def _model_names(wanted: str) -> list[str]:

@@ -40,7 +40,10 @@ _BROKEN = frozenset(
     | {"malformed_response", "interrupted", "truncated", "partial"}
 )
 _ABSENT = frozenset({"", "null", "none", "nil", "undefined"})
+# A response that is one of these can never be had.
+_GONE = frozenset({"expired", "deleted", "not_found", "rejected", "terminated"})
 _STATUSES = {
+    **dict.fromkeys(_GONE, "failed"),
     "canceled": "cancelled",
     "error": "failed",
     "errored": "failed",
@@ -82,6 +85,11 @@ def read_status(value: object) -> str:
     if word in _LENGTH | _FILTER | _TOOLS | _BROKEN:
         return "incomplete"
     return _STATUSES.get(word, given)
+
+
+def is_gone(status: str) -> bool:
+    """Does a status say that the response can never be had?"""
+    return _plain(status) in _GONE
 
 
 class CutKind(StrEnum):

@@ -25,12 +25,14 @@ class Reply:
         raw: the gateway's JSON text, exactly; empty for a stream.
         headers: of the HTTP answer, lower case.
         retries: how often the call was sent again before it was answered.
+        skipped: lines of a stream that could not be read, such as a proxy's comments.
     """
 
     answer: Answer
     raw: str
     headers: Mapping[str, str]
     retries: int = 0
+    skipped: int = 0
 
     @property
     def text(self) -> str:
@@ -87,13 +89,14 @@ def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
         GatewayError: it is larger than what is read of one answer, and its beginning holds no text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
-    answer, _ = read_body(content, kind, beginning=cut)
+    answer, _, reader = read_body(content, kind, beginning=cut)
     if cut:
         too_long = too_large(MAX_ANSWER)
         if not answer.text:
             raise too_long
         answer = as_beginning(answer, too_long.cause)
-    return Reply(answer, content.decode("utf-8", "replace"), headers_of(raw), raw.retries_taken)
+    skipped = reader.skipped if reader else 0
+    return Reply(answer, content.decode("utf-8", "replace"), headers_of(raw), raw.retries_taken, skipped)
 
 
 def headers_of(raw: RawResponse) -> dict[str, str]:
@@ -182,4 +185,5 @@ def _why_empty(answer: Answer) -> str:
     if answer.calls:
         names = ", ".join(one_line(call.name) or "?" for call in answer.calls)
         return f"the model called a function instead of answering: {names}"
-    return "the answer holds no text"
+    only = f", only {', '.join(answer.besides)}" if answer.besides else ""
+    return f"the answer holds no text{only}"

@@ -66,20 +66,23 @@ def response_request(
 
 
 def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
-    """`fields`, if a caller may set them.
+    """Return `fields`, if a caller may set them.
 
     Args:
         fields: of a create call; `extra_body`, `extra_query` and `extra_headers` are those of the SDK.
         taken: further fields that are set otherwise, and by what.
 
     Raises:
-        ValueError: one of them may not be set, inside `extra_body` too.
+        ValueError: one of them may not be set, inside `extra_body` too, and inside the `extra_body` of that: LiteLLM
+            puts what it holds over the fields of the body.
     """
     reserved = {**RESERVED, **taken}
-    body = fields.get("extra_body")
-    for name in [*fields, *(body if isinstance(body, Mapping) else ())]:
-        if name in reserved:
-            raise ValueError(f"{name} is set by {reserved[name]}")
+    level: object = fields
+    while isinstance(level, Mapping):
+        for name in level:
+            if name in reserved:
+                raise ValueError(f"{name} is set by {reserved[name]}")
+        level = level.get("extra_body")
     return dict(fields)
 
 
@@ -97,6 +100,12 @@ def create(method: Callable[..., T], request: JsonObject, **more: object) -> T:
         arguments = {name: value for name, value in request.items() if name not in body}
         request = {**arguments, "extra_body": {**body, **(arguments.get("extra_body") or {})}}
     return method(**request, **more)
+
+
+def foreign_fields(method: Callable[..., object], fields: Mapping[str, object]) -> list[str]:
+    """Return the names of those fields that a `create` of the SDK does not have."""
+    known, _ = _parameters(inspect.unwrap(method))
+    return [name for name in fields if name not in known]
 
 
 @cache

@@ -12,34 +12,36 @@ from .answer import (
     blank_line,
     is_message,
     message_text,
-    phase_of,
     read_error,
     read_response,
     refusal_of,
+    refusal_words,
     text_of,
 )
+from .assembly import Assembly
 from .lenient import Text, as_dict, as_int, as_list, as_str, join, missing
 from .reasons import RUNNING, TERMINAL, cut_by
 from .sse import error_of, says_error
 
 
-class ResponseStream:
+class ResponseStream(Assembly):
     """Puts the events of a response stream together. It is whole once a terminal event arrived.
 
     A text comes as deltas, again in up to three `*.done` events, and again in the last one. Some gateways leave out
-    all but one of them, so each adds what the ones before did not bring.
+    all but one of them, so each adds what the ones before did not bring. Messages are set apart by a blank line, and
+    one that repeats another is shown once.
     """
 
     read: ClassVar[Callable[[object], Answer]] = staticmethod(read_response)
 
     def __init__(self) -> None:
-        self.id: str | None = None
+        super().__init__()
         self._text = Text()
         self._tail = ""
         self._parts: dict[int | None, dict[int, list[str]]] = {}
-        self._phases: dict[int | None, str] = {}
         self._indexes: dict[str, int] = {}
-        self._latest: int | None = None
+        self._announced: set[int] = set()
+        self._echo: _Echo | None = None
         self._refusals: list[str] = []
         self._notes: list[object] = []
         self._items: dict[int, JsonObject] = {}
@@ -48,12 +50,14 @@ class ResponseStream:
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event has arrived."""
+        """Has the terminal event arrived?"""
         return self._final is not None
 
-    def feed(self, event: object) -> str:
-        """Take one event and return the text that it adds."""
-        data = as_dict(event)
+    def feed(self, data: object) -> str:
+        """Take the JSON of one event and return the text that it adds."""
+        return self._event(as_dict(data))
+
+    def _event(self, data: JsonObject) -> str:
         name = as_str(data.get("type"))
         kind = name.removeprefix("response.")
         if name == "error" or says_error(data):
@@ -79,53 +83,83 @@ class ResponseStream:
         if kind in ("output_item.added", "output_item.done"):
             return self._item(kind, data)
         if kind == "refusal.delta":
-            self._refusals.append(as_str(data.get("delta")))
+            self._refusals.append(refusal_words(data.get("delta")))
         elif kind == "refusal.done":
-            self._refuse(as_str(data.get("refusal")))
+            self._refuse(refusal_words(data.get("refusal")))
         elif kind == "output_text.annotation.added":
             self._notes.append(data.get("annotation"))
         return ""
 
     def _item(self, kind: str, data: JsonObject) -> str:
         item = as_dict(data.get("item"))
-        index = self._index({"item_id": item.get("id"), **data})
-        if is_message(item):
-            self._phases[index] = phase_of(item) or self._phases.get(index, "")
+        index, name = as_int(data.get("output_index")), as_str(item.get("id"))
+        if index is None:
+            index = self._indexes.get(name)
+        else:
+            self._announced.add(index)
+            self._indexes[name] = index
         if kind == "output_item.added":
             return ""
         self._items[len(self._items) if index is None else index] = item
         if not is_message(item):
             return ""
         self._refuse(refusal_of(item.get("content")))
-        return self._settle(index, None, message_text(item))
+        piece = self._settle(index, None, message_text(item))
+        return piece + self._end_echo() if self._echo and self._echo.index == index else piece
 
     def _index(self, data: JsonObject) -> int | None:
-        """The output item that an event is about; None where it does not say."""
+        """Return the output item that an event is about, None if it does not say.
+
+        Some gateways change the index of an item from event to event, some the id.
+        """
         index, name = as_int(data.get("output_index")), as_str(data.get("item_id"))
-        if index is not None and name:
-            self._indexes[name] = index
-        return self._indexes.get(name) if index is None else index
+        if index in self._announced or not name:
+            return index
+        if index is not None:
+            self._indexes.setdefault(name, index)
+        return self._indexes.get(name)
 
     def _add(self, index: int | None, part: object, piece: str) -> str:
         """Take a piece of one part of one item."""
         if not piece:
             return ""
-        self._parts.setdefault(index, {}).setdefault(as_int(part) or 0, []).append(piece)
-        if index != self._latest and self._phases.get(self._latest) == "commentary" and self._tail:
-            piece = blank_line(self._tail, piece) + piece
-        self._latest = index
+        shown = ""
+        if index not in self._parts:
+            shown = self._end_echo()
+            if self._tail:  # a message after another one
+                self._echo = _Echo(index, [_joined(parts) for parts in self._parts.values()])
+            self._parts[index] = {}
+        self._parts[index].setdefault(as_int(part) or 0, []).append(piece)
+        if self._echo and self._echo.index == index:
+            return shown + self._echoed(self._echo.take(piece))
+        return shown + self._show(piece)
+
+    def _show(self, piece: str) -> str:
         self._tail = (self._tail + piece)[-2:]
         return self._text.add(piece)
+
+    def _echoed(self, text: str) -> str:
+        """Show a message that turned out to be another one than those before."""
+        if not text:
+            return ""
+        self._echo = None
+        return self._show(blank_line(self._tail, text) + text)
+
+    def _end_echo(self) -> str:
+        """Show what was held back of a message, unless it repeats another one."""
+        text = self._echo.end() if self._echo else ""
+        self._echo = None
+        return self._echoed(text)
 
     def _settle(self, index: int | None, part: object, text: str) -> str:
         """Take the whole text of a part, or (without `part`) of an item: what of it has not come before."""
         if index is not None and index not in self._parts and None in self._parts:
             self._parts[index] = self._parts.pop(None)  # the deltas did not say of which item they are
-            self._latest = index if self._latest is None else self._latest
+            if self._echo and self._echo.index is None:
+                self._echo.index = index
         parts = self._parts.get(index, {})
         number = as_int(part)
-        pieces = [p for _, some in sorted(parts.items()) for p in some] if number is None else parts.get(number, [])
-        sent = join(pieces)
+        sent = _joined(parts) if number is None else join(parts.get(number, []))
         return self._add(index, part, missing(sent, text))
 
     def _refuse(self, refusal: str) -> None:
@@ -157,7 +191,7 @@ class ResponseStream:
             answer = replace(answer, cut_short=cut_by("incomplete"))
         self._final = answer
         # A bridge may send the text, or the end of it, in the last event alone.
-        piece = self._text.add(missing(str(self._text), answer.text))
+        piece = self._end_echo() + self._text.add(missing(str(self._text), answer.text))
         return piece + self.rest()
 
     def end(self) -> str:
@@ -165,19 +199,21 @@ class ResponseStream:
         return self.rest()
 
     def rest(self) -> str:
-        """What was held back of the text, when nothing more comes."""
-        return self._text.end()
+        """Return what was held back of the text, when nothing more comes."""
+        return self._end_echo() + self._text.end()
 
     def body(self) -> JsonObject:
-        """The response as the last event that held one had it."""
+        """Return the response as the last event that held one had it."""
         return self._body
 
     def answer(self) -> Answer:
-        """What has arrived so far; its status is empty while the stream has not reached its end."""
+        """Return what has arrived so far; its status is empty while the stream has not reached its end."""
         final, sent = self._final or Answer(), str(self._text)
         if not final.sources and self._notes:
             found = read_response({"output": [{"type": "message", "content": [{"annotations": self._notes}]}]})
             final = replace(final, sources=found.sources, searched=final.searched or found.searched)
+        if not final.text:
+            final = self._without_broken(final)
         return replace(
             final,
             # What was shown, unless the last event knows better.
@@ -186,3 +222,34 @@ class ResponseStream:
             id=self.id or final.id,
             refusal=final.refusal or join(self._refusals),
         )
+
+
+class _Echo:
+    """A message that says so far what another one has said: held back, because it may be that one sent twice."""
+
+    def __init__(self, index: int | None, texts: list[str]) -> None:
+        self.index = index
+        self._texts = self._alike = texts
+        self._pieces: list[str] = []
+        self._length = 0
+
+    def take(self, piece: str) -> str:
+        """Take a piece, and return all that was held back once the message is another one."""
+        self._alike = [text for text in self._alike if _goes_on(text, self._length, piece)]
+        self._pieces.append(piece)
+        self._length += len(piece)
+        return "" if self._alike else join(self._pieces)
+
+    def end(self) -> str:
+        """Return what was held back when the message has ended, if it is not one of those before."""
+        text = join(self._pieces)
+        return "" if any(text.strip() == other.strip() for other in self._texts) else text
+
+
+def _goes_on(text: str, at: int, piece: str) -> bool:
+    """Does a piece stand there in a text, or is only white space what it has behind its end?"""
+    return text.startswith(piece, at) or not piece.removeprefix(text[at:]).strip()
+
+
+def _joined(parts: dict[int, list[str]]) -> str:
+    return join([piece for _, pieces in sorted(parts.items()) for piece in pieces])

@@ -7,19 +7,22 @@ standard: errors in a field named `error` (llama.cpp), JSON without `data:`, a l
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import NamedTuple
 
 from httpx2 import Response
 
 from ..diagnosis import explain_body
-from ..errors import one_line
 from ..json_object import JsonObject
-from .lenient import parse_json
+from .lenient import parse_json, split_json
 
-DONE = "[DONE]"
 _ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "response", "text", "usage"})
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+# A proxy may take each line that it receives, comments included, for data of its own: `data: data: {...}`.
+_WRAPPING = re.compile(r"(?:data:[ \t]*)*(?=(?:data|event|id|retry|error)?:)")
+_DONE = re.compile(r"""["\s]*(?:data:\s*)*(?:\[DONE\]|DONE["\s]*\Z)""", re.IGNORECASE)
+_NOISE = "\ufeff\0"  # a byte order mark before any line, and the padding of some servers
 
 
 class Event(NamedTuple):
@@ -30,12 +33,12 @@ class Event(NamedTuple):
 
     @property
     def is_last(self) -> bool:
-        """Whether it is the `[DONE]` at the end of a chat stream."""
-        return self.data.lstrip('"').startswith(DONE)
+        """Is it the `[DONE]` at the end of a chat stream?"""
+        return is_done(self.data)
 
 
 class EventParser:
-    """Bytes in, events out, whatever the pieces in which the bytes arrive."""
+    """Bytes in, events out, however the bytes are cut into pieces."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
@@ -63,15 +66,22 @@ class EventParser:
         """What the end of the body completes: a last event without its blank line, if all of it is there."""
         line = "".join(self._line) + self._decoder.decode(b"", True)
         events = self._take(line) if line else []
-        if self._name != "error" and not _is_complete("\n".join(self._data)):
+        last = "\n".join(self._data)
+        if self._name != "error" and not is_done(last) and not split_json(last)[0]:
             self._data = []
         return events + self._dispatch()
 
     def _take(self, line: str) -> list[Event]:
+        if line.startswith("data: {"):  # as nearly all are
+            self._data.append(line[6:])
+            return []
+        line = line.strip(_NOISE)
         if not line:
             return self._dispatch()
+        if line.startswith("data:") and (wrapping := _WRAPPING.match(line)):
+            line = line[wrapping.end() :]
         name, _, value = line.partition(":")
-        value = value[1:] if value.startswith(" ") else value
+        name, value = name.strip().lower(), value.removeprefix(" ")
         if name == "data":
             self._data.append(value)
         elif name == "event":
@@ -79,12 +89,16 @@ class EventParser:
         elif name == "error":
             self._name = "error"
             self._data.append(value)
-        elif name not in ("", "id", "retry"):
+        elif name in ("", "id", "retry"):
+            pass
+        elif not self._stray and line.startswith("{") and _is_complete(line):
+            return [Event("message", line)]  # a line of JSON without `data:`, to be shown as soon as it arrives
+        else:
             self._stray.append(line)
         return []
 
     def _dispatch(self) -> list[Event]:
-        events = _bare(self._stray) if self._stray else []
+        events = [Event("message", "\n".join(self._stray))] if self._stray else []
         if self._data:
             events.append(Event(self._name or "message", "\n".join(self._data)))
         self._name, self._data, self._stray = "", [], []
@@ -119,36 +133,42 @@ def has_events(headers: Mapping[str, str]) -> bool:
 
 
 def looks_like_events(content: bytes | str) -> bool:
-    """Whether a body that should be JSON is an event stream."""
+    """Return True if a body that should be JSON begins as an event stream does."""
     start = content[:64].encode() if isinstance(content, str) else content[:64]
-    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(_FIELDS) or _is_lines_of_json(content)
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_FIELDS)
 
 
-def data_of(event: Event) -> object:
-    """The JSON of an event, None if it has none or is the `[DONE]` at the end.
+def is_done(text: str) -> bool:
+    """Is it the word that ends a chat stream, however it is quoted and spelled?"""
+    return text[:1] != "{" and _DONE.match(text) is not None
+
+
+def data_of(event: Event) -> tuple[list[object], list[str]]:
+    """Return the JSON values in an event, and its lines that are none. A gateway may pack several values into one.
 
     Raises:
-        GatewayError: it reports an error.
-        ValueError: it cannot be read.
+        GatewayError: the event is called an error.
     """
-    if event.is_last or not event.data.strip():
-        return None
+    text = event.data
+    values, others = _read(text)
+    if event.name == "error":
+        report = next((value for value in values if value), None) or text.strip()
+        known = report.get("error") or report if isinstance(report, dict) else report
+        raise explain_body({"error": known or "an error without a message"})
+    return values, others
+
+
+def _read(text: str) -> tuple[list[object], list[str]]:
+    if not text.strip() or is_done(text):
+        return [], []
     try:
-        data = parse_json(event.data)
-    except ValueError:
-        if event.name != "error":
-            raise ValueError(f"{one_line(event.data)} is not JSON") from None
-        data = event.data
-    if isinstance(data, list) and len(data) == 1:
-        data = data[0]
-    if event.name == "error" and not isinstance(data, dict):
-        raise explain_body({"error": data or "an error without a message"})
-    if isinstance(data, dict):
-        if data.get("error") or event.name == "error":
-            raise explain_body({"error": data.get("error") or data})
-        if not isinstance(data.get("type"), str):
-            data["type"] = event.name
-    return data
+        value = parse_json(text)
+    except (ValueError, RecursionError):
+        return split_json(text)
+    if isinstance(value, str):  # JSON encoded twice, or a word that says nothing
+        nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
+        return nested, []
+    return value if isinstance(value, list) else [value], []
 
 
 def says_error(data: JsonObject) -> bool:
@@ -164,27 +184,8 @@ def error_of(data: JsonObject) -> object:
     return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
-def _is_lines_of_json(content: bytes | str) -> bool:
-    if isinstance(content, bytes):
-        if b"\n" not in content:  # as most bodies: not worth a copy
-            return False
-        content = content.decode("utf-8-sig", "replace")
-    first, _, more = content.strip().partition("\n")
-    return more.lstrip().startswith("{") and first.startswith("{") and _is_complete(first)
-
-
-def _bare(lines: list[str]) -> list[Event]:
-    """Events out of lines that hold JSON without `data:`, together or one on each line."""
-    together = "\n".join(lines)
-    if _is_complete(together):
-        return [Event("message", together)]
-    return [Event("message", line) for line in lines if _is_complete(line)]
-
-
-def _is_complete(text: str) -> bool:
-    if text.startswith(DONE):
-        return True
+def _is_complete(line: str) -> bool:
     try:
-        return isinstance(parse_json(text), dict)
+        return isinstance(parse_json(line), dict)
     except (ValueError, RecursionError):
         return False

@@ -9,10 +9,10 @@ from ..diagnosis import explain
 from ..errors import GatewayError, redact
 from ..transport.raw_response import RawResponse
 from .answer import Answer
-from .assembly import CUT, Assembly
+from .assembly import Assembly
 from .reasons import TERMINAL
 from .reply import Reply, headers_of, read_reply, require_complete, with_text
-from .sse import Event, Events, data_of, has_events
+from .sse import Event, Events, has_events
 from .steps import EXPECTED
 
 
@@ -30,7 +30,10 @@ class StreamReader:
     @property
     def reply(self) -> Reply:
         """What has arrived so far."""
-        return self._body or Reply(self._reader.answer(), "", headers_of(self._raw), self._raw.retries_taken)
+        if self._body:
+            return self._body
+        retries, skipped = self._raw.retries_taken, self._reader.skipped
+        return Reply(self._reader.answer(), "", headers_of(self._raw), retries, skipped)
 
     @property
     def id(self) -> str | None:
@@ -39,15 +42,13 @@ class StreamReader:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can come: a server that keeps the connection open is not waited for."""
+        """Can nothing more come? A server that keeps the connection open is not waited for."""
         return self._done or self._reader.ended
 
     def event(self, event: Event) -> str:
-        """The text that an event adds. Raises GatewayError when it is an error, ValueError when it cannot be read."""
-        if event.is_last:
-            self._done = True
-            return self._reader.end()
-        return self._reader.feed(data_of(event))
+        """Return the text that an event adds. Raises GatewayError if it is an error."""
+        self._done = self._done or event.is_last
+        return self._reader.take(event)
 
     def body(self) -> str:
         """The text of an answer that came in one piece, and has been read."""
@@ -59,13 +60,13 @@ class StreamReader:
         return self._reader.rest()
 
     def verdict(self, error: Exception | None) -> None:
-        """Raise what a stream that ended, or broke with `error`, has to be called; nothing if it is whole."""
+        """Raise the error for an incomplete stream, or one that broke with `error`; nothing if it is whole."""
         reply = self.reply
         try:
             if error is not None and reply.answer.status not in TERMINAL:
                 raise explain(error)
             if not reply.answer.status and self._body is None:
-                raise GatewayError(CUT)
+                raise GatewayError(self._reader.why_cut)
             require_complete(reply)
         except GatewayError as failure:
             raise redact(with_text(failure, reply), self._secret) from error
@@ -119,7 +120,10 @@ class TextStream(Iterator[str]):
         finally:
             self._raw.http_response.close()
         yield from _if_any(self._reading.rest())
-        self._reading.verdict(failure)
+        try:
+            self._reading.verdict(failure)
+        finally:
+            del failure  # its traceback holds this frame, and would form a cycle with it
 
 
 class AsyncTextStream(AsyncIterator[str]):
@@ -187,7 +191,10 @@ class AsyncTextStream(AsyncIterator[str]):
             await raw.http_response.aclose()
         for piece in _if_any(reading.rest()):
             yield piece
-        reading.verdict(failure)
+        try:
+            reading.verdict(failure)
+        finally:
+            del failure
 
 
 def _if_any(piece: str) -> list[str]:

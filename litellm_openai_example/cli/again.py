@@ -8,6 +8,8 @@ import shutil
 import sys
 
 from ..config import DEFAULT_RELAY_URL, OWN_RELAY, setting
+from . import journal
+from .journal import Record
 from .options import PROGRAM
 
 MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # the Makefile's target that runs this command
@@ -20,16 +22,31 @@ def own_relay() -> bool:
     return bool(setting(OWN_RELAY))
 
 
-def typed(*arguments: str, token: str | None = None) -> str:
-    """The line that runs this command with other arguments.
+def pick_up_line(entry: Record) -> str | None:
+    """Return the line that picks up work; None for a response whose id is not known."""
+    if entry.kind == journal.RESPONSE:
+        return typed("--retrieve", entry.id, "--wait") if entry.confirmed else None
+    return typed("--invocation", entry.id, "--timeout", "3600", token=entry.token, relay=entry.relay)
+
+
+def stop_line(entry: Record) -> str | None:
+    """Return the line that cancels work; None for a response whose id is not known."""
+    if entry.kind == journal.RESPONSE and not entry.confirmed:
+        return None
+    return typed("--cancel", entry.id, token=entry.token, relay=entry.relay)
+
+
+def typed(*arguments: str, token: str | None = None, relay: str | None = None) -> str:
+    """Return the line that runs this command with other arguments.
 
     Args:
         arguments: not to be trusted: an id comes from a gateway. They are quoted for the shell.
         token: of a research run, which is the relay's.
+        relay: the address of that relay; else `RELAY_BASE_URL`.
     """
     words = []
     if token:
-        relay = setting("RELAY_BASE_URL")
+        relay = relay or setting("RELAY_BASE_URL")
         if relay.rstrip("/") not in ("", DEFAULT_RELAY_URL) and not own_relay():
             words.append(f"RELAY_BASE_URL={shlex.quote(relay)}")
         words.append(f"RELAY_INVOCATION_TOKEN={shlex.quote(token)}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from ..attachments import content_of
 from ..calls import calls
-from ..calls.reasons import RUNNING
+from ..calls.reasons import RUNNING, TERMINAL
 from ..calls.reply import Reply, require_complete
-from ..calls.requests import chat_request, response_request
+from ..calls.requests import chat_request, foreign_fields, response_request
 from ..calls.sources import source_list
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
 from ..json_object import JsonObject
 from ..transport.policy import telling_retries
-from . import work
+from . import journal
+from .journal import RESPONSE, Record
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import tell
@@ -24,10 +25,9 @@ _CHECK_SECONDS = 5.0
 def run(session: Session, prompt: str) -> int:
     """Carry out a command line that asks the gateway alone."""
     options = session.options
-    if known := work.recall(options.retrieve or options.cancel or ""):
-        session.pays_as(known.payer)
+    if options.follows_up:
+        _follow(session, options.retrieve or options.cancel or "")
     if options.retrieve:
-        session.response_id = options.retrieve
         reply = _wait(session) if options.wait else _retrieve(session)
     elif options.cancel:
         reply = _cancel(session)
@@ -43,14 +43,13 @@ def run(session: Session, prompt: str) -> int:
 
 
 def _ask(session: Session, prompt: str) -> Reply:
-    reply = _create(session, prompt, f"waiting for {session.client.model}")
+    reply = _create(session, _request(session, prompt), f"waiting for {session.client.model}")
     _print(session, reply)
     _tell_what_is_missing(session, reply)
     return reply
 
 
-def _create(session: Session, prompt: str, doing: str) -> Reply:
-    request = _request(session, prompt)
+def _create(session: Session, request: JsonObject, doing: str) -> Reply:
     session.sent = True
     with progress(doing) as shown, telling_retries(shown.retrying):
         return session.client.run(calls.ask(_api(session), request))
@@ -72,17 +71,30 @@ def _stream(session: Session, prompt: str) -> Reply:
 
 
 def _submit(session: Session, prompt: str) -> Reply:
-    reply = _create(session, prompt, f"submitting to {session.client.model}")
+    request = _request(session, prompt)
+    gateway = str(session.client.openai.base_url)
+    entry = journal.intent(RESPONSE, prompt, paid_by=session.payer.headers, gateway=gateway)
+    session.in_flight.begin(entry)
+    try:
+        reply = _create(session, request, f"submitting to {session.client.model}")
+    except (GatewayError, ConfigurationError) as error:
+        if isinstance(error, GatewayError) and error.response_id:  # it was executed, and has failed
+            session.response_id = error.response_id
+            session.in_flight.accept(entry, error.response_id)
+        elif _was_refused(error):
+            session.in_flight.drop(entry)
+        raise
     session.response_id = reply.answer.id
-    if reply.answer.status in RUNNING and reply.answer.id:
-        work.remember(work.begun(work.RESPONSE, reply.answer.id, prompt, paid_by=session.payer.headers))
+    session.in_flight.accept(entry, reply.answer.id or entry.id)
     if not session.options.wait:
         _print_raw(session, reply)
+        _drop_if_ended(session, reply)
         return reply
     notice(f"[submitted as {session.response_id}]")
     if reply.answer.status not in RUNNING:  # a bridged model: it blocked until it was done
         reply = require_complete(reply)
         _print(session, reply)
+        session.in_flight.drop_all()
     else:
         reply = _wait(session)
     _tell_what_is_missing(session, reply)
@@ -93,7 +105,7 @@ def _wait(session: Session) -> Reply:
     with progress("waiting for the response") as shown:
         reply = session.client.run(calls.wait(session.response_id or "", shown.status))
     _print(session, reply)
-    work.forget(session.response_id)
+    session.in_flight.drop_all()
     return reply
 
 
@@ -102,22 +114,63 @@ def _retrieve(session: Session) -> Reply:
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # which raises what is to be said of it
     _print_raw(session, reply)
-    if reply.answer.status not in RUNNING:
-        work.forget(session.response_id)
+    _drop_if_ended(session, reply)
     return reply
 
 
 def _cancel(session: Session) -> Reply:
-    reply = session.client.run(calls.cancel(session.options.cancel or ""))
+    reply = session.client.run(calls.cancel(session.response_id or ""))
     if reply.answer.failed and reply.answer.status != "cancelled":
         return require_complete(reply)
-    work.forget(session.options.cancel)
     _print_raw(session, reply)
+    _drop_if_ended(session, reply)
     return reply
+
+
+def _drop_if_ended(session: Session, reply: Reply) -> None:
+    """Forget a response that was printed, unless it goes on, or says nothing that is known."""
+    if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
+        session.in_flight.drop_all()
+
+
+def _follow(session: Session, response_id: str) -> None:
+    """Take up the background response of an earlier command, by its id or the local id of its record."""
+    known = journal.find(response_id)
+    if known is None and response_id.startswith(journal.LOCAL):
+        raise ConfigurationError(f"nothing is kept here as {response_id}: --list shows what is")
+    if known is not None and not known.confirmed:
+        other = "its id is not known" if known.kind == RESPONSE else "a research run is picked up with --invocation"
+        raise ConfigurationError(f"{response_id} is not the id of a response at the gateway: {other}")
+    if known is not None:
+        session.pays_as(known.payer)
+    session.response_id = known.id if known is not None else response_id
+    session.in_flight.follow(known or Record(RESPONSE, response_id, "", 0.0))
+
+
+def _was_refused(error: GatewayError | ConfigurationError) -> bool:
+    """Return True if a background submit that failed with this error was certainly not executed."""
+    if isinstance(error, ConfigurationError):
+        return True
+    if error.outcome_unknown:
+        return False
+    # A time limit whose outcome is known passed before the request was sent.
+    unsent = error.kind in (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT, ErrorKind.NOT_SUPPORTED, ErrorKind.WRONG_ADDRESS)
+    return unsent or (error.status is not None and 400 <= error.status < 500)
 
 
 def _api(session: Session) -> calls.Api:
     return calls.CHAT if session.options.api == "chat" else calls.RESPONSES
+
+
+def tell_dropped_fields(session: Session) -> None:
+    """Tell which fields of -o reach no provider: LiteLLM drops those that it does not know of a response.
+
+    Those of a chat completion it passes on, and the provider refuses what it does not know.
+    """
+    fields = session.options.fields
+    names = foreign_fields(session.client.openai.responses.create, fields) if fields else []
+    if names:
+        notice(f"[the gateway passes {', '.join(names)} to no provider: not in the Responses API]")
 
 
 def _request(session: Session, prompt: str) -> JsonObject:
@@ -130,6 +183,7 @@ def _request(session: Session, prompt: str) -> JsonObject:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
     if options.api == "chat":
         return chat_request(model, content, options.instructions, options.further)
+    tell_dropped_fields(session)
     return response_request(
         model,
         content,

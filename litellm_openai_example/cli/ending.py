@@ -9,8 +9,8 @@ from ..config import ConfigurationError, is_visible_ascii
 from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..transport.deadline import deadline
-from . import work
-from .again import own_relay, typed
+from .again import own_relay, pick_up_line, stop_line, typed
+from .journal import RESPONSE, Record
 from .options import PROGRAM, Options
 from .output import notice, readable_json
 from .session import Session
@@ -41,8 +41,7 @@ def _ending(session: Session, error: BaseException) -> int:
             _tell_how_to_pick_up(session)
         return READER_GONE
     if isinstance(error, KeyboardInterrupt):
-        known = session.response_id or session.invocation
-        lost = session.sent and not known
+        lost = session.sent and not any(entry.confirmed for entry in session.in_flight.records)
         notice("interrupted" + ("; the request was on its way and may have been executed" if lost else ""))
         _tell_how_to_pick_up(session, stop=True)
         return INTERRUPTED
@@ -74,19 +73,28 @@ def _failed(session: Session, failure: GatewayError) -> int:
     session.out.end()
     if failure.research and not shown:
         session.out.paragraph(failure.research)  # it was paid for, whatever came after it
-    notice(f"Error: {failure}")
-    if not ended:
-        session.invocation = getattr(failure, "invocation", session.invocation)
-        _tell_how_to_pick_up(session)
-    elif failure.research:
+    notice(f"Error: {failure}{_listed(session) if ended else ''}")
+    if ended and failure.research:
         _tell_how_to_pick_up(session, "The research run is kept by the relay. Try to finish the answer")
-    elif session.response_id and (isinstance(failure, CutShortError) or failure.kind in _FINAL):
-        work.forget(session.response_id)
+    elif ended and session.response_id and _is_over(session, failure):
+        session.in_flight.drop_all()
+    elif not ended:
+        _tell_how_to_pick_up(session)
     return failure.exit_code
 
 
-# After these there is nothing more to be had of a response.
-_FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED, ErrorKind.UNKNOWN_RESPONSE)
+_FINAL = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED)
+
+
+def _is_over(session: Session, failure: GatewayError) -> bool:
+    """Return True if there is nothing more to be had of a response.
+
+    Another gateway does not know it, and another key may not read it (403): neither says that it is gone.
+    """
+    if failure.kind is ErrorKind.UNKNOWN_RESPONSE:
+        here = str(session.client.openai.base_url)
+        return failure.status != 403 and all(entry.gateway in (None, here) for entry in session.in_flight.records)
+    return isinstance(failure, CutShortError) or failure.kind in _FINAL
 
 
 def _add_hint(session: Session, failure: GatewayError) -> None:
@@ -96,10 +104,16 @@ def _add_hint(session: Session, failure: GatewayError) -> None:
         failure.hint = f"a deep-research model needs something to search with: {missing}"
 
 
+def _listed(session: Session) -> str:
+    """Where work that failed with an unknown outcome is kept, for the end of a message."""
+    unknown = [one for one in session.in_flight.records if not one.confirmed and session.in_flight.is_kept(one)]
+    return "".join(f"; --list shows it until it is dismissed: {typed('--forget', one.id)}" for one in unknown)
+
+
 def _named(session: Session) -> str:
     """By what an answer that was not written can be had again, for the end of a message."""
     answer_id = session.answer_id
-    if not answer_id or session.response_id or session.invocation:
+    if not answer_id or session.response_id or session.in_flight:
         return ""
     if session.options.api == "responses" and is_visible_ascii(answer_id):
         return f"; the answer can be had again: {typed('--retrieve', answer_id, '--wait')}"
@@ -107,23 +121,35 @@ def _named(session: Session) -> str:
 
 
 def _tell_how_to_pick_up(session: Session, words: str = "", *, stop: bool = False) -> None:
-    """Say how to go on with what was paid for, and how to stop it where the user has just interrupted."""
-    token: str | None = None
-    if session.invocation:
-        work_id, token = session.invocation
-        if own_relay():
-            kept = "The relay has stopped with this command and keeps the research run. Pick it up"
-        else:
-            kept = "The research run goes on at the relay. Pick it up"
-        arguments = ["--invocation", work_id, "--timeout", "3600"]
-    elif session.response_id and (session.options.background or session.options.retrieve):
-        work_id, kept = session.response_id, "The response is kept by the gateway. Pick it up"
-        arguments = ["--retrieve", work_id, "--wait"]
-    else:
-        return
-    if not is_visible_ascii(work_id):
-        notice(f"It has an id that no command line takes: {work_id!r}")
-        return
-    notice(f"{words or kept}: {typed(*arguments, token=token)}")
+    """Say how to go on with the work in flight, and how to stop it if the user has just interrupted."""
+    entries = session.in_flight.records
+    # Any run of a conversation picks up all of it, as long as the journal holds the conversation.
+    finish = [entry for entry in entries if entry.conversation is not None and session.in_flight.is_kept(entry)]
+    for entry in entries:
+        if entry not in finish[1:]:
+            _tell_line(session, entry, words)
     if stop:
-        notice(f"Stop it: {typed('--cancel', work_id, token=token)}")
+        for line in filter(None, map(stop_line, entries)):
+            notice(f"Stop it: {line}")
+
+
+def _tell_line(session: Session, entry: Record, words: str) -> None:
+    kept = session.in_flight.is_kept(entry)
+    if not is_visible_ascii(entry.id):
+        notice(f"Its id cannot be typed in a shell: {entry.id!r}")
+    elif not entry.confirmed and not kept:
+        notice("It may have been executed, and cannot be picked up: no record of it could be written")
+    elif (line := pick_up_line(entry)) is None:
+        notice(f"Its id is not known. --list shows it until it is dismissed: {typed('--forget', entry.id)}")
+    else:
+        notice(f"{words or _whereabouts(entry)}: {line}")
+
+
+def _whereabouts(entry: Record) -> str:
+    if entry.kind == RESPONSE:
+        return "The response is kept by the gateway. Pick it up"
+    if not entry.confirmed:
+        return "The relay may have accepted the research run. Ask it again, under the same key, and pick the run up"
+    if own_relay():
+        return "The relay has stopped with this command and keeps the research run. Pick it up"
+    return "The research run goes on at the relay. Pick it up"

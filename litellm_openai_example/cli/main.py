@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 import time
 from typing import Any, NoReturn
@@ -49,8 +50,8 @@ Exit codes:
   2    bad usage or configuration; nothing was sent
   3    not what was asked for: cut short, or without the research that the
        model called for; the text is on stdout, the reason on stderr
-  4    the deadline passed while background work lives on; stderr says how to
-       pick it up
+  4    the deadline passed, or the answer to a start was lost, while background
+       work lives on or may do so; stderr says how to pick it up
   130  interrupted; ids of paid work in flight are on stderr
   141  the reader of stdout has gone
 """
@@ -72,7 +73,9 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option("--wait", is_flag=True, help="With --background or --retrieve: poll until finished, print the text.")
 @click.option("--retrieve", metavar="ID", help="Print the raw JSON of a background response; its text with --wait.")
 @click.option(
-    "--cancel", metavar="ID", help="Cancel a background response or a research run (inv_...) and print the raw JSON."
+    "--cancel",
+    metavar="ID",
+    help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
 )
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
@@ -95,14 +98,17 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option(
     "--invocation",
     metavar="ID",
-    help="Pick up a research run (token from RELAY_INVOCATION_TOKEN, else as remembered here).",
+    help="Pick up a research run (token from RELAY_INVOCATION_TOKEN, else as kept here). One that is not confirmed "
+    "(local_...) is posted again under its key.",
 )
 @click.option(
     "--list",
     "list_work",
     is_flag=True,
-    help="List what was submitted in the background or to a relay and is not yet read whole.",
+    help="List what was submitted in the background or to a relay and is not yet read whole; not confirmed: the "
+    "answer to the submit was lost.",
 )
+@click.option("--forget", metavar="ID", help="Drop one entry of --list; what it stands for is not stopped.")
 @click.option(
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
@@ -172,16 +178,30 @@ def command(ctx: click.Context, /, **values: Any) -> int:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     who_pays(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
-    if options.at_gateway and not options.list_work:
+    if options.at_gateway:
         gateway_settings()  # what is missing is told before the SDK is imported
     return execute(options, prompt, started)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code; see `--help` for what the codes mean."""
+    if arguments is None:
+        _speak_utf8()
     gc.disable()  # until everything is imported
     gc.freeze()
     sys.exit(_main(arguments))
+
+
+def _speak_utf8() -> None:
+    """Begin again in Python's UTF-8 mode if the locale knows only ASCII, as that of cron and small containers does.
+
+    Python does so by itself unless PYTHONUTF8=0 forbids it; then a prompt, a file name and an answer in most languages
+    would be lost.
+    """
+    ascii_only = sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
+    if ascii_only and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
 
 
 def _main(arguments: list[str] | None) -> int:

@@ -28,6 +28,7 @@ class Options(NamedTuple):
     target: str
     invocation: str | None
     list_work: bool
+    forget: str | None
     deliverable_format: str | None
     fields: JsonObject
     effort: str | None
@@ -44,18 +45,25 @@ class Options(NamedTuple):
     @property
     def follows_up(self) -> bool:
         """Whether this is about work that was submitted before, and so needs no prompt."""
-        return bool(self.retrieve or self.cancel or self.invocation or self.list_work)
+        return bool(self.retrieve or self.cancel or self.invocation or self.at_journal)
+
+    @property
+    def at_journal(self) -> bool:
+        """Whether only the journal is read or changed, and nothing is sent."""
+        return self.list_work or self.forget is not None
 
     @property
     def at_relay(self) -> bool:
         """Whether a relay is asked, by us or for the model."""
-        if self.invocation or (self.cancel or "").startswith("inv_"):
+        if self.invocation or (self.cancel or "").startswith(("inv_", "local_")):
             return True
         return not self.follows_up and (self.auto_tool_call or self.target == "relay")
 
     @property
     def at_gateway(self) -> bool:
         """Whether the gateway is asked for certain, which takes its settings."""
+        if self.at_journal:
+            return False
         return not self.at_relay or (self.auto_tool_call and not self.follows_up)
 
     @property
@@ -87,6 +95,8 @@ def conflict(options: Options, given: set[str]) -> str | None:
         given: the names of those that stand on the command line, whatever their value.
     """
     ids = ("retrieve", "cancel", "invocation", "previous_response_id")
+    if options.forget is not None and not options.forget.strip():
+        return "--forget is empty"
     for name in (one for one in (*ids, "model", "effort") if one in given):
         value = getattr(options, name)
         if not value.strip() or not value.isprintable():
@@ -127,6 +137,7 @@ _NOT_WITH = {
     "cancel": (*_ASKING, "wait"),
     "invocation": (*_ASKING, "wait", "model"),
     "list_work": (*_ASKING, "wait", "model", "api"),
+    "forget": (*_ASKING, "wait", "model", "api"),
 }
 
 

@@ -18,10 +18,10 @@ def execute(options: Options, prompt: str, started: float) -> int:
     Args:
         started: when the command began, on the monotonic clock.
     """
-    if options.list_work:
-        from .listing import list_work
+    if options.at_journal:
+        from .listing import run as show
 
-        return list_work(options)
+        return show(options)
     from ..late_types import late_types
 
     try:

@@ -9,6 +9,7 @@ from ..client import LiteLLMClient
 from ..config import gateway_settings
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline
+from .in_flight import InFlight
 from .options import Options
 from .output import Output
 
@@ -21,8 +22,8 @@ class Session:
         started: when it began, on the monotonic clock; its deadline counts from then.
 
     Attributes:
-        response_id: of a background response that can be picked up.
-        invocation: id and token of a research run that can be picked up.
+        in_flight: the background responses and research runs that can be picked up.
+        response_id: of the background response that is waited for or retrieved.
         answer_id: of a foreground answer, by which the gateway knows it.
         sent: whether something that costs may be on its way.
     """
@@ -34,8 +35,8 @@ class Session:
         self.until = Deadline(options.timeout)
         self.until.at -= time.monotonic() - started
         self.out = Output()
+        self.in_flight = InFlight()
         self.response_id: str | None = None
-        self.invocation: tuple[str, str] | None = None
         self.answer_id: str | None = None
         self.sent = False
 

@@ -27,6 +27,7 @@ def tell(session: Session, reply: Reply) -> None:
             "response id": answer.id,
             **{name: headers.get(name) for name in ids},
             "retries": f"{reply.retries} here, {headers.get('x-litellm-attempted-retries', '0')} in the gateway",
+            "unreadable lines": str(reply.skipped) if reply.skipped else None,
             "tokens": tokens(answer.usage) or "? in, ? out",
             "budget of the key": budget(headers),
             "cost": cost(reply.cost),

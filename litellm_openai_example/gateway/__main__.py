@@ -19,13 +19,13 @@ if sys.platform == "win32":
 
 from ..config import setting
 from ..console import FAILED, run_command
+from .children import GatewayUnavailable
 from .command import exec_command, handle, run
-from .environment import GatewayUnavailable
-from .offline.server import OfflineProvider
+from .offline.server import MODELS, OfflineProvider
 from .progress import PREFIX, progress
 from .proxy import READY_SECONDS, Proxy, is_ready, with_loopback_direct
-from .routes import configuration, providers_with_keys
-from .state import Running, State
+from .routes import OFFLINE_KEY, configuration, providers_with_keys
+from .state import Running, State, this_machine
 
 _NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -74,12 +74,9 @@ def gateway(port: int, reuse: bool, timeout: int, command: tuple[str, ...]) -> i
 
 
 def _another(state: State) -> Running | None:
-    """A gateway of ours that already runs; a note of one that does not answer is removed."""
+    """A gateway of ours that already runs and answers."""
     running = state.running()
-    if running is not None and not is_ready(running.base_url, state.master_key, timeout=5.0):
-        state.forget(running)
-        return None
-    return running
+    return running if running is not None and is_ready(running.base_url, state.master_key, timeout=5.0) else None
 
 
 @contextmanager
@@ -93,9 +90,10 @@ def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, boo
         else:
             provider = stack.enter_context(OfflineProvider(folder=state.folder / "offline"))
             routes = configuration({}, provider.base_url)
-            # The demo model needs no way out of this machine, and must not depend on one that LiteLLM cannot use.
-            env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
-        proxy = stack.enter_context(Proxy(routes, state=state, port=port, env=env, tell=_tell))
+            env = _offline_env(provider)
+        proxy = stack.enter_context(
+            Proxy(routes, state=state, port=port, env=env, demo=() if keys else MODELS, tell=_tell)
+        )
         with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
             proxy.wait_until_ready(timeout, show)
         if not keys:
@@ -103,13 +101,20 @@ def _started(state: State, port: int, timeout: int) -> Iterator[tuple[Proxy, boo
         yield proxy, not keys
 
 
+def _offline_env(provider: OfflineProvider) -> dict[str, str]:
+    """Return LiteLLM's environment for the demo, in which each way out of this machine ends at the provider."""
+    env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
+    nowhere = provider.base_url.removesuffix("/v1")
+    ways_out = {name: nowhere for variable in _PROXY_VARIABLES for name in (variable, variable.lower())}
+    return {**env, **ways_out, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1", OFFLINE_KEY: provider.api_key}
+
+
 def _serve(state: State, proxy: Proxy, offline: bool) -> int:
     """Print the exports and stay until the proxy ends or we are told to stop."""
-    running = Running(os.getpid(), proxy.base_url, offline)
     exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXY_VARIABLES):
         exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
-    state.record(running)
+    state.record(Running(proxy.base_url, offline, this_machine()))
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
@@ -120,7 +125,7 @@ def _serve(state: State, proxy: Proxy, offline: bool) -> int:
         _tell("stopping")
         return 0
     finally:
-        state.forget(running)
+        state.forget()
 
 
 def _client_env(base_url: str, api_key: str) -> dict[str, str]:

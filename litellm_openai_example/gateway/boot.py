@@ -1,28 +1,123 @@
-"""Runs in the gateway's environment: LiteLLM, for as long as the process that started it lives.
+"""Runs in the gateway's environment: LiteLLM, on a socket that it is given, while the process that started it lives.
 
 A parent that is killed cannot stop its children. So it holds the other end of a pipe that this process reads: the
 end of the file, however it comes about, is the end of the proxy.
 """
 
+import functools
+import json
 import os
+import pkgutil
+import re
 import signal
+import socket
 import sys
 import threading
+from typing import Any
+
+DEMO = "--demo"
+# What the offline demo serves. LiteLLM has some hundred routes more, and many of them go straight to a provider.
+_SERVED = re.compile(
+    r"(/v1)?/(chat/completions|embeddings|(responses|files|models)(/.*)?)"
+    r"|/openai/v1/responses(/.*)?|(/openai/deployments|/engines)/.+/(chat/completions|embeddings)"
+    r"|/v1/messages|/v1beta/models/[^/]+:\w+"  # for clients of Anthropic and Google, answered by the same models
+    r"|/|/docs|/redoc|/openapi\.json|/swagger/.*|/favicon\.ico|(/v1)?/model/info|/model_group/info"
+    r"|/health(/liveliness|/liveness|/readiness)?"
+)
 
 
-def _end_with_parent(pipe: int) -> None:
-    while os.read(pipe, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    # Uvicorn lets answers that are under way be finished; after this long they are cut, with all that we started.
-    threading.Event().wait(5)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+def end_with_parent(pipe: int, seconds: float) -> None:
+    """End this process by SIGTERM when the other end of a pipe is closed; kill its group `seconds` later."""
+
+    def watch() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        # In-flight responses may finish; after this long they are cut.
+        threading.Event().wait(seconds)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def demo_only(app: Any, models: list[str]) -> Any:
+    """Wrap an ASGI application: routes that the offline demo does not serve get a 404, and only `models` are listed."""
+
+    async def guarded(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and _SERVED.fullmatch(path.rstrip("/") or "/")):
+            listing = path.rstrip("/") in ("/models", "/v1/models")
+            await app(scope, receive, listed(send, models) if listing else send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        asked = re.sub(r"^(/openai)?(/v1)?/", "", path).split("/")[0]
+        message = (
+            f"The offline demo has no {asked!r}: it serves chat completions, responses, embeddings, files and models. "
+            "For more set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY."
+        )
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": "not_in_offline_demo"}
+        body = json.dumps({"error": error}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return guarded
+
+
+def listed(send: Any, models: list[str]) -> Any:
+    """Wrap an ASGI `send`: of the models in the answer, which LiteLLM adds all of its price table to, keep these."""
+    start: dict[str, Any] = {}
+    body = b""
+
+    async def kept(message: dict[str, Any]) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        if start["status"] == 200:
+            answer = json.loads(body)
+            for field, name in (("data", "id"), ("models", "slug")):  # the second is a catalogue for Codex
+                if field in answer:
+                    answer[field] = [one for one in answer[field] if one[name] in models]
+            body = json.dumps(answer).encode()
+            others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            start = {**start, "headers": [*others, (b"content-length", str(len(body)).encode())]}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    return kept
+
+
+def serve(listener: socket.socket, models: list[str], app: str, **options: Any) -> None:
+    """Serve as `uvicorn.run` does, but on a socket that already listens."""
+    import uvicorn
+
+    application = pkgutil.resolve_name(app)
+    if models:
+        application = demo_only(application, models)
+    server = uvicorn.Server(uvicorn.Config(application, **options))
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit("the proxy did not start")
 
 
 def main() -> None:
-    pipe = int(sys.argv[1])
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    sys.argv = ["litellm", *sys.argv[2:]]
+    """Run LiteLLM's command. Arguments: the pipe, the socket, perhaps `--demo` and models, then LiteLLM's own."""
+    pipe, descriptor, *options = sys.argv[1:]
+    end_with_parent(int(pipe), 5)
+    models: list[str] = []
+    if options[0] == DEMO:
+        models, options = options[1].split(","), options[2:]
+    sys.argv = ["litellm", *options]
+    import uvicorn
+
+    # LiteLLM's command takes a host and a port, but no socket.
+    uvicorn.run = functools.partial(serve, socket.socket(fileno=int(descriptor)), models)
     from litellm import run_server  # type: ignore[import-not-found]
 
     run_server()

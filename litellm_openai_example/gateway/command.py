@@ -1,4 +1,4 @@
-"""A command that is run with a server of ours beside it, and is not to notice."""
+"""Running a command transparently beside a server of ours."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import NoReturn
 
-from .environment import GatewayUnavailable
+from .children import GatewayUnavailable, end_with_parent
 
 
 def run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
-    """Run a command to its end, and pass on to it what we are told."""
+    """Run a command to its end, passing signals on to it; it ends too if this process is killed (Linux)."""
     process: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, _: object) -> None:
@@ -23,7 +23,7 @@ def run(command: tuple[str, ...], env: Mapping[str, str]) -> int:
 
     handle((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), pass_on)
     try:
-        process = subprocess.Popen(command, env=dict(env))
+        process = subprocess.Popen(command, env=dict(env), preexec_fn=end_with_parent())
     except OSError as error:
         raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
     code = process.wait()

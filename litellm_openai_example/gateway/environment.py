@@ -16,14 +16,11 @@ from importlib import resources
 from pathlib import Path
 
 from ..state import cache_dir
+from .children import GatewayUnavailable, end_with_parent
 from .progress import progress
 
 REQUIREMENTS = "requirements.txt"
 _DONE = ".complete"
-
-
-class GatewayUnavailable(Exception):
-    """The gateway cannot be installed or started; the message is for the user."""
 
 
 def ensure(tell: Callable[[str], None]) -> Path:
@@ -43,10 +40,10 @@ def ensure(tell: Callable[[str], None]) -> Path:
     python = root / "bin" / "python"
     if _complete(root, python):
         return python
-    with _only_one(root.with_name(root.name + ".lock"), tell):
+    with _only_one(root.with_name(root.name + ".lock"), tell) as lock:
         if not _complete(root, python):
             with resources.as_file(requirements) as file:
-                _install(root, python, file, tell)
+                _install(root, python, file, lock, tell)
     return python
 
 
@@ -76,27 +73,39 @@ def _complete(root: Path, python: Path) -> bool:
     return (root / _DONE).exists() and python.exists()
 
 
-def _install(root: Path, python: Path, requirements: Path, tell: Callable[[str], None]) -> None:
+def _install(root: Path, python: Path, requirements: Path, lock: int, tell: Callable[[str], None]) -> None:
     uv = find_uv()
+    (root / _DONE).unlink(missing_ok=True)  # first of all: a removal that is cut short must not leave it behind
     shutil.rmtree(root, ignore_errors=True)
     with progress("installing LiteLLM (once, about 470 MB in the cache directory)", tell) as show:
-        _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)], show)
+        _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)], lock, show)
         # Without their dependencies: all that is needed is pinned, and what LiteLLM names beside it is left out.
         _run([uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--no-deps",
-              "--requirements", str(requirements)], show)  # fmt: skip
+              "--requirements", str(requirements)], lock, show)  # fmt: skip
     # Bytecode now, or each of the proxy's starts would compile some thousand modules.
     with progress("compiling LiteLLM's bytecode (once, about 20 s)", tell) as show, suppress(GatewayUnavailable):
-        _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], show)
+        _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], lock, show)
     (root / _DONE).touch()
 
 
-def _run(command: list[str], show: Callable[[int], None]) -> None:
-    """Run a step of the installation; what it says is told if it fails."""
+def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
+    """Run a step of the installation; its output is part of the error if it fails.
+
+    It inherits the lock: a step that outlives this process keeps the next one from writing into the same directory.
+    """
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
         try:
-            process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=(lock,),
+                preexec_fn=end_with_parent(),
+            )
         except OSError as error:
             raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
         try:
@@ -121,12 +130,12 @@ def _still_runs(process: subprocess.Popen[bytes]) -> bool:
 
 
 @contextmanager
-def _only_one(lock: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Let one process at a time install; another that starts meanwhile waits and finds the work done."""
+def _only_one(lock: Path, tell: Callable[[str], None]) -> Iterator[int]:
+    """Let one process at a time install; another one waits and finds the work done. Yields the lock's descriptor."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             tell("waiting for another process that installs LiteLLM")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

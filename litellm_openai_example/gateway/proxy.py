@@ -6,19 +6,16 @@ import http.client
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from . import boot
-from .environment import GatewayUnavailable, ensure
+from .children import GatewayUnavailable, Server, listen
+from .environment import ensure
+from .routes import OFFLINE_KEY
 from .state import State, is_alive
 
 READY_SECONDS = 120
@@ -31,7 +28,7 @@ _LOOPBACK = "127.0.0.1,localhost,::1"
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_\w+"
     r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
-    r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG",
+    r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG|HF_HUB_OFFLINE|" + OFFLINE_KEY,
     re.IGNORECASE,
 )
 _SETTINGS = {
@@ -58,6 +55,7 @@ class Proxy:
         state: where its key, salt, configuration and log are kept.
         port: to listen on, 0 for any free one.
         env: what the proxy is to know of the environment: provider keys and addresses, HTTP proxies.
+        demo: names of the offline demo's models; with them, what the demo does not serve is refused.
         tell: told what takes its time, a line at a time.
 
     Raises:
@@ -76,21 +74,29 @@ class Proxy:
         state: State,
         port: int = 0,
         env: Mapping[str, str] = os.environ,
+        demo: Sequence[str] = (),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         python = ensure(tell)
         _clean_up_after_the_dead(state.folder)
-        self._reserved, number = _reserve(port)
-        self.base_url = f"http://127.0.0.1:{number}"
         self.api_key = state.master_key
         self._secrets = [self.api_key, state.salt, *_secrets_in(env)]
+        listener = listen(port)
+        number = listener.getsockname()[1]
         name = f"proxy-{os.getpid()}-{number}"
         config = state.write(f"{name}.json", json.dumps(configuration, indent=1))  # JSON is YAML
         self.log = state.write(f"{name}.log", "")
-        # -I: neither our directory nor the user's Python settings are for LiteLLM.
-        command = [str(python), "-I", "-u", boot.__file__]
-        options = ["--host", "127.0.0.1", "--port", str(number), "--config", str(config)]
-        self._process, self._pipe = _spawn(command, options, _environment(env, state), self.log)
+        served = [boot.DEMO, ",".join(demo)] if demo else []
+        self._server = Server(
+            # -I: neither our directory nor the user's Python settings are for LiteLLM.
+            [str(python), "-I", "-u", boot.__file__],
+            [*served, "--host", "127.0.0.1", "--port", str(number), "--config", str(config)],
+            listener=listener,
+            env=_environment(env, state),
+            output=self.log,
+            folder=state.folder,
+        )
+        self.base_url = self._server.base_url
 
     def wait_until_ready(self, limit: float = READY_SECONDS, on_second: Callable[[int], None] = lambda _: None) -> None:
         """Return once the proxy answers a call with our key.
@@ -102,36 +108,21 @@ class Proxy:
         Raises:
             GatewayUnavailable: it ended, or was not ready in time; the message has the end of its log.
         """
-        started, told = time.monotonic(), 0
-        while not is_ready(self.base_url, self.api_key):
-            passed = time.monotonic() - started
-            code = self._process.poll()
-            if code is not None:
-                raise GatewayUnavailable(f"the proxy ended with code {code}{self.log_tail()}")
-            if passed > limit:
-                raise GatewayUnavailable(f"the proxy was not ready after {limit:.0f} s{self.log_tail()}")
-            if passed >= told + 1:
-                told = int(passed)
-                on_second(told)
-            time.sleep(0.1)
-        self._reserved.close()
+        headers = {"authorization": f"Bearer {self.api_key}"}
+        try:
+            if self._server.wait_until_ready("/v1/models", headers, limit, on_second):
+                return
+        except TimeoutError:
+            raise GatewayUnavailable(f"the proxy was not ready after {limit:.0f} s{self.log_tail()}") from None
+        raise GatewayUnavailable(f"the proxy ended with code {self._server.process.wait()}{self.log_tail()}")
 
     def wait(self) -> None:
         """Return once the proxy has ended by itself."""
-        self._process.wait()
+        self._server.process.wait()
 
     def stop(self) -> None:
         """Stop the proxy and wait until it is gone."""
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
-        self._reserved.close()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._server.stop(_STOP_SECONDS)
         for file in (self.log, self.log.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
@@ -189,45 +180,3 @@ def _clean_up_after_the_dead(folder: Path) -> None:
 
 def _secrets_in(env: Mapping[str, str]) -> list[str]:
     return [value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5]
-
-
-def _reserve(port: int) -> tuple[socket.socket, int]:
-    """A port that the system gives to nobody else while the proxy boots, which takes seconds."""
-    holder = socket.socket()
-    # With this option on both, Linux lets the proxy listen on a port that is bound here but not listened on.
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        holder.bind(("127.0.0.1", port))
-    except OSError as error:
-        holder.close()
-        raise GatewayUnavailable(f"port {port} cannot be used: {error.strerror}") from None
-    number = int(holder.getsockname()[1])
-    if sys.platform != "linux":
-        holder.close()
-    return holder, number
-
-
-def _spawn(
-    command: list[str], options: list[str], env: Mapping[str, str], log: Path
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Run the boot script; it ends when the returned end of a pipe is closed."""
-    reading, writing = os.pipe()
-    try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*command, str(reading), *options],
-                env=env,
-                cwd=log.parent,
-                pass_fds=(reading,),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                # Ctrl-C at the terminal is ours to handle: the proxy outlives the command it serves.
-                start_new_session=True,
-            )
-    except OSError as error:
-        os.close(writing)
-        raise GatewayUnavailable(f"the proxy could not be started: {error}") from None
-    finally:
-        os.close(reading)
-    return process, writing

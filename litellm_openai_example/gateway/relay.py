@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -15,9 +12,10 @@ from typing import NoReturn
 import click
 
 from ..config import OWN_RELAY, setting
+from . import relay_boot
+from .children import GatewayUnavailable, Server, listen
 from .command import exec_command, handle, run
-from .environment import GatewayUnavailable
-from .proxy import is_ready, with_loopback_direct
+from .proxy import with_loopback_direct
 
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -41,34 +39,25 @@ def with_relay(command: tuple[str, ...]) -> int:
 @contextmanager
 def _relay() -> Iterator[str]:
     """A relay on a free port of loopback, ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    base_url = f"http://127.0.0.1:{port}"
-    relay = [sys.executable, "-m", "litellm_openai_example.relay", "--host", "127.0.0.1", "--port", str(port)]
-    # A session of its own: Ctrl-C at the terminal is for the command, the relay is stopped after it.
-    env = {"RELAY_LOG_LEVEL": "WARNING", **os.environ}  # the command tells how its run goes
-    process = subprocess.Popen(relay, env=env, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
+    relay = Server(
+        [sys.executable, "-m", relay_boot.__name__],
+        listener=listen(),
+        env={"RELAY_LOG_LEVEL": "WARNING", **os.environ},  # the command tells how its run goes
+        output=2,
+    )
     try:
-        _wait(process, base_url)
-        yield base_url
+        _wait(relay)
+        yield relay.base_url
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        relay.stop(_STOP_SECONDS)
 
 
-def _wait(process: subprocess.Popen[bytes], base_url: str) -> None:
-    until = time.monotonic() + _READY_SECONDS
-    while not is_ready(base_url, path="/readyz"):
-        if process.poll() is not None:
+def _wait(relay: Server) -> None:
+    try:
+        if not relay.wait_until_ready("/readyz", {}, _READY_SECONDS):
             raise GatewayUnavailable("the relay did not start")
-        if time.monotonic() > until:
-            raise GatewayUnavailable(f"the relay was not ready after {_READY_SECONDS:.0f} s")
-        time.sleep(0.05)
+    except TimeoutError:
+        raise GatewayUnavailable(f"the relay was not ready after {_READY_SECONDS:.0f} s") from None
 
 
 def main() -> NoReturn:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from ..config import setting
+from .offline.server import MODELS
 
 # Model names that belong to a provider, and where its key may be found. A bare name is OpenAI's unless its own
 # first word says otherwise.
@@ -15,6 +16,7 @@ _PROVIDERS = {
     "gemini": (("gemini/*", "gemini-*"), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
 }
 _OFFLINE_NAMES = ("openai/*", "*", "anthropic/*", "gemini/*")
+OFFLINE_KEY = "OFFLINE_PROVIDER_KEY"  # the variable that holds the offline provider's key
 _SETTINGS: dict[str, object] = {
     # One POST for one call, and the provider's own error instead of a pause that hides it.
     "router_settings": {"num_retries": 0, "disable_cooldowns": True},
@@ -41,8 +43,9 @@ def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> di
         offline_url: address of the offline provider, which takes every model; None to use the providers.
     """
     if offline_url is not None:
-        to = {"api_base": offline_url, "api_key": "offline"}
-        return with_settings([route(name, {"model": "openai/*", **to}) for name in _OFFLINE_NAMES], to)
+        to = {"api_base": offline_url, "api_key": f"os.environ/{OFFLINE_KEY}"}
+        named = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
+        return with_settings([*named, *(route(name, {"model": "openai/*", **to}) for name in _OFFLINE_NAMES)], to)
     routes = []
     for provider, variable in keys.items():
         for name in _PROVIDERS[provider][0]:

@@ -1,23 +1,31 @@
-"""What a gateway of ours leaves on disk: its key, its salt, and where it runs. Readable by the user alone."""
+"""A gateway's files: its key, its salt, and the address where it runs. Readable by the user alone."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..state import kept_secret, state_dir, write_private
+from ..state import kept_secret, open_private, state_dir, write_private
 
 
 @dataclass(frozen=True)
 class Running:
-    """A gateway that serves: the process to end it by, its root, and whether the offline demo model answers."""
+    """A gateway that serves.
 
-    pid: int
+    Attributes:
+        base_url: its root.
+        offline: True if the offline demo model answers.
+        machine: the loopback interface that the address belongs to, as `this_machine` names it.
+    """
+
     base_url: str
     offline: bool
+    machine: str
 
 
 class State:
@@ -27,13 +35,14 @@ class State:
         folder: the directory, made if it is not there; default: this program's state directory.
 
     Raises:
-        ConfigurationError: the state directory cannot be made or written to.
+        ConfigurationError: the state directory cannot be made or written to, or is not this user's.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or state_dir()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._note = self.folder / "gateway.json"
+        self._lock: int | None = None
 
     @property
     def master_key(self) -> str:
@@ -52,22 +61,48 @@ class State:
         return path
 
     def record(self, running: Running) -> None:
-        """Note where a gateway runs, for `running`."""
-        self.write(self._note.name, json.dumps(vars(running)))
+        """Note where a gateway runs, for `running`; to be called by the process that listens there.
+
+        The note is locked until this process ends. A process id would not do: it may be another program's by now, and
+        another user may listen on the port.
+        """
+        path = self.write(f"proxy-{os.getpid()}-note.json", json.dumps(vars(running)))
+        self._lock = os.open(path, os.O_RDWR)
+        with suppress(OSError):  # a file system without locks: then nobody finds the note locked, and it is not used
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.replace(path, self._note)
 
     def running(self) -> Running | None:
-        """The gateway that was recorded last, if its process lives; whether it answers is for the caller to see."""
-        try:
-            running = Running(**json.loads(self._note.read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return running if isinstance(running.base_url, str) and is_alive(running.pid) else None
+        """The gateway that was recorded last, if the process that listens at its address lives."""
+        with suppress(OSError, ValueError, TypeError), os.fdopen(open_private(self._note), encoding="utf-8") as note:
+            try:
+                fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                running = Running(**json.load(note))
+                return running if running.machine == this_machine() else None
+        return None
 
-    def forget(self, running: Running) -> None:
-        """Remove the note of this gateway, if it is still the one that is noted."""
-        with suppress(OSError, ValueError):
-            if json.loads(self._note.read_text()) == vars(running):
-                self._note.unlink()
+    def forget(self) -> None:
+        """Remove the note that this process has made, unless another gateway has made one since."""
+        if self._lock is not None:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(self._lock), self._note.lstat()):
+                    self._note.unlink()
+            os.close(self._lock)
+            self._lock = None
+
+
+def this_machine() -> str:
+    """Name the loopback interface of this process.
+
+    Home directories are shared between machines and containers, and so are locks on files there. But an address on
+    loopback means another listener on each machine, and in each network namespace.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()} {boot} {os.readlink('/proc/self/ns/net')}"
+    except OSError:  # not Linux
+        return platform.node()
 
 
 def is_alive(pid: object) -> bool:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import secrets
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
+import anyio
 import click
 
 from ..config import ConfigurationError
 from ..console import run_command
+from ..research.relay_calls import RelayError
 from ..research.relay_client import AsyncRelayClient, RelayClient
 from ..state import kept_secret, state_dir
+
+_AWAY = 4.5  # seconds until a relay that does not answer counts as away
+_PAUSE = 0.3
 
 _EPILOG = """\b
 Environment:
@@ -44,7 +52,7 @@ def serve() -> None:
     """Offer a relay's deep research to an agent: an MCP server on stdin and stdout."""
     try:
         RelayClient().close()
-        from .server import create_server
+        from .server import Caller, create_server
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     except ModuleNotFoundError as error:
@@ -53,8 +61,30 @@ def serve() -> None:
         raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
     if sys.stdin.isatty():
         _tell("an agent is expected on stdin (see --help); Ctrl-D ends this")
-    me = _me()
-    create_server(lambda _: AsyncRelayClient(), lambda _: me).run("stdio")
+    me = Caller(_me())
+    create_server(_connect, lambda _: me).run("stdio")
+
+
+@asynccontextmanager
+async def _connect(_: object) -> AsyncIterator[AsyncRelayClient]:
+    """Give a helper whose relay is there. Raises ToolError: an agent should not wait for one that is away."""
+    from .server import told
+
+    async with AsyncRelayClient() as relay:
+        await told(_check(relay))
+        yield relay
+
+
+async def _check(relay: AsyncRelayClient) -> None:
+    """Return once the relay is ready, which may just restart. Raises RelayError."""
+    until = time.monotonic() + _AWAY
+    while True:
+        try:
+            return await relay.check(timeout=max(_PAUSE, until - time.monotonic()))
+        except RelayError:
+            if time.monotonic() + _PAUSE >= until:
+                raise
+        await anyio.sleep(_PAUSE)
 
 
 def _me() -> str:

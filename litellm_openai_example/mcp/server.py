@@ -2,8 +2,8 @@
 
 An agent gets one id, `inv_....TOKEN`: it reads and cancels the run, after the agent or the relay was restarted too.
 Agents repeat calls, after a timeout or a restart, and few of them send an idempotency key. So the same arguments find
-the run that was started with them, unless the agent asks for a new one. Only its own run: what another has started may
-be neither read nor cancelled by who happens to ask the same.
+the run that was started with them, unless the agent asks for a new one. Only the caller's own run, by what is certain
+about the caller (see `Caller`): others who ask the same may neither read nor cancel it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field, WithJsonSchema
 
 from ..errors import GatewayError
 from ..json_object import JsonObject
-from ..research.arguments import ToolArguments
+from ..payer import Payer
+from ..research.arguments import ToolArguments, unknown_name
 from ..research.contract import Invocation
-from ..research.relay_calls import RelayError, ResearchRunningError
+from ..research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..research.tool import TOOL, check_arguments
 
@@ -63,21 +65,53 @@ _NEXT = {
     "cancelled": "deep_research with new_run=true starts and pays for a new run",
 }
 
+
+@dataclass(frozen=True)
+class Caller:
+    """The caller of a tool, by what is certain about it; the same after a restart.
+
+    Attributes:
+        name: a caller's own idempotency keys find the runs of this name.
+        place: the same arguments find the runs of this name and place; None if others may share both.
+    """
+
+    name: str
+    place: str | None = ""
+
+
 # Both take the request as the transport has it: None on stdio.
 Connect = Callable[[Any], AbstractAsyncContextManager[AsyncRelayClient]]
-Caller = Callable[[Any], str]
+Identify = Callable[[Any], Caller]
 RunId = Annotated[str, Field(description="The whole id that deep_research returned: inv_....TOKEN")]
 
 
-def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
-    """The server with its three tools.
+class _StrictServer(MCPServer[object]):
+    """A server whose tools take null for what is left out, and refuse names that they do not know.
+
+    The SDK drops such names: a run with a misspelt constraint would be paid for without it.
+    """
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[object, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
+        if tool is not None:
+            known = list(tool.input_schema["properties"])
+            unknown = [unknown_name(one, known) for one in arguments if one not in known]
+            if unknown:
+                raise ToolError(f"nothing was done: an argument {unknown[0]}")
+        return await super().call_tool(name, {k: v for k, v in arguments.items() if v is not None}, context)
+
+
+def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
+    """Return the server with its three tools.
 
     Args:
-        connect: gives a helper that talks to the relay; it is closed after each call.
-        caller: tells who asks: the same after a restart, and nobody else can be that. Runs are found again by it.
+        connect: gives a helper that talks to the relay; it is closed after each call. May raise ToolError.
+        identify: gives the caller of a request, by whom runs are found again.
     """
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # it repeats what clients send
-    server: MCPServer[object] = MCPServer(
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # the SDK logs what clients send
+    server = _StrictServer(
         "litellm-relay",
         instructions="deep_research starts a run and returns its id at once. Keep the id: research_status tells how "
         "the run stands, and gives report and sources once it has ended, even after a restart of yours.",
@@ -94,7 +128,8 @@ def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
         **given: object,
     ) -> JsonObject:
         """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
-        when to ask again. The same arguments return the run that there is: a repeated call is not paid for again."""
+        when to ask again. Keep the id. The same arguments return the run that there is, and pay for no other, if it is
+        certain that it is yours."""
         try:
             checked = check_arguments(given)
         except ValueError as error:
@@ -102,8 +137,8 @@ def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
         arguments: JsonObject = checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | {"background": True}
         request = ctx.request_context.request
         async with connect(request) as relay:
-            whose = json.dumps([caller(request), relay.payer.headers])
-            accepted = await _told(relay.invoke(arguments, idempotency_key=_key(ctx, whose, arguments, new_run)))
+            key = _key(ctx, identify(request), relay.payer, None if new_run else arguments)
+            accepted = await told(relay.invoke(arguments, idempotency_key=key))
         return _slim(accepted, accepted.invocation_token)
 
     _takes_arguments(deep_research)
@@ -121,26 +156,26 @@ def create_server(connect: Connect, caller: Caller) -> MCPServer[object]:
         invocation_id, token = _split(id)
         async with connect(ctx.request_context.request) as relay:
             until = time.monotonic() + wait_seconds
-            view: Invocation = await _told(relay.get(invocation_id, token))
+            view: Invocation = await told(relay.get(invocation_id, token))
             while not view.finished and (left := until - time.monotonic()) > 0:
                 await ctx.report_progress(wait_seconds - left, wait_seconds, f"research {view.status}")
                 look = min(_LOOK, left)
                 try:
-                    view = await _told(relay.wait(invocation_id, token, timeout=look))
+                    view = await told(relay.wait(invocation_id, token, timeout=look))
                 except ResearchRunningError:  # or the relay is away for a moment, and may say so at once
                     await asyncio.sleep(max(0.0, until - left + look - time.monotonic()))
-        told = _slim(view, token)
+        facts = _slim(view, token)
         if include_report:
-            told["report"] = view.output_text
-            told["sources"] = [page.model_dump() for page in view.sources]
-        return told
+            facts["report"] = view.output_text
+            facts["sources"] = [page.model_dump() for page in view.sources]
+        return facts
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
     async def research_cancel(id: RunId, ctx: Context[object, object]) -> JsonObject:
         """Stop a research run. What it has cost until then is spent."""
         invocation_id, token = _split(id)
         async with connect(ctx.request_context.request) as relay:
-            return _slim(await _told(relay.cancel(invocation_id, token)), token)
+            return _slim(await told(relay.cancel(invocation_id, token)), token)
 
     return server
 
@@ -188,26 +223,28 @@ def _split(id: str) -> tuple[str, str]:
     return parts[1], parts[2]
 
 
-def _key(ctx: Context[object, object], whose: str, arguments: JsonObject, new_run: bool) -> str | None:
-    """The idempotency key of a start, in a form that a header holds: the client's own, else one of the arguments."""
+def _key(ctx: Context[object, object], caller: Caller, payer: Payer, arguments: JsonObject | None) -> str | None:
+    """Return the idempotency key of a start, in a form that a header holds: the client's own, else one of `arguments`,
+    None without either."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)
     if given is not None:
-        name = f"mcp key\n{whose}\n{given}"
-    elif new_run:
-        return None
-    else:
+        name = f"mcp key\n{json.dumps([caller.name, payer.headers])}\n{given}"
+    elif arguments is not None and caller.place is not None:
+        whose = json.dumps([caller.name + caller.place, payer.headers])
         name = f"mcp arguments\n{whose}\n{json.dumps(arguments, sort_keys=True)}"
+    else:
+        return None
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
 
-async def _told(answer: Awaitable[T]) -> T:
-    """What the relay answers. Raises ToolError with words by which an agent can act, or ResearchRunningError."""
+async def told(answer: Awaitable[T]) -> T:
+    """Return what the relay answers. Raises ToolError with words by which an agent can act, or ResearchRunningError."""
     try:
         return await answer
     except ResearchRunningError:
         raise
-    except RelayError as error:
+    except (RelayError, ResearchUnconfirmedError) as error:
         raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
     except (GatewayError, ValueError) as error:
         raise ToolError(f"the relay cannot be asked: {error}") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from ..console import READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
 from .settings import Settings, database_url, make_settings, request_fields
+from .stderr import open_standard_streams, write_line
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
@@ -74,12 +77,13 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     type=click.IntRange(0, 65535),
     default=Settings.port,
 )
+@click.option("--fd", type=click.IntRange(0), hidden=True, help="Serve on this inherited socket, as uvicorn's --fd.")
 @_option("--model", "RELAY_MODEL", "Model that does the research.", metavar="NAME", default=Settings.model)
 @_option(
     "--request",
     "RELAY_REQUEST",
     "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
-    "those that the model gets by default (something to search with, and for the default model high effort); null "
+    "those that the model gets by default (something to search with, high effort, store); null "
     "takes one out.",
     type=_RequestFields(),
     default=None,
@@ -163,6 +167,7 @@ def relay(
     try:
         if list_runs or cost:
             return _report(state, since, cost=cost, as_json=as_json)
+        _end_at_once_by_sigterm()
         with late_types():
             from .process import CannotStart, run
     except ModuleNotFoundError as error:
@@ -215,12 +220,18 @@ def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: b
     return 0
 
 
+def _end_at_once_by_sigterm() -> None:
+    """Until the relay handles signals itself there is nothing to put in order."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
 def _tell(text: str) -> None:
-    click.echo(f"[relay] {text}", err=True)
+    write_line(f"[relay] {text}")
 
 
 def main() -> NoReturn:
     """Run the command line: exit code 0 after SIGTERM, 130 after Ctrl-C, 2 when a setting is missing or wrong."""
+    open_standard_streams()
     sys.exit(run_command(relay, _tell, name="litellm-relay", show_usage=False))
 
 

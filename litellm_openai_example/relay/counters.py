@@ -23,6 +23,12 @@ _cost = Counter(f"{NAME}_cost_usd", "Cost of ended runs as the gateway reckoned 
 _upstream_errors = Counter(
     f"{NAME}_upstream_errors", "Calls of the gateway that failed, by kind.", ["call", "kind"], registry=counters
 )
+_adapted = Counter(
+    f"{NAME}_adapted",
+    "Runs that were submitted otherwise than asked for, because a model refuses a field, by what it refuses.",
+    ["kind"],
+    registry=counters,
+)
 observe_commit = Histogram(
     f"{NAME}_ledger_commit_seconds",
     "How long the ledger took to commit a group of changes.",
@@ -32,6 +38,12 @@ observe_commit = Histogram(
 for _call in ("submit", "poll"):  # a series that is there from the start: a rate over its first error is not lost
     for _kind in ErrorKind:
         _upstream_errors.labels(_call, _kind.value)
+for _kind in (ErrorKind.UNSUPPORTED_TOOL, ErrorKind.UNSUPPORTED_REASONING, ErrorKind.UNSUPPORTED_STORE):
+    _adapted.labels(_kind.value)
+
+
+def count_adapted(kind: ErrorKind) -> None:
+    _adapted.labels(kind.value).inc()
 
 
 def count_ended(state: str, error_code: str | None, cost: float | None) -> None:

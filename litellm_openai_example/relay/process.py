@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
 import os
@@ -23,6 +24,7 @@ from .ledger.failures import LedgerUnavailable
 from .log import configure_logging, log
 from .relay import Relay
 from .settings import Settings
+from .stderr import background_stderr
 
 _KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
 _CLOSING = 1  # seconds that answers in progress get at shutdown
@@ -45,6 +47,15 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     Raises:
         ConfigurationError, CannotStart: with one line for a person.
     """
+    with background_stderr(_tell_losses):
+        return _run(settings, tell)
+
+
+def _tell_losses(lines: int) -> None:
+    log.warning("%d lines of this log were lost: nothing took them from stderr", lines)
+
+
+def _run(settings: Settings, tell: Callable[[str], None]) -> int:
     configure_logging()
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
     quiet_drivers()
@@ -58,6 +69,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     except asyncio.CancelledError:
         if not stopping.by:
             raise
+    log.info("stopped")
     return stopping.exit_code
 
 
@@ -77,7 +89,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
     stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
     relay = Relay(settings)
     await relay.open()
-    with bind(settings.host, settings.port) as listener:
+    with bind(settings.host, settings.port) if settings.fd is None else inherited(settings.fd) as listener:
         try:
             await relay.start()
             server = RelayServer(settings, relay, listener, tell)
@@ -130,11 +142,12 @@ class Stopping:
         if sys.platform != "win32":  # no thread: one cannot be started safely in a signal handler
             signal.signal(signal.SIGALRM, self._end)
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            # The interpreter takes its handlers away at its very end: the alarm would kill the process then.
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         self._stop()
 
     def _end(self, *_: object) -> None:
-        os.write(2, b"[relay] WARNING something did not stop in time; the process ends without it\n")
-        os._exit(self.exit_code)
+        os._exit(self.exit_code)  # without a word: stderr may be what hangs
 
 
 def _signals() -> list[signal.Signals]:
@@ -199,6 +212,14 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise CannotStart(f"cannot listen on {host} port {port}: {error.strerror}") from None
     return listener
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The socket that whoever started this process has bound. Raises CannotStart."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise CannotStart(f"--fd {descriptor} is not a socket: {error.strerror}") from None
 
 
 def _allow_many_connections() -> None:

@@ -45,8 +45,16 @@ class Relay:
         timings = settings.timings
         name = secrets.token_hex(8)
         self._database = Database(settings.database_url, name)
-        self._upstream = Upstream(settings.gateway, longest=settings.max_output, http_client=http_client)
-        self.ledger = Ledger(self._database, name, lease=timings.lease, max_queued=settings.max_queued)
+        self._upstream = Upstream(
+            settings.gateway,
+            longest=settings.max_output,
+            explicit=settings.request,
+            learned=timings.learned,
+            http_client=http_client,
+        )
+        self.ledger = Ledger(
+            self._database, name, lease=timings.lease, max_queued=settings.max_queued, retention=settings.retention
+        )
         self._worker = Worker(self.ledger, self._upstream, settings)
         self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())
         self._database.on_change = self.hub.changed

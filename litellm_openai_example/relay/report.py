@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Row, Select, cast, func, select
+from sqlalchemy import JSON, ColumnElement, Row, Select, case, cast, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -58,7 +58,8 @@ def listed(state: str | None) -> list[Select[Any]]:
 
 def spent(since: float, *, postgresql: bool) -> Select[Any]:
     """The query of `--cost`: what has ended since then, in seconds since 1970."""
-    model: ColumnElement[Any] = func.json_extract(_row.response, "$.model")
+    # SQLite parses 1,000 levels; one row that is deeper must not cost the report.
+    model: ColumnElement[Any] = case((func.json_valid(_row.response), func.json_extract(_row.response, "$.model")))
     if postgresql:
         model = cast(_row.response, JSON)["model"].as_string()
     return select(_row.updated_at, _row.cost_usd, model.label("model")).where(IS_ENDED, _row.updated_at >= since)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
 from ..json_object import JsonObject, can_be_sent, strict_json
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gpt-6.1-sol"
 
 _OWN_FIELDS = frozenset({"model", "input", "background", "stream"})
+_ESCAPES = (
+    "it has the form postgresql://user:password@host:port/database, where special characters in the user and the "
+    "password are written as %40 (@), %2F (/), %3A (:), %23 (#), %25 (%)"
+)
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "sqlite+aiosqlite": "sqlite+aiosqlite",
@@ -35,7 +40,7 @@ class Timings:
         first_poll, longest_poll: the pause between two polls of one invocation grows from the one to the other.
         poll_timeout: of one poll.
         polls_per_second: what all pollers of this process may add up to.
-        missing: how long a gateway may say that it does not know a response before it is believed.
+        missing: how long a gateway must say of a response, and nothing else, that it does not know it to be believed.
         gate: a submission that takes longer leaves the submit gate.
         lease: how long a process that fell silent keeps its work; a third of it passes between two heartbeats.
         tick: how often work left behind is looked for, and changes made by others on SQLite.
@@ -47,6 +52,7 @@ class Timings:
         ledger: how long a request waits for a database that does not answer.
         cancel: how long `POST .../cancel` waits for the outcome.
         drain: how long submissions in flight may take at shutdown.
+        learned: how long it is remembered what a model refuses of a request.
     """
 
     first_poll: float = 2.0
@@ -65,6 +71,7 @@ class Timings:
     ledger: float = 5.0
     cancel: float = 5.0
     drain: float = 3.5
+    learned: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Settings:
     """Everything that the relay can be told. Secrets stay out of `repr`.
 
     Attributes:
+        fd: descriptor of a bound socket to serve on, instead of host and port.
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
@@ -83,6 +91,7 @@ class Settings:
     database_url: URL = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8080
+    fd: int | None = None
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
     request: JsonObject = field(default_factory=dict, repr=False)
@@ -137,7 +146,10 @@ def request_fields(text: str) -> JsonObject:
         fields = None
     if not isinstance(fields, dict) or not can_be_sent(fields):
         raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
-    if taken := sorted(_OWN_FIELDS & fields.keys()):
+    inner = {} if fields.get("extra_body") is None else fields["extra_body"]  # LiteLLM puts it over the body's fields
+    if not isinstance(inner, dict):
+        raise ValueError('must hold extra_body as an object, such as {"extra_body": {"a_new_field": 1}}')
+    if taken := sorted(_OWN_FIELDS & (fields.keys() | inner.keys())):
         raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
     tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("type"), str) for t in tools):
@@ -146,17 +158,23 @@ def request_fields(text: str) -> JsonObject:
 
 
 def database_url(env: Mapping[str, str] = os.environ) -> URL:
-    """Where the ledger is: `RELAY_DATABASE_URL`, else a file in the state directory. Raises ConfigurationError."""
+    """Return the address of the ledger: `RELAY_DATABASE_URL`, otherwise a file in the state directory.
+
+    Raises:
+        ConfigurationError: the address is unusable; the text shows no part of it that could be a password.
+    """
     from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
     from sqlalchemy.exc import ArgumentError
 
     text = env.get("RELAY_DATABASE_URL", "").strip()
     if not text:
         return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
+    if text[0] in "\"'":
+        raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError("RELAY_DATABASE_URL is not a database URL") from None
+        raise ConfigurationError(f"RELAY_DATABASE_URL is not a database URL: {_ESCAPES}") from None
     driver = _DRIVERS.get(url.drivername)
     if driver is None:
         raise ConfigurationError("RELAY_DATABASE_URL must start with sqlite:// or postgresql://")
@@ -166,4 +184,16 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         url = url.set(database=os.path.abspath(str(url.database)))
     elif sys.platform == "win32":  # psycopg cannot work on the event loop that Python has there
         raise ConfigurationError("a ledger in PostgreSQL needs Linux or macOS: on Windows use SQLite, or WSL")
+    else:
+        url = _postgresql_url(text, url)
     return url.set(drivername=driver)
+
+
+def _postgresql_url(text: str, url: URL) -> URL:
+    """Return the URL with the directory of a Unix socket decoded. Raises ConfigurationError if a password is cut."""
+    behind = text.split("@", 1 + (url.username or "").count("@"))[-1]
+    if url.password is not None and "@" in behind:
+        # SQLAlchemy ends the password at the first @, and would look the rest up as a host.
+        raise ConfigurationError(f"RELAY_DATABASE_URL has an unescaped @ behind its user: {_ESCAPES}")
+    socket = unquote(url.host or "")
+    return url.set(host=socket) if socket.startswith(("/", "@")) else url

@@ -9,8 +9,9 @@ is the same request to whatever compares requests by their arguments (the relay'
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
@@ -29,6 +30,7 @@ from ..json_object import JsonObject
 MAX_TEXT: Final = 100_000
 MAX_ITEMS: Final = 100
 MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
+_LONGEST_COMPARED: Final = 64  # characters of an unknown name; comparing takes time that grows with their square
 
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
@@ -55,6 +57,20 @@ class Section:
         if isinstance(value, list):
             return "\n".join(f"- {item.strip()}" for item in value if item.strip())
         return "" if value is None else str(value).strip()
+
+
+def unknown_name(name: str, known: Sequence[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """Return what to say of a name that is not one of `known`: the nearest one, and all of them.
+
+    Args:
+        name: as a client wrote it; it is not repeated.
+        known: the names at that place.
+        elsewhere: names at another place, each with its whole path.
+    """
+    paths = {**(elsewhere or {}), **{one: one for one in known}}
+    near = difflib.get_close_matches(name[:_LONGEST_COMPARED], paths, n=1)
+    hint = f"; did you mean {paths[near[0]]}?" if near else "."
+    return f"is not known here{hint} Known: {', '.join(known)}"
 
 
 class Strict(BaseModel):

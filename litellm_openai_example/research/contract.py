@@ -89,7 +89,8 @@ class Invocation(BaseModel):
     response: JsonObject | None = Field(
         None,
         description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "
-        "annotations), `usage`, and `cost_usd` as the gateway reckoned it; each may be missing.",
+        "annotations), `usage`, and `cost_usd` as the gateway reckoned it; each may be missing. `shortened` is true if "
+        "parts were left out because they are too large or nested too deeply.",
     )
     error_code: InvocationErrorCode | None = None
     error_message: str | None = None

@@ -87,6 +87,11 @@ class ToolCall:
         listed = source_list(self.sources, self.summary)
         return f"{self.summary.rstrip()}\n\n{listed}" if listed else self.summary
 
+    @property
+    def unread(self) -> bool:
+        """Did a relay accept the run, without its end having been read?"""
+        return self.invocation_id is not None and self.seconds is None
+
     def become(self, twin: ToolCall) -> None:
         """Take over what became of the same call."""
         own = {"response_id", "call_id", "name", "arguments", "round"}

@@ -32,7 +32,7 @@ INVOCATION_ERRORS: Final[dict[str, str]] = {
     "gateway_budget_exceeded": "The budget of the relay's gateway key is spent. Nothing was paid.",
     "gateway_rejected_request": "The gateway refused the request. Nothing was paid.",
     "model_unavailable": "The gateway has no such model for the relay's key. Nothing was paid.",
-    "research_timeout": "The research run did not end within the relay's time limit; the gateway was asked to stop it.",
+    "research_timeout": "The research run did not end within the relay's time limit, so the relay had it stopped.",
     "result_unavailable": "The gateway accepted the research run but can no longer give its result.",
     "upstream_failed": "The provider reports that the research run failed.",
     "upstream_incomplete": "The provider stopped the research run early; the text is only a part.",

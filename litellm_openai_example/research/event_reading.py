@@ -6,11 +6,10 @@ or `data.message`. What is handed on has the contract's form, each piece of the 
 
 from __future__ import annotations
 
-import json
-
 import httpx2
 
-from ..json_object import JsonObject
+from ..calls.lenient import read_json
+from ..json_object import JsonObject, within_depth
 from ..transport.deadline import Deadline
 from . import contract
 from .relay_calls import (
@@ -62,10 +61,8 @@ class EventReading:
     def event(self, sse: httpx2.ServerSentEvent) -> RelayEvent | None:
         """Take one event; None for what is not one of the contract's."""
         try:
-            data = json.loads(sse.data)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(data, dict):
+            data = within_depth(read_json(sse.data))
+        except ValueError:
             return None
         self._last = sse.id or self._last
         self._pause = FIRST_PAUSE

@@ -41,7 +41,8 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
         research: carries out one deep_research call and fills in what became of it.
 
     Raises:
-        StillRunningError: the deadline passed while a research run goes on.
+        StillRunningError: the deadline passed while a research run goes on, or before the relay confirmed one. The
+            outcome of such a run is not known, so that the model is not told of it.
         GatewayError: a turn failed; `research` on it holds what was paid for until then.
     """
     try:
@@ -161,9 +162,13 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
         for call in same:
             if call is not first:
                 call.become(first)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    unsettled = [failure for failure in failures if isinstance(failure, StillRunningError)]
+    if unsettled:
+        unsettled[0].others = tuple(unsettled[1:])
+        raise unsettled[0]
+    if failures:
+        raise failures[0]
 
 
 async def _answer_call(call: ToolCall, research: Research) -> None:

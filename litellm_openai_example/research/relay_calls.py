@@ -16,11 +16,20 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx2
+from openai import APIConnectionError
 
 from ..calls.lenient import read_json
 from ..calls.steps import EXPECTED, call, sleep
-from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, setting
-from ..errors import GatewayError, StillRunningError, one_line
+from ..config import DEFAULT_RELAY_URL, ConfigurationError, check_url, header_value, http_allowed, setting
+from ..errors import (
+    ClosedClientError,
+    DeadlineExceededError,
+    ErrorKind,
+    GatewayError,
+    LostAnswerError,
+    StillRunningError,
+    one_line,
+)
 from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
@@ -44,6 +53,10 @@ _NO_RELAY = "is RELAY_BASE_URL the address of a relay?"
 _HINTS = {401: "check RELAY_API_KEY", 403: "check the invocation id and RELAY_INVOCATION_TOKEN"}
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+# The only words of a relay under 5xx by which nothing was accepted; a lost commit may well be there after the others.
+_NOTHING_ACCEPTED = frozenset({"queue_full", "shutting_down"})
+# Below 500, unless it is the relay that says them: see the other answer, timed out, being processed.
+_OPEN_STATUSES = frozenset({303, 408, 409})
 
 
 class RelayError(GatewayError):
@@ -62,6 +75,36 @@ class ResearchRunningError(StillRunningError):
     def invocation(self) -> tuple[str, str]:
         """Id and token."""
         return self.invocation_id, self.invocation_token
+
+
+class ResearchUnconfirmedError(StillRunningError):
+    """A research run may have been accepted: the relay was sent its `POST`, and no answer tells.
+
+    `RelayClient.invoke(error.arguments, idempotency_key=error.idempotency_key)`, at the same relay, finds the run: a
+    repeat under the same key starts no second one for as long as the relay keeps the first.
+
+    Attributes:
+        idempotency_key: under which the run was posted; `str` and `repr` leave it out, as it gives the run's token.
+        arguments: those of the `POST`, complete.
+        relay_base_url: where it was posted.
+    """
+
+    kind = ErrorKind.UNCONFIRMED
+    _unknown = "it may have been accepted; a repeat under the same key finds it"
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        idempotency_key: str,
+        arguments: Mapping[str, object],
+        relay_base_url: str = "",
+        **details: Any,
+    ) -> None:
+        super().__init__(cause, outcome_unknown=True, **details)
+        self.idempotency_key = idempotency_key
+        self.arguments = dict(arguments)
+        self.relay_base_url = relay_base_url
 
 
 class RelayEvent(NamedTuple):
@@ -100,24 +143,34 @@ class RelayCalls:
             raise self.refused(response)
 
     async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
-        """Start a research run; repeated with the same key until the relay has answered."""
-        headers = {contract.IDEMPOTENCY_HEADER: idempotency_key or uuid.uuid4().hex, **self.payer.headers}
+        """Start a research run; repeated with the same key until the relay has answered.
+
+        Raises:
+            ResearchUnconfirmedError: it may have been accepted, and the deadline passed or the answer was lost.
+            RelayError: it was certainly not accepted.
+        """
+        key = idempotency_key or uuid.uuid4().hex
+        headers = {contract.IDEMPOTENCY_HEADER: key, **self.payer.headers}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         # Other relays demand the form of the result.
         given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
         body = {"tool_name": contract.TOOL_NAME, "arguments": given}
-        response = await self._until_answered("POST", contract.INVOCATIONS_PATH, headers, body)
-        return _read(read_accepted, response)
+        try:
+            return await self._until_answered(read_accepted, "POST", contract.INVOCATIONS_PATH, headers, body)
+        except RelayError as error:
+            if error.outcome_unknown:
+                raise self.unconfirmed(key, given, error) from error
+            raise
 
     async def get_operation(self, invocation_id: str, token: str) -> Invocation:
         """Look at an invocation."""
-        return _read(read_view, await self._until_answered("GET", invocation_path(invocation_id), token_header(token)))
+        return await self._until_answered(read_view, "GET", invocation_path(invocation_id), token_header(token))
 
     async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
         """Cancel an invocation."""
         path = f"{invocation_path(invocation_id)}/cancel"
-        return _read(read_view, await self._until_answered("POST", path, token_header(token)))
+        return await self._until_answered(read_view, "POST", path, token_header(token))
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -133,13 +186,15 @@ class RelayCalls:
             seconds = min(_WAIT_SECONDS, max(0.0, left - 0.2))
             path = f"{invocation_path(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                response = await self._until_answered("GET", path, token_header(token), timeout=seconds + _WAIT_GRACE)
+                headers, limit = token_header(token), seconds + _WAIT_GRACE
+                view = await self._until_answered(read_view, "GET", path, headers, timeout=limit)
             except RelayError as error:
                 # It was asked again until the deadline was near: the run is none the worse for it.
+                if isinstance(error.__cause__, ClosedClientError):
+                    raise
                 if error.status is None or error.status in PASSING:
                     raise research_running(invocation_id, token, str(error)) from error
                 raise
-            view = _read(read_view, response)
             if on_view is not None:
                 on_view(view)
             if view.finished:
@@ -152,29 +207,45 @@ class RelayCalls:
 
     async def _until_answered(
         self,
+        read: Callable[[JsonObject], T],
         method: str,
         path: str,
         headers: Mapping[str, str],
         body: object = None,
         timeout: float | None = None,
-    ) -> httpx2.Response:
-        """Send until the relay has answered for good, or the deadline is near."""
-        pause = FIRST_PAUSE
+    ) -> T:
+        """Send until the relay has answered for good, or the deadline is near.
+
+        A failure to create, which is what has a body, is told with `outcome_unknown` if any attempt may have been
+        accepted.
+        """
+        pause, unknown = FIRST_PAUSE, False
         while True:
             try:
                 response = await self._send(method, path, headers=headers, body=body, timeout=timeout)
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED as error:
                 failure, asked = self._unreachable(error), None
                 origin: Exception | None = error
+                unknown = unknown or _may_have_arrived(error)
             else:
-                if response.status_code < 400:
-                    return response  # type: ignore[no-any-return]
-                failure, asked, origin = self.refused(response), _asked_delay(response), None
-                if response.status_code not in PASSING:
-                    raise failure
+                try:
+                    if response.status_code < 400:
+                        return _read(read, response)
+                    failure = self.refused(response)
+                except RelayError as unreadable:
+                    failure = unreadable
+                asked, origin = _asked_delay(response), None
+                unknown = unknown or not _accepted_nothing(response, failure.code)
+            failure.outcome_unknown = unknown and body is not None
+            final = origin is None and failure.status not in PASSING
             delay = pause if asked is None else asked
-            if delay >= _left():
-                raise failure from origin
+            try:
+                if final or delay >= _left():
+                    raise failure from origin
+            finally:
+                del failure, origin  # their tracebacks hold this frame, and would form a cycle with it
             await sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -200,8 +271,21 @@ class RelayCalls:
 
         return call(send)
 
+    def unconfirmed(self, key: str, arguments: Arguments, error: RelayError) -> ResearchUnconfirmedError:
+        """The error for a run that may have been accepted at this relay, although its `POST` failed with `error`."""
+        said = f"{error.cause}, HTTP {error.status}" if error.status else error.cause
+        return ResearchUnconfirmedError(
+            f"the relay did not confirm the research run ({said})",
+            idempotency_key=key,
+            arguments=arguments,
+            relay_base_url=self.base_url,
+            status=error.status,
+            code=error.code,
+            message=error.message,
+        )
+
     def _unreachable(self, error: Exception) -> RelayError:
-        reason = one_line(str(error)) or type(error).__name__
+        reason = one_line(getattr(error, "what", "") or str(error)) or type(error).__name__
         hint = "is it running, and is RELAY_BASE_URL right? `make relay` in the checkout starts one here"
         return RelayError(f"the relay at {self.base_url} does not answer: {reason}", hint=hint)
 
@@ -221,9 +305,36 @@ class RelayCalls:
         return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
 
 
+def _may_have_arrived(error: Exception) -> bool:
+    """Return True unless the request certainly never left this machine; see `transport.policy`."""
+    if isinstance(error, LostAnswerError | DeadlineExceededError):
+        return error.outcome_unknown
+    return not isinstance(error, APIConnectionError | httpx2.RequestError | ConfigurationError)
+
+
+def _accepted_nothing(response: httpx2.Response, code: str | None) -> bool:
+    """Return True if an answer to a create, other than that of an accepted run, is a certain refusal."""
+    status = response.status_code
+    if status < 300:
+        return _is_page(response)
+    if status in _OPEN_STATUSES:
+        return code in contract.API_ERRORS
+    return status < 500 or code in _NOTHING_ACCEPTED
+
+
+def _is_page(response: httpx2.Response) -> bool:
+    """Return True for a web page, such as a proxy's sign-in page: the request did not get to a relay."""
+    return "html" in response.headers.get("content-type", "") or response.content[:64].lstrip().startswith(b"<")
+
+
 async def _within(timeout: float | None, answer: Awaitable[T]) -> T:
     with sdk_call(timeout):
         return await answer
+
+
+def closed(error: ClosedClientError) -> RelayError:
+    """Return the error of a call whose helper was closed before it or during it."""
+    return RelayError(error.what, kind=ErrorKind.LOST, outcome_unknown=error.outcome_unknown)
 
 
 def until_of(relay: RelayCalls, timeout: float | Deadline | None) -> Deadline:
@@ -257,7 +368,8 @@ def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:
     try:
         return read(read_json(response.content))
     except ValueError:
-        raise RelayError("the relay's answer cannot be read", status=response.status_code, hint=_NO_RELAY) from None
+        cause = "a web page answered, not a relay" if _is_page(response) else "the relay's answer cannot be read"
+        raise RelayError(cause, status=response.status_code, hint=_NO_RELAY) from None
 
 
 def _details(details: object) -> str:

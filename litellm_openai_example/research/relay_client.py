@@ -11,6 +11,7 @@ import anyio
 import httpx2
 
 from ..calls.steps import EXPECTED, Operation, run, run_async
+from ..errors import ClosedClientError
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
@@ -18,7 +19,7 @@ from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading
-from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, until_of
+from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, closed, until_of
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class RelayClient(RelayCalls):
         timeout: seconds that a whole call may take, reconnects included; None for no limit.
         payer: who pays for the runs that it starts; else by `LITELLM_TAGS` and `LITELLM_END_USER`.
 
-    Every method takes a `timeout` of its own, and raises `RelayError` or, when the deadline passes while a run
+    Every method accepts a `timeout` in seconds, and raises `RelayError` or, when the deadline passes while a run
     goes on, `ResearchRunningError`.
     """
 
@@ -55,7 +56,18 @@ class RelayClient(RelayCalls):
     def invoke(
         self, arguments: Arguments, *, idempotency_key: str | None = None, timeout: float | None = None
     ) -> AcceptedInvocation:
-        """Start a research run. In the foreground (neither `background` nor `stream` in the arguments) wait for it."""
+        """Start a research run. In the foreground (neither `background` nor `stream` in the arguments) wait for it.
+
+        Args:
+            arguments: of the run; see `contract`.
+            idempotency_key: makes a repeat return the run that the first call started; else a new one.
+            timeout: seconds.
+
+        Raises:
+            ResearchUnconfirmedError: the run may have been accepted, and no answer tells. A repeat with its `arguments`
+                and `idempotency_key` finds the run.
+            RelayError: nothing was accepted.
+        """
         return self._run(self.invoke_operation(arguments, idempotency_key), timeout)
 
     def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
@@ -96,6 +108,8 @@ class RelayClient(RelayCalls):
                     response.close()
             except RelayError:
                 raise
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():
@@ -179,6 +193,8 @@ class AsyncRelayClient(RelayCalls):
                     await response.aclose()
             except RelayError:
                 raise
+            except ClosedClientError as error:
+                raise closed(error) from error
             except EXPECTED:
                 pass  # whatever broke: the stream is taken up again
             if not reading.ended():

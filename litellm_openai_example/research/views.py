@@ -16,7 +16,7 @@ from ..calls.answer import read_response
 from ..calls.lenient import all_sendable, as_str, sendable
 from ..calls.sources import read_sources
 from ..errors import one_line
-from ..json_object import JsonObject
+from ..json_object import JsonObject, within_depth
 from ..transport.headers import read_cost
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
 
@@ -56,10 +56,13 @@ def read_status(value: object) -> str:
 
 
 def _read(model: type[View], received: JsonObject) -> View:
+    whole, received = received, within_depth(received)
     # An id that is broken is none: mended, it would be another's.
     ids = {name: received[name] for name in ("invocation_id", "invocation_token") if name in received}
     data = all_sendable(received) | ids
     response = data["response"] if isinstance(data.get("response"), dict) else None
+    if response is not None and received is not whole:
+        response = {**response, "shortened": True}
     answer = read_response(received.get("response"))  # the two halves of a character may lie in two parts of its text
     text = as_str(data.get("output_text")) or sendable(answer.text) or as_str((response or {}).get("output_text"))
     sources = read_sources(data.get("sources")) or answer.sources

@@ -1,15 +1,13 @@
 """Bodies of answers, bounded in time and in size while they are read.
 
 An answer that is larger than the limit ends there: JSON as a beginning of which the text can still be read (see
-`is_cut`), a stream of events with an error. The limit is on what comes out of the decompression, which is therefore
-done here.
+`is_cut`), a stream of events with an error. The limit is on what comes out of the decompression; see `packing`.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +16,7 @@ import httpx2
 
 from ..errors import ErrorKind, GatewayError
 from .deadline import Deadline, bounded_io
+from .packing import Packing
 
 # Bytes of one answer that the command, the library and the relay read at most. A deep-research response with all
 # that its tools said has about 2 MB.
@@ -25,7 +24,6 @@ MAX_ANSWER = 32 * 2**20
 # A stream is not kept as it comes, and wraps each word in some 300 bytes.
 _STREAM_FACTOR = 8
 _CUT = "cut_short_at"
-_PIECE = 2**18
 
 
 def is_cut(response: httpx2.Response) -> bool:
@@ -39,47 +37,26 @@ def too_large(limit: int) -> GatewayError:
 
 
 class _Measure:
-    """Unpacks the pieces of a body and counts what comes out."""
+    """Counts what comes out of a body."""
 
     def __init__(self, response: httpx2.Response, limit: int | None) -> None:
         # Not the response itself, which holds its body: only the collector would free the two.
         self.full = False
-        self._request, self._extensions = response.request, response.extensions
+        self._extensions = response.extensions
         self._streams = "event-stream" in response.headers.get("content-type", "")
         self._left = limit if limit is None else limit * (_STREAM_FACTOR if self._streams else 1)
         self._limit = self._left
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        self._unpack: Any = None
-        if limit is not None and encoding != "identity":
-            if encoding not in ("gzip", "x-gzip", "deflate"):
-                raise httpx2.DecodingError("its encoding was not asked for", request=response.request)
-            del response.headers["content-encoding"]
-            self._unpack = zlib.decompressobj(wbits=47)  # finds out by itself which of the two it is
 
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """What a chunk adds, up to the limit."""
-        if self._unpack is None:
-            yield from self._count(chunk)
-            return
-        while chunk and not self.full:
-            try:
-                yield from self._count(self._unpack.decompress(chunk, _PIECE))
-            except zlib.error as error:
-                raise httpx2.DecodingError(str(error), request=self._request) from error
-            chunk = self._unpack.unconsumed_tail
-            if self._unpack.eof:
-                chunk, self._unpack = self._unpack.unused_data, zlib.decompressobj(wbits=47)
-
-    def _count(self, piece: bytes) -> Iterator[bytes]:
+    def count(self, piece: bytes) -> bytes:
+        """Return a piece, or what of it is within the limit. Raises GatewayError if a stream reaches the limit."""
         if self._left is None or len(piece) <= self._left:
             self._left = None if self._left is None else self._left - len(piece)
-            yield piece
-            return
+            return piece
         self.full = True
         if self._streams:
             raise too_large(self._limit or 0)
         self._extensions[_CUT] = self._limit
-        yield piece[: self._left]
+        return piece[: self._left]
 
 
 class _Bounded:
@@ -89,6 +66,7 @@ class _Bounded:
         self._stream: Any = response.stream
         self._until = until
         self._measure = _Measure(response, limit)
+        self._packing = None if limit is None else Packing.of(response)
 
     @property
     def elapsed(self) -> timedelta | None:
@@ -100,8 +78,15 @@ class BoundedBody(_Bounded, httpx2.SyncByteStream):
     """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
 
     def __iter__(self) -> Iterator[bytes]:
+        chunks = self._chunks()
+        for piece in chunks if self._packing is None else self._packing.unpack(chunks):
+            yield self._measure.count(piece)
+            if self._measure.full:
+                return
+
+    def _chunks(self) -> Iterator[bytes]:
         chunks = iter(self._stream)
-        while not self._measure.full:
+        while True:
             try:
                 # Around each read alone: what is sent between two of them has a deadline of its own.
                 with nullcontext() if self._until is None else bounded_io(self._until):
@@ -112,7 +97,7 @@ class BoundedBody(_Bounded, httpx2.SyncByteStream):
                 raise httpx2.ReadTimeout("the deadline of the call passed") from error
             if chunk is None:
                 return
-            yield from self._measure.pieces(chunk)
+            yield chunk
 
     def close(self) -> None:
         self._stream.close()
@@ -122,8 +107,17 @@ class AsyncBoundedBody(_Bounded, httpx2.AsyncByteStream):
     """An asynchronous body that ends with the deadline, if it has one of its own, and at the limit."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = self._chunks()
+        # Closed here: what is left to the collector would be closed in whatever task comes next.
+        async with aclosing(chunks if self._packing is None else self._packing.unpack_async(chunks)) as pieces:
+            async for piece in pieces:
+                yield self._measure.count(piece)
+                if self._measure.full:
+                    return
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         chunks = self._stream.__aiter__()
-        while not self._measure.full:
+        while True:
             chunk = None
             # The scope must not stay open over the yield: it belongs to the task that reads now.
             with nullcontext() if self._until is None else anyio.move_on_after(self._until.remaining()):
@@ -133,8 +127,7 @@ class AsyncBoundedBody(_Bounded, httpx2.AsyncByteStream):
                     return
             if chunk is None:
                 raise httpx2.ReadTimeout("the deadline of the call passed")
-            for piece in self._measure.pieces(chunk):
-                yield piece
+            yield chunk
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import ssl
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+
+from .weak import weakly
 
 _NEVER = 1e9  # seconds; the clocks of the operating system overflow not much later
 _SHORTEST = 0.001  # seconds; a timeout of 0 would mean not to wait, which is another error
@@ -89,7 +92,7 @@ def clamp(stream: Any) -> None:
     Args:
         stream: a network stream of the HTTP library (its `read`, `write` and `start_tls` are public).
     """
-    read, write, start_tls = stream.read, stream.write, stream.start_tls
+    read, write, start_tls = weakly(stream.read), weakly(stream.write), weakly(stream.start_tls)
 
     def clamped_read(max_bytes: int, timeout: float | None = None) -> bytes:
         return read(max_bytes, _clamped(timeout))  # type: ignore[no-any-return]
@@ -110,15 +113,19 @@ def _clamp_tls(socket: object) -> None:
     if not isinstance(socket, ssl.SSLSocket):
         return
     outer: Any = socket
-    receive, send = outer.recv, outer.sendall
+    receive, send = weakly(outer.recv), weakly(outer.sendall)
+    held = weakref.ref(outer)
 
     def clamped_receive(*args: int) -> bytes:
-        outer.settimeout(_clamped(outer.gettimeout()))
+        clamp_timeout(held())
         return receive(*args)  # type: ignore[no-any-return]
 
     def clamped_send(data: bytes) -> None:
-        outer.settimeout(_clamped(outer.gettimeout()))
+        clamp_timeout(held())
         send(data)
+
+    def clamp_timeout(alive: Any) -> None:
+        alive.settimeout(_clamped(alive.gettimeout()))
 
     outer.recv, outer.sendall = clamped_receive, clamped_send
 

@@ -14,6 +14,7 @@ import anyio
 import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
+from . import proxies
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
 from .idle import ask_cheaply
@@ -24,6 +25,9 @@ from .tls import as_configuration_errors
 # A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
 # (uvicorn, Node) close at 5 s, so connections are given up well before.
 _LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
+
+_OWN_WAY = frozenset({"proxy", "mounts", "transport"})  # arguments that say how requests travel
+_OF_TRANSPORT = ("verify", "cert", "trust_env", "http1", "http2", "limits")
 
 _before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sent", default=None)
 
@@ -45,13 +49,29 @@ def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
 class _PolicyClient:
     """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
 
+    _transport_type: type[httpx2.HTTPTransport] | type[httpx2.AsyncHTTPTransport]
+
     def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
         with as_configuration_errors():
-            super().__init__(**kwargs)
+            try:
+                super().__init__(**kwargs)
+            except (ImportError, ValueError, httpx2.InvalidURL):
+                if kwargs.keys() & _OWN_WAY or not kwargs.get("trust_env", True):
+                    raise
+                super().__init__(**kwargs, **self._with_usable_proxies(kwargs))
         self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
         self._pid, self._forked = os.getpid(), dict[int, Self]()
+
+    def _with_usable_proxies(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the transports of a client whose environment names a proxy that cannot be used."""
+        options = {name: settings[name] for name in _OF_TRANSPORT if name in settings}
+        direct = self._transport_type(**options)
+        found = proxies.mounts(direct, **options)
+        if base_url := str(settings.get("base_url", "")):
+            proxies.check(found, base_url)
+        return {"transport": direct, "mounts": found}
 
     def _of_this_process(self) -> Self:
         pid = os.getpid()
@@ -71,6 +91,8 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
         **kwargs: those of `httpx2.Client`.
     """
+
+    _transport_type = httpx2.HTTPTransport
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
@@ -98,7 +120,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                     response.close()
                     raise
         except Exception as error:
-            raise attempt.failure(error) from error
+            raise attempt.failure(error, closed=self.is_closed) from error
         finally:
             request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
@@ -124,6 +146,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     Its connections belong to the event loop that used it first, so it refuses to work in another one.
     """
 
+    _transport_type = httpx2.AsyncHTTPTransport
     _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
@@ -167,7 +190,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         await response.aclose()
                     raise
         except Exception as error:
-            raise attempt.failure(error) from error
+            raise attempt.failure(error, closed=self.is_closed) from error
         finally:
             request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import select
 from typing import Any
 
+from .weak import weakly
+
 
 def ask_cheaply(stream: Any) -> None:
     """Keep a poll object for a network stream of the HTTP library (its `get_extra_info` is public)."""
-    socket, usual = stream.get_extra_info("socket"), stream.get_extra_info
+    socket, usual = stream.get_extra_info("socket"), weakly(stream.get_extra_info)
     if socket is None or socket.fileno() < 0 or not hasattr(select, "poll"):
         return
     poll = select.poll()

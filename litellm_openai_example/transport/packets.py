@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .weak import weakly
+
 _LARGE = 2**16  # bytes of a body that is not copied to its head
 
 
 def join_writes(stream: Any) -> None:
     """Join what a blocking network stream of the HTTP library is given to write (its `write` is public)."""
-    write, joined = stream.write, _Joined()
+    write, joined = weakly(stream.write), _Joined()
 
     def write_joined(buffer: bytes, timeout: float | None = None) -> None:
         for packet in joined.packets(buffer):
@@ -25,7 +27,7 @@ def join_writes(stream: Any) -> None:
 
 def join_writes_async(stream: Any) -> None:
     """Join what an asynchronous network stream of the HTTP library is given to write."""
-    write, joined = stream.write, _Joined()
+    write, joined = weakly(stream.write), _Joined()
 
     async def write_joined(buffer: bytes, timeout: float | None = None) -> None:
         for packet in joined.packets(buffer):

@@ -37,7 +37,7 @@ from openai import APIConnectionError, Timeout
 
 from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
-from ..errors import DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
+from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from .deadline import Deadline, current_deadline
 from .headers import retry_after
 
@@ -103,6 +103,7 @@ class Attempt:
         self.background = not self.reading and content_type.startswith("application/json") and _is_background(request)
         carries_file = content_type.startswith("multipart/") or _wants_file(request)
         self.sent = False
+        self.phase = ""  # what is being done before the request can be sent
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
         self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
@@ -115,8 +116,6 @@ class Attempt:
         if not self.reading:
             # The gateway would repeat a failed POST itself, and each repeat may be paid for.
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
-        if self.max_answer is not None:
-            request.headers["accept-encoding"] = "gzip, deflate"  # which can be unpacked up to a limit
 
     @property
     def retries(self) -> int:
@@ -125,7 +124,9 @@ class Attempt:
 
     def on_event(self, name: str, info: Mapping[str, object]) -> None:
         """Take a trace event of the HTTP library: they tell whether the request was sent."""
-        if self.leaves_with(name, info):
+        if name.endswith(".start_tls.started"):
+            self.phase = ": the TLS handshake did not end (does that port speak https?)"
+        elif self.leaves_with(name, info):
             self.sent = True
             self.request.extensions.pop("trace", None)  # what comes later tells nothing, and costs
 
@@ -135,8 +136,18 @@ class Attempt:
         connects = getattr(info.get("request"), "method", b"") == b"CONNECT"
         return name.endswith(".send_request_headers.started") and not self.sent and not connects
 
-    def failure(self, error: Exception, *, cut: bool = False) -> Exception:
-        """What to raise for an attempt without a usable answer; what the SDK may retry is `error` itself."""
+    def failure(self, error: Exception, *, cut: bool = False, closed: bool = False) -> Exception:
+        """Return what to raise for an attempt without a usable answer; what the SDK may retry is `error` itself.
+
+        Args:
+            error: what the HTTP library raised.
+            cut: the deadline has ended the attempt.
+            closed: the client has been closed, under the attempt or before it.
+        """
+        if closed:
+            return ClosedClientError(
+                "this client was closed", self.request, outcome_unknown=self.sent and not self.reading
+            )
         if isinstance(error, ConfigurationError):  # the certificates are read late
             return UnusableSettingError(str(error))
         if cut or self.until.passed:
@@ -150,8 +161,12 @@ class Attempt:
             return self._as_request_error(error) if again else self._unconnected(error)
         if self.reading and _backoff(self.retries) < self.until.remaining():
             return self._as_request_error(error)
-        what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
-        return LostAnswerError(f"{what} after the request was sent", self.request, outcome_unknown=not self.reading)
+        if isinstance(error, httpx2.DecodingError):
+            what = f"the answer was lost: {error}"
+        else:
+            what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
+            what = f"{what} after the request was sent"
+        return LostAnswerError(what, self.request, outcome_unknown=not self.reading)
 
     def judge(self, response: httpx2.Response) -> None:
         """Tell the SDK through the answer's headers whether to send again, and when."""
@@ -182,7 +197,7 @@ class Attempt:
 
     def _too_late(self) -> DeadlineExceededError:
         limit = "in time" if math.isinf(self.until.seconds) else f"within {self.until.seconds:g} s"
-        what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}"
+        what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}{self.phase}"
         return DeadlineExceededError(what, self.request, outcome_unknown=self.sent and not self.reading)
 
     def _as_request_error(self, error: Exception) -> httpx2.RequestError:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx2
 
 from ..config import ConfigurationError
+from .proxies import SOCKS_PACKAGE
 
 
 class LateTrust(ssl.SSLContext):
@@ -50,10 +51,11 @@ class LateTrust(ssl.SSLContext):
 
 
 def tls_options(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of an HTTP client for `base_url`: with trust that is loaded late if it uses no TLS.
+    """Return the options of an HTTP client for `base_url`, with trust that is loaded late if it uses no TLS.
 
-    It is loaded all the same once it is needed: the client may be pointed elsewhere, or go through a proxy.
+    It is loaded once it is needed: the client may be pointed elsewhere, or go through a proxy.
     """
+    options = {"base_url": base_url, **options}
     if base_url.startswith("https:") or "verify" in options or "cert" in options:
         return options
     return {**options, "verify": LateTrust(trust_env=options.get("trust_env", True))}
@@ -68,11 +70,13 @@ def as_configuration_errors() -> Iterator[None]:
     """
     try:
         yield
+    except ConfigurationError:
+        raise
     except OSError as error:
         reason = f"the certificates cannot be read ({error.strerror or error}): check SSL_CERT_FILE and SSL_CERT_DIR"
         raise ConfigurationError(reason) from error
     except ImportError as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(SOCKS_PACKAGE if "socks" in str(error).lower() else str(error)) from error
     except (ValueError, httpx2.InvalidURL) as error:
         raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
 

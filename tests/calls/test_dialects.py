@@ -112,14 +112,23 @@ def test_a_last_event_may_be_a_name_alone(name: str, status: str, more: Json) ->
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Assembly]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
-    answer, _ = read_body(as_body(begun, event) + b"data: [DONE]\n\n", kind)
+    answer, _, _ = read_body(as_body(begun, event) + b"data: [DONE]\n\n", kind)
+    assert (answer.text, answer.status) == ("Half", "failed")
+    assert WHY in (answer.error_message or "")
+
+
+@pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
+    begun = chunk("Half") if kind is ChatStream else delta("Half")
+    answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")
     assert WHY in (answer.error_message or "")
 
 
 def test_words_in_place_of_an_event_are_told() -> None:
-    with pytest.raises(ValueError, match=f"error: {WHY} is not JSON"):
-        read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
+    answer, _, _ = read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
+    assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", WHY)
 
 
 def test_an_error_in_a_list_is_read() -> None:
@@ -131,16 +140,16 @@ def test_an_error_in_a_list_is_read() -> None:
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
 def test_lines_of_json_are_an_answer(newline: str) -> None:
     body = newline.join(json.dumps(event) for event in (chunk("Hel"), chunk("lo"), chunk("", "stop")))
-    answer, _ = read_body(body.encode(), ChatStream)
+    answer, _, _ = read_body(body.encode(), ChatStream)
     assert (answer.text, answer.status) == ("Hello", "completed")
-    cut, _ = read_body(newline.join([json.dumps(chunk("Hel"))] * 2).encode(), ChatStream)
+    cut, _, _ = read_body(newline.join([json.dumps(chunk("Hel"))] * 2).encode(), ChatStream)
     assert (cut.text, cut.status) == ("HelHel", "incomplete")
 
 
 def test_an_answer_of_the_other_api_is_shown() -> None:
-    chat, _ = read_body(json.dumps(whole("Hi", "length")), ResponseStream)
+    chat, _, _ = read_body(json.dumps(whole("Hi", "length")), ResponseStream)
     assert (chat.text, chat.status, chat.cut_short is not None) == ("Hi", "incomplete", True)
-    response, _ = read_body(json.dumps({"status": "completed", "output": [message("Hi")]}), ChatStream)
+    response, _, _ = read_body(json.dumps({"status": "completed", "output": [message("Hi")]}), ChatStream)
     assert (response.text, response.status) == ("Hi", "completed")
 
 
@@ -172,5 +181,5 @@ def test_half_a_character_is_completed_by_the_whole_text(rest: list[Json]) -> No
 
 
 def test_one_broken_byte_costs_no_answer() -> None:
-    answer, _ = read_body(json.dumps(whole("a?b")).encode().replace(b"?", b"\xff"), ChatStream)
+    answer, _, _ = read_body(json.dumps(whole("a?b")).encode().replace(b"?", b"\xff"), ChatStream)
     assert answer.text == "a\ufffdb"

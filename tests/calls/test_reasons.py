@@ -35,7 +35,7 @@ def test_the_kind_of_a_reason(reason: str, kind: CutKind) -> None:
 def test_a_beginning_and_a_broken_stream_have_kinds_of_their_own() -> None:
     begun = as_beginning(Answer(text="half", status="completed"), "the beginning")
     assert begun.cut_short == Cut(CutKind.TOO_LARGE, "the beginning")
-    broken, _ = read_body(b'data: {"type": "response.output_text.delta", "delta": "half"}\n\n', ResponseStream)
+    broken, _, _ = read_body(b'data: {"type": "response.output_text.delta", "delta": "half"}\n\n', ResponseStream)
     assert broken.cut_short is not None
     assert broken.cut_short.kind is CutKind.BROKEN
 

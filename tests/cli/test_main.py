@@ -196,6 +196,7 @@ def test_bad_settings_are_refused(
 
 
 DIRECT, RELAY = ["hi"], ["--target", "relay", "hi"]
+FAR = "https://gateway.invalid"
 
 
 @pytest.mark.parametrize(
@@ -224,8 +225,9 @@ def test_settings_of_the_network_that_cannot_be_used(
     command: RunCommand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if variable == "SSL_CERT_FILE" else ():
-        monkeypatch.setenv(name, "https://127.0.0.1:1")
+    address = {"SSL_CERT_FILE": "https://127.0.0.1:1", "HTTPS_PROXY": FAR, "ALL_PROXY": FAR}.get(variable)
+    for name in ("LITELLM_BASE_URL", "RELAY_BASE_URL") if address else ():
+        monkeypatch.setenv(name, address or "")
     monkeypatch.setenv(variable, value)
     run = command(*arguments)
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
@@ -356,6 +358,11 @@ def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunComm
         (reply({"error": {"message": "model=None"}}, 400), 1, "does not know that response id"),
         (reply({"error": {"message": "GET is not supported for anthropic"}}, 500), 1, "bridges"),
         (reply({"detail": "Not Found"}, 404), 1, "HTTP 404"),
+        (reply(b"", 410), 1, "gone for good"),
+        (reply({"detail": "too late"}, 410), 1, "gone for good (HTTP 410): too late"),
+        (reply({"detail": "no such method"}, 405), 1, "HTTP 405"),
+        (reply({"id": "resp_1", "object": "response.deleted", "deleted": True}), 1, "the response was deleted"),
+        (reply(response_body(None, "expired")), 1, "the response is expired"),
         (reply(response_body(None, None)), 4, "the last look at it showed"),
         (reply({"error": {"message": "busy"}}), 4, "busy"),
         (reply(response_body(None, "pondering")), 4, "pondering"),
@@ -366,6 +373,15 @@ def test_wait_ends(end: Any, code: int, said: str, configured: ScriptedServer, c
     run = command("--retrieve", "resp_1", "--wait", "--timeout", "3" if code == 4 else "30")
     assert (run.code, run.out) == (code, "")
     assert said in run.err
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_404_is_believed_when_it_comes_three_times(configured: ScriptedServer, command: RunCommand) -> None:
+    missing = reply({"detail": "Not Found"}, 404)
+    configured.script = polling(missing, missing, "in_progress", missing, missing, missing, "completed")
+    run = command("--retrieve", "resp_1", "--wait", "--timeout", "60")
+    assert (run.code, run.out) == (1, "")
+    assert len(configured.seen) == 6
 
 
 def test_the_deadline_of_a_wait_says_how_to_go_on(configured: ScriptedServer, command: RunCommand) -> None:

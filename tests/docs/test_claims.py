@@ -11,7 +11,6 @@ import openai
 import pytest
 
 from litellm_openai_example import LiteLLM, attachments, config
-from litellm_openai_example.cli import work
 from litellm_openai_example.relay import process, settings
 from litellm_openai_example.relay.ledger import engines
 from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS, MAX_BODY_BYTES
@@ -91,7 +90,6 @@ FIGURES = {
     "docs/security.md": (
         f"At most {bodies.MAX_ANSWER // 2**20} MB are read",
         f"of a stream {bodies.MAX_ANSWER * bodies._STREAM_FACTOR // 2**20} MB",
-        f"`RELAY_RETENTION_HOURS` ({work._RETENTION_HOURS:g})",
     ),
     "docs/cli.md": (
         f"the model, `{config.DEFAULT_MODEL}` unless set",

@@ -33,7 +33,8 @@ class Fault:
     """What to do instead of answering well.
 
     Attributes:
-        kind: status (answer with `status` and `body`), drop, hang, cut (half of a good answer), garbage, empty.
+        kind: status (answer with `status` and `body`), drop, hang, cut (half of a good answer), garbage, empty, foreign
+            (an answer of something else than LiteLLM: `status`, `body` as text, `headers` with its content type).
     """
 
     kind: str
@@ -41,6 +42,11 @@ class Fault:
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     paid: bool = False
+
+
+def error(message: str, status: int) -> Json:
+    """An error in LiteLLM's shape."""
+    return {"error": {"message": message, "type": None, "param": None, "code": str(status)}}
 
 
 @dataclass
@@ -87,6 +93,8 @@ class Gateway:
         on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
         during_stream: may return a Fault; gets the number of pieces sent, -1 before the first event.
         unasked: streams whatever was asked for.
+        answers_as: the model that a submission's first answer names, if any.
+        headers: of that answer.
         paid: how often each prompt was executed.
     """
 
@@ -103,6 +111,8 @@ class Gateway:
         self.unasked = False
         self.poll_after_ms: int | None = None
         self.cost = "0.25"
+        self.answers_as: object = None
+        self.headers: dict[str, str] = {}
         self.posts: list[Json] = []
         self.post_headers: list[dict[str, str]] = []
         self.get_headers: list[dict[str, str]] = []
@@ -178,16 +188,14 @@ class Gateway:
             return await self._create(writer, body, headers)
         work = self.works.get(parts[1]) if len(parts) > 1 else None
         if work is None:
-            return await self._send(writer, 404, {"error": {"message": f"not found {SECRET_WORDS}"}})
+            return await self._send(writer, 404, error(f"not found {SECRET_WORDS}", 404))
         if self.bridged:
-            return await self._send(
-                writer, 500, {"error": {"message": "GET responses is not supported for custom", "code": "500"}}
-            )
+            return await self._send(writer, 500, error("GET responses is not supported for custom", 500))
         if method == "POST":
             self.cancels += 1
             fault = self.on_cancel(work)
             if fault is None and time.monotonic() - work.created >= work.seconds and not work.cancelled:
-                fault = Fault("status", 400, {"error": {"message": "Cannot cancel a completed response."}})
+                fault = Fault("status", 400, error("Cannot cancel a completed response.", 400))
             if fault is not None:
                 return await self._break(writer, fault, work)
             work.cancelled = True
@@ -221,11 +229,12 @@ class Gateway:
         if self.bridged:
             await asyncio.sleep(work.seconds)
             return await self._send(writer, 200, work.now(), {"x-litellm-response-cost": self.cost})
-        return await self._send(writer, 200, {"id": work.id, "status": "queued", "output": []})
+        queued = {"id": work.id, "status": "queued", "output": [], "model": self.answers_as}
+        return await self._send(writer, 200, queued, self.headers)
 
     async def _stream(self, writer: asyncio.StreamWriter, work: Work) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
-        created = {"id": work.id, "status": "in_progress", "output": []}
+        created = {"id": work.id, "status": "in_progress", "output": [], "model": self.answers_as}
         begins = self.during_stream(-1)
         if begins is not None:  # before the first event
             if begins.kind == "status":
@@ -260,8 +269,14 @@ class Gateway:
 
     async def _break(self, writer: asyncio.StreamWriter, fault: Fault, work: Work | None) -> None:
         if fault.kind == "status":
-            body = {"error": {"message": SECRET_WORDS}} if fault.body is None else fault.body
+            body = error(SECRET_WORDS, fault.status) if fault.body is None else fault.body
             return await self._send(writer, fault.status, body, fault.headers)
+        if fault.kind == "foreign":
+            content = (fault.body or "").encode()
+            lines = [f"HTTP/1.1 {fault.status} X", f"content-length: {len(content)}"]
+            lines += [f"{name}: {value}" for name, value in fault.headers.items()]
+            writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+            return await writer.drain()
         if fault.kind == "hang":
             await asyncio.sleep(3600)
         if fault.kind == "cut":

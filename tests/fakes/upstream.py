@@ -121,6 +121,9 @@ class FaultyHandler(Handler):
     cut = False
     _written = 0
 
+    def has_key(self) -> bool:
+        return True  # each provider that it plays has another way to send one
+
     def parts(self) -> list[str]:
         parts = super().parts()
         return parts[2:] if parts[:2] == ["openai", "v1"] else parts  # as on Azure
@@ -190,6 +193,11 @@ class FaultyHandler(Handler):
     def _post(self, body: JsonObject, answer: Callable[[JsonObject], None]) -> None:
         model = str(body.get("model"))
         step = self.provider.next_step(model, Seen("POST", self.path, body))
+        if step == "zero-retention":
+            if body.get("store"):
+                text = "Unsupported value: 'store' must be false: this project has Zero Data Retention."
+                return self.send_error_json(400, text, "unsupported_value", "store")
+            return answer(body)
         if step in OUTCOMES or step == "slow":
             stored = self.provider.create_response(body)
             self._alter(stored, step)
@@ -274,7 +282,8 @@ class UpstreamControl:
         Args:
             posts: steps for its POSTs, joined by `-then-`. A step is `ok`, a status such as `503` (429 comes with
                 Retry-After: 1), `hang`, `drop`, `reset`, `cut` (half an answer, or a stream cut halfway), `html`,
-                `garbage`, and for responses `slow` (3 s), `failed`, `incomplete`, `refusal`, `empty`.
+                `garbage`, `zero-retention` (refuses `store: true`), and for responses `slow` (3 s), `failed`,
+                `incomplete`, `refusal`, `empty`.
             polls: likewise for the GETs of its background responses.
             bridged: whether LiteLLM is to reach it by chat completions.
             research: whether it is a deep-research model.

@@ -18,34 +18,58 @@ import pytest
 
 from litellm_openai_example.gateway import environment
 
-# It serves /v1/models to those who know the key, or fails as STANDIN says; the rest of the options is ignored.
+# It serves /v1/models to those who know the key, or fails as OPENAI_STANDIN says; the rest of the options is ignored.
 STANDIN = """
-import http.server, json, os, signal, sys, threading, time
+import json, os, pathlib, sys, time
+import uvicorn
+
+app = None
 
 def run_server():
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    mode = os.environ.get("OPENAI_STANDIN", "")
+    home, mode = pathlib.Path(os.environ["HOME"]), os.environ.get("OPENAI_STANDIN", "")
     print("stand-in output", os.environ["LITELLM_MASTER_KEY"], os.environ.get("OPENAI_API_KEY"), flush=True)
-    with open(os.path.join(os.environ["HOME"], "proxy-environment.json"), "w") as file:
-        json.dump({"env": dict(os.environ), "config": json.load(open(arguments["--config"])), "path": sys.path}, file)
+    config = json.loads(pathlib.Path(arguments["--config"]).read_text())
+    seen = {"env": dict(os.environ), "config": config, "path": sys.path}
+    (home / "proxy-environment.json").write_text(json.dumps(seen))
     if mode == "dies":
         sys.exit("it has died for https://user:hunter22@example.com")
     if mode == "hangs":
         time.sleep(60)
-    if mode == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while mode == "boots" and not (home / "booted").exists():
+        time.sleep(0.02)
+    uvicorn.run("litellm:app", host=arguments["--host"], port=int(arguments["--port"]))
+"""
+STANDIN_UVICORN = """
+import http.server, os, signal, threading
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            known = self.headers["authorization"] == "Bearer " + os.environ["LITELLM_MASTER_KEY"]
-            self.send_response(200 if known else 401)
-            self.send_header("content-length", "0")
-            self.end_headers()
+class Config:
+    def __init__(self, app, **options):
+        pass
 
-    server = http.server.ThreadingHTTPServer((arguments["--host"], int(arguments["--port"])), Handler)
-    if mode == "ends":
-        threading.Timer(1.5, server.shutdown).start()
-    server.serve_forever()
+class Server:
+    started = True
+
+    def __init__(self, config):
+        pass
+
+    def run(self, sockets):
+        mode = os.environ.get("OPENAI_STANDIN", "")
+        if mode == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        server.socket.close()
+        [server.socket] = sockets
+        if mode == "ends":
+            threading.Timer(1.5, server.shutdown).start()
+        server.serve_forever()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.headers["authorization"] == "Bearer " + os.environ["LITELLM_MASTER_KEY"]
+        self.send_response(200 if known else 401)
+        self.send_header("content-length", "0")
+        self.end_headers()
 """
 
 
@@ -125,6 +149,7 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(root, symlinks=True)
     packages = next(root.glob("lib/python*/site-packages"))
     (packages / "litellm.py").write_text(STANDIN)
+    (packages / "uvicorn.py").write_text(STANDIN_UVICORN)
     (root / ".complete").touch()
     return cache
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+import psutil
 import pytest
 
+from litellm_openai_example import ConfigurationError
 from litellm_openai_example.gateway import environment
-from litellm_openai_example.gateway.environment import GatewayUnavailable, ensure, find_uv
+from litellm_openai_example.gateway.children import GatewayUnavailable
+from litellm_openai_example.gateway.environment import ensure, find_uv
 
+from .conftest import wait_until
 from .licences import DOCUMENT, pinned
 
 # `uv venv ... ROOT` makes ROOT/bin/python; `uv pip install` notes what it was given, slowly enough to be met.
@@ -32,14 +39,15 @@ def folder_text(name: str) -> str:
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     uv = tmp_path / "uv"
     uv.write_text(FAKE_UV)
     uv.chmod(0o755)
     monkeypatch.setenv("UV", str(uv))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("FAKE_UV_CALLS", str(tmp_path / "calls"))
-    return tmp_path / "calls"
+    yield tmp_path / "calls"
+    (tmp_path / "calls.release").touch()  # no stand-in is left to wait, however the test ends
 
 
 def test_it_is_made_once(calls: Path) -> None:
@@ -105,6 +113,78 @@ def test_who_waits_is_told(calls: Path) -> None:
     assert told == ["waiting for another process that installs LiteLLM"]
 
 
+# Stays in the middle of an installation until it is released, also when it is asked to end, and then writes on.
+SLOW_UV = """#!/bin/sh
+echo "$@" >> "$FAKE_UV_CALLS"
+for last; do :; done
+case "$1" in
+  venv) mkdir -p "$last/bin" && ln -s /bin/true "$last/bin/python" ;;
+  pip) $SLOW_UV_TRAP; echo $$ > "$FAKE_UV_CALLS.pid"; [ -e "$FAKE_UV_CALLS.second" ] && exit 0
+       until [ -e "$FAKE_UV_CALLS.release" ]; do sleep 0.05; done
+       echo "orphan wrote" >> "$FAKE_UV_CALLS" ;;
+esac
+"""
+ENSURE = (
+    "from litellm_openai_example.gateway.environment import ensure; print(ensure(lambda text: print(text, flush=True)))"
+)
+
+
+def killed_in_the_middle(calls: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> psutil.Process:
+    """Kill a launcher whose uv is at work, and return uv."""
+    (calls.parent / "uv").write_text(SLOW_UV)
+    monkeypatch.setenv("SLOW_UV_TRAP", trap)
+    first = subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.DEVNULL)
+    pid = calls.with_name("calls.pid")
+    wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), 60)
+    uv = psutil.Process(int(pid.read_text()))
+    first.kill()
+    first.wait()
+    return uv
+
+
+def test_an_orphaned_uv_is_waited_for(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = killed_in_the_middle(calls, monkeypatch, "trap : TERM")
+    calls.with_name("calls.second").touch()
+    second = subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.PIPE, text=True)
+    try:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "waiting for another process that installs LiteLLM\n"
+        assert uv.is_running()
+        assert len(calls.read_text().splitlines()) == 2
+    finally:
+        calls.with_name("calls.release").touch()
+        out, _ = second.communicate(timeout=60)
+    assert out.endswith("/bin/python\n")
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == ["venv", "pip", "orphan", "venv", "pip"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
+def test_uv_ends_with_a_launcher_that_is_killed(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = killed_in_the_middle(calls, monkeypatch, ":")
+    wait_until(lambda: not uv.is_running() or uv.status() == psutil.STATUS_ZOMBIE, 60)
+    calls.with_name("calls.second").touch()
+    assert ensure(lambda _: None).exists()
+
+
+def test_a_removal_that_is_cut_short_does_not_leave_it_complete(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure(lambda _: None).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patch.setenv("FAKE_UV_EXIT", "1")
+        with pytest.raises(GatewayUnavailable):
+            ensure(lambda _: None)
+    ensure(lambda _: None)
+    assert len(calls.read_text().splitlines()) == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_an_environment_of_another_user_is_not_run(calls: Path) -> None:
+    root = ensure(lambda _: None).parents[1]
+    os.chown(root, 65534, 65534)
+    with pytest.raises(ConfigurationError, match=r"cache directory .* in it belongs to the user nobody"):
+        ensure(lambda _: None)
+
+
 def test_other_requirements_make_another_one(calls: Path) -> None:
     assert environment.location(b"a") != environment.location(b"b")
 
@@ -143,7 +223,7 @@ def test_the_requirements_are_pinned_with_hashes_and_name_no_index() -> None:
         assert re.match(r"[a-z0-9._-]+(\[[a-z,-]+\])?==\S+ ", entry), entry[:60]
         assert "--hash=sha256:" in entry
     assert "://" not in text
-    assert any(entry.startswith("litellm==1.108.7 ") for entry in entries)
+    assert any(entry.startswith("litellm==1.108.12 ") for entry in entries)
 
 
 def test_what_is_left_out_is_not_pinned() -> None:

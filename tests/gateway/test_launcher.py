@@ -177,9 +177,9 @@ def test_killed_it_takes_the_proxy_with_it(launcher: Launcher, arguments: list[s
     others = [child for child in psutil.Process(process.pid).children() if child != proxy]
     process.kill()
     proxy.wait(20)
-    process.communicate() if not others else process.wait()
     for other in others:
-        other.kill()
+        other.wait(20)
+    process.communicate()
 
 
 def test_what_a_killed_one_left_is_cleaned_up(launcher: Launcher) -> None:
@@ -327,9 +327,25 @@ def test_provider_keys_are_passed_on_and_never_written_down(launcher: Launcher) 
     assert routes["gemini/*"] == {"model": "gemini/*", "api_key": "os.environ/GOOGLE_API_KEY"}
 
 
-def test_the_demo_model_needs_no_http_proxy(launcher: Launcher) -> None:
+def test_the_demo_model_has_no_way_out_of_this_machine(launcher: Launcher) -> None:
     launcher.run(*python("pass"), ALL_PROXY="socks5://proxy.example:1080", https_proxy="http://proxy.example:3128")
-    assert not [name for name in proxy_environment(launcher)["env"] if name.upper() in ("ALL_PROXY", "HTTPS_PROXY")]
+    seen = proxy_environment(launcher)
+    ways_out = {
+        value for name, value in seen["env"].items() if name.upper() in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+    }
+    (provider,) = {one["litellm_params"]["api_base"].removesuffix("/v1") for one in seen["config"]["model_list"]}
+    assert ways_out == {provider}
+    assert seen["env"]["NO_PROXY"] == "127.0.0.1,localhost,::1"
+
+
+def test_the_key_of_the_demo_model_is_written_nowhere_and_new_each_time(launcher: Launcher) -> None:
+    keys = []
+    for _ in range(2):
+        launcher.run(*python("pass"))
+        seen = proxy_environment(launcher)
+        keys.append(seen["env"]["OFFLINE_PROVIDER_KEY"])
+        assert keys[-1] not in json.dumps(seen["config"])
+    assert len(set(keys)) == 2
 
 
 def test_key_and_salt_stay_the_same(launcher: Launcher) -> None:

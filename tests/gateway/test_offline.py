@@ -37,7 +37,7 @@ def provider() -> Iterator[OfflineProvider]:
 
 @pytest.fixture(scope="module")
 def client(provider: OfflineProvider) -> Iterator[OpenAI]:
-    with OpenAI(base_url=provider.base_url, api_key="any", max_retries=0) as client:
+    with OpenAI(base_url=provider.base_url, api_key=provider.api_key, max_retries=0) as client:
         yield client
 
 
@@ -414,7 +414,8 @@ def raw(provider: OfflineProvider, method: str, path: str, body: bytes, **header
     port = int(provider.base_url.rsplit(":", 1)[1].split("/")[0])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        sent = {"authorization": f"Bearer {provider.api_key}", **headers}
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in sent.items()})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -445,6 +446,33 @@ def test_unknown_paths(provider: OfflineProvider, method: str, path: str) -> Non
     status, answer = raw(provider, method, path, b"{}")
     assert status == 404
     assert answer["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/models", "/v1/responses", "/"])
+@pytest.mark.parametrize("key", ["", "Bearer ", "Bearer offline", "Basic x", "Bearer \xe9"])
+def test_without_the_key_nothing_is_answered(provider: OfflineProvider, method: str, path: str, key: str) -> None:
+    status, answer = raw(provider, method, path, b"{}", authorization=key)
+    assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["rebound.example", "rebound.example:80", "127.0.0.1.rebound.example", "", "10.0.0.1", "[::1", "localhost@x"],
+)
+def test_a_rebound_name_is_refused(provider: OfflineProvider, host: str) -> None:
+    status, answer = raw(provider, "GET", "/v1/files", b"", host=host)
+    assert (status, answer["error"]["code"]) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80"])
+def test_names_of_loopback_are_known(provider: OfflineProvider, host: str) -> None:
+    assert raw(provider, "GET", "/v1/files", b"", host=host)[0] == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("CONNECT", "example.com:443"), ("GET", "http://example.com/v1/files")])
+def test_it_is_no_way_out_of_this_machine(provider: OfflineProvider, method: str, path: str) -> None:
+    assert raw(provider, method, path, b"")[0] == 403
 
 
 json_values = st.recursive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litellm_openai_example.gateway import routes
+from litellm_openai_example.gateway.offline.server import MODELS
 from litellm_openai_example.gateway.routes import providers_with_keys
 
 
@@ -34,7 +35,7 @@ def test_blank_keys_are_none() -> None:
 
 def test_offline_takes_every_name() -> None:
     made = configuration({}, "http://127.0.0.1:1/v1")
-    assert {one["model_name"] for one in made["model_list"]} == {"openai/*", "*", "anthropic/*", "gemini/*"}
+    assert {one["model_name"] for one in made["model_list"]} == {"openai/*", "*", "anthropic/*", "gemini/*", *MODELS}
     assert {one["litellm_params"]["api_base"] for one in made["model_list"]} == {"http://127.0.0.1:1/v1"}
 
 
@@ -51,7 +52,8 @@ def test_files_go_to_openai_or_the_offline_provider() -> None:
     assert configuration({"openai": "OPENAI_API_KEY"})["files_settings"] == [
         {"custom_llm_provider": "openai", "api_key": "os.environ/OPENAI_API_KEY"}
     ]
+    key = "os.environ/OFFLINE_PROVIDER_KEY"
     assert configuration({}, "http://127.0.0.1:1/v1")["files_settings"] == [
-        {"custom_llm_provider": "openai", "api_base": "http://127.0.0.1:1/v1", "api_key": "offline"}
+        {"custom_llm_provider": "openai", "api_base": "http://127.0.0.1:1/v1", "api_key": key}
     ]
     assert configuration({"gemini": "GEMINI_API_KEY"})["files_settings"] == []

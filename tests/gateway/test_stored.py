@@ -30,7 +30,7 @@ def start(folder: Path) -> Iterator[Start]:
 
         def another() -> openai.OpenAI:
             provider = stack.enter_context(OfflineProvider(folder=folder, background_seconds=0.6))
-            client = openai.OpenAI(base_url=provider.base_url, api_key="any", max_retries=0)
+            client = openai.OpenAI(base_url=provider.base_url, api_key=provider.api_key, max_retries=0)
             return stack.enter_context(client)
 
         yield another

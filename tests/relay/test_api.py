@@ -262,19 +262,6 @@ class TestCancel:
         assert relay.api.cancel(started)["status"] == "cancelled"
         assert upstream.cancels == 1
 
-    def test_a_bridged_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
-        upstream.bridged, upstream.seconds = True, 30
-        started = relay.api.start()
-        relay.api.until(started, "running")
-        assert relay.api.cancel(started)["status"] == "cancelled"
-
-    def test_when_the_gateway_cannot(self, relay: ThreadedRelay, upstream: Gateway) -> None:
-        upstream.seconds = 30
-        started = relay.api.start()
-        relay.api.until(started, "running")
-        upstream.on_cancel = lambda work: Fault("status", 500)
-        assert relay.api.cancel(started)["status"] == "cancelled"
-
 
 class TestEvents:
     def test_of_a_streamed_research(self, relay: ThreadedRelay, upstream: Gateway) -> None:

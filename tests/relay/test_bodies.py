@@ -17,12 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
-from litellm_openai_example.research.arguments import MAX_TEXT
+from litellm_openai_example.research.arguments import MAX_TEXT, DeepResearchArguments
 from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES
 
 from ..chance import FIXED
 from ..fakes.gateway import Gateway
-from .running import ThreadedRelay, body, settings
+from .running import Json, ThreadedRelay, body, settings
 
 MARK = "words-that-must-not-come-back"
 
@@ -110,11 +110,23 @@ def test_bad_bodies(relay: ThreadedRelay, upstream: Gateway, content: bytes, sta
     assert not upstream.posts
 
 
-def test_a_misspelt_name_is_told(relay: ThreadedRelay) -> None:
-    answer = relay.api.post(body(contxt=[]))
-    assert answer.json()["error"]["details"] == [
-        {"where": "arguments.contxt", "problem": "is not known here; did you mean context?"}
-    ]
+@pytest.mark.parametrize(
+    ("sent", "where", "hint"),
+    [
+        (body(contxt=[]), "arguments.contxt", "; did you mean context?"),
+        (body(zzz=1), "arguments.zzz", "."),
+        (body() | {"stream": True}, "stream", "; did you mean arguments.stream?"),
+        (body() | {"argument": {}}, "argument", "; did you mean arguments?"),
+        (body(tool_nam="deep_research"), "arguments.tool_nam", "; did you mean tool_name beside arguments?"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unknown_name_is_answered_with_the_known_ones(
+    relay: ThreadedRelay, sent: Json, where: str, hint: str
+) -> None:
+    known = DeepResearchArguments.model_fields if "." in where else ("tool_name", "arguments")
+    problem = f"is not known here{hint} Known: {', '.join(known)}"
+    assert relay.api.post(sent).json()["error"]["details"] == [{"where": where, "problem": problem}]
 
 
 @pytest.mark.parametrize(

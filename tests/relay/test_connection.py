@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +25,7 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH
 from ..fakes.gateway import Gateway, message
 from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .running import ThreadedRelay, token
+from .running import ThreadedRelay, body, token
 
 
 @pytest.fixture(params=[("httptools_impl", "HttpToolsProtocol"), ("h11_impl", "H11Protocol")], ids=lambda p: p[0])
@@ -152,6 +156,110 @@ class TestProbes:
 def test_the_root_leads_to_the_documentation(relay: ThreadedRelay) -> None:
     answer = relay.api.call("GET", "/")
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
+def start_of_a_run(*lines: str, chunked: bool = False, question: str = "Why?") -> bytes:
+    content = json.dumps(body(question, background=True)).encode()
+    if chunked:
+        content = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (content[:9], content[9:])) + b"0\r\n\r\n"
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(content)}"
+    return head("POST", INVOCATIONS_PATH, HOST, "Content-Type: application/json", length, *lines) + content
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", answers)]
+
+
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAA")
+
+
+class TestAWishForAnotherProtocol:
+    """It is ignored, as RFC 9110 7.8 lets a server: the request is answered over HTTP/1.1."""
+
+    @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            H2C,
+            H2C[::-1],
+            ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13"),
+            ("cOnNeCtIoN: keep-alive, uPgRaDe", "UPGRADE: H2C"),
+            ("Connection: upgrade", "Upgrade: h2c, TLS/1.3", "Upgrade: another/1"),
+            ("Connection: upgrade", "Connection: keep-alive", "Upgrade: "),
+            ("Connection: upgrade",),
+            ("Upgrade: h2c",),
+        ],
+        ids=str,
+    )
+    def test_leaves_the_body_alone(self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool) -> None:
+        wire = wires(start_of_a_run(*lines, chunked=chunked) + head("GET", "/healthz", HOST, "Connection: close"))
+        assert statuses(read_all(wire)) == [202, 200]
+        assert eventually(lambda: len(upstream.posts) == 1)
+        assert "Why?" in upstream.posts[0]["input"]
+
+    def test_with_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
+        starts = [start_of_a_run(*H2C, chunked=number % 2 == 1, question=f"No {number}?") for number in range(4)]
+        last = head("GET", "/healthz", HOST, "Connection: Upgrade, close", "Upgrade: h2c")
+        assert statuses(read_all(wires(b"".join(starts) + last))) == [202] * 4 + [200]
+        assert eventually(lambda: len(upstream.posts) == 4)
+
+    def test_in_bytes_that_come_one_by_one(self, wires: Any) -> None:
+        wire = wires()
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request = start_of_a_run(*H2C, "Connection: close")
+        for start in range(len(request)):
+            wire.sendall(request[start : start + 1])
+        assert statuses(read_all(wire)) == [202]
+
+    def test_in_thousands_of_requests_at_once(self, wires: Any) -> None:
+        wire = wires(head("GET", "/healthz", HOST, *H2C) * 2000 + head("GET", "/healthz", HOST, "Connection: close"))
+        assert statuses(read_all(wire)) == [200] * 2001
+
+    def test_of_who_waits_to_be_told_to_go_on(self, wires: Any) -> None:
+        request = start_of_a_run(*H2C, "Expect: 100-continue", "Connection: close")
+        end = request.index(b"\r\n\r\n") + 4
+        wire = wires(request[:end])
+        assert wire.recv(65536).startswith(b"HTTP/1.1 100 ")
+        wire.sendall(request[end:])
+        assert statuses(read_all(wire)) == [202]
+
+    def test_does_not_loosen_what_is_checked(self, wires: Any, upstream: Gateway) -> None:
+        request = head("POST", INVOCATIONS_PATH, HOST, *H2C, "Content-Length: 5", "Transfer-Encoding: chunked")
+        assert statuses(read_all(wires(request + b"0\r\n\r\n" + GOOD))) == [400]
+        assert statuses(read_all(wires(head("POST", INVOCATIONS_PATH, "Host: rebound.example", *H2C) + GOOD)))[0] == 400
+        assert statuses(read_all(wires(head("CONNECT", "127.0.0.1:80", HOST, *H2C))))[:1] != [200]
+        assert not upstream.posts
+
+    def test_of_a_client_that_stops_in_the_middle(self, wires: Any) -> None:
+        answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
+        assert statuses(answer) == [408]
+
+    @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
+    def test_of_the_client_of_java(self, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
+        (tmp_path / "Start.java").write_text(JAVA)
+        content = json.dumps(body("Why?", background=True))
+        command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(tmp_path / "Start.java")]
+        answer = subprocess.run(
+            [*command, relay.api.base_url + INVOCATIONS_PATH, content], capture_output=True, text=True, timeout=60
+        )
+        assert answer.stdout.split() == ["202", "202"], answer.stderr
+        assert eventually(lambda: len(upstream.posts) == 2)
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+class Start {
+    public static void main(String[] given) throws Exception {
+        HttpClient client = HttpClient.newHttpClient();
+        HttpRequest request = HttpRequest.newBuilder(URI.create(given[0]))
+            .header("Content-Type", "application/json").POST(HttpRequest.BodyPublishers.ofString(given[1])).build();
+        for (int i = 0; i < 2; i++)
+            System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).statusCode());
+    }
+}
+"""
 
 
 class TestReadersThatStop:

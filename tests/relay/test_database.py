@@ -1,17 +1,25 @@
-"""PostgreSQL behind a proxy that loses the answer to a COMMIT, or falls silent."""
+"""PostgreSQL behind a proxy that loses commits or falls silent; databases whose defaults are not the usual ones."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger import connections, engines
+from litellm_openai_example.relay.ledger.database import Database, Transaction
 from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
+from litellm_openai_example.relay.settings import database_url as configured_url
 
 from ..fakes.postgresql import PostgreSQL
 from .proxied import proxied
@@ -94,3 +102,252 @@ def test_settings_that_are_obeyed() -> None:
     assert options["prepare_threshold"] == 3
     assert "connect_timeout" not in options
     assert rest.query == {"connect_timeout": "9"}
+
+
+def sql(url: str, *statements: str) -> None:
+    """Execute statements as an administrator; `{db}` is the database's name."""
+    plain = url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.format(db=connection.info.dbname).encode())
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database for another role."""
+    return make_url(url).set(username=role, password=None).render_as_string(hide_password=False)
+
+
+EVERY_DEFAULT = (
+    "default_transaction_isolation = 'serializable'",
+    "default_transaction_isolation = 'repeatable read'",
+    "default_transaction_deferrable = on",
+    "standard_conforming_strings = off",
+    "statement_timeout = '40ms'",
+    "lock_timeout = '20ms'",
+    "idle_in_transaction_session_timeout = '40ms'",
+    "synchronous_commit = off",
+    "client_encoding = 'LATIN1'",
+    "client_encoding = 'SQL_ASCII'",
+    "DateStyle = 'German, DMY'",
+    "bytea_output = 'escape'",
+    "timezone = 'Asia/Kathmandu'",
+    "row_security = off",
+    "intervalstyle = 'sql_standard'",
+    "extra_float_digits = 0",
+    "quote_all_identifiers = on",
+    "transform_null_equals = on",
+    "array_nulls = off",
+    "enable_seqscan = off",
+    "backslash_quote = off",
+    "plan_cache_mode = 'force_generic_plan'",
+    "search_path = other, public",
+)
+
+
+def test_defaults_of_a_database_that_are_not_the_usual_ones(postgresql: PostgreSQL) -> None:
+    async def work() -> None:
+        url = postgresql.new_database()
+        sql(url, "CREATE SCHEMA other")
+        for n, default in enumerate(EVERY_DEFAULT):
+            sql(url, f"ALTER DATABASE {{db}} SET {default}")
+            words = "It's a \\ back\\nslash, 짜장면 🍜"
+            async with opened(url) as ledger:
+                await ledger.accept(new(f"a{n}"))
+                assert await ledger.claim(1, blocks=False), default
+                assert await ledger.submitted(f"a{n}", "resp_1")
+                assert await ledger.settle(f"a{n}", Outcome("completed", output_text=words))
+                record = await ledger.get(f"a{n}")
+                assert record is not None
+                assert record.output_text == words, default
+                assert abs(record.updated_at - time.time()) < 60, default
+            sql(url, f"ALTER DATABASE {{db}} RESET {default.partition(' ')[0]}")
+
+    run(work)
+
+
+def test_a_change_is_on_disk_and_is_given_time_whatever_the_defaults(postgresql: PostgreSQL) -> None:
+    wanted = {
+        "synchronous_commit": "on",
+        "statement_timeout": "10s",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "10s",
+        "transaction_isolation": "read committed",
+    }
+
+    async def work() -> None:
+        url = postgresql.new_database()
+        for name, odd in (
+            *((name, "30ms") for name in wanted if name.endswith("timeout")),
+            ("synchronous_commit", "off"),
+        ):
+            sql(url, f"ALTER DATABASE {{db}} SET {name} = '{odd}'")
+        sql(url, "ALTER DATABASE {db} SET default_transaction_isolation = 'serializable'")
+        async with opened(url) as ledger:
+            for _ in range(2):
+
+                async def look(transaction: Transaction) -> dict[str, str]:
+                    connection = transaction.connection
+                    return {name: str(await connection.scalar(text(f"SHOW {name}"))) for name in wanted}
+
+                assert await ledger.database.write(look) == wanted
+
+    run(work)
+
+
+def test_a_stronger_default_stays(postgresql: PostgreSQL) -> None:
+    async def work() -> None:
+        url = postgresql.new_database()
+        sql(url, "ALTER DATABASE {db} SET synchronous_commit = 'remote_apply'")
+        sql(url, "ALTER DATABASE {db} SET statement_timeout = '30s'")
+        async with opened(url) as ledger:
+
+            async def look(transaction: Transaction) -> list[object]:
+                return [
+                    await transaction.connection.scalar(text(f"SHOW {name}"))
+                    for name in ("synchronous_commit", "statement_timeout")
+                ]
+
+            assert await ledger.database.write(look) == ["remote_apply", "30s"]
+
+    run(work)
+
+
+def _encoding(encoding: str) -> Callable[[str], str]:
+    def create(url: str) -> str:
+        name = f"relay_{encoding.lower()}"
+        locale = "LC_COLLATE 'C' LC_CTYPE 'C'"
+        sql(url, f"CREATE DATABASE {name} ENCODING '{encoding}' {locale} TEMPLATE template0")
+        return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+    return create
+
+
+def _no_right_to_create(url: str) -> str:
+    sql(url, "CREATE ROLE visitor LOGIN", "REVOKE CREATE ON SCHEMA public FROM public")
+    return as_role(url, "visitor")
+
+
+def _no_right_to_the_tables(url: str) -> str:
+    _make_ledger(url)
+    sql(url, "CREATE ROLE reader LOGIN")
+    return as_role(url, "reader")
+
+
+def _no_schema(url: str) -> str:
+    sql(url, "CREATE ROLE nowhere LOGIN", "ALTER ROLE nowhere SET search_path = ''")
+    return as_role(url, "nowhere")
+
+
+def _rows_hidden(url: str) -> str:
+    _make_ledger(url)
+    tables = ("relay_meta", "relay_invocations", "relay_pieces", "relay_workers")
+    sql(url, "CREATE ROLE filtered LOGIN", *(f"GRANT ALL ON {table} TO filtered" for table in tables))
+    sql(url, "ALTER TABLE relay_invocations ENABLE ROW LEVEL SECURITY")
+    return as_role(url, "filtered")
+
+
+def _reads_only(url: str) -> str:
+    sql(url, "ALTER DATABASE {db} SET default_transaction_read_only = on")
+    return url
+
+
+def _a_table_of_another(url: str) -> str:
+    sql(url, "CREATE TABLE relay_workers (id integer)")
+    return url
+
+
+def _make_ledger(url: str) -> None:
+    async def work() -> None:
+        async with opened(url):
+            pass
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (_encoding("LATIN1"), "must be UTF8"),
+        (_encoding("SQL_ASCII"), "must be UTF8"),
+        (_encoding("EUC_KR"), "must be UTF8"),
+        (_no_right_to_create, "GRANT ALL ON schema public TO"),
+        (_no_right_to_the_tables, "GRANT ALL ON table relay_meta TO"),
+        (_no_schema, "search_path"),
+        (_rows_hidden, "row-level security"),
+        (_reads_only, "default_transaction_read_only"),
+        (_a_table_of_another, "another program"),
+    ],
+)
+def test_a_database_that_cannot_hold_a_ledger(
+    prepare: Callable[[str], str], words: str, postgresql: PostgreSQL
+) -> None:
+    url = prepare(postgresql.new_database())
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        _make_ledger(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_sqlite_file_of_another_program_is_left_as_it_is(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"PRAGMA journal_mode={mode}")
+        other.execute("CREATE TABLE users (name TEXT)")
+        other.commit()
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="another program"):
+        _make_ledger(f"sqlite+aiosqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_unix_socket_in_the_place_of_the_host(postgresql: PostgreSQL) -> None:
+    url = make_url(postgresql.new_database())
+    folder = str(url.query.get("host") or url.host)
+    if not folder.startswith("/"):
+        pytest.skip("the server has no Unix socket")
+    written = f"postgresql://{url.username}@{folder.replace('/', '%2F')}:{url.port or 5432}/{url.database}"
+
+    async def work() -> None:
+        database = Database(configured_url({"RELAY_DATABASE_URL": written}), "me")
+        try:
+            assert await database.run(lambda connection: connection.scalar(text("SELECT 1"))) == 1
+        finally:
+            await database.close()
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://pg:hush@secretpart@127.0.0.1:9/db",
+        "postgresql://pg:hush@secretpart/x@127.0.0.1:9/db",
+        "postgresql://pg:hush@secretpart:9@127.0.0.1:9/db",
+        "postgresql://pg:hush@secretpart?x@127.0.0.1:9/db",
+        "postgresql://pg:hush@secretpart#x@127.0.0.1:9/db",
+        "postgresql://pg@host:hush@secretpart@127.0.0.1:9/db",
+        "postgres://pg:@secretpart@127.0.0.1/db",
+        "'postgresql://pg:secretpart@127.0.0.1/db'",
+        '"postgresql://pg:secretpart@127.0.0.1/db"',
+        "jdbc:postgresql://pg:secretpart@127.0.0.1/db",
+    ],
+)
+def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"%40|quotes|must start") as caught:
+        configured_url({"RELAY_DATABASE_URL": address})
+    assert "secretpart" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "user", "host"),
+    [
+        ("postgresql://me@server:pw@db.example/x", "me@server", "db.example"),
+        ("postgresql://me:p%40w@db.example/x", "me", "db.example"),
+        ("postgresql://me@%2Frun%2Fpg/x?application_name=a@b", "me", "/run/pg"),
+        ("postgresql:///x?host=/run/pg", None, None),
+    ],
+)
+def test_an_address_with_odd_characters_that_is_right(address: str, user: str | None, host: str | None) -> None:
+    url = configured_url({"RELAY_DATABASE_URL": address})
+    assert (url.username, url.host) == (user, host)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from litellm_openai_example.config import GatewaySettings
@@ -9,7 +12,10 @@ from litellm_openai_example.config import GatewaySettings
 from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
 from ..fakes.scripted import free_port
 from .conftest import StartRelay, assert_clean
-from .running import ThreadedRelay
+from .running import FAST, ThreadedRelay
+
+HTML = {"content-type": "text/html"}
+PAGE = f"<!DOCTYPE html><html><title>Sign in</title>{SECRET_WORDS}</html>"
 
 
 def litellm_error(status: int, text: str, code: str = "") -> Fault:
@@ -56,8 +62,11 @@ class TestSubmission:
             Fault("status", 599),
             Fault("drop", paid=True),
             Fault("cut", paid=True),
-            Fault("garbage", paid=True),
             Fault("empty", paid=True),
+            Fault("foreign", 502, PAGE, HTML, paid=True),
+            Fault("foreign", 200, "upstream connect error", {"content-type": "text/plain"}, paid=True),
+            Fault("status", 200, {"message": "Unauthorized"}, paid=True),
+            Fault("status", 200, {"status": "failed"}, paid=True),
             Fault("status", 200, {"status": "queued"}, paid=True),
             Fault("status", 200, {"id": None, "status": "queued"}, paid=True),
             Fault("status", 200, {"id": 7, "status": None}, paid=True),
@@ -74,6 +83,33 @@ class TestSubmission:
         upstream.on_post = lambda request, n: fault
         view = relay.api.wait(relay.api.start(stream=stream))
         assert (view["status"], view["error_code"]) == ("failed", "submission_indeterminate")
+        assert len(upstream.posts) == 1
+        assert_clean(str(view), upstream)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault("foreign", 200, PAGE, HTML),
+            Fault("foreign", 200, PAGE, {"content-type": "text/html; charset=utf-8"}),
+            Fault("foreign", 200, "\n <!-- signed out --><html>", {"content-type": "application/xhtml+xml"}),
+            Fault("foreign", 200, "Please sign in", HTML),
+            Fault("foreign", 200, "\ufeff" + PAGE, {"content-type": "application/json"}),
+            Fault("foreign", 200, "<?xml version='1.0'?><Error/>", {"content-type": "application/json"}),
+            Fault("foreign", 401, PAGE, HTML),
+            Fault("foreign", 403, PAGE, HTML),
+            Fault("foreign", 404, PAGE, HTML),
+        ],
+        ids=lambda fault: f"{fault.status}-{fault.headers['content-type']}-{fault.body[:8]!r}",
+    )
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_web_page_is_a_refusal_that_names_it(
+        self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, stream: bool
+    ) -> None:
+        upstream.on_post = lambda request, n: fault
+        view = relay.api.wait(relay.api.start(stream=stream))
+        assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
+        assert "web page" in view["error_message"]
+        assert "Nothing was paid" in view["error_message"]
         assert len(upstream.posts) == 1
         assert_clean(str(view), upstream)
 
@@ -155,6 +191,43 @@ class TestPolling:
         assert (view["status"], view["output_text"]) == ("completed", "The answer.")
         assert view["upstream_response_id"] == "resp_0"
         assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            Fault("foreign", 404, "404 page not found", {"content-type": "text/plain"}),
+            Fault("foreign", 404, PAGE, HTML),
+            Fault("foreign", 404, "", {}),
+            Fault("foreign", 404, '{"detail": "Not Found"}', {"content-type": "application/json"}),
+            Fault("foreign", 404, '{"message": "no Route matched"}', {"content-type": "application/json"}),
+            Fault("foreign", 404, '{"error": "Response with id x not found"}', {"content-type": "application/json"}),
+            Fault("foreign", 404, '{"error": {"code": 404, "status": "NOT_FOUND"}}', {}),
+            Fault("foreign", 410, PAGE, HTML),
+            Fault("foreign", 403, "permission_error: response id", HTML),
+            Fault("foreign", 400, "previous_response_not_found", HTML),
+            Fault("foreign", 500, "<html>GET is not supported for this URL", HTML),
+            Fault("foreign", 200, PAGE, HTML),
+            Fault("foreign", 200, '{"status": "failed"}', {"content-type": "application/json"}),
+            Fault("foreign", 302, "", {"location": "https://login.example/"}),
+        ],
+        ids=lambda fault: f"{fault.status}-{fault.body[:24]!r}",
+    )
+    def test_only_the_gateway_itself_can_lose_a_response(
+        self, start_relay: StartRelay, upstream: Gateway, fault: Fault
+    ) -> None:
+        """An ingress that is being redeployed, a proxy that wants a sign-in: outages, however long they last."""
+        relay = start_relay(timings=replace(FAST, missing=0.5))
+        until = time.monotonic() + 1.5
+        upstream.on_get = lambda work, n: fault if time.monotonic() < until else None
+        view = relay.api.wait(relay.api.start())
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+
+    def test_a_response_is_gone_only_if_nothing_else_is_heard(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        relay = start_relay(timings=replace(FAST, missing=0.5))
+        until = time.monotonic() + 2.0
+        gone, away = Fault("status", 404), Fault("foreign", 502, PAGE, HTML)
+        upstream.on_get = lambda work, n: (gone if n % 2 else away) if time.monotonic() < until else None
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
 
     def test_a_response_that_is_gone_for_good(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_get = lambda work, n: Fault("status", 404)

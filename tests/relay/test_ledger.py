@@ -231,6 +231,94 @@ def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
     run(work)
 
 
+def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
+    postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        async with opened(postgresql.new_database()) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+            request_cancel = ledger.request_cancel
+            asked: list[str] = []
+
+            async def away_twice(invocation_id: str) -> None:
+                asked.append(invocation_id)
+                if len(asked) < 3:
+                    raise LedgerUnavailable
+                await request_cancel(invocation_id)
+
+            monkeypatch.setattr(ledger, "request_cancel", away_twice)
+            gone = asyncio.create_task(ledger.accept(new("gone")))
+            await asyncio.sleep(0.5)
+            gone.cancel()
+            await asyncio.wait([gone])
+            while [one.state for one in (await ledger.get_many(["gone"])).values()] != ["cancelled"]:
+                await asyncio.sleep(0.05)
+            assert asked == ["gone"] * 3
+
+    run(work)
+
+
+def test_what_was_followed_and_why_it_is_to_be_stopped_outlive_a_process(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url, "first") as first, opened(database_url, "second") as second:
+            for name in "abc":
+                await first.accept(new(name))
+            await first.claim(3, blocks=False)
+            for name in "ab":
+                assert await first.submitted(name, f"resp_{name}")
+            await first.keep_followed({"a": 12.5, "b": 1.0, "unknown": 3.0})
+            assert await first.keep_wish("a", "research_timeout")
+            assert await first.requeue("c", 0.0, attempt=1, followed=7.0)
+            await second.keep_followed({"a": 99.0})  # not its own
+            assert not await second.keep_wish("b", "research_timeout")
+            await first.leave({"b": 2.0})
+            taken = {one.id: one for one in await second.reclaim(may_declare_dead=False, limit=9)}
+            assert {name: (one.followed, one.stop_reason) for name, one in taken.items()} == {
+                "a": (12.5, "research_timeout"),
+                "b": (2.0, None),
+            }
+            assert [record.followed for record in await second.claim(1, blocks=False)] == [7.0]
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "lease", ["UPDATE relay_workers SET expires_at = expires_at - 0.5", "DELETE FROM relay_workers"]
+)
+def test_a_ledger_that_was_set_back_gives_nothing_away_until_it_is_noticed(database_url: str, lease: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("a"))
+            assert not await ledger.heartbeat()
+            await ledger.database.run(lambda connection: connection.execute(text(lease)))
+            assert await ledger.claim(1, blocks=False) == []
+            assert await ledger.heartbeat()
+            assert not await ledger.heartbeat()
+            assert len(await ledger.claim(1, blocks=False)) == 1
+
+    run(work)
+
+
+def test_only_the_process_that_sent_a_run_takes_it_out_of_the_queue(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url, "first") as first, opened(database_url, "second") as second:
+            for name in "abc":
+                await first.accept(new(name))
+            assert await first.restore("a", "resp_a")
+            assert await first.restore("b", None)
+            assert not await second.restore("a", "resp_other")
+            assert await second.claim(9, blocks=False)
+            assert not await first.restore("c", "resp_c")
+            found = await first.get_many(list("abc"))
+            assert [(one.state, one.owner, one.upstream_id) for one in (found[name] for name in "abc")] == [
+                ("running", "first", "resp_a"),
+                ("awaiting", "first", None),
+                ("submitting", "second", None),
+            ]
+
+    run(work)
+
+
 def test_a_purge_is_one_block_at_a_time(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -353,6 +441,20 @@ class TestClockSteps:
                 assert await second.pending(may_declare_dead=True) == (True, True)
                 assert [record.id for record in await second.reclaim(may_declare_dead=True, limit=5)] == ["i"]
                 assert [record.id for record in await second.claim(1, blocks=False)] == ["j"]
+
+        run(work)
+
+    def test_one_that_is_set_forward_deletes_no_result(self, sqlite_url: str, wall: Clock) -> None:
+        async def work() -> None:
+            clock = Clock()
+            async with opened(sqlite_url, clock=clock) as ledger:
+                await ledger.accept(new("i"))
+                await ledger.claim(1, blocks=False)
+                await ledger.settle("i", Outcome("completed"))
+                wall.now += 4 * 86400
+                assert await ledger.purge(3 * 86400.0) == 0
+                clock.now += 4 * 86400
+                assert await ledger.purge(3 * 86400.0) == 1
 
         run(work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
 
 from mcp import Client, MCPError
 
-from litellm_openai_example.mcp.server import create_server
+from litellm_openai_example.mcp.server import Caller, create_server
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.research.arguments import ToolArguments
 from litellm_openai_example.research.contract import Invocation
@@ -31,7 +32,8 @@ from litellm_openai_example.research.relay_calls import RelayError, ResearchRunn
 from litellm_openai_example.research.views import read_view
 
 from ..fakes.gateway import Fault, Gateway, Json, message
-from ..fakes.scripted import eventually, free_port
+from ..fakes.raw import RawServer
+from ..fakes.scripted import Answer, eventually, free_port, reply
 from .agents import KEY, Reach, agent, call, on_stdio, over_http, over_http_of_2025, tell
 from .conftest import StartRelay, assert_clean
 from .running import RelayProcess, ThreadedRelay, body, environment
@@ -223,6 +225,151 @@ def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gat
     assert "# Language of the report\n\nKorean" in upstream.posts[0]["input"]
 
 
+@pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
+def test_an_argument_that_is_not_known_is_refused(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """As the API refuses it: what it was meant to say would be missing in a run that is paid for."""
+
+    async def work(client: Client) -> None:
+        for tool, given, near in (
+            ("deep_research", {"constraint": ["b"]}, "constraints"),
+            ("deep_research", {"question": "Why?"}, "research_question"),
+            ("deep_research", {"Language": "Korean"}, "language"),
+            ("deep_research", {"newRun": True}, "new_run"),
+            ("deep_research", {"constraint": None}, "constraints"),
+            ("research_status", {"include_reports": True}, "include_report"),
+            ("research_status", {"waitSeconds": 5}, "wait_seconds"),
+            ("research_cancel", {"ID": "inv_1.x"}, "id"),
+        ):
+            rest = {"research_question": "Why?"} if tool == "deep_research" else {"id": "inv_1.x"}
+            is_error, text = await tell(client, tool, **rest, **given)
+            assert is_error
+            assert f"did you mean {near}?" in text or near == "id"
+            assert "Known: " in text
+        is_error, text = await tell(client, "deep_research", research_question="Why?", **{"x\x1b[0m" * 9999: 1})
+        assert is_error
+        assert len(text) < 500
+
+    agent(reach, relay.api.base_url, work)
+    assert not upstream.posts
+
+
+@pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
+def test_null_is_what_is_left_out(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
+    upstream.seconds = 60.0
+
+    async def work(client: Client) -> None:
+        names = {name: None for name in ToolArguments.model_fields if name != "require_citations"} | {"new_run": None}
+        ids = {
+            (await call(client, "deep_research", **(given | {"research_question": "Why?"})))["id"]
+            for given in (names, {})
+        }
+        assert len(ids) == 1
+        assert (await call(client, "research_status", id=ids.pop(), wait_seconds=None, include_report=None))["status"]
+        is_error, text = await tell(client, "research_status", id=None)
+        assert is_error
+        assert "id" in text
+
+    agent(reach, relay.api.base_url, work)
+
+
+AWAY = {"a proxy without it": reply(b"<html>Bad Gateway", 502), "silence": Answer(pause=600.0)}
+
+
+@pytest.mark.parametrize("answer", [None, *AWAY])
+def test_a_relay_that_is_away_is_told_soon(answer: str | None) -> None:
+    """The limit of the helper's own calls is 30 s."""
+    took: list[float] = []
+
+    async def work(client: Client) -> None:
+        began = time.monotonic()
+        is_error, text = await tell(client, "deep_research", research_question="Why?")
+        took.append(time.monotonic() - began)
+        assert is_error
+        assert "the relay" in text
+
+    with RawServer() as server:
+        if answer is not None:
+            server.answers(AWAY[answer])
+        agent(on_stdio, server.url if answer else f"http://127.0.0.1:{free_port()}", work)
+        assert not server.posts
+    assert took[0] < 20
+
+
+MARK = "ZwischenrufXYZ"
+
+
+@pytest.mark.parametrize("reach", [over_http, over_http_of_2025], ids=lambda way: way.__name__, indirect=True)
+def test_the_log_repeats_nothing_of_an_agent(
+    reach: Reach, relay: ThreadedRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where somebody asks all libraries for all that they log."""
+    caplog.set_level(logging.DEBUG)
+
+    async def work(client: Client) -> None:
+        for tool, given in (
+            (MARK, {}),
+            ("research_status", {"id": MARK}),
+            ("research_status", {"id": [MARK]}),
+            ("research_status", {"id": "inv_1.x", "wait_seconds": MARK}),
+            ("deep_research", {"research_question": "Why?", "context": MARK}),
+            ("deep_research", {"research_question": "Why?", MARK: MARK}),
+        ):
+            assert (await tell(client, tool, **given))[0]
+
+    agent(reach, relay.api.base_url, work)
+    of_the_relay = [record for record in caplog.records if record.name.startswith(("mcp.server", "litellm"))]
+    assert not [text for record in of_the_relay if MARK in (text := record.getMessage())]
+    assert MARK not in "".join(str(record.exc_info) for record in of_the_relay)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json, text/event-stream", "text/event-stream"),
+        ("text/event-stream", "text/event-stream"),
+        ("text/*;q=0.8, application/json;q=0.5", "text/event-stream"),
+        ("application/json", "application/json"),
+        ("APPLICATION/JSON; charset=utf-8", "application/json"),
+        ("application/json, text/event-stream;q=0", "application/json"),
+        ("application/json, text/event-stream;q=0.5", "application/json"),
+        ("application/*", "application/json"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        (None, "application/json"),
+        ("text/html, ;;q=x,", "application/json"),
+    ],
+)
+@pytest.mark.parametrize("version", [None, "2025-06-18"])
+def test_a_client_gets_what_it_can_read(
+    relay: ThreadedRelay, accept: str | None, kind: str, version: str | None
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"} | ({"MCP-Protocol-Version": version} if version else {})
+    headers |= {} if accept is None else {"Accept": accept}
+    request = relay.api.http.build_request("POST", "/mcp", json=PING, headers=headers)
+    if accept is None:
+        del request.headers["Accept"]
+    answer = relay.api.http.send(request)
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
+    text = answer.text if kind == "application/json" else answer.text.partition("data: ")[2].partition("\n")[0]
+    assert len(json.loads(text)["result"]["tools"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://relay.example", 200),
+        ("https://relay.example:8443", 200),
+        ("http://localhost:6274", 200),
+        ("https://relay.example.evil.example", 403),
+        ("https://evil.example", 403),
+    ],
+)
+def test_a_page_of_the_relay_itself_may_speak_to_it(start_relay: StartRelay, origin: str, status: int) -> None:
+    relay = start_relay(host="0.0.0.0", api_key=KEY)  # so that it has a name that is not loopback
+    headers = ACCEPT | {"Authorization": f"Bearer {KEY}", "Host": "relay.example", "Origin": origin}
+    assert relay.api.call("POST", "/mcp", json=PING, headers=headers).status_code == status
+
+
 PING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
@@ -347,7 +494,7 @@ def test_a_wait_through_an_outage_asks_now_and_then() -> None:
         yield Relay()
 
     async def main() -> None:
-        async with Client(create_server(connect, lambda _: "ann")) as client:
+        async with Client(create_server(connect, lambda _: Caller("ann"))) as client:
             assert (await call(client, "research_status", id="inv_1.x", wait_seconds=1))["status"] == "running"
 
     began = time.monotonic()
@@ -372,12 +519,12 @@ def test_the_same_call_has_the_key_that_it_always_had() -> None:
         yield Relay()
 
     async def main() -> None:
-        async with Client(create_server(connect, lambda _: "ann")) as client:
+        async with Client(create_server(connect, lambda _: Caller("ann"))) as client:
             given: Json = {"research_question": "Why?"}
             offered = (await client.list_tools()).tools[0].input_schema["properties"]
             assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
             nulls = dict.fromkeys({*offered} - {"new_run"})
-            for arguments in (given, given | {"context": [], "constraints": []}, nulls | given, given | {"other": 1}):
+            for arguments in (given, given | {"context": [], "constraints": []}, nulls | given | {"new_run": None}):
                 await client.call_tool("deep_research", arguments)
             answer = await client.call_tool("deep_research", {"research_question": " "})
             assert "must be a text that is not blank" in getattr(answer.content[0], "text", "")
@@ -392,4 +539,4 @@ def test_the_same_call_has_the_key_that_it_always_had() -> None:
     }
     whose = json.dumps(["ann", {"x-litellm-tags": "team-a"}])
     key = hashlib.sha256(f"mcp arguments\n{whose}\n{json.dumps(sent, sort_keys=True)}".encode()).hexdigest()
-    assert invoked == [(sent, key)] * 4
+    assert invoked == [(sent, key)] * 3

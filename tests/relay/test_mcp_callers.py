@@ -55,24 +55,67 @@ def test_users_on_stdio_get_their_own_runs(meta: Any, relay: ThreadedRelay, upst
     assert secret.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("meta", [None, {"idempotency_key": "1"}], ids=["arguments", "key"])
-@pytest.mark.parametrize("reach", [over_http, over_http_of_2025], ids=lambda way: way.__name__)
-def test_users_over_http_get_their_own_runs(reach: Known, meta: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
-    users: list[dict[str, str]] = [
-        {},
-        {USER: "ann"},
-        {USER: "bob"},
-        {USER: "ann", TAGS: "team-a"},
-        {USER: "ann", SESSION: "s-1"},
-        {"X-Forwarded-For": "192.0.2.1"},
-        {"X-Forwarded-For": "192.0.2.2"},
-    ]
-    ids = [started(reach, relay, meta, **user) for user in users]
-    assert len(set(ids)) == len(users)
-    assert [started(reach, relay, meta, **user) for user in users] == ids
-    assert started(reach, relay, meta, **{USER: "ann", "X-Forwarded-For": "192.0.2.9"}) == ids[1]  # she has moved
-    assert eventually(lambda: len(upstream.posts) >= len(users))
-    assert len(upstream.posts) == len(users)
+HTTP = pytest.mark.parametrize("reach", [over_http, over_http_of_2025], ids=lambda way: way.__name__)
+NAMED: list[dict[str, str]] = [
+    {USER: "ann"},
+    {SESSION: "s-1"},
+    {TAGS: "team-a"},
+    {USER: "ann", TAGS: "team-a", SESSION: "s-1"},
+    {"X-Forwarded-For": "192.0.2.1"},
+    {"Forwarded": "for=192.0.2.1"},
+    {"X-Real-IP": "192.0.2.1"},
+]
+
+
+@HTTP
+def test_the_holder_of_the_key_gets_the_run_again(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
+    ids = {started(reach, relay) for _ in range(2)}
+    assert len(ids) == 1
+    assert started(reach, relay, question="Who?") not in ids
+    assert eventually(lambda: len(upstream.posts) >= 2)
+    assert len(upstream.posts) == 2
+
+
+@pytest.mark.parametrize("who", NAMED, ids=str)
+def test_a_name_that_anybody_may_write_finds_no_run(relay: ThreadedRelay, who: dict[str, str]) -> None:
+    """Neither by the same name, nor from the run of a caller who named nobody."""
+    hers = [started(over_http, relay), started(over_http, relay, **who)]
+    assert started(over_http, relay, **who) not in hers
+
+
+@HTTP
+def test_over_http_the_key_of_the_client_counts(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
+    meta = {"idempotency_key": "2f1c"}
+    payers: list[dict[str, str]] = [{}, {USER: "ann"}, {USER: "bob"}, {USER: "ann", TAGS: "team-a"}]
+    ids = [started(reach, relay, meta, **who) for who in payers]
+    assert len(set(ids)) == len(payers)
+    moved = {"X-Forwarded-For": "192.0.2.9"}
+    assert [started(reach, relay, meta, **who, **moved) for who in payers] == ids
+    assert started(reach, relay, {"idempotency_key": "2f1d"}) not in ids
+    assert eventually(lambda: len(upstream.posts) >= len(payers) + 1)
+    assert len(upstream.posts) == len(payers) + 1
+
+
+def test_the_key_of_an_agent_cannot_be_computed_from_the_ledger(start_relay: StartRelay, upstream: Gateway) -> None:
+    """Who knows a run's idempotency key has its token: what the relay's own key makes differs with that key."""
+    upstream.seconds = 60.0
+    ids = {started(over_http, start_relay(api_key=KEY)) for _ in range(2)}
+    assert len(ids) == 1
+    other = start_relay(api_key="sk-relay-another")
+    answer = other.api.call(
+        "POST",
+        "/mcp",
+        json={
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "deep_research", "arguments": {"research_question": "Why?"}},
+        },
+        headers={"Authorization": "Bearer sk-relay-another", "Accept": "application/json, text/event-stream"},
+    )
+    assert answer.status_code == 200
+    assert "inv_" in answer.text
+    assert not any(id in answer.text for id in ids)
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from litellm_openai_example.gateway.environment import GatewayUnavailable, find_uv
+from litellm_openai_example.gateway.children import GatewayUnavailable
+from litellm_openai_example.gateway.environment import find_uv
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
 from ..terminal import Terminal
-from .running import Api, environment, relay_process
+from .running import Api, body, environment, relay_process
 
 ROOT = Path(__file__).parents[2]
 SUBMIT = 1.8  # seconds that the gateway takes to accept
@@ -137,6 +139,36 @@ def test_repeated_signals_do_not_cut_a_submission(
     with relay_process(env) as relay:  # what the wrappers left may still drain: the ledger knows whose it is
         assert relay.api.wait(started)["status"] == "completed"
     assert len(upstream.posts) == 1
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of another process need Linux")
+@pytest.mark.parametrize("size", [100, 90_000])
+def test_it_is_not_ready_while_a_full_disk_refuses_starts(
+    tmp_path: Path, sqlite_url: str, upstream: Gateway, size: int
+) -> None:
+    """A file size limit stands for the full disk: small changes still fit into the room that the log of SQLite has."""
+    with relay_process(environment(sqlite_url, upstream)) as relay:
+        relay.api.wait(relay.api.start("x" * size))
+        process = psutil.Process(relay.process.pid)
+        limits = process.rlimit(psutil.RLIMIT_FSIZE)
+        largest = max(file.stat().st_size for file in tmp_path.glob("ledger.sqlite3*"))
+        process.rlimit(psutil.RLIMIT_FSIZE, (largest, limits[1]))
+
+        def refused() -> bool:
+            return relay.api.post(body("x" * size, background=True)).status_code == 503
+
+        assert eventually(refused, 60)
+        until = time.monotonic() + 5  # over two heartbeats
+        while time.monotonic() < until:
+            assert relay.api.call("GET", "/readyz").status_code == 503
+            if not refused():
+                assert relay.api.call("GET", "/readyz").status_code == 503, "a start went, but the largest does not"
+        process.rlimit(psutil.RLIMIT_FSIZE, limits)
+        assert eventually(lambda: relay.api.call("GET", "/readyz").status_code == 200, 60)
+        assert not refused()
+        said = [line for line in relay.lines if "the ledger can" in line]
+        assert [("cannot" in line) for line in said] == [True, False]
+        assert relay.terminate() == 0
 
 
 def test_it_ends_in_time_while_the_database_says_nothing(tmp_path: Path, sqlite_url: str, upstream: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,8 +12,9 @@ from litellm_openai_example.relay.engine.prompt import research_prompt, research
 from litellm_openai_example.research.arguments import DeepResearchArguments
 
 from ..fakes.gateway import Fault, Gateway, Json
+from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .running import ThreadedRelay
+from .running import FAST, ThreadedRelay
 
 NEW, OLD = {"type": "web_search"}, {"type": "web_search_preview"}
 
@@ -31,13 +33,18 @@ class TestRecipe:
             ("openai/gpt-6.1-sol", NEW, "high"),
             ("o3-deep-research", OLD, None),
             ("azure/o4-mini-deep-research-2025-06-26", OLD, None),
-            ("anthropic/claude-x", NEW, None),
-            ("my-own-name", NEW, None),
+            ("azure/O3-Deep-Research", OLD, None),
+            ("my-deep-research", OLD, None),
+            ("gpt-6.2-sol", NEW, "high"),
+            ("gpt-6.1-terra", NEW, "high"),
+            ("openai/gpt-6.1-sol-2026-09-29", NEW, "high"),
+            ("anthropic/claude-x", NEW, "high"),
+            ("my-own-name", NEW, "high"),
         ],
     )
     def test_each_model_can_search(self, model: str, tool: Json, effort: str | None) -> None:
         made = request(model)
-        assert made["tools"] == [tool]
+        assert (made["tools"], made["store"]) == ([tool], True)
         assert made.get("reasoning") == (None if effort is None else {"effort": effort})
         assert "Name the source" in made["input"]
 
@@ -140,40 +147,129 @@ def test_the_language_of_the_report() -> None:
     assert request("x", language=None)["input"] == request("x", language=" ")["input"] == plain
 
 
+TOOLS, REASONING, STORE = "unsupported_tool", "unsupported_reasoning", "unsupported_store"
+
+
+def refusal(text: str, param: str | None, **headers: str) -> Fault:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Fault("status", 400, {"error": {"message": text, "param": param, "code": "400"}}, named)
+
+
 def refusing(*fields: str) -> Any:
-    """A gateway whose model refuses these tool names, or `reasoning`."""
+    """A gateway whose model refuses these tool names, `reasoning` or `store`."""
 
     def on_post(asked: Json, _: int) -> Fault | None:
         kind = asked["tools"][0]["type"]
         if kind in fields:
-            text = f"Web search tool is not supported with this model: {kind}"
-            return Fault("status", 400, {"error": {"message": text, "param": "tools", "code": "400"}})
+            return refusal(f"Web search tool is not supported with this model: {kind}", "tools")
         if "reasoning" in fields and "reasoning" in asked:
             text = "Unsupported parameter: 'reasoning.effort' is not supported with this model."
-            return Fault("status", 400, {"error": {"message": text, "param": "reasoning.effort", "code": "400"}})
+            return refusal(text, "reasoning.effort")
+        if "store" in fields and asked.get("store") is True:
+            return refusal("Responses cannot be stored: Zero Data Retention is enabled.", "store")
         return None
 
     return on_post
+
+
+def adapted(relay: ThreadedRelay, kind: str) -> float:
+    """How many runs the relay's metrics call adapted for this reason; of all relays of this process."""
+    text = relay.api.call("GET", "/metrics").text
+    (line,) = [line for line in text.splitlines() if line.startswith(f'litellm_relay_adapted_total{{kind="{kind}"}}')]
+    return float(line.split()[-1])
 
 
 class TestRefused:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize(
         ("refused", "posts"),
-        [(("web_search",), 2), (("reasoning",), 2), (("web_search", "reasoning"), 3)],
+        [
+            (("web_search",), 2),
+            (("reasoning",), 2),
+            (("store",), 2),
+            (("web_search", "reasoning"), 3),
+            (("web_search", "reasoning", "store"), 4),
+        ],
     )
     def test_it_is_sent_as_the_model_wants_it(
         self, start_relay: StartRelay, upstream: Gateway, refused: tuple[str, ...], posts: int, stream: bool
     ) -> None:
         upstream.on_post = refusing(*refused)
         relay = start_relay()
+        kinds = [kind for name, kind in (("web_search", TOOLS), ("reasoning", REASONING), ("store", STORE))]
+        before = [adapted(relay, kind) for kind in kinds]
         assert relay.api.wait(relay.api.start("one", stream=stream))["status"] == "completed"
         assert (len(upstream.posts), sum(upstream.paid.values())) == (posts, 1)
         assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
         assert len(upstream.posts) == posts + 1  # the relay has learned it
+        told = [2.0 if name in refused else 0.0 for name in ("web_search", "reasoning", "store")]
+        assert [adapted(relay, kind) - was for kind, was in zip(kinds, before, strict=True)] == told
 
     def test_by_both_names(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = refusing("web_search", "web_search_preview")
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
         assert len(upstream.posts) == 2
+
+    @pytest.mark.parametrize("name", ["reasoning", "store"])
+    def test_what_the_operator_asks_for_is_not_taken_out(
+        self, start_relay: StartRelay, upstream: Gateway, name: str
+    ) -> None:
+        upstream.on_post = refusing(name)
+        fields = {"reasoning": {"effort": "xhigh"}} if name == "reasoning" else {"store": True}
+        relay = start_relay(request=fields)
+        for question in ("one", "two"):
+            view = relay.api.wait(relay.api.start(question))
+            assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
+        assert [post[name] for post in upstream.posts] == [fields[name]] * 2
+
+    def test_it_is_forgotten_after_a_while(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.on_post = refusing("reasoning")
+        relay = start_relay(timings=replace(FAST, learned=1.0))
+        assert relay.api.wait(relay.api.start("one"))["status"] == "completed"
+        upstream.on_post = lambda asked, n: None
+
+        def asked_again() -> bool:
+            assert relay.api.wait(relay.api.start("more"))["status"] == "completed"
+            return "reasoning" in upstream.posts[-1]
+
+        assert eventually(asked_again, 60)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("model", "learned"),
+        [
+            ("fallback", False),
+            ("gpt-4o", False),
+            ("gpt-6.1-terra", False),
+            ("gpt-6.1-sol-mini", False),
+            ("gpt-6.1-sol", True),
+            ("openai/gpt-6.1-sol", True),
+            ("gpt-6.1-sol-2026-09-29", True),
+            (None, True),
+            (7, True),
+        ],
+    )
+    def test_a_fallback_model_teaches_nothing_of_the_model(
+        self, start_relay: StartRelay, upstream: Gateway, model: object, learned: bool, stream: bool
+    ) -> None:
+        upstream.on_post = lambda asked, n: refusing("reasoning")(asked, n) if n == 1 else None
+        upstream.answers_as = model
+        relay = start_relay()
+        assert relay.api.wait(relay.api.start("one", stream=stream))["status"] == "completed"
+        assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
+        assert ["reasoning" in post for post in upstream.posts] == [True, False, not learned]
+
+    def test_one_wrong_deployment_of_two(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        refused = refusal("Unsupported parameter", "reasoning.effort", x_litellm_model_id="wrong")
+        upstream.on_post = lambda asked, n: refused if n == 1 else None
+        upstream.headers = {"x-litellm-model-id": "right", "x-litellm-model-group": "gpt-6.1-sol"}
+        relay = start_relay()
+        for question in ("one", "two"):
+            assert relay.api.wait(relay.api.start(question))["status"] == "completed"
+        assert ["reasoning" in post for post in upstream.posts] == [True, False, True]
+
+    def test_null_takes_store_out(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        relay = start_relay(request={"store": None})
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
+        assert "store" not in upstream.posts[0]

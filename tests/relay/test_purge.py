@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+
+import pytest
+from sqlalchemy import text
+
+from litellm_openai_example.relay.ledger.records import Outcome
 
 from .test_ledger import fill, new, opened, run
 
@@ -31,5 +37,41 @@ def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:
                 await ledger.heartbeat()
             assert not purging.done()
             purging.cancel()
+
+    run(work)
+
+
+def test_of_two_retentions_the_longer_one_holds(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "litellm_relay")
+
+    async def work() -> None:
+        day, hour = 86400.0, 3600.0
+        async with opened(database_url, retention=hour) as short:
+            async with opened(database_url, "long", retention=day) as long:
+                await short.accept(new("old"))
+                await short.claim(1, blocks=False)
+                await short.settle("old", Outcome("failed"))
+                age = text(f"UPDATE relay_invocations SET updated_at = {time.time() - 2 * hour}")
+                await short.database.run(lambda connection: connection.execute(age))
+                for ledger, own in ((short, hour), (long, day), (short, hour)):
+                    assert await ledger.purge(own) == 0
+                (said,) = caplog.messages
+                assert "results are kept for 24 h" in said
+                assert "this one: 1 h" in said
+                await long.leave()
+            assert await short.purge(hour) == 1
+        assert "results are kept for 1 h" in caplog.messages[-1]
+
+    run(work)
+
+
+def test_results_are_kept_a_while_longer_when_who_keeps_them_longest_has_died(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url, retention=0.0) as short:
+            async with opened(database_url, "long", retention=3600.0):
+                await short.accept(new("old"))
+                await short.claim(1, blocks=False)
+                await short.settle("old", Outcome("failed"))
+            assert await short.purge(0.0) == 0
 
     run(work)

@@ -93,8 +93,9 @@ def test_a_newer_one_is_refused(database_url: str) -> None:
 async def _filled(url: str, states: tuple[str, ...]) -> dict[str, str]:
     """A ledger with a run in each state; their tokens."""
     async with opened(url) as ledger:
+        records = {}
         for state in states:
-            await ledger.accept(new(state))
+            records[state] = await ledger.accept(ledger.tokens.protect(new(state), f"seed of {state}"))
             if state == "queued":  # the last one: nobody claims it
                 continue
             await ledger.claim(9, blocks=state == "awaiting")
@@ -103,7 +104,7 @@ async def _filled(url: str, states: tuple[str, ...]) -> dict[str, str]:
             if state not in OWNED:
                 await ledger.settle(state, Outcome(state, None, "the text", {"cost_usd": 0.25, "model": "m"}))
         await ledger.append("running", Piece(1, 0, "begun"))
-        return {state: ledger.token(state) for state in states}
+        return {state: ledger.tokens.given(records[state], f"seed of {state}") for state in states}
 
 
 def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
@@ -128,7 +129,7 @@ def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
             assert records["completed"].view.cost_usd == 0.25
             assert records["running"].upstream_id == "resp_running"
             assert [piece.text for piece in await ledger.pieces("running")] == ["begun"]
-            assert {state: ledger.token(state) for state in states} == tokens
+            assert all(ledger.tokens.opens(tokens[state], records[state]) for state in states)
             await ledger.accept(new("fresh"))
 
     tokens = asyncio.run(asyncio.wait_for(back_up(), 60))

@@ -33,7 +33,10 @@ RUNNING = Record(
     updated_at=2.0,
     cost_usd=None,
     tags=None,
-    age=1.0,
+    token_hash=None,
+    unsent=None,
+    followed=None,
+    stop_reason=None,
 )
 ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_text": "the report", "updated_at": 3.0})
 

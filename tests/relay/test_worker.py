@@ -180,7 +180,7 @@ def test_a_run_with_an_argument_that_only_a_newer_relay_knows(
 
     new = NewInvocation.of(NewerArguments.model_validate({"research_question": "Why?", "newer": True}), None, Payer())
     asyncio.run_coroutine_threadsafe(relay.relay.accept(new), relay.loop).result(10)
-    started = {"invocation_id": new.id, "invocation_token": relay.relay.ledger.token(new.id)}
+    started = {"invocation_id": new.id, "invocation_token": relay.relay.ledger.tokens.derived(new.id)}
     time.sleep(1.0)
     assert relay.api.view(started)["status"] == "queued"
     assert not upstream.posts

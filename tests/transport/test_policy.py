@@ -236,6 +236,20 @@ def test_a_get_is_sent_again(gateway: ScriptedServer) -> None:
     assert "x-litellm-num-retries" not in gateway.seen[0].headers
 
 
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503, 504])
+def test_a_get_is_sent_again_after(status: int, gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, status), OK)
+    with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=1) as sdk:
+        assert sdk.responses.retrieve("resp_1").output_text == "OK"
+
+
+def test_a_conflict_of_a_create_is_not_sent_again(gateway: ScriptedServer) -> None:
+    gateway.answers(reply({}, 409), OK)
+    with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=1) as sdk, pytest.raises(openai.ConflictError):
+        sdk.responses.create(model="m", input="hi")
+    assert len(gateway.posts) == 1
+
+
 @both
 def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> None:
     with FakeGateway() as closed:

@@ -15,7 +15,7 @@ import openai
 import pytest
 import trustme
 
-from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM
+from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
@@ -262,3 +262,73 @@ def test_the_command_over_tls(
     monkeypatch.setenv("LITELLM_API_KEY", KEY)
     tls.answers(reply(chat_body("안녕")))
     assert command("hi").out == "안녕\n"
+
+
+FAR = "https://gateway.invalid"
+SOCKS = "socks5h://me:s3cret@127.0.0.1:9"
+NOT_CONCERNED: dict[str, dict[str, str]] = {
+    "loopback": {"ALL_PROXY": SOCKS},
+    "scheme of GNOME": {"ALL_PROXY": "socks://127.0.0.1:9/"},
+    "of the other scheme": {"HTTPS_PROXY": SOCKS},
+    "misspelled, of the other scheme": {"HTTPS_PROXY": '"http://me:s3cret@127.0.0.1:9"'},
+    "address in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "localhost, 127.0.0.1 ,::1"},
+    "network in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "127.0.0.0/8"},
+    "URL in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "http://127.0.0.1"},
+    "port in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": ".corp,127.0.0.1"},
+    "everything in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "a.example,*"},
+}
+CONCERNED: dict[str, tuple[dict[str, str], str]] = {
+    "SOCKS": ({"ALL_PROXY": SOCKS}, r"ALL_PROXY.*httpx2\[socks\]"),
+    "SOCKS, another host in NO_PROXY": ({"ALL_PROXY": SOCKS, "NO_PROXY": "corp"}, r"ALL_PROXY.*httpx2\[socks\]"),
+    "SOCKS for https": ({"HTTPS_PROXY": SOCKS}, r"HTTPS_PROXY.*httpx2\[socks\]"),
+    "an unknown scheme": ({"ALL_PROXY": "socks://me:s3cret@127.0.0.1:9"}, "ALL_PROXY.*its scheme socks is none of"),
+    "quotes": ({"HTTPS_PROXY": "'http://me:s3cret@127.0.0.1:9'"}, "HTTPS_PROXY.*in quotes"),
+    "a bad port": ({"HTTPS_PROXY": "http://me:s3cret@127.0.0.1:port"}, "HTTPS_PROXY.*not a URL"),
+}
+
+
+@both
+@pytest.mark.parametrize("name", NOT_CONCERNED)
+def test_a_proxy_that_does_not_concern_the_gateway_is_not_opened(
+    name: str, kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in NOT_CONCERNED[name].items():
+        monkeypatch.setenv(variable, value)
+    gateway.answers(RESPONSE)
+    assert create(kind, gateway.url) == "OK"
+
+
+@both
+@pytest.mark.parametrize("name", CONCERNED)
+def test_a_proxy_that_cannot_be_used_is_named(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, said = CONCERNED[name]
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    for made_for in ("", "http://127.0.0.1:9"):  # found when the client is made, or when it is pointed elsewhere
+        with pytest.raises(ConfigurationError, match=said) as caught:
+            create(kind, FAR, made_for=made_for)
+        assert isinstance(caught.value, openai.OpenAIError)
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_client_whose_gateway_is_behind_an_unusable_proxy_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", SOCKS)
+    with pytest.raises(ConfigurationError, match="ALL_PROXY"):
+        LiteLLM(base_url=FAR, api_key=KEY)
+    LiteLLM(base_url="http://127.0.0.1:9", api_key=KEY).close()
+
+
+@both
+def test_the_other_proxies_work_beside_one_that_cannot_be_used(
+    kind: str, gateway: ScriptedServer, tls: TLSServer, trusted: None, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", SOCKS)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    tls.answers(RESPONSE)
+    assert create(kind, tls.url) == "OK"
+    assert proxy.seen == [f"CONNECT localhost:{tls.port} HTTP/1.1"]
+
+
+def test_a_proxy_that_is_passed_in_names_its_package() -> None:
+    with pytest.raises(ConfigurationError, match=r"httpx2\[socks\]"):
+        LiteLLMHttpxClient(proxy="socks5://127.0.0.1:9")

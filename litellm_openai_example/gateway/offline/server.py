@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
+from ...config import names_loopback
 from ...json_object import JsonObject
 from . import wire
 from .embeddings import embeddings
@@ -20,7 +23,7 @@ from .rules import BadRequest
 from .stored import Responses, Stored
 
 # Those of today, and older ones that gateways still list; every other name is taken as well.
-_MODELS = (
+MODELS = (
     "gpt-6-luna",
     "gpt-6.1-sol",
     "gpt-4o",
@@ -53,20 +56,44 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.answer(self.delete)
 
+    def do_CONNECT(self) -> None:
+        """Refuse to be LiteLLM's way out of this machine."""
+        self.close_connection = True
+        self.send_error_json(403, "The offline demo does not leave this machine.", "not_in_offline_demo")
+
     def answer(self, method: Callable[[list[str]], None]) -> None:
         """Answer with `method`, or with the error that it raises."""
         try:
+            if not self.names_this_machine():
+                # A web page can make its own name point here (DNS rebinding), but then asks for that name.
+                self.close_connection = True
+                return self.send_error_json(
+                    403, "This server answers to loopback addresses only.", "host_not_allowed", connection="close"
+                )
+            if not self.has_key():
+                self.close_connection = True
+                return self.send_error_json(401, "Incorrect API key provided.", "invalid_api_key", connection="close")
             method(self.parts())
         except BadRequest as error:
             self.send_error_json(400, str(error), error.code, error.param)
         except ConnectionError:
             self.close_connection = True  # the client went away
 
+    def names_this_machine(self) -> bool:
+        """Return True if the request is for a name of the loopback interface."""
+        hosts = self.headers.get_all("host", [])
+        return len(hosts) == 1 and names_loopback(hosts[0]) and self.path.startswith("/")
+
+    def has_key(self) -> bool:
+        """Return True if the request carries the provider's key."""
+        given = self.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {self.provider.api_key}".encode())
+
     def get(self, parts: list[str]) -> None:
         files, responses = self.provider.files, self.provider.responses
         match parts:
             case ["models"]:
-                data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline-demo"} for name in _MODELS]
+                data = [{"id": name, "object": "model", "created": 0, "owned_by": "offline-demo"} for name in MODELS]
                 return self.send_json(200, {"object": "list", "data": data})
             case ["files"]:
                 asked = parse_qs(urlsplit(self.path).query)
@@ -205,9 +232,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def not_found(self, parts: list[str]) -> None:
-        if parts[:1] == ["responses"] and len(parts) > 1:
+        if parts[:1] == ["responses"] and len(parts) > 1 and (self.command != "POST" or parts[2:] == ["cancel"]):
             return self.send_error_json(404, f"Response with id '{parts[1]}' not found.")
-        return self.send_error_json(404, f"Unknown request URL: {self.command} /{'/'.join(parts)}.", "unknown_url")
+        message = f"The offline demo has no such thing: {self.command} /{'/'.join(parts)}."
+        return self.send_error_json(404, message, "unknown_url")
 
 
 class OfflineProvider:
@@ -219,6 +247,9 @@ class OfflineProvider:
         research_seconds: how long a research run takes.
         background_seconds: how long another background response takes.
         folder: where responses are kept for the next provider; None keeps them as long as this one runs.
+
+    Attributes:
+        api_key: demanded of every request; a new one for each provider.
     """
 
     handler: ClassVar[type[Handler]] = Handler
@@ -230,6 +261,7 @@ class OfflineProvider:
         background_seconds: float = 1.0,
         folder: Path | None = None,
     ) -> None:
+        self.api_key = secrets.token_urlsafe(32)
         self._seconds = {True: research_seconds, False: background_seconds}
         self.files = Files()
         self.responses = Responses(folder)

@@ -52,9 +52,10 @@ class Entry:
                 log.error("%s: not sent, the ledger does not take the intent (%s)", self.id, kind_and_place(error))
             return False
 
-    async def requeue(self, delay: float) -> None:
-        """It was certainly not sent: to be tried again in `delay` seconds."""
-        await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=self.record.attempts))
+    async def requeue(self, delay: float, followed: float) -> None:
+        """It was certainly not sent: to be tried again in `delay` seconds, `followed` for so many by then."""
+        attempt = self.record.attempts
+        await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=attempt, followed=followed))
 
     async def leave_gate(self) -> None:
         await self._keep(lambda: self._ledger.leave_gate(self.id))
@@ -74,6 +75,15 @@ class Entry:
         log_run("submitted", self.id)
         self.upstream_id = upstream_id
 
+    async def answered_late(self, upstream_id: str) -> None:
+        """Keep the gateway's id of what was called indeterminate before the answer came."""
+        await self._keep(lambda: self._ledger.answered_late(self.id, upstream_id))
+
+    async def keep_wish(self, reason: str) -> None:
+        """Keep that the gateway is to stop it, and why (an error code). Raises NotOurs."""
+        if not await self._keep(lambda: self._ledger.keep_wish(self.id, reason)):
+            raise NotOurs
+
     async def append(self, text: str) -> None:
         """Add streamed text, as far as it is kept. Raises NotOurs."""
         start = self.pieces[-1].end if self.pieces else 0
@@ -92,7 +102,7 @@ class Entry:
 
     async def settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
         """End it. What the database cannot hold is left out: all but the text, then the text too."""
-        outcome = self._with_text(outcome)
+        outcome, upstream_id = self._with_text(outcome), upstream_id or self.upstream_id
         text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
         for kept in (outcome, text_alone, LOST):
             try:

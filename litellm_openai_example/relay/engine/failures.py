@@ -6,20 +6,31 @@ A failed submission is one of three things, and the difference is money: certain
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Mapping
+
 import httpx2
 import openai
 
 from ...diagnosis import explain
+from ...error_table import is_gateway_error
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
+from ...json_object import JsonObject
 from ..counters import count_upstream_error
 
 
 class Refused(Exception):
-    """The gateway will not do it; `code` is one of the contract's."""
+    """The gateway will not do it.
 
-    def __init__(self, code: str) -> None:
+    Attributes:
+        code: one of the contract's.
+        response: what is shown of the answer, if it says more than the code.
+    """
+
+    def __init__(self, code: str, response: JsonObject | None = None) -> None:
         super().__init__(code)
         self.code = code
+        self.response = response
 
 
 class NotSent(Exception):
@@ -42,13 +53,16 @@ class PollFailed(PortableError):
     """A look at a response that says nothing about it.
 
     Attributes:
-        missing: the gateway says that it does not know the response.
-        hopeless: it can never be looked at.
-        outage: there was no answer, or one that blames the server: it says nothing of this response in particular.
+        missing: the gateway itself says that it does not know the response.
+        hopeless: the gateway itself says that it can never be looked at.
+        outage: there was no answer, or one of something else than the gateway (a proxy's page, an ingress without a
+            route), or one that blames the server: it says nothing of this response in particular.
+        poll_after: never a wish of the gateway, unlike that of a reply.
     """
 
     def __init__(self, *, missing: bool = False, hopeless: bool = False, outage: bool = False) -> None:
         super().__init__("poll failed")
+        self.poll_after: float | None = None
         self.missing = missing
         self.hopeless = hopeless
         self.outage = outage
@@ -66,7 +80,8 @@ def submit_failed(error: Exception) -> Exception:
     if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
         return NotSent(explained.retry_after)
     if 300 <= explained.status < 500:
-        return Refused(_refusal_code(explained))
+        page = isinstance(error, openai.APIStatusError) and web_page(error.response.headers, error.response.content)
+        return page or Refused(_refusal_code(explained))
     return OutcomeUnknown()
 
 
@@ -91,8 +106,24 @@ def poll_failed(error: Exception) -> PollFailed:
     """What an exception of the SDK says about the response that was asked for."""
     explained = explain(error)
     count_upstream_error("poll", explained.kind)
+    status = explained.status
+    if status is None or not isinstance(error, openai.APIStatusError) or not is_gateway_error(error.response.content):
+        return PollFailed(outage=True)
     return PollFailed(
-        missing=explained.status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
+        missing=status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
         hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
-        outage=explained.status is None or explained.status >= 500 or explained.status in (401, 408, 429),
+        outage=status >= 500 or status in (401, 408, 429),
     )
+
+
+def web_page(headers: Mapping[str, str], content: bytes) -> Refused | None:
+    """The refusal that a web page is in place of an answer, such as the sign-in page of a proxy; None if it is none.
+
+    No LiteLLM answers with one, so none has seen the request. Any other answer that cannot be read may be a
+    provider's that LiteLLM passed on.
+    """
+    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip()
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not start.startswith(b"<") and not ("html" in content_type and start):
+        return None
+    return Refused("gateway_rejected_request", {"content_type": "text/html"})

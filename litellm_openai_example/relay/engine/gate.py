@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ..log import log
+from .memory import Memory
 
 _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
@@ -28,6 +29,7 @@ class Gate:
         blocks: whether the model is known to answer only when it is done.
         trouble: whether the last submission could not be sent.
         jobs: invocations that this process runs.
+        memory: what this process has sent.
         on_change: called when there may be room for a submission.
     """
 
@@ -35,6 +37,7 @@ class Gate:
         self.blocks = False
         self.trouble = False
         self.jobs = 0
+        self.memory = Memory()
         self.on_change: Callable[[], None] = lambda: None
         self._places = places
         self._polls = asyncio.Semaphore(_POLLS_AT_ONCE)

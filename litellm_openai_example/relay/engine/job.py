@@ -1,16 +1,13 @@
 """One invocation from the intent to its end: submit it once, follow it, write down what became of it.
 
-Longer than other files: submitting, streaming and following hand over to each other in both directions, and share what
-decides when each of them stops (a cancel, the time that is left, what is believed if nothing better is heard). What can
-be told apart from that stands elsewhere: `entry`, `inbox`, `upstream`, `gate`, `pace`.
+Submitting and streaming stand here; `poller` follows what the gateway has accepted. Only what never left this machine
+is cancelled here: anything else is stopped at the gateway, if at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
@@ -19,17 +16,17 @@ from ..ledger.ledger import CANCELLED, INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
 from ..log import kind_and_place, log
 from ..settings import Settings
-from .entry import LOST, Entry, NotOurs
+from .entry import Entry, NotOurs
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate
-from .hub import happens
 from .inbox import Inbox
 from .lease import Lease
-from .pace import pause, until_next_try
+from .pace import until_next_try
+from .poller import Poller
 from .prompt import research_request
 from .upstream import Reply, Upstream
 
-_TOO_LATE = Outcome("failed", "research_timeout")
+_UNREACHED = Outcome("failed", "gateway_unavailable")
 _PIECE = 4096
 
 
@@ -40,7 +37,8 @@ class Job:
         record: claimed (submitting or awaiting) or reclaimed (running).
         ledger, upstream, gate, lease, settings: the worker's.
 
-    `submit_done` is set once no submission is in flight.
+    Attributes:
+        submit_done: set once no submission is in flight.
     """
 
     def __init__(
@@ -55,18 +53,16 @@ class Job:
         self._lease = lease
         self._settings = settings
         self._timings = settings.timings
-        self._payer = record.payer
-        self._begun = time.monotonic() - (record.age or 0.0)
-        self._accepted = self._begun  # by the gateway
-        self._cancel = asyncio.Event()
-        self._fallback = LOST
+        self._poller = Poller(record, self._entry, upstream, gate, settings)
+        self._cancel = self._poller.cancel
+        self._sent = False  # whether it may have left this machine
+        self._late_id: str | None = None  # the gateway's id that came when the run was no longer this process's
         self._in_gate = record.upstream_id is None
         if self._in_gate:
             gate.enter()
         else:
+            gate.memory.answered(record.id, str(record.upstream_id))
             self.submit_done.set()
-        if record.cancel_requested:
-            self._cancel.set()
 
     def cancel(self) -> None:
         """Somebody wants it cancelled."""
@@ -83,25 +79,25 @@ class Job:
     async def _run(self) -> None:
         while True:
             try:
-                await (self._follow() if self.submit_done.is_set() else self._submit())
-                return
+                return await (self._poller.follow() if self.submit_done.is_set() else self._submit())
             except NotOurs:
-                return
+                return await self._lost()
             except Exception as error:
                 log.error("%s: unexpected %s", self.id, kind_and_place(error))
-                if not self.submit_done.is_set():  # it may have been sent: never again
-                    await self._entry.settle(INDETERMINATE)
-                    return
+                if not self.submit_done.is_set():
+                    return await (self._entry.settle(INDETERMINATE) if self._sent else self._try_later(None))
                 await asyncio.sleep(self._timings.longest_poll)
 
-    @property
-    def _followed(self) -> float:
-        """Seconds since the gateway took it: a submission that was kept waiting gives no reason to look sooner."""
-        return time.monotonic() - self._accepted
+    async def _lost(self) -> None:
+        """It is no longer this process's. If its id came too late, it was reported as indeterminate meanwhile."""
+        self._leave_gate()
+        if self._late_id is not None:
+            await self._poller.stop_unowned(self._late_id)
 
     @property
-    def _left(self) -> float:
-        return self._settings.research_timeout - (time.monotonic() - self._begun)
+    def followed(self) -> float:
+        """Seconds since its first attempt, as far as processes were there to count them."""
+        return self._poller.followed
 
     # Submitting
 
@@ -109,33 +105,34 @@ class Job:
         if self._cancel.is_set():
             return await self._entry.settle(CANCELLED)
         if not self._lease.may_send:  # another process may believe us dead by now
-            return await self._entry.requeue(0.0)
-        if self._left <= 0:
-            return await self._entry.settle(Outcome("failed", "gateway_unavailable"))
+            return await self._requeue(0.0)
+        if self._poller.left <= 0:
+            return await self._entry.settle(_UNREACHED)
         settings = self._settings
         try:
             arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
         except ValidationError:  # a newer relay has accepted it, and knows what they mean
-            return await self._entry.requeue(until_next_try(self._record.attempts, None, self._timings))
+            return await self._requeue(until_next_try(self._record.attempts, None, self._timings))
         request = research_request(arguments, settings.model, settings.request)
         replies = self._upstream.submit(
             request,
             stream=arguments.stream,
             call_id=self.id,
-            payer=self._payer,
-            timeout=self._left,
+            payer=self._record.payer,
+            timeout=self._poller.left,
             prepare=self._prepare,
         )
         async with Inbox(replies) as inbox:
             try:
                 reply = await self._first_reply(inbox)
             except Refused as error:
-                response = {"model": settings.model} if error.code == "model_unavailable" else None
+                self._gate.memory.not_executed(self.id)
+                response = {"model": settings.model} if error.code == "model_unavailable" else error.response
                 return await self._entry.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
                 return await self._try_later(error.delay)
             except HeldBack:
-                return await self._entry.requeue(0.0)
+                return await (self._entry.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
                 return await self._entry.settle(INDETERMINATE)
             if reply is None:
@@ -144,34 +141,55 @@ class Job:
             return await self._answered(reply, inbox)
 
     async def _first_reply(self, inbox: Inbox) -> Reply | None:
-        """The answer to the submission; None if it was cancelled while the gateway kept it open."""
-        reply = await inbox.next(self._timings.gate)
-        if reply is not None:
-            return reply
-        leaving = asyncio.create_task(self._free_place())  # a silent ledger must not keep the answer unread
+        """The answer to the submission; None if it was cancelled before it left this machine.
+
+        Once it has left, a cancel waits for the answer: only the gateway's id can be cancelled there.
+        """
+        leaving: asyncio.Task[None] | None = None
+        stays_until = time.monotonic() + self._timings.gate
         try:
-            while reply is None and not self._cancel.is_set():
-                reply = await inbox.next(self._timings.tick, self._cancel)
-            return reply
+            while self._sent or not self._cancel.is_set():
+                left = stays_until - time.monotonic()
+                if left <= 0 and leaving is None:  # a task: a silent ledger must not keep the answer unread
+                    leaving = asyncio.create_task(self._free_place())
+                reply = await inbox.next(left if left > 0 else self._timings.tick, self._not_yet_cancelled)
+                if reply is not None:
+                    return reply
+            return None
         finally:
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
+            if leaving is not None:
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+
+    @property
+    def _not_yet_cancelled(self) -> asyncio.Event | None:
+        """What ends a wait at once. A cancel does so one time: later waits would end before they began."""
+        return None if self._cancel.is_set() else self._cancel
 
     async def _free_place(self) -> None:
         await self._entry.leave_gate()
         self._leave_gate()
 
     async def _try_later(self, delay: float | None) -> None:
+        """It was certainly not executed: give it back to the queue, unless nobody wants it or its time is over."""
+        self._gate.memory.not_executed(self.id)
+        if self._cancel.is_set():
+            return await self._entry.settle(CANCELLED)
         seconds = until_next_try(self._record.attempts, delay, self._timings)
-        if seconds >= self._left:
-            return await self._entry.settle(Outcome("failed", "gateway_unavailable"))
+        if seconds >= self._poller.left:
+            return await self._entry.settle(_UNREACHED)
         self._gate.not_sent(seconds)
-        return await self._entry.requeue(seconds)
+        return await self._requeue(seconds)
+
+    async def _requeue(self, delay: float) -> None:
+        self._gate.memory.not_executed(self.id)
+        self._gate.memory.waits(self.id, self._poller.begun)
+        await self._entry.requeue(delay, self.followed + delay)
 
     async def _answered(self, reply: Reply, inbox: Inbox) -> None:
         """The gateway has it: keep its id before anything else happens."""
         if reply.outcome is not None and not reply.streaming:
-            return await self._entry.settle(reply.outcome, reply.response_id)
+            return await self._poller.end(reply.outcome, reply.response_id)
         if reply.outcome is not None and reply.outcome.state == "failed":
             return await self._doubted(reply.response_id)
         if reply.response_id is not None:
@@ -180,41 +198,45 @@ class Job:
         if reply.streaming:
             outcome = await self._relay_text(reply, inbox)
             if outcome is not None:
-                return await self._entry.settle(outcome)
+                return await self._poller.end(outcome)
             if self._entry.upstream_id is None:
-                return await self._entry.settle(self._fallback)
-        return await self._follow(reply.poll_after)
+                return await self._entry.settle(self._poller.fallback)
+        return await self._poller.follow(reply.poll_after)
 
     async def _doubted(self, response_id: str | None) -> None:
         """A stream that begins with a failure: LiteLLM invents that, id included, when its own connection breaks.
 
         The provider may have accepted it all the same, so it is a failure only if the response itself says so.
         """
-        looked = await self._look(self._upstream.retrieve, response_id) if response_id else None
+        looked = await self._poller.retrieve(response_id) if response_id else None
         if isinstance(looked, Reply) and looked.outcome is not None:
-            return await self._entry.settle(looked.outcome, response_id)
+            return await self._poller.end(looked.outcome, response_id)
         if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
             return await self._entry.settle(INDETERMINATE)
-        self._fallback = INDETERMINATE
+        self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
         self._leave_gate()
-        return await self._follow()
+        return await self._poller.follow()
 
     async def _submitted(self, upstream_id: str) -> None:
-        self._accepted = time.monotonic()
+        self._poller.accepted = time.monotonic()
+        self._gate.memory.answered(self.id, upstream_id)
         try:
             await self._entry.submitted(upstream_id)
         except NotOurs:
-            # Reported as indeterminate meanwhile: nobody will ever read what it costs to go on.
-            log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
-            await self._look(self._upstream.cancel, upstream_id)
+            self._late_id = upstream_id
             raise
-        self.submit_done.set()
+        finally:
+            self.submit_done.set()
 
     async def _prepare(self) -> None:
         """Commit the intent, in the last moment before the request leaves. Raises HeldBack."""
-        if not await self._entry.commit_intent() or not self._lease.may_send:
+        if self._cancel.is_set() or not await self._entry.commit_intent():
             raise HeldBack
+        if self._cancel.is_set() or not self._lease.may_send:
+            raise HeldBack
+        self._sent = True
+        self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
             # The model blocks: its answer comes at the end, and the place is for what has not left this machine yet.
             self._leave_gate()
@@ -236,22 +258,27 @@ class Job:
                 text += reply.text
                 if reply.response_id is not None and self._entry.upstream_id is None:
                     await self._submitted(reply.response_id)
-            stop = inbox.ended or self._cancel.is_set() or self._left <= 0
+            ask = self._poller.may_ask_to_stop
+            stop = inbox.ended or ask or self._poller.left <= 0
             outcome = reply.outcome if reply is not None else None
             if text and (stop or outcome is not None or len(text) >= _PIECE or now - since >= self._timings.flush):
                 await self._entry.append(text)
                 text = ""
             if outcome is not None:
                 return await self._confirmed(outcome)
-            if stop:
+            if ask:
+                stopped = await self._poller.ask_to_stop()
+                if stopped is not None or self._poller.may_ask_to_stop:
+                    return stopped
+            if stop and not ask:
                 return None
             if now - heard >= self._timings.stall:
                 known = self._entry.upstream_id
-                looked = await self._look(self._upstream.retrieve, known) if known else None
+                looked = await self._poller.retrieve(known) if known else None
                 if isinstance(looked, Reply) and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
-            reply = await inbox.next(self._timings.flush if text else self._timings.stall, self._cancel)
+            reply = await inbox.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
         """What became of it, by the response itself where a gateway may have invented a failure.
@@ -260,62 +287,10 @@ class Job:
         """
         if self._entry.upstream_id is None or outcome.state != "failed":
             return outcome
-        reply = await self._look(self._upstream.retrieve, self._entry.upstream_id)
+        reply = await self._poller.retrieve(self._entry.upstream_id)
         if isinstance(reply, Reply) and reply.outcome is not None:
             return reply.outcome
         if isinstance(reply, PollFailed) and reply.hopeless:
             return outcome
-        self._fallback = outcome
+        self._poller.fallback = outcome
         return None
-
-    # Following
-
-    async def _follow(self, poll_after: float | None = None) -> None:
-        """Look at the response, ever less often, until it has ended."""
-        await self._entry.load_pieces()
-        missing_since: float | None = None
-        if poll_after is None and self._followed >= self._timings.first_poll:  # picked up: not with all others at once
-            rest = random.uniform(0, self._timings.first_poll)  # noqa: S311
-        else:
-            rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
-        while True:
-            await happens(self._cancel, min(rest, max(0.0, self._left)))
-            if self._cancel.is_set():
-                return await self._stop(CANCELLED)
-            if self._left <= 0:
-                return await self._stop(_TOO_LATE)
-            reply = await self._look(self._upstream.retrieve, self._entry.upstream_id or "")
-            if isinstance(reply, Reply):
-                missing_since = None
-                if reply.outcome is not None:
-                    return await self._entry.settle(reply.outcome)
-            elif reply.hopeless:
-                return await self._entry.settle(self._fallback)
-            elif reply.missing:
-                missing_since = missing_since or time.monotonic()
-                if time.monotonic() - missing_since >= self._timings.missing:
-                    return await self._entry.settle(self._fallback)
-            poll_after = reply.poll_after if isinstance(reply, Reply) else None
-            rest = pause(poll_after, self._followed, self._gate.jobs, self._timings)
-
-    async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
-        async with self._gate.polling():
-            try:
-                reply: Reply | PollFailed = await look(
-                    upstream_id, payer=self._payer, timeout=self._timings.poll_timeout
-                )
-            except PollFailed as error:
-                reply = error
-        self._gate.polled(answered=isinstance(reply, Reply) or not reply.outage)
-        return reply
-
-    async def _stop(self, otherwise: Outcome) -> None:
-        """Ask the gateway to stop it. If it had ended before, what became of it counts."""
-        for look in (self._upstream.cancel, self._upstream.retrieve):
-            reply = await self._look(look, self._entry.upstream_id or "")
-            if isinstance(reply, Reply) and reply.outcome is not None:
-                stopped = reply.outcome.state == "cancelled"
-                return await self._entry.settle(otherwise if stopped else reply.outcome)
-            if isinstance(reply, Reply):
-                break
-        return await self._entry.settle(otherwise)

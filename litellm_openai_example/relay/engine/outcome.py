@@ -16,15 +16,16 @@ anything else                           (not ended)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 from ...calls.answer import Answer
 from ...calls.reasons import CutKind
-from ...json_object import JsonObject
+from ...json_object import JsonObject, within_depth
 from ...transport.headers import cost, read_cost
 from ..ledger.records import Outcome
-from .shorten import bare, shortened
+from .shorten import shortened
 
 _MOST_SOURCES = 1000
 _LONGEST_URL = 2000
@@ -83,11 +84,11 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
     """
     if not isinstance(body, dict) or answer.status == "failed":
         return None  # the words of a provider's failure are not passed on
-    kept = {name: body[name] for name in _KEPT if body.get(name) is not None}
-    try:
-        kept = shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
-    except (ValueError, RecursionError):
-        kept = bare({name: storable(value) for name, value in kept.items() if isinstance(value, str)})
+    whole = {name: body[name] for name in _KEPT if body.get(name) is not None}
+    kept = within_depth(whole)
+    if kept is not whole:
+        kept["shortened"] = True
+    kept = shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
     if answer.sources:
         sources = [source for source in answer.sources if len(source.url) <= _LONGEST_URL][:_MOST_SOURCES]
         kept["sources"] = [{"url": storable(s.url), "title": storable(s.title)[:_LONGEST_TITLE]} for s in sources]
@@ -96,6 +97,9 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
 
 
 def _scrub(value: object) -> object:
+    """Return `value` with what cannot be stored replaced, NaN and infinite numbers by null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, list):

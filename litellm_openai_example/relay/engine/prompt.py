@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from ...calls.requests import OLD_SEARCH, SEARCH
 from ...json_object import JsonObject
 from ...research.arguments import SECTIONS, DeepResearchArguments
-from ..settings import DEFAULT_MODEL
 
-_OTHER_NAME = {"web_search": "web_search_preview", "web_search_preview": "web_search"}
+_OTHER_NAME = {SEARCH: OLD_SEARCH, OLD_SEARCH: SEARCH}
 
 _GIVEN_FORM = "JSON in the form that was asked for, and nothing around it."
 _NOTHING_TO_CITE = "There is nothing to search with: do not invent sources or addresses."
 
 
 def default_fields(model: str) -> JsonObject:
-    """What a model is given to do research with, unless `RELAY_REQUEST` says otherwise.
+    """Return what a model is given to do research with, unless `RELAY_REQUEST` says otherwise.
 
-    Deep-research models know the older name of the search tool alone, and refuse to work without a source of data;
-    newer ones refuse that name, and need the effort that is built into the others.
+    Deep-research models know the older name of the search tool alone, refuse to work without a source of data, and have
+    their effort built in. All others get the newer name and high effort, whatever they are called (a dated name, an
+    alias of the gateway's), because one that does not reason refuses it with a 400, and is asked again without.
     """
-    if "deep-research" in model:
-        return {"tools": [{"type": "web_search_preview"}]}
-    fields: JsonObject = {"tools": [{"type": "web_search"}]}
-    if model.rpartition("/")[2] == DEFAULT_MODEL:
-        fields["reasoning"] = {"effort": "high"}
-    return fields
+    if "deep-research" in model.lower():
+        return {"tools": [{"type": OLD_SEARCH}], "store": True}
+    return {"tools": [{"type": SEARCH}], "reasoning": {"effort": "high"}, "store": True}
 
 
 def research_request(arguments: DeepResearchArguments, model: str, overrides: JsonObject) -> JsonObject:
@@ -34,7 +32,9 @@ def research_request(arguments: DeepResearchArguments, model: str, overrides: Js
         model: that does the research.
         overrides: replace the default fields; one that is None is left out.
     """
-    fields = {name: value for name, value in (default_fields(model) | dict(overrides)).items() if value is not None}
+    given = default_fields(model) | dict(overrides)
+    # Without `store` the client would add it to a background create; its null stands for none.
+    fields = {name: value for name, value in given.items() if value is not None or name == "store"}
     request = {"model": model, "input": research_prompt(arguments, searches=_searches(fields)), **fields}
     if not request.get("tools"):
         request.pop("tools", None)

@@ -18,23 +18,20 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
     First the bulk goes: what tools put out and their logs, beginning with all long texts but addresses in items that
     are no messages. Then those items; then the texts of the messages, which the view holds anyway. Their annotations,
     which name the sources, go last.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
     """
-    if _size(response) <= most:
+    if _fits(response, most):
         return response
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     for less in _ever_less(items):
         made = {**response, "output": less, "shortened": True}
-        if _size(made) <= most:
+        if _fits(made, most):
             return made
-    return bare(response)
+    return _bare(response)
 
 
-def bare(response: JsonObject) -> JsonObject:
-    """What is kept of a response of which nothing else can be."""
+def _bare(response: JsonObject) -> JsonObject:
+    """Return the part of a response that is kept if nothing else can be."""
     kept = {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)}
     return {**kept, "shortened": True}
 
@@ -60,5 +57,14 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _size(value: object) -> int:
-    return len(json.dumps(value, allow_nan=False))
+def _fits(value: object, most: int) -> bool:
+    """Has `value` at most `most` characters of JSON? What is clearly larger is not put into JSON to find out."""
+    return _text_size(value) <= most and len(json.dumps(value)) <= most
+
+
+def _text_size(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_text_size, value))
+    return sum(map(_text_size, value.values())) if isinstance(value, dict) else 0

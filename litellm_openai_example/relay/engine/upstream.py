@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from typing import ClassVar
 
 import openai
 
 from ...calls.answer import as_beginning
 from ...calls.assembly import read_body
-from ...calls.lenient import read_json
+from ...calls.lenient import as_str, read_json
 from ...calls.response_stream import ResponseStream
-from ...calls.sse import Events, data_of, has_events
+from ...calls.sse import Events, has_events
 from ...config import GatewaySettings, is_visible_ascii
 from ...diagnosis import explain
-from ...errors import ErrorKind
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
@@ -29,25 +28,16 @@ from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
-from ..log import log
-from .failures import HeldBack, OutcomeUnknown, PollFailed, poll_failed, submit_failed
+from .adaptations import Adaptations, Adapted
+from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
-from .prompt import with_other_search_tool, without
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
 _LONGEST_NAME = 80
-
-# How a request is changed that was refused for one of these reasons; the change of the tool's name is its own reverse.
-_ADAPT: Mapping[ErrorKind, Callable[[JsonObject], JsonObject | None]] = {
-    ErrorKind.UNSUPPORTED_TOOL: with_other_search_tool,
-    ErrorKind.UNSUPPORTED_REASONING: partial(without, "reasoning"),
-    ErrorKind.UNSUPPORTED_STREAM: partial(without, "stream"),
-}
-_DONE = {
-    ErrorKind.UNSUPPORTED_TOOL: "given the search tool by its other name",
-    ErrorKind.UNSUPPORTED_REASONING: "asked without `reasoning`",
-}
+# LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
+_MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
+_RESPONSE = frozenset({"id", "object", "output", "output_text", "choices"})  # a response has at least one of these
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,7 @@ class Reply:
         text: streamed text that this reply adds.
         known: whether the reply says anything of the response at all.
         streaming: whether it is an event of a stream, which more may follow.
+        model: that answers, if the reply names one.
     """
 
     response_id: str | None = None
@@ -69,6 +60,11 @@ class Reply:
     text: str = ""
     known: bool = True
     streaming: bool = False
+    model: str | None = None
+    # What an answer never is, and `PollFailed` may be.
+    missing: ClassVar[bool] = False
+    hopeless: ClassVar[bool] = False
+    outage: ClassVar[bool] = False
 
 
 class Upstream:
@@ -77,11 +73,19 @@ class Upstream:
     Args:
         settings: where it is and how to sign in.
         longest: characters of text that are kept of one answer.
+        explicit: fields of a request that are never left out, although the model refuses them.
+        learned: seconds for which it is remembered what a model refuses.
         http_client: sends the requests; by default one of the SDK adapter.
     """
 
     def __init__(
-        self, settings: GatewaySettings, *, longest: int, http_client: AsyncLiteLLMHttpxClient | None = None
+        self,
+        settings: GatewaySettings,
+        *,
+        longest: int,
+        explicit: Collection[str] = (),
+        learned: float = 600.0,
+        http_client: AsyncLiteLLMHttpxClient | None = None,
     ) -> None:
         # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
         self._sdk = AsyncLiteLLM(
@@ -93,7 +97,7 @@ class Upstream:
             http_client=http_client,
         )
         self._longest = longest
-        self._adaptations: frozenset[ErrorKind] = frozenset()  # what this model has refused
+        self._adaptations = Adaptations(explicit=explicit, seconds=learned)
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -121,16 +125,34 @@ class Upstream:
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
         """
-        with before_sent(prepare):
+        left = False
+
+        async def leave() -> None:
+            nonlocal left
+            await prepare()
+            left = True
+
+        with before_sent(leave):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
-            raw = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            try:
+                raw, adapted = await self._create({**request, "stream": True} if stream else request, headers, timeout)
+            except OutcomeUnknown:
+                if left:
+                    raise
+                raise NotSent from None  # whatever it was that failed, no byte of the request left this machine
+        learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
             if has_events(raw.headers) if stream else "event-stream" in raw.headers.get("content-type", ""):
-                async for reply in self._read_events(raw):
-                    yield reply
+                replies = self._read_events(raw)
             else:
-                yield await self._read_one(raw)
+                replies = self._read_one(raw)
+            async for reply in replies:
+                if not learned:
+                    answered_by = raw.headers.get(_MODEL_HEADER) or reply.model
+                    self._adaptations.learn(adapted, answered_by, raw.headers.get(_DEPLOYMENT_HEADER))
+                    learned = True
+                yield reply
         finally:
             await raw.http_response.aclose()
 
@@ -173,37 +195,22 @@ class Upstream:
             raise PollFailed
         return reply
 
-    async def _create(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
-        """Send it; where the model refuses one field of it, once more as the model wants it.
-
-        What was refused with 400 was not executed, so this pays once. What was learned is kept for the next request.
-        """
+    async def _create(
+        self, request: JsonObject, headers: Mapping[str, str], timeout: float
+    ) -> tuple[RawResponse, Adapted]:
+        """Send it; if the model refuses one field of it, once more as the model wants it."""
         until = time.monotonic() + timeout
-        adaptations, untried = self._adaptations, set(_ADAPT)
-        for kind in adaptations:
-            request = _ADAPT[kind](request) or request
+        adapted = self._adaptations.begin(request)
         while True:
             try:
-                raw = await self._send(request, headers, until - time.monotonic())
+                return await self._send(adapted.request, headers, until - time.monotonic()), adapted
             except HeldBack:
                 raise
-            except Exception as error:
-                kind = explain(error).kind
-                adapted = (
-                    _ADAPT[kind](request) if kind in untried and isinstance(error, openai.APIStatusError) else None
-                )
-                if adapted is None:
+            except openai.APIStatusError as error:
+                if not adapted.refused(explain(error).kind, error.response.headers.get(_DEPLOYMENT_HEADER)):
                     raise submit_failed(error) from None
-                untried.remove(kind)
-                request, adaptations = adapted, adaptations ^ {kind}
-                continue
-            self._learn(adaptations - {ErrorKind.UNSUPPORTED_STREAM})
-            return raw
-
-    def _learn(self, adaptations: frozenset[ErrorKind]) -> None:
-        for kind in adaptations ^ self._adaptations:
-            log.warning("the model refuses a field of the request (%s): from now on it is %s", kind, _DONE[kind])
-        self._adaptations = adaptations
+            except Exception as error:
+                raise submit_failed(error) from None
 
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
@@ -225,12 +232,13 @@ class Upstream:
         events = aiter(Events(raw.http_response))
         while True:
             try:
-                event = data_of(await anext(events))
+                text = reader.take(await anext(events))
+                if reader.ended and reader.broken:
+                    raise ValueError("a piece of the answer is missing")
             except Exception:
                 if not begun:
                     raise OutcomeUnknown from None
                 return  # over or broken: the response itself tells what became of it
-            text = reader.feed(event)
             outcome = None
             if reader.ended:  # only now the text is put together: it may be long
                 # The headers came before the answer: what they say of its cost is not true yet.
@@ -239,28 +247,34 @@ class Upstream:
                 response_id = _usable(reader.id)
             begun = begun or bool(response_id or text)
             if begun:
-                yield Reply(response_id, outcome, None, storable(text), streaming=True)
+                model = as_str(reader.body().get("model")) or None
+                yield Reply(response_id, outcome, None, storable(text), streaming=True, model=model)
             if begun and outcome is not None:
                 return
 
-    async def _read_one(self, raw: RawResponse) -> Reply:
+    async def _read_one(self, raw: RawResponse) -> AsyncIterator[Reply]:
         try:
             await raw.http_response.aread()
-            reply = self._read(raw)
         except Exception:
             raise OutcomeUnknown from None
+        try:
+            reply = self._read(raw)
+        except Exception:
+            raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
         if reply.response_id is None and reply.outcome is None:
             raise OutcomeUnknown  # it runs, but nobody can ever find it
-        return reply
+        yield reply
 
     def _read(self, raw: RawResponse) -> Reply:
         cut = is_cut(raw.http_response)
-        answer, body = read_body(raw.http_response.content, ResponseStream, beginning=cut)
+        answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
+        if not body.keys() & _RESPONSE:  # some other program's JSON, whatever its `status` says
+            return Reply(known=False)
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in ("queued", "in_progress", "cancelling")
-        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known)
+        return Reply(_usable(answer.id), outcome, poll_after(raw.headers), known=known, model=answer.model)
 
 
 def _usable(response_id: str | None) -> str | None:

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from ..counters import count_ended
 from ..ledger.failures import LedgerUnavailable
-from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, Ledger
+from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, IS_IN_FLIGHT, Ledger
 from ..ledger.records import Record
 from ..log import kind_and_place, log
 from ..loops import keep_going
@@ -17,10 +18,14 @@ from ..settings import Settings
 from .gate import Gate
 from .job import Job
 from .lease import Lease
+from .pace import until_next_try
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
+_KEEP_EVERY = 30.0  # seconds of following that a process which is killed may leave uncounted
+_READ_AT_ONCE = 500
 _TROUBLE_PAUSE = 0.5
+_UNKNOWN = INDETERMINATE.error_code
 _LEAVING = (0.5, 2.0)  # seconds that the ledger gets to hear of the end: after a full drain, after a short one
 
 
@@ -53,8 +58,12 @@ class Worker:
         self._gate.on_change = self._wanted.set
         self._queued = False  # whether there may be something to claim
         self._owning = asyncio.Lock()  # held while what this process owns and what it runs may differ
-        self._broken: set[str] = set()  # jobs that ended by an error: perhaps sent, so never to be sent again
-        self._next_purge = self._next_check = 0.0
+        self._set_back = False  # the ledger was, and has not been told yet what it forgot
+        self._lease.on_set_back = self._note_set_back
+        self._next_check = 0.0
+        self._next_keep = time.monotonic() + _KEEP_EVERY
+        # Not at once: a machine that starts with a wrong clock mostly corrects it within minutes.
+        self._next_purge = time.monotonic() + _PURGE_EVERY
 
     async def start(self) -> None:
         """Take the lease and begin. Raises LedgerUnavailable."""
@@ -82,6 +91,7 @@ class Worker:
         """
         self._stopping = True
         until = time.monotonic() + drain
+        followed = self._followed
         for loop in self._loops[1:]:  # the lease is kept to the end
             loop.cancel()
         for invocation_id, job in self.jobs.items():
@@ -90,6 +100,7 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(drain):
                 await asyncio.gather(*(job.submit_done.wait() for job in self.jobs.values()))
+        followed |= self._followed
         tasks = [*self._loops, *self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -97,7 +108,7 @@ class Worker:
         least, most = _LEAVING
         try:
             async with asyncio.timeout(min(most, max(least, until - time.monotonic()))):
-                await self._ledger.leave()
+                await self._ledger.leave(followed)
         except Exception as error:
             log.warning("the ledger is away (%s): others take over when the lease is over", type(error).__name__)
 
@@ -140,12 +151,15 @@ class Worker:
             await asyncio.sleep(_TROUBLE_PAUSE)
 
     async def _claim(self) -> None:
-        while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_send:
+        while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim:
             self._queued = False  # until somebody says so again, perhaps while we claim
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
             for record in claimed:
-                self._run(record)
+                if record.id in self._gate.memory:
+                    await self._restore(record)
+                elif record.id not in self.jobs:
+                    self._run(record)
             if self._gate.trouble:
                 return
 
@@ -169,7 +183,6 @@ class Worker:
         if not self._stopping and (task.cancelled() or task.exception() is not None):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
-            self._broken.add(invocation_id)
             self._next_check = 0.0
         self._wanted.set()
 
@@ -178,42 +191,92 @@ class Worker:
     async def _look_after(self) -> None:
         await asyncio.sleep(self._timings.tick)
         async with self._owning:
+            await self._say_again()
             await self._check_owned()
             await self._carry_on()
         if self.jobs:
             for invocation_id in await self._ledger.cancel_requests():
                 self.cancel(invocation_id)
+        if time.monotonic() >= self._next_keep:
+            await self._ledger.keep_followed(self._followed)
+            self._next_keep = time.monotonic() + _KEEP_EVERY
         if time.monotonic() >= self._next_purge:
             await self._purge()
 
-    async def _check_owned(self) -> None:
-        """Run what the ledger says is this process's and nobody runs here.
+    @property
+    def _followed(self) -> dict[str, float]:
+        return {one: job.followed for one, job in self.jobs.items()}
 
-        The answer to a commit may be lost: something was claimed or reclaimed then, and this process does not know.
+    async def _check_owned(self) -> None:
+        """Run what the ledger says is this process's and nobody runs here; and tell it what it has forgotten.
+
+        The answer to a commit may be lost: something was claimed or reclaimed then, and this process does not know. Or
+        the ledger was set back.
         """
-        if time.monotonic() < self._next_check:
+        now = time.monotonic()
+        if now < self._next_check:
             return
-        owned = set(await self._ledger.owned()) - self.jobs.keys()
-        for record in (await self._ledger.get_many(sorted(owned))).values() if owned else ():
-            if record.id in self.jobs or record.owner != self._ledger.worker:
-                continue
-            if record.state == "running":
-                self._run(record)
-            elif record.state in IN_FLIGHT and record.id in self._broken:
-                if await self._ledger.settle(record.id, INDETERMINATE):
-                    count_ended("failed", INDETERMINATE.error_code, None)
-            elif record.state in IN_FLIGHT:  # claimed by a commit whose answer was lost: nothing was sent
-                await self._ledger.requeue(record.id, 0.0)
-                self.wake()
-        self._broken.clear()
-        self._next_check = time.monotonic() + self._timings.lease
+        self._next_check = now + self._timings.lease  # first: a job that breaks meanwhile wants another check
+        owned = set(await self._ledger.owned())
+        in_flight = set(await self._ledger.owned(IS_IN_FLIGHT))
+        known = {one for one, job in self.jobs.items() if job.submit_done.is_set() and one in self._gate.memory}
+        doubtful = (owned - self.jobs.keys()) | (known - owned) | (known & in_flight)
+        for record in (await self._ledger.get_many(sorted(doubtful))).values() if doubtful else ():
+            if record.state == "queued" or record.owner == self._ledger.worker:
+                await self._put_right(record)
+
+    async def _put_right(self, record: Record) -> None:
+        """Make the ledger and what is done here the same. Only what is marked as unsent is submitted another time."""
+        if record.id in self._gate.memory and record.state in ("queued", *IN_FLIGHT):
+            await self._restore(record)
+        elif record.id in self.jobs:
+            return
+        elif record.state == "running":
+            self._run(record)
+        elif record.state in IN_FLIGHT and record.unsent:  # claimed by a commit whose answer was lost
+            await self._ledger.requeue(record.id, until_next_try(record.attempts, None, self._timings))
+            self.wake()
+        elif record.state in IN_FLIGHT and await self._ledger.settle(record.id, INDETERMINATE):
+            count_ended("failed", INDETERMINATE.error_code, None)
+            log.warning("%s: the ledger says that it was sent, and nobody here knows more (%s)", record.id, _UNKNOWN)
+
+    # A ledger that was set back
+
+    def _note_set_back(self) -> None:
+        log.warning("the ledger may have been set back: it is told once more what this process has submitted")
+        self._set_back = True
+
+    async def _say_again(self) -> None:
+        """Take out of the queue what this process has sent, before anybody claims."""
+        if not self._set_back:
+            return
+        ids = self._gate.memory.all_sent()
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            for record in (await self._ledger.get_many(ids[start : start + _READ_AT_ONCE])).values():
+                if record.state == "queued":
+                    await self._restore(record)
+        self._set_back, self._next_check = False, 0.0
+
+    async def _restore(self, record: Record) -> None:
+        """Say of a run that the ledger takes for unsent that this process has sent it, and follow it if that can be."""
+        upstream_id = self._gate.memory.upstream_id(record.id)
+        if not await self._ledger.restore(record.id, upstream_id):
+            return
+        log.warning("%s: the ledger was set back to before it was submitted; it is not sent another time", record.id)
+        if record.id in self.jobs:
+            return
+        if upstream_id is not None:
+            self._run(replace(record, state="running", owner=self._ledger.worker, upstream_id=upstream_id))
+        elif await self._ledger.settle(record.id, INDETERMINATE):
+            count_ended("failed", INDETERMINATE.error_code, None)
+            log.warning("%s: it ended, and the ledger forgot how (%s)", record.id, _UNKNOWN)
 
     async def _carry_on(self) -> None:
         may = self._lease.may_declare_dead
         queued, orphaned = await self._ledger.pending(may_declare_dead=may)
         if queued:
             self.wake()
-        if not orphaned or not self._lease.may_send:
+        if not orphaned or not self._lease.may_claim:
             return
         if await self._ledger.requeue_orphans(may_declare_dead=may):
             self.wake()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from ...research.contract import TOKEN_HEADER
+from ..ledger.records import Record
+from ..ledger.tokens import same
 from ..relay import Relay
 from .body import Problem
 
@@ -27,23 +28,31 @@ async def may_pay(
 ) -> None:
     """Raises Problem unless the client has the relay's key, where there is one."""
     key = relay_of(request).settings.api_key
-    if key is not None and not (given is not None and _same(given.credentials.strip(), key)):
+    if key is not None and not (given is not None and same(given.credentials.strip(), key)):
         raise Problem("unauthorized")
 
 
-async def may_read(invocation_id: str, request: Request, token: Annotated[str | None, Security(_token)] = None) -> str:
-    """The invocation's id. Raises Problem unless the client has its token.
+async def may_read(
+    invocation_id: str, request: Request, token: Annotated[str | None, Security(_token)] = None
+) -> Record:
+    """Return the invocation as it is now.
 
-    Checked without the ledger: neither the answer nor its time tells whether the invocation exists.
+    A token that this ledger never gave is refused before the database is asked: neither the answer nor its time tells
+    whether the invocation exists.
+
+    Raises:
+        Problem: the token is not the invocation's, or the invocation has been deleted.
+        LedgerUnavailable
     """
-    if not _same(token or "", relay_of(request).ledger.token(invocation_id)):
+    relay, token = relay_of(request), token or ""
+    if not relay.ledger.tokens.is_of_ledger(token, invocation_id):
         raise Problem("forbidden")
-    return invocation_id
+    record = await relay.get(invocation_id)
+    if record is None:
+        raise Problem("not_found", "This invocation has been deleted: it ended longer ago than results are kept.")
+    if not relay.ledger.tokens.opens(token, record):
+        raise Problem("forbidden")
+    return record
 
 
-Readable = Annotated[str, Depends(may_read)]
-
-
-def _same(given: str, right: str) -> bool:
-    """Whether two secrets are the same; takes as long whatever the difference."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
+Readable = Annotated[Record, Depends(may_read)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import math
 from typing import Any, NoReturn
@@ -13,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from ...config import is_unicode
 from ...json_object import JsonObject
-from ...research.arguments import DeepResearchArguments
+from ...research.arguments import DeepResearchArguments, unknown_name
 from ...research.contract import (
     API_ERRORS,
     MAX_BODY_BYTES,
@@ -27,7 +26,6 @@ from ...research.contract import (
 _DEEPEST = 64
 MOST_DETAILS = 10
 _LONGEST_NAME = 64
-_NAMES = [*InvocationRequest.model_fields, *DeepResearchArguments.model_fields]
 
 
 class Problem(Exception):
@@ -161,14 +159,21 @@ def _parts(value: object) -> list[object]:
 def _detail(error: Any) -> ErrorDetail:
     where = ".".join(_name(part) for part in error["loc"]) or "body"
     problem = {
-        "extra_forbidden": "is not known here",
         "string_pattern_mismatch": "must not be blank",
         "missing": "is required",
     }.get(error["type"], error["msg"].removeprefix("Value error, "))
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1])[:_LONGEST_NAME], _NAMES, n=1)
-        problem += f"; did you mean {near[0]}?" if near else ""
+        problem = _unknown(error["loc"])
     return ErrorDetail(where=where, problem=problem)
+
+
+def _unknown(place: tuple[object, ...]) -> str:
+    """Say what is known at the place of an unknown name; the nearest name may belong one level up or down."""
+    top, arguments = list(InvocationRequest.model_fields), list(DeepResearchArguments.model_fields)
+    name = str(place[-1])
+    if len(place) == 1:
+        return unknown_name(name, top, {one: f"arguments.{one}" for one in arguments})
+    return unknown_name(name, arguments, {one: f"{one} beside arguments" for one in top if one != "arguments"})
 
 
 def _name(part: object) -> str:

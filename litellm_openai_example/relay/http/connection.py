@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 else:
     from uvicorn.protocols.http.auto import AutoHTTPProtocol as Http
 
+    if Http.__name__ == "HttpToolsProtocol":
+        from .upgrade import HttpTools as Http
+
 HEAD_SECONDS = 10.0  # from the first byte (or the connection) to the end of a request's head
 HEAD_BYTES = 64 * 1024
 STUCK_SECONDS = 20.0  # in which a reader has to take something of what waits for it

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...config import is_loopback
+from ...config import names_loopback
 from ..log import kind_and_place, log
 from .body import Problem
 
@@ -75,14 +74,9 @@ class Guard:
         if len(hosts) > 1 or ("content-length" in headers and "transfer-encoding" in headers):
             return Problem("invalid_http")
         # A probe may not know the name, and learns nothing.
-        if self._loopback and scope["path"] not in PROBES and not _names_loopback("".join(hosts)):
+        if self._loopback and scope["path"] not in PROBES and not names_loopback("".join(hosts)):
             return Problem("host_not_allowed")
         return None
-
-
-def _names_loopback(host: str) -> bool:
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
-    return match is not None and is_loopback(match[1] or match[2])
 
 
 class _Lingering(Response):

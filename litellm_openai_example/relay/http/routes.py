@@ -13,6 +13,7 @@ for a measured promise:
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -40,7 +41,7 @@ from ..metrics import CONTENT_TYPE, exposition
 from ..relay import Relay
 from .access import Readable, may_pay, relay_of
 from .agents import mount_agents
-from .body import Problem, bad_header, parse, read_body
+from .body import bad_header, parse, read_body
 from .docs import docs
 from .errors import answer_errors
 from .guard import Guard
@@ -97,23 +98,25 @@ async def start(request: Request, key: _Key = None) -> Response:
         raise bad_header(IDEMPOTENCY_HEADER, "is there more than once")
     payer = payer_of(request)
     arguments = parse(await read_body(request, relay.settings.timings.body))
-    record = await relay.accept(NewInvocation.of(arguments, key, payer))
+    seed = key or secrets.token_urlsafe(32)
+    record = await relay.accept(relay.ledger.tokens.protect(NewInvocation.of(arguments, key, payer), seed))
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
-    accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=relay.ledger.token(record.id))
+    token = relay.ledger.tokens.given(record, seed)
+    accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=token)
     status = 200 if arguments.mode == "foreground" and record.finished else 202
     return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
 
 
 @routes.get(_ONE, response_model=Invocation, responses=VIEW, summary="The invocation as it is")
-async def view(request: Request, invocation_id: Readable) -> Response:
-    return JsonResponse((await _found(relay_of(request), invocation_id)).view_json)
+async def view(record: Readable) -> Response:
+    return JsonResponse(record.view_json)
 
 
 @routes.get(_ONE + "/wait", response_model=Invocation, responses=WAITED, summary="The invocation once it has ended")
 async def wait(
     request: Request,
-    invocation_id: Readable,
+    record: Readable,
     timeout: Annotated[
         float | None,
         Query(ge=0, allow_inf_nan=False, description="Seconds; by default and at most what the operator allows."),
@@ -123,19 +126,18 @@ async def wait(
     relay = relay_of(request)
     limit = relay.settings.wait
     seconds = limit if timeout is None else min(timeout, limit)
-    record = await _until_finished(relay, await _found(relay, invocation_id), seconds, request)
+    record = await _until_finished(relay, record, seconds, request)
     return JsonResponse(record.view_json, 200 if record.finished else 202)
 
 
 @routes.get(_ONE + "/events", responses=STREAM, summary="What happens to the invocation, as it happens")
 async def events(
     request: Request,
-    invocation_id: Readable,
+    record: Readable,
     last_event_id: Annotated[str | None, Header(alias=LAST_EVENT_HEADER)] = None,
 ) -> Response:
     """Server-sent events from the first one on, or from the one after `Last-Event-ID`."""
     relay = relay_of(request)
-    record = await _found(relay, invocation_id)
     last = 0
     if last_event_id:
         newest = last_id(record, await relay.pieces(record))
@@ -147,12 +149,11 @@ async def events(
 
 
 @routes.post(_ONE + "/cancel", response_model=Invocation, responses=VIEW, summary="Stop the research run")
-async def cancel(request: Request, invocation_id: Readable) -> Response:
-    """Asks the gateway to stop it. What has ended stays as it is."""
+async def cancel(request: Request, record: Readable) -> Response:
+    """Asks the gateway to stop it until it has ended; the view may still say `running`. What has ended stays so."""
     relay = relay_of(request)
-    record = await _found(relay, invocation_id)
     if not record.finished:
-        await relay.cancel(invocation_id)
+        await relay.cancel(record.id)
         record = await _until_finished(relay, record, relay.settings.timings.cancel, request)
     return JsonResponse(record.view_json)
 
@@ -224,13 +225,6 @@ async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes 
             return
         if not await happens(change, relay.settings.timings.keep_alive):
             yield b": keep-alive\n\n"
-
-
-async def _found(relay: Relay, invocation_id: str) -> Record:
-    record = await relay.get(invocation_id)
-    if record is None:  # its token was right, so it was here once
-        raise Problem("not_found", "This invocation has been deleted: it ended longer ago than results are kept.")
-    return record
 
 
 def _event_id(text: str, newest: int) -> int:

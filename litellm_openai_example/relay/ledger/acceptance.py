@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, or_, select
+from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from .database import Transaction
 from .records import NewInvocation, Record
@@ -15,11 +16,8 @@ from .schema import IS_QUEUED, db_now, invocations
 _row = invocations.c
 _QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
-# The columns of a Record, in its order.
-RECORD = [
-    _row[field.name] if field.name in _row else (db_now() - _row.started_at).label(field.name)
-    for field in fields(Record)
-]
+RECORD = [_row[field.name] for field in fields(Record)]
+"""The columns of a Record, in its order."""
 # Put together once: SQLAlchemy takes longer for it than the database for the answer.
 _BY_ID = _row.id.in_(bindparam("ids", expanding=True))
 _BY_ID_OR_KEY = or_(_BY_ID, _row.idempotency_hash.in_(bindparam("hashes", expanding=True)))
@@ -28,6 +26,13 @@ _KNOWN_BY_ID, _KNOWN = (
 )
 _MOMENT = select(db_now(), select(func.count()).where(IS_QUEUED).scalar_subquery())
 RECORDS_BY_ID = select(*RECORD).where(_BY_ID)
+# Rows whose key another process has inserted meanwhile are left out, which the number of rows tells.
+_INSERT = {
+    dialect: insert(invocations)
+    .on_conflict_do_nothing(index_elements=[_row.idempotency_hash])
+    .execution_options(preserve_rowcount=True)
+    for dialect, insert in (("postgresql", postgresql.insert), ("sqlite", sqlite.insert))
+}
 
 
 class QueueFull(Exception):
@@ -46,8 +51,26 @@ async def insert_new(
     Returns:
         for each of `wanted` its record, or QueueFull or IdempotencyConflict.
     """
-    now, waiting = (await transaction.connection.execute(_MOMENT)).one()
-    known = await _find(transaction, wanted)
+    connection = transaction.connection
+    while True:
+        now, waiting = (await connection.execute(_MOMENT)).one()
+        known = await _find(transaction, wanted)
+        answers, rows = _decide(wanted, known, now, max_queued - waiting)
+        if not rows:
+            return answers
+        # In the order of their keys: two processes that insert the same ones wait for each other in one direction only.
+        rows.sort(key=lambda row: row["idempotency_hash"] or "")
+        result = await connection.execute(_INSERT[connection.dialect.name], rows)
+        transaction.changed.update(str(row["id"]) for row in rows)
+        if result.rowcount == len(rows):
+            return answers
+        # Another process was faster with one of the keys. Its commit was waited for, so its row is visible now.
+
+
+def _decide(
+    wanted: Sequence[NewInvocation], known: dict[str, tuple[str, Record]], now: float, room: int
+) -> tuple[list[Record | Exception], list[dict[str, Any]]]:
+    """Return the answers for `wanted`, and the rows to insert: `room` at most."""
     answers: list[Record | Exception] = []
     rows: list[dict[str, Any]] = []
     for new in wanted:
@@ -55,7 +78,7 @@ async def insert_new(
         if found is not None:
             fingerprint, record = found
             answers.append(record if fingerprint == new.fingerprint else IdempotencyConflict())
-        elif waiting + len(rows) >= max_queued:
+        elif len(rows) >= room:
             answers.append(QueueFull())
         else:
             row = {**vars(new), **_QUEUED, "created_at": now, "updated_at": now}
@@ -65,10 +88,7 @@ async def insert_new(
                 known[new.idempotency_hash] = new.fingerprint, record
             rows.append(row)
             answers.append(record)
-    if rows:
-        await transaction.connection.execute(insert(invocations), rows)
-        transaction.changed.update(str(row["id"]) for row in rows)
-    return answers
+    return answers, rows
 
 
 async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> dict[str, tuple[str, Record]]:

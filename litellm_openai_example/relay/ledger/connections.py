@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from .engines import engines
+from .engines import engines, ordinary
 from .failures import is_outage
 
 _LONGEST_READ = 5.0
@@ -60,6 +60,8 @@ class Connections:
             raise FileNotFoundError
         await self._follow_file()
         async with self._session(self.writer, _LONGEST_WRITE) as connection:
+            if self.postgresql:
+                await ordinary(connection)
             yield connection
 
     @asynccontextmanager

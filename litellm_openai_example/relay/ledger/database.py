@@ -46,13 +46,11 @@ class Transaction:
     Attributes:
         changed: the invocations that others are to be told about.
         conditions: asked in the last moment before the commit. If one does not hold, all is undone and runs anew.
-        proof: whether it shows that all writes go: one that failed may have wanted another right than this one.
     """
 
     connection: AsyncConnection
     changed: set[str] = field(default_factory=set)
     conditions: list[Callable[[], bool]] = field(default_factory=list)
-    proof: bool = False
 
 
 Write = Callable[[Transaction], Awaitable[T]]
@@ -81,6 +79,9 @@ class Database:
 
     `on_change` is called with the invocations that this process has changed, after each commit.
 
+    Attributes:
+        away: whether a write has failed and no `check` has succeeded since.
+
     Raises:
         ConfigurationError: see `engines`.
     """
@@ -92,9 +93,9 @@ class Database:
         self._name = name
         self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._away = self._proved = False
+        self.away = False
         self._written = -_FRESH  # when the last write that succeeded began
-        self._probe: asyncio.Future[None] | None = None
+        self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         writing = keep_going("writing to the ledger", self._write_group, pause=_RETRY)
@@ -105,9 +106,11 @@ class Database:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING):
                 self.connections.cut()
-                if self._task is not None:
-                    self._task.cancel()
-                    await asyncio.wait([self._task])
+                tasks = [task for task in (self._task, self._probe) if task is not None]
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks)
                 await self.connections.dispose()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -132,21 +135,31 @@ class Database:
         return await done
 
     async def check(self, work: Write[None], seconds: float) -> None:
-        """Whether a write would go now. `work` is one that changes nothing; it is shared by all who ask meanwhile.
+        """Raise LedgerUnavailable if `work` fails, or is not on disk after `seconds`.
 
-        Raises:
-            LedgerUnavailable: it fails, or is not on disk after `seconds`.
+        It stands for all writes: the ledger is away from the first that fails until `work` succeeds. All who ask
+        meanwhile share it, and other writes are not gathered with it, as it may need more room than they do.
         """
-        if self._probe is None or self._probe.done():
-            if not self._away and time.monotonic() - self._written < _FRESH:
-                return
-            self._probe = asyncio.ensure_future(self.write(work))
-            self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+        if not self.away and time.monotonic() - self._written < _FRESH:
+            return
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.shield(self._probe)
+                await asyncio.shield(self.probe(work))
         except TimeoutError:
             raise LedgerUnavailable("TimeoutError") from None
+
+    def probe(self, work: Write[None]) -> asyncio.Task[None]:
+        """Begin what `check` waits for, unless it is under way."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._prove(work))
+            self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
+        return self._probe
+
+    async def _prove(self, work: Write[None]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._commit([(work, done)])
+        await done
+        self._note(None)
 
     async def listen(self) -> AsyncIterator[set[str]]:
         """The invocations that other processes change (PostgreSQL). The first item is empty: listening has begun.
@@ -206,8 +219,6 @@ class Database:
             return
         self._written = began
         observe_commit(time.monotonic() - began)
-        if self._proved:
-            self._note(None)
         for (_, done), result in zip(group, results, strict=True):
             if not done.done():
                 done.set_result(result)
@@ -238,7 +249,6 @@ class Database:
                     raise _Outdated
                 committing = True
                 await connection.commit()
-            self._proved = transaction.proof
         except Exception as error:
             if committing and is_outage(error):
                 raise _CommitLost(error, number, results, transaction.changed) from None
@@ -269,10 +279,10 @@ class Database:
 
     def _note(self, error: LedgerUnavailable | None) -> None:
         """Say once that the ledger is away, and once that it is back."""
-        if self._away == (error is not None):
+        if self.away == (error is not None):
             return
-        self._away = error is not None
+        self.away = error is not None
         if error is not None:
-            log.warning("the ledger cannot be written (%s): nothing can be started until it can", error)
+            log.warning("the ledger cannot be written (%s): new runs are refused until it can", error)
         else:
             log.warning("the ledger can be written again")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import event
+from sqlalchemy import event, func, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ...config import ConfigurationError
+from .schema import refuse_foreign
 
 SQLITE_BUSY = 2.0  # seconds that a statement waits for another process's transaction
 _READERS_POSTGRESQL = 8
@@ -28,7 +29,17 @@ _POSTGRESQL_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "litellm-relay",
+    "client_encoding": "UTF8",  # a role may have another default, which cannot hold every answer
 }
+# Defaults of a role or a database under which a change would not be durable, or would be cut short; see `ordinary`.
+_ORDINARY = {
+    "synchronous_commit": "on",
+    "statement_timeout": "10s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "10s",
+}
+_SHORTEST = 10_000  # milliseconds
+_SETTINGS = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 
 
 def engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
@@ -44,12 +55,34 @@ def engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
     else:
         url = _sqlite_file(url)
     readers = _READERS_POSTGRESQL if postgresql else _READERS_SQLITE
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, **options)
+    # A database may have SERIALIZABLE as its default, whose transactions fail when two replicas accept at once. Each
+    # change here is one conditional statement, for which READ COMMITTED is enough.
+    isolation = {"isolation_level": "READ COMMITTED"} if postgresql else {}
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, **isolation, **options)
     reader = create_async_engine(url, pool_size=readers, max_overflow=0, isolation_level="AUTOCOMMIT", **options)
     if not postgresql:
         _prepare_sqlite(writer, writes=True)
         _prepare_sqlite(reader, writes=False)
     return writer, reader
+
+
+async def ordinary(connection: AsyncConnection) -> None:
+    """Make a PostgreSQL transaction durable and give it time, if the defaults of its role or database do not.
+
+    The settings hold for this transaction alone, so a pooler may give the session to another program afterwards. They
+    are read once a connection.
+    """
+    wanted: dict[str, str] | None = connection.info.get("ordinary")
+    if wanted is None:
+        rows = await connection.execute(_SETTINGS, {"names": list(_ORDINARY)})
+        wanted = {name: _ORDINARY[name] for name, value in rows if _is_odd(value)}
+        connection.info["ordinary"] = wanted
+    if wanted:
+        await connection.execute(select(*(func.set_config(name, value, True) for name, value in wanted.items())))
+
+
+def _is_odd(value: str) -> bool:
+    return 0 < int(value) < _SHORTEST if value.isdigit() else value == "off"
 
 
 def quiet_drivers() -> None:
@@ -119,11 +152,18 @@ def _sqlite_file(url: URL) -> URL:
     return url.set(database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"})
 
 
+def _all(cursor: Any, query: str) -> list[Any]:
+    cursor.execute(query)
+    return list(cursor.fetchall())
+
+
 def _prepare_sqlite(engine: AsyncEngine, *, writes: bool) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
+        if writes:  # before the file is changed in any way
+            refuse_foreign(row[0] for row in _all(cursor, "SELECT name FROM sqlite_master WHERE type = 'table'"))
         for pragma in (f"busy_timeout={SQLITE_BUSY * 1000:.0f}", "journal_mode=WAL", "synchronous=FULL"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

@@ -39,6 +39,18 @@ _POSTGRESQL_REASONS = (
     (r"too many|connection slots", "the server has no connection free"),
     (r"starting up|shutting down|recovery", "the server is just starting or stopping"),
 )
+# By error code; {name} is the schema or table that the server's message names.
+_POSTGRESQL_CODES = {
+    "25006": "the database only reads: it is a standby, or default_transaction_read_only is on",
+    "3F000": "the role's search_path names no schema in which tables can be made: CREATE SCHEMA, or ALTER ROLE ... SET "
+    "search_path",
+    "42501": "the role has no permission for {name}: GRANT ALL ON {name} TO the role (PostgreSQL 15 and later give "
+    "nobody CREATE ON SCHEMA public), or make it the owner",
+    "53100": "the server's disk is full",
+    "53300": "the server has no connection free",
+    "55P03": "another session keeps the ledger locked",
+    "57014": "the server cancelled a statement that took too long",
+}
 _SQLITE_REASONS = {
     "SQLITE_CANTOPEN": "the file cannot be opened",
     "SQLITE_NOTADB": "the file is not a SQLite database",
@@ -83,7 +95,12 @@ def why_not_opened(error: Exception) -> str:
     if isinstance(cause, sqlite3.Error):
         name = kind(cause)
         return next((words for code, words in _SQLITE_REASONS.items() if name.startswith(code)), name)
-    if getattr(cause, "sqlstate", None) is None:  # the connection was not made: there are only words
+    code = getattr(cause, "sqlstate", None)
+    if code in _POSTGRESQL_CODES:
+        named = re.search(r'\b(schema|table)\s+[»"]?([^\s"«]+)', str(cause), re.IGNORECASE)
+        name = f"{named[1]} {named[2]}".lower() if named else "the schema or its tables"
+        return _POSTGRESQL_CODES[code].format(name=name)
+    if code is None:  # the connection was not made: there are only words
         for pattern, words in _POSTGRESQL_REASONS:
             if re.search(pattern, str(cause), re.IGNORECASE):
                 return words

@@ -2,22 +2,50 @@
 
 On PostgreSQL a lease goes by the database's clock; on SQLite, whose processes share one machine, by that machine's
 clock that only runs forward.
+
+A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
+own is older then than what it has last written. On PostgreSQL another server than before is a sign of it too, for the
+last commits may be lost alone. Such a ledger may call queued what another process has submitted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Executable, Float, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Float,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .schema import IS_ACTIVE, db_now, invocations, workers
+from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 
 _LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
 _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
 
 _row = invocations.c
+
+
+class Renewal(NamedTuple):
+    """What a renewal has found and written: `expires_at` before and after, and since when the server runs."""
+
+    found: float | None
+    expires_at: float
+    server: float | None
 
 
 class Leases:
@@ -27,30 +55,73 @@ class Leases:
         worker: the name of this process.
         seconds: that this process may be silent before others take its work.
         clock: seconds, the same for all processes of this machine, never set. It counts on SQLite.
+        retention: seconds for which this process was told to keep results, None for as long as others say.
     """
 
-    def __init__(self, worker: str, seconds: float, clock: Callable[[], float], *, postgresql: bool) -> None:
+    def __init__(
+        self, worker: str, seconds: float, clock: Callable[[], float], *, postgresql: bool, retention: float | None
+    ) -> None:
         self._worker = worker
         self._seconds = seconds
         self._clock = clock
+        self._retention = retention
         self._postgresql = postgresql
         self._next_thorough = 0.0
+        self._started: float | None = None  # the database's clock less this process's, at the first renewal
+        self._server: float | None = None  # when PostgreSQL's server was started, as last seen
+        self._written: float | None = None  # the `expires_at` that this process knows to be on disk
         # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
         self._is_alive = self._alive()
-        self.held: ColumnElement[bool] = select(workers.c.id).where(workers.c.id == worker, self._is_alive).exists()
+        self.held: ColumnElement[bool] = (
+            select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written()).exists()
+        )
         """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
 
-    async def renew(self, connection: AsyncConnection) -> None:
-        """Renew this process's lease."""
+    async def renew(self, connection: AsyncConnection) -> Renewal:
+        """Renew this process's lease. What this returns is for `renewed`, once it is on disk."""
+        mine = workers.c.id == self._worker
+        found = await connection.scalar(select(workers.c.expires_at).where(mine))
+        server = await connection.scalar(select(_server_start())) if self._postgresql else None
         ticks = None if self._postgresql else self._clock() + self._seconds
-        lease = {"id": self._worker, "expires_at": db_now() + self._seconds, "ticks": ticks}
-        renewed = update(workers).where(workers.c.id == self._worker).values(lease)
-        if (await connection.execute(renewed)).rowcount == 0:
-            await connection.execute(insert(workers).values(lease))
+        lease = {
+            "id": self._worker,
+            "expires_at": db_now() + self._seconds,
+            "ticks": ticks,
+            "version": VERSION,
+            "retention": self._retention,
+        }
+        renewed = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
+        expires_at = (await connection.execute(renewed.returning(workers.c.expires_at))).scalar_one()
+        return Renewal(found, expires_at, server)
+
+    def renewed(self, renewal: Renewal) -> bool:
+        """Take note that a renewal is on disk, and return True if the ledger may have been set back since the last."""
+        forgot = self._written is not None and (renewal.found is None or renewal.found < self._written)
+        other = self._server is not None and renewal.server != self._server
+        self._written, self._server = renewal.expires_at, renewal.server
+        if self._started is None:
+            self._started = renewal.expires_at - self._seconds - self._clock()
+        return forgot or other
+
+    @property
+    def latest_now(self) -> float:
+        """The time by the database's clock if nobody has set it since the first renewal."""
+        return math.inf if self._started is None else self._started + self._clock()
+
+    async def is_older_alive(self, connection: AsyncConnection) -> bool:
+        """Return True while a process lives that does not know hashed tokens. None can start once it is False."""
+        older = select(workers.c.id).where(workers.c.version.is_(None), self._is_alive).exists()
+        return bool(await connection.scalar(select(older)))
+
+    async def longest_retention(self, connection: AsyncConnection) -> float | None:
+        """Return the longest time, in seconds, for which any process was told to keep results; None if none was."""
+        longest: float | None = await connection.scalar(select(func.max(workers.c.retention)))
+        return longest
 
     async def end(self, connection: AsyncConnection) -> None:
         """End this process's lease."""
         await connection.execute(delete(workers).where(workers.c.id == self._worker))
+        self._written = None
 
     async def forget(self, connection: AsyncConnection) -> None:
         """Delete leases that are long over, of processes that own nothing."""
@@ -76,6 +147,14 @@ class Leases:
         names = [row.id for row in await connection.execute(dead)]
         return or_(left, _row.owner.in_(names)) if names else left
 
+    def _is_as_written(self) -> ColumnElement[bool]:
+        """Whether the ledger is not older than it must be, as far as this process's lease tells."""
+        written = bindparam(None, type_=Float, callable_=lambda: -1.0 if self._written is None else self._written)
+        if not self._postgresql:
+            return workers.c.expires_at >= written
+        server = bindparam(None, type_=Float, callable_=lambda: self._server)
+        return and_(workers.c.expires_at >= written, _server_start() == func.coalesce(server, _server_start()))
+
     def _alive(self) -> ColumnElement[bool]:
         """Whether a lease of `workers` holds."""
         lease = workers.c
@@ -86,3 +165,8 @@ class Leases:
             func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
             and_(lease.ticks.is_(None), lease.expires_at > db_now()),
         )
+
+
+def _server_start() -> ColumnElement[float]:
+    """When PostgreSQL's server was started: each has its own time, and a standby that takes over has another one."""
+    return cast(extract("epoch", func.pg_postmaster_start_time()), Float)

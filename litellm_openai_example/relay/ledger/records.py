@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from ...json_object import JsonObject
+from ...calls.lenient import read_json
+from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, Invocation, Source
@@ -30,6 +31,7 @@ class NewInvocation:
     deliverable_format: str
     arguments: str
     tags: str | None = None
+    token_hash: str | None = None
 
     @classmethod
     def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None, payer: Payer) -> NewInvocation:
@@ -71,7 +73,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Record:
-    """An invocation as the ledger has it. `age` is in seconds since its first submission, by the ledger's clock."""
+    """An invocation as the ledger has it; see `schema` for its columns."""
 
     id: str
     mode: str
@@ -90,7 +92,10 @@ class Record:
     updated_at: float
     cost_usd: float | None
     tags: str | None
-    age: float | None
+    token_hash: str | None
+    unsent: bool | None
+    followed: float | None
+    stop_reason: str | None
 
     @property
     def finished(self) -> bool:
@@ -109,7 +114,7 @@ class Record:
 
     @cached_property
     def view(self) -> Invocation:
-        response = json.loads(self.response) if self.response else None
+        response = _read_response(self.response) if self.response else None
         sources = response.pop("sources", []) if response else []
         if response and self.upstream_id is not None:
             # As create returned it: the gateway gives another one on each reply, and knows only this one again.
@@ -139,8 +144,20 @@ def when(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def _read_response(text: str) -> JsonObject:
+    """Return a stored response as it can be passed on: releases up to 0.2 stored more levels than can be."""
+    whole = read_json(text)
+    response = within_depth(whole) if text.count("[") + text.count("{") > DEEPEST else whole
+    return response if response is whole else {**response, "shortened": True}
+
+
 def _message(code: str | None, response: JsonObject | None) -> str | None:
     text = INVOCATION_ERRORS.get(code) if code else None
+    if code == "gateway_rejected_request" and response and response.get("content_type"):
+        return (
+            "A web page came instead of the gateway's answer, such as the sign-in page of a proxy: check that "
+            "LITELLM_BASE_URL leads to LiteLLM itself. Nothing was paid."
+        )
     model = response.get("model") if response else None
     if code == "model_unavailable" and model:
         return f"The gateway has no model {model} for the relay's key: check RELAY_MODEL. Nothing was paid."

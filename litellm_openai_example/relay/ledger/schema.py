@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 3
+VERSION = 4
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
@@ -80,6 +80,14 @@ invocations = Table(
     # True from the claim until just before the request leaves. No state of its own: processes of an older version, who
     # know nothing of it, take such a row for one that was perhaps sent.
     Column("unsent", Boolean),
+    # See tokens.py; empty for what a process of an older version accepted, or this one beside such a process.
+    Column("token_hash", String),
+    # Seconds that processes have worked on it since its first claim, each by its own clock that only runs forward: the
+    # time limit goes by them. Empty as long as none has written them down.
+    Column("followed", Float),
+    # The error code that it is to end with once the gateway confirms that it has stopped it. A client's wish is
+    # `cancel_requested`.
+    Column("stop_reason", String),
 )
 
 
@@ -120,6 +128,12 @@ workers = Table(
     Column("id", String, primary_key=True),
     Column("expires_at", Float, nullable=False),
     Column("ticks", Float),
+    # The schema version that the process knows; empty for processes before version 4.
+    Column("version", Integer),
+    # Seconds for which the process was told to keep results; the longest holds.
+    Column("retention", Float),
+    # Written to prove that the database takes as much as a start is; nobody reads it. The last one, as it is long.
+    Column("proof", Text),
 )
 
 
@@ -148,11 +162,17 @@ def prepare(connection: Connection) -> bytes:
     Runs in one transaction that no other process can share.
 
     Raises:
-        ConfigurationError: the tables are of a newer version.
+        ConfigurationError: the tables are of a newer version or another program, or the database cannot hold a ledger.
     """
     if connection.dialect.name == "postgresql":
+        _check_encoding(connection)
+        # Another process may be moving a large ledger: however long that takes, it is no reason to give up.
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-    if not inspect(connection).has_table(meta.name):
+    inspector = inspect(connection)
+    if not inspector.has_table(meta.name):
+        refuse_foreign(name for name in metadata.tables if inspector.has_table(name))
         metadata.create_all(connection)
         values = {"version": str(VERSION), "secret": secrets.token_hex(32)}
         connection.execute(insert(meta), [{"key": key, "value": value} for key, value in values.items()])
@@ -167,7 +187,35 @@ def prepare(connection: Connection) -> bytes:
         for step in _STEPS[int(version) - 1 :]:
             step(connection)
         connection.execute(update(meta).where(meta.c.key == "version").values(value=str(VERSION)))
+    if connection.dialect.name == "postgresql":
+        _check_rows_visible(connection)
     return bytes.fromhex(stored["secret"])
+
+
+def refuse_foreign(tables: Iterable[str]) -> None:
+    """Raise ConfigurationError if a database holds some of these tables, and no ledger."""
+    names = set(tables)
+    if names and meta.name not in names:
+        raise ConfigurationError(
+            "the database of RELAY_DATABASE_URL belongs to another program: it holds tables, and no ledger among them"
+        )
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"the encoding of the ledger's database is {encoding}, but must be UTF8, which holds every answer: "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _check_rows_visible(connection: Connection) -> None:
+    for table in metadata.tables:
+        if connection.scalar(text("SELECT row_security_active(CAST(:name AS text))"), {"name": table}):
+            raise ConfigurationError(
+                f"row-level security hides rows of {table} from the relay's role: make the role the table's owner"
+            )
 
 
 NO_LEDGER = "that database holds no ledger: a relay makes one when it starts"
@@ -199,10 +247,16 @@ def _to_3(connection: Connection) -> None:
     _add_columns(connection, invocations.c.unsent)
 
 
+def _to_4(connection: Connection) -> None:
+    """Add hashed tokens, what a process knows, keeps and can write, monotonic time limits, and wishes to stop."""
+    row, lease = invocations.c, workers.c
+    _add_columns(connection, row.token_hash, row.followed, row.stop_reason, lease.version, lease.retention, lease.proof)
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     for column in columns:
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3]
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4]

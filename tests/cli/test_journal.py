@@ -7,16 +7,17 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.cli import again, work
+from litellm_openai_example.cli import again
 from litellm_openai_example.config import OWN_RELAY
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
-from ..fakes.scripted import ScriptedServer, reply, response_body
+from ..fakes.scripted import ScriptedServer, chat_body, reply, response_body
 from ..research.test_loop import ARGUMENTS, FINAL, FakeRelay, Turns, calling, relay, view
 from .test_main import R, polling, start
 
@@ -59,11 +60,16 @@ def test_a_research_run_is_cancelled_at_the_relay(relay: FakeRelay, command: Run
     assert command("--list").out == ""
 
 
-def test_what_is_too_old_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    work.remember(work.begun(work.RESPONSE, "resp_1", "hi"))
-    monkeypatch.setenv("RELAY_RETENTION_HOURS", "1e-10")
-    assert work.remembered() == []
-    assert list(state_dir().glob("work-*")) == []
+@pytest.mark.parametrize("days", [4, -4, 4000])
+def test_a_wrong_clock_deletes_nothing(
+    days: float, relay: FakeRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("--target", "relay", "--background", "Why noodles?")
+    now = time.time() + days * 86400
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now)
+        assert "inv_1" in command("--list").out
+    assert command("--invocation", "inv_1").out == "RESEARCHED\n"
 
 
 def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
@@ -186,3 +192,29 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     configured.answers(reply(body))
     assert command(*R, "hi").out == "See https://a.example/xy.\n\nSources:\n- A page: https://a.example/x\n"
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
+
+
+def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServer, command: RunCommand) -> None:
+    told = "[the gateway passes max_tokens, seed to no provider: not in the Responses API]\n"
+    configured.answers(reply(response_body("OK")))
+    foreign = ["-o", "max_tokens=5", "-o", "seed=1", "-o", "top_p=1", "hi"]
+    run = command("--api", "responses", *foreign)
+    assert (run.code, run.out, run.err) == (0, "OK\n", told)
+    run = command(
+        "--api", "responses", "-o", "max_output_tokens=5", "-o", "conversation=conv_1", "--effort", "high", "hi"
+    )
+    assert (run.code, run.err) == (0, "")
+    assert configured.posts[-1].json["extra_body"] == {"conversation": "conv_1"}
+    configured.answers(reply(response_body(None, "queued")))
+    assert command("--api", "responses", "--background", *foreign).err == told
+    configured.answers(reply(chat_body("OK")))
+    assert command(*foreign).err == ""
+
+
+@pytest.mark.parametrize("flag", ["--forget", "--invocation", "--retrieve", "--cancel"])
+def test_a_local_id_that_is_not_kept(
+    flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
+    run = command(flag, "local_0123456789abcdef")
+    assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
+    assert configured.seen == relay.server.seen == []

@@ -1,0 +1,131 @@
+"""Fields that a model refuses: how the request is changed then, and for how long that is remembered.
+
+What was refused with a 400 was not executed, so it may be asked again otherwise. A refusal may come from a fallback
+model or from one wrong deployment of many, so it is remembered only for the model that then answered, and for a
+bounded time; and what the operator asks for in `RELAY_REQUEST` is never taken out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Set
+from typing import NamedTuple
+
+from ...errors import ErrorKind
+from ...json_object import JsonObject
+from ..counters import count_adapted
+from ..log import log
+from .prompt import with_other_search_tool, without
+
+
+class _Change(NamedTuple):
+    """How a request is changed, None if it cannot be; the field that is taken out; and the change in words."""
+
+    make: Callable[[JsonObject], JsonObject | None]
+    takes_out: str = ""
+    words: str = ""
+
+
+_CHANGES = {
+    # Its own reverse, so it takes nothing out that the operator has asked for.
+    ErrorKind.UNSUPPORTED_TOOL: _Change(with_other_search_tool, words="with the search tool's other name"),
+    ErrorKind.UNSUPPORTED_REASONING: _Change(lambda r: without("reasoning", r), "reasoning", "without `reasoning`"),
+    # Without the field the client would add it; null leaves it out.
+    ErrorKind.UNSUPPORTED_STORE: _Change(
+        lambda r: {**r, "store": None} if r.get("store") else None, "store", "without `store`"
+    ),
+    # Said of one run, which might have streamed on another day: not remembered.
+    ErrorKind.UNSUPPORTED_STREAM: _Change(lambda r: without("stream", r)),
+}
+_REMEMBERED = frozenset(kind for kind, change in _CHANGES.items() if change.words)
+
+
+class Adaptations:
+    """What the models behind one gateway have refused of late.
+
+    Args:
+        explicit: fields that the operator asks for: a refusal of one stands.
+        seconds: how long a refusal is remembered.
+    """
+
+    def __init__(self, *, explicit: Collection[str], seconds: float) -> None:
+        self._explicit = frozenset(explicit)
+        self._seconds = seconds
+        self._until: dict[tuple[str, ErrorKind], float] = {}
+
+    def begin(self, request: JsonObject) -> Adapted:
+        """Return the request as the model that it names has taken it before."""
+        now = time.monotonic()
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        adapted = Adapted(request, self._explicit)
+        for name, kind in self._until:
+            if name == request["model"]:
+                adapted.adapt(kind)
+        return adapted
+
+    def learn(self, adapted: Adapted, answered_by: str | None, deployment: str | None) -> None:
+        """Remember what was refused before a request was accepted.
+
+        Args:
+            answered_by: the model that answered, as the answer names it; None if it names none.
+            deployment: LiteLLM's id of the deployment that answered: what another one has refused tells nothing.
+        """
+        asked = adapted.model
+        name = asked if answered_by is None or _is_same(asked, answered_by) else answered_by
+        until = time.monotonic() + self._seconds
+        for kind, refused_by in adapted.refusals.items():
+            known = (name, kind)
+            if kind not in _REMEMBERED or (refused_by and deployment and refused_by != deployment):
+                continue
+            if kind not in adapted.kinds:  # the change was refused in its turn: the model takes what is asked for
+                self._until.pop(known, None)
+            elif self._until.setdefault(known, until) == until:
+                log.warning(
+                    "the model %s refuses a field of the request (%s): for %.0f s it is asked %s",
+                    name, kind, self._seconds, _CHANGES[kind].words,
+                )  # fmt: skip
+        for kind in adapted.kinds:
+            count_adapted(kind)
+
+
+class Adapted:
+    """One request on its way: as it is to be sent next, and what was refused of it.
+
+    Attributes:
+        request: the body.
+        kinds: the changes that were made to it.
+        refusals: what the gateway has refused, and the deployment that did, if it says so.
+    """
+
+    def __init__(self, request: JsonObject, explicit: Set[str]) -> None:
+        self.request = request
+        self.kinds: frozenset[ErrorKind] = frozenset()
+        self.refusals: dict[ErrorKind, str | None] = {}
+        self._explicit = explicit
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        return str(self.request["model"])
+
+    def refused(self, kind: ErrorKind, deployment: str | None) -> bool:
+        """Change the request after a refusal; return False if it must stand."""
+        if kind in self.refusals or not self.adapt(kind):
+            return False
+        self.refusals[kind] = deployment
+        return True
+
+    def adapt(self, kind: ErrorKind) -> bool:
+        """Change the request as far as that is possible and the operator does not ask for what would be taken out."""
+        change = _CHANGES.get(kind)
+        changed = None if change is None or change.takes_out in self._explicit else change.make(self.request)
+        if changed is None:
+            return False
+        self.request, self.kinds = changed, self.kinds ^ {kind}
+        return True
+
+
+def _is_same(asked: str, answered: str) -> bool:
+    """Is the model that answered the one that was asked? It may add a date, or lack the provider's prefix."""
+    asked, answered = (name.rpartition("/")[2] for name in (asked, answered))
+    return answered == asked or answered.startswith(f"{asked}-20")

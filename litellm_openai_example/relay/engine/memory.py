@@ -1,0 +1,58 @@
+"""What this process remembers of its runs, beside the ledger: which it has sent, and since when it tries.
+
+A ledger may be set back: a restored backup, a standby that had not caught up. What it calls queued then, and this
+process has submitted, must not be submitted again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+_MOST = 100_000  # the newest so many: about 20 MB
+
+
+class Memory:
+    """The runs that may have been executed by this process's doing, and their ids at the gateway."""
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[str, str | None] = OrderedDict()
+        self._begun: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, invocation_id: object) -> bool:
+        return invocation_id in self._sent
+
+    def sent(self, invocation_id: str) -> None:
+        """Its submission leaves this machine now."""
+        self._sent[invocation_id] = None
+        _bound(self._sent)
+
+    def answered(self, invocation_id: str, upstream_id: str) -> None:
+        """The gateway has given it an id."""
+        self._sent[invocation_id] = upstream_id
+        _bound(self._sent)
+
+    def not_executed(self, invocation_id: str) -> None:
+        """It was certainly not executed, so it may be sent another time."""
+        self._sent.pop(invocation_id, None)
+
+    def upstream_id(self, invocation_id: str) -> str | None:
+        """The gateway's id of what was sent, None if it has given none."""
+        return self._sent.get(invocation_id)
+
+    def all_sent(self) -> list[str]:
+        return list(self._sent)
+
+    def waits(self, invocation_id: str, begun: float) -> None:
+        """It goes back to the queue; `begun` is when the first attempt began, by the monotonic clock."""
+        self._begun[invocation_id] = begun
+        _bound(self._begun)
+
+    def begun(self, invocation_id: str) -> float:
+        """When its first attempt began, if it was this process's; else infinity. Asked once."""
+        return self._begun.pop(invocation_id, math.inf)
+
+
+def _bound(known: OrderedDict[str, str | None] | OrderedDict[str, float]) -> None:
+    if len(known) > _MOST:
+        known.popitem(last=False)

@@ -1,0 +1,175 @@
+"""Packed bodies: the HTTP library unpacks them, piece by piece, so that what comes out can be bounded.
+
+It believes the header. Proxies change one without the other, so here the first bytes tell how a body is packed, if at
+all. And the library reads only the first member of a gzip file, where some servers make one for each flush.
+"""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from functools import cache
+from itertools import chain
+
+import httpx2
+
+from ..errors import one_line
+
+_ENOUGH = 16  # bytes that tell text from what is packed
+_PIECE = 2**18  # bytes that come out of gzip at once
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_EXTRAS = {"br": "brotli", "zstd": "zstd"}  # encodings that need an extra of the HTTP library, and its name
+_ENCODINGS = ("gzip", "deflate", *_EXTRAS)
+
+
+class Packing:
+    """How a body is packed, and what unpacks it.
+
+    Args:
+        encodings: what the header says, in the order in which they were applied.
+        lenient: what cannot be unpacked counts as an empty body: the status says more.
+    """
+
+    def __init__(self, encodings: list[str], lenient: bool) -> None:
+        self._encodings = encodings
+        self._lenient = lenient
+        self._start = b""
+
+    @classmethod
+    def of(cls, response: httpx2.Response) -> Packing | None:
+        """Return how the body of an answer is said to be packed, and take the header away; None if it is not packed."""
+        given = response.headers.pop("content-encoding", "")
+        names = [name.strip().lower().removeprefix("x-") for name in given.split(",")]
+        encodings = [name for name in names if name not in ("", "identity")]
+        return cls(encodings, response.status_code >= 400) if encodings else None
+
+    def unpack(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Unpack a body. Raises httpx2.DecodingError if that is not possible."""
+        try:
+            for chunk in chunks:
+                if self._begin(chunk):
+                    break
+            whole = chain([self._start], chunks)
+            encodings = self._found()
+            if encodings == ["gzip"]:
+                yield from _Gunzip().pieces(whole)
+            else:
+                yield from _decoded(encodings, whole).iter_bytes() if encodings else whole
+        except httpx2.DecodingError as error:
+            self._fail(error)
+
+    async def unpack_async(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Unpack a body; see `unpack`."""
+        try:
+            async for chunk in chunks:
+                if self._begin(chunk):
+                    break
+            whole = _chain(self._start, chunks)
+            encodings = self._found()
+            if encodings == ["gzip"]:
+                unpacked = _Gunzip().pieces_async(whole)
+            else:
+                unpacked = _decoded(encodings, whole).aiter_bytes() if encodings else whole
+            async for piece in unpacked:
+                yield piece
+        except httpx2.DecodingError as error:
+            self._fail(error)
+
+    def _begin(self, chunk: bytes) -> bool:
+        self._start += chunk
+        return len(self._start) >= _ENOUGH
+
+    def _found(self) -> list[str]:
+        """Return how the body is packed, by its first bytes. Raises DecodingError if nothing here unpacks that."""
+        if _is_text(self._start):
+            return []
+        known = [name for name in self._encodings if name in _ENCODINGS]
+        if len(known) == 1:
+            by_magic = next((name for magic, name in _MAGIC.items() if self._start.startswith(magic)), "")
+            known = [by_magic or ("deflate" if known == ["gzip"] else known[0])]
+        missing = [name for name in known if not _is_known(name)]
+        if missing:
+            library = f"{httpx2.__name__}[{_EXTRAS[missing[0]]}]"
+            raise httpx2.DecodingError(f"that takes another package, which `pip install '{library}'` brings")
+        if not known:
+            raise httpx2.DecodingError("it is not known here")
+        return known
+
+    def _fail(self, error: httpx2.DecodingError) -> None:
+        if not self._lenient:
+            encodings = one_line(", ".join(self._encodings))[:80]
+            raise httpx2.DecodingError(f"its encoding ({encodings}) cannot be read: {error}") from error
+
+
+class _Gunzip:
+    """A gzip file with any number of members; bytes behind them that are no member are left out."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self._members = 0  # that have ended
+        self._head = b""  # the first two bytes of this one
+        self._came = self._over = False
+
+    def pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Unpack all chunks. Raises httpx2.DecodingError if they are not gzip."""
+        for chunk in chunks:
+            yield from self._unpack(chunk)
+        self._end()
+
+    async def pieces_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Unpack all chunks; see `pieces`."""
+        async for chunk in chunks:
+            for piece in self._unpack(chunk):
+                yield piece
+        self._end()
+
+    def _unpack(self, chunk: bytes) -> Iterator[bytes]:
+        while chunk and not self._over:
+            self._head = self._head if len(self._head) > 1 else (self._head + chunk)[:2]
+            try:
+                piece = self._member.decompress(chunk, _PIECE)
+            except zlib.error as error:
+                if not self._members or self._head == b"\x1f\x8b":
+                    raise httpx2.DecodingError(str(error)) from error
+                self._over = True  # not another member
+                return
+            if piece:
+                self._came = True
+                yield piece
+            chunk = self._member.unconsumed_tail
+            if self._member.eof:
+                chunk, self._member = self._member.unused_data, zlib.decompressobj(wbits=31)
+                self._members, self._head = self._members + 1, b""
+
+    def _end(self) -> None:
+        if not self._came and not self._members:
+            raise httpx2.DecodingError("it ends before its first byte")
+
+
+@cache
+def _is_known(encoding: str) -> bool:
+    """Does the HTTP library unpack an encoding? What it does not know it passes on as it is."""
+    try:
+        return httpx2.Response(200, headers={"content-encoding": encoding}, content=b"\0").content != b"\0"
+    except httpx2.DecodingError:
+        return True
+
+
+def _decoded(encodings: list[str], body: Iterator[bytes] | AsyncIterator[bytes]) -> httpx2.Response:
+    return httpx2.Response(200, headers={"content-encoding": ", ".join(encodings)}, content=body)
+
+
+def _is_text(start: bytes) -> bool:
+    """Do these bytes begin a text? What is packed holds control characters or broken UTF-8 within its first bytes."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(character >= " " or character in "\t\n\r" for character in text)
+
+
+async def _chain(start: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield start
+    async for chunk in chunks:
+        yield chunk

@@ -1,0 +1,119 @@
+"""Proxies that the environment names but that cannot be used: they matter only to requests that would go through them.
+
+The HTTP library makes all of them when a client is made. A SOCKS proxy that a VPN has set in `ALL_PROXY` would then end
+each program that talks to a gateway on this machine, for want of a package that it does not need.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.request import getproxies
+
+import httpx2
+
+from ..config import ConfigurationError, is_loopback, odd_form
+from ..errors import one_line
+
+_SCHEMES = ("http", "https", "socks5", "socks5h")
+SOCKS_PACKAGE = f"a SOCKS proxy takes another package: `pip install '{httpx2.__name__}[socks]'`"
+
+
+_NOWHERE = httpx2.MockTransport(lambda _: httpx2.Response(204))
+
+
+class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
+    """In place of a proxy: refuses what would go through it.
+
+    Args:
+        reason: why the proxy cannot be used, with the name of its variable.
+        direct: sends what stays on this machine without the proxy; None if that is refused too.
+    """
+
+    def __init__(self, reason: str, direct: Any) -> None:
+        self.reason = reason
+        self._direct = direct
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See `httpx2.BaseTransport`. Raises ConfigurationError."""
+        self._check(request)
+        return self._direct.handle_request(request)  # type: ignore[no-any-return]
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See `httpx2.AsyncBaseTransport`. Raises ConfigurationError."""
+        self._check(request)
+        return await self._direct.handle_async_request(request)  # type: ignore[no-any-return]
+
+    def without_sending(self) -> UnusableProxy:
+        """Return one that refuses the same requests and sends none."""
+        return UnusableProxy(self.reason, self._direct and _NOWHERE)
+
+    def _check(self, request: httpx2.Request) -> None:
+        if self._direct is None or not is_loopback(request.url.host):
+            raise ConfigurationError(self.reason)
+
+
+def mounts(direct: Any, **options: Any) -> dict[str, Any]:
+    """Return the transports of the environment's proxies by URL pattern, as the HTTP library has them.
+
+    Args:
+        direct: the client's transport without a proxy.
+        **options: of its kind, such as `verify` and `limits`.
+    """
+    found: dict[str, Any] = {}
+    proxies = getproxies()
+    for host in map(str.strip, proxies.get("no", "").split(",")):
+        if host == "*":
+            return {}
+        if host:
+            found[_pattern(host)] = None
+    for scheme in ("http", "https", "all"):
+        if url := proxies.get(scheme):
+            found[f"{scheme}://"] = _transport(scheme, url if "://" in url else f"http://{url}", direct, options)
+    return found
+
+
+def check(found: dict[str, Any], url: str) -> None:
+    """Raise ConfigurationError if what is sent to `url` would go through one of the proxies that cannot be used."""
+    probes = {pattern: one.without_sending() for pattern, one in found.items() if isinstance(one, UnusableProxy)}
+    others = {pattern: one and _NOWHERE for pattern, one in found.items() if pattern not in probes}
+    with httpx2.Client(
+        transport=_NOWHERE, mounts={**probes, **others}
+    ) as client:  # which knows what each pattern means
+        client.head(url)
+
+
+def _transport(scheme: str, url: str, direct: Any, options: dict[str, Any]) -> Any:
+    try:
+        return type(direct)(proxy=url, **options)
+    except ImportError:
+        reason = SOCKS_PACKAGE
+    except (ValueError, httpx2.InvalidURL):
+        reason = _why_unusable(url)
+    # A SOCKS proxy is that of a VPN or of a tunnel, behind which this machine is another one.
+    own = direct if url.lower().startswith("socks") else None
+    return UnusableProxy(f"the proxy in {scheme.upper()}_PROXY cannot be used: {reason}", own)
+
+
+def _why_unusable(url: str) -> str:
+    """Return what is wrong with a proxy's address, without repeating it: it may hold a password."""
+    if oddity := odd_form(url.removeprefix("http://")):
+        return f"it {oddity}"
+    scheme = url.partition("://")[0]
+    if scheme.lower() not in _SCHEMES:
+        return f"its scheme {one_line(scheme)[:20]} is none of {', '.join(_SCHEMES)}"
+    return "it is not a URL (bad host or port)"
+
+
+def _pattern(host: str) -> str:
+    if "://" in host:
+        return host
+    bare, _, subnet = host.strip("[]").partition("/")
+    try:
+        version = ipaddress.ip_address(bare).version
+    except ValueError:
+        exact = host.lower() == "localhost" or host.startswith(("[", "*."))
+        return f"all://{host}" if exact else f"all://*{host}"
+    if version == 4:
+        return f"all://{host}"
+    return f"all://[{bare}]/{subnet}" if subnet else f"all://[{bare}]"

@@ -1,0 +1,253 @@
+"""Streams as proxies dress them: what is not JSON is skipped and counted, and what is whole is told as whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.response_stream import ResponseStream
+from litellm_openai_example.calls.sse import EventParser
+
+Json = dict[str, Any]
+
+
+def chunk(text: str | None = None, reason: str | None = None, index: object = 0) -> Json:
+    delta = {} if text is None else {"content": text}
+    return {"id": "c1", "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
+
+
+def whole(text: str | None, reason: str = "stop", **more: Any) -> Json:
+    return {"id": "c1", "choices": [{"index": 0, "message": {"content": text, **more}, "finish_reason": reason}]}
+
+
+CHUNKS = [chunk("Hel"), chunk("lo"), chunk(None, "stop")]
+FINAL = {"id": "r", "status": "completed", "output": [{"type": "message", "content": "Hello"}]}
+EVENTS = [
+    {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
+    {"type": "response.output_text.delta", "output_index": 0, "delta": "Hel"},
+    {"type": "response.output_text.delta", "output_index": 0, "delta": "lo"},
+    {"type": "response.completed", "response": FINAL},
+]
+
+
+def lines(*events: object, before: str = "data: ", after: str = "\n\n", between: str = "") -> str:
+    return between.join(f"{before}{json.dumps(event)}{after}" for event in events)
+
+
+def dressed(event: Callable[[str], str], end: str = "data: [DONE]\n\n") -> Callable[[list[Json]], str]:
+    return lambda events: "".join(event(json.dumps(one)) for one in events) + end
+
+
+DRESSES: dict[str, Callable[[list[Any]], str]] = {
+    "prefix twice": dressed(lambda text: f"data: data: {text}\n\n", "data: data: [DONE]\n\n"),
+    "prefix twice, no space": dressed(lambda text: f"data:data:{text}\n\n", "data:data:[DONE]\n\n"),
+    "prefix three times": dressed(lambda text: f"data: data: data: {text}\n\n"),
+    "each line wrapped": dressed(lambda text: f"data: event: message\ndata: id: 1\ndata: data: {text}\ndata: \n\n"),
+    "prefix in capitals": dressed(lambda text: f"DATA: {text}\n\n"),
+    "a tab for the space": dressed(lambda text: f"data:\t{text}\n\n"),
+    "indented": dressed(lambda text: f"  data: {text}\n\n"),
+    "comments as data": dressed(lambda text: f"data: : OPENROUTER PROCESSING\n\ndata: {text}\n\n"),
+    "blank comments as data": dressed(lambda text: f"data: : \n\ndata::\n\ndata: {text}\n\n"),
+    "comments": dressed(lambda text: f": keep-alive\n\ndata: {text}\n\n"),
+    "keep-alive words": dressed(lambda text: f"data: ping\n\ndata: keep-alive\n\ndata: {text}\n\n"),
+    "words in brackets": dressed(lambda text: f"data: [PING]\n\ndata: {text}\n\n"),
+    "blank data": dressed(lambda text: f"data:\n\ndata:  \n\ndata: {text}\n\n"),
+    "values that say nothing": dressed(lambda text: f'data: null\n\ndata: ""\n\ndata: 7\n\ndata: {text}\n\n'),
+    "events without data": dressed(lambda text: f"event: ping\n\nretry: 3000\n\ndata: {text}\n\n"),
+    "no blank lines": dressed(lambda text: f"data: {text}\n"),
+    "JSON in a text": dressed(lambda text: f"data: {json.dumps(text)}\n\n"),
+    "two values in a line": lambda events: (
+        lines(*events[:-1], before="", after=" ").join(["data: ", "\n\n"]) + lines(events[-1])
+    ),
+    "a list in an event": lambda events: lines(events[:2], *events[2:]),
+    "everything in one list": lambda events: lines(events),
+    "a list alone": lambda events: json.dumps(events),
+    "a byte order mark on each line": dressed(lambda text: f"\ufeffdata: {text}\n\n"),
+    "zeros between": dressed(lambda text: f"\0\0data: {text}\0\n\n\0"),
+    "lines of JSON": lambda events: lines(*events, before="", after="\n"),
+    "lines of JSON, glued": lambda events: lines(*events, before="", after=""),
+    "done in small letters": dressed(lambda text: f"data: {text}\n\n", "data: [done]\n\n"),
+    "done with spaces": dressed(lambda text: f"data: {text}\n\n", "data:  [DONE] \n\n"),
+    "done in quotes": dressed(lambda text: f"data: {text}\n\n", 'data: "[DONE]"\n\n'),
+    "done without brackets": dressed(lambda text: f"data: {text}\n\n", "data: DONE\n\n"),
+    "done glued to the last event": lambda events: lines(*events).rstrip() + "[DONE]\n\n",
+    "a line of done glued to the last event": lambda events: lines(*events).rstrip() + "data: [DONE]",
+    "a tail of HTML": dressed(lambda text: f"data: {text}\n\n", "<html>\n<p>Bye\n</html>\n"),
+    "a head of HTML": lambda events: "<!-- proxy -->\n\n" + lines(*events),
+    "a broken event behind the end": dressed(lambda text: f"data: {text}\n\n", 'data: {"usage": {"prom\n\n'),
+}
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+@pytest.mark.parametrize("name", DRESSES)
+def test_a_stream_is_read_however_it_is_dressed(name: str, kind: type[Assembly], newline: str) -> None:
+    content = DRESSES[name](CHUNKS if kind is ChatStream else EVENTS).replace("\n", newline).encode()
+    for step in (1, 5, len(content)):
+        reader, parser, shown = kind(), EventParser(), ""
+        for at in range(0, len(content), step):
+            shown += "".join(reader.take(event) for event in parser.feed(content[at : at + step]))
+        shown += "".join(reader.take(event) for event in parser.end()) + reader.rest()
+        answer = reader.answer()
+        assert (shown, answer.text, answer.status, answer.cut_short) == ("Hello", "Hello", "completed", None)
+    answer, _, _ = read_body(content, kind)
+    assert (answer.text, answer.status) == ("Hello", "completed")
+
+
+def test_lines_that_cannot_be_read_are_counted() -> None:
+    body = lines(chunk("Hello")) + "data: ping\n\ndata: pong\n\n: comment\n\n" + lines(chunk(None, "stop"))
+    answer, _, reader = read_body(body, ChatStream)
+    assert (answer.text, answer.status, reader and reader.skipped) == ("Hello", "completed", 2)
+
+
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_a_stream_that_does_not_end_names_what_it_holds_instead(kind: type[Assembly]) -> None:
+    begun = chunk("Hel") if kind is ChatStream else EVENTS[1]
+    answer, _, _ = read_body(lines(begun) + "data: upstream gone\n\ndata: bye\n\n", kind)
+    assert answer.status == "incomplete"
+    assert "2 lines of it cannot be read: upstream gone is not JSON" in str(answer.cut_short)
+
+
+@pytest.mark.parametrize("end", [lines(chunk(None, "stop")), "data: [DONE]\n\n"])
+def test_a_piece_of_the_answer_that_is_broken_makes_it_incomplete(end: str) -> None:
+    body = lines(chunk("a")) + 'data: {"choices": [{"delta": {"content": "b\n\n' + lines(chunk("c")) + end
+    answer, _, _ = read_body(body, ChatStream)
+    assert (answer.text, answer.status) == ("ac", "incomplete")
+    assert "is not JSON" in str(answer.cut_short)
+
+
+def test_a_broken_piece_costs_nothing_if_the_last_event_has_the_whole_text() -> None:
+    broken = 'data: {"type": "response.output_text.delta", "del\n\n'
+    answer, _, _ = read_body(lines(*EVENTS[:2]) + broken + lines(EVENTS[3]), ResponseStream)
+    assert (answer.text, answer.status) == ("Hello", "completed")
+    last = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": []}}
+    answer, _, _ = read_body(lines(*EVENTS[:2]) + broken + lines(last), ResponseStream)
+    assert (answer.text, answer.status) == ("Hel", "incomplete")
+
+
+@pytest.mark.parametrize(
+    "event", ['data: error: {"message": "X"}', "data: event: error\ndata: data: X", 'data: [{"error": "X"}]']
+)
+def test_an_error_is_found_in_its_dress(event: str) -> None:
+    answer, _, _ = read_body(lines(chunk("Half")) + event + "\n\n" + "data: [DONE]\n\n", ChatStream)
+    assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", "X")
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n\n"])
+@pytest.mark.parametrize(
+    "after",
+    ["\n\ndata: [DONE]\n\n", "\ndata: [DONE]", "[DONE]", "data: [DONE]\n\n", "\n\n[DONE]\n", "\n", "\0", "\n\n</html>"],
+)
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_a_whole_answer_with_something_glued_on_is_read(
+    kind: type[Assembly], after: str, before: str, indent: int | None
+) -> None:
+    body = whole("Hello") if kind is ChatStream else FINAL
+    content = (before + json.dumps(body, indent=indent) + after).encode()
+    answer, _, _ = read_body(content, kind)
+    assert (answer.text, answer.status, answer.cut_short) == ("Hello", "completed", None)
+    reader, parser = kind(), EventParser()
+    shown = "".join(reader.take(event) for event in parser.feed(content) + parser.end()) + reader.rest()
+    assert (shown, reader.answer().status) == ("Hello", "completed")
+
+
+@pytest.mark.parametrize(
+    "body", ["hello", "<html><p>Hello</html>", "42", "null", "[]", '"OK"', "{oops", "data", "{}{}"]
+)
+def test_what_is_no_answer_stays_none(body: str) -> None:
+    with pytest.raises(ValueError, match="the answer is not"):
+        read_body(body, ChatStream)
+
+
+def test_a_line_of_many_prefixes_is_read_at_once() -> None:
+    events = EventParser().feed(b"data:" * 200_000 + b"\n\n" + b"data: {" + b" " * 200_000 + b"}\n\n")
+    assert len(events) == 2
+
+
+@pytest.mark.parametrize("index", [0, "0", 0.0, None])
+def test_the_choice_that_counts_is_the_first_that_holds_a_text(index: object) -> None:
+    first: Json = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
+    second = {"index": 1, "finish_reason": "length", "message": {"content": "Hello"}}
+    for choices in ([first, second], [second, first]) if index is not None else ([first, second],):
+        answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
+        assert (answer.text, answer.status) == ("Hello", "incomplete")
+    first["message"]["content"] = "First"
+    answer, _, _ = read_body(json.dumps({"choices": [second, first]}), ChatStream)
+    assert (answer.text, answer.status) == (("First", "completed") if index is not None else ("Hello", "incomplete"))
+
+
+def test_a_text_and_a_call_may_stand_in_different_choices() -> None:
+    call = {"id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    choices = [
+        {"index": 0, "finish_reason": "stop", "message": {"content": "I look."}},
+        {"index": 1, "finish_reason": "tool_calls", "message": {"content": None, "tool_calls": [call]}},
+    ]
+    answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
+    assert (answer.text, answer.status, [one.name for one in answer.calls]) == ("I look.", "completed", ["f"])
+
+
+STOP = chunk(None, "stop")
+STREAMED: dict[str, tuple[list[Json], str]] = {
+    "two, mixed": ([chunk("b1", index=1), chunk("a1"), chunk("b2", index=1), chunk("a2"), STOP], "a1a2"),
+    "two in one event": ([{"choices": chunk("a")["choices"] + chunk("b", index=1)["choices"]}, STOP], "a"),
+    "two without an index": ([{"choices": [{"delta": {"content": text}} for text in "ab"]}, STOP], "a"),
+    "indexes as texts": ([chunk("b", index="1"), chunk("a", index="0"), STOP], "a"),
+    "all in the second": ([chunk(""), chunk("a", index=1), chunk("b", index=1), STOP, chunk("", "stop", 1)], "ab"),
+    "the second after the end of the first": ([STOP, chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
+    "only the second": ([chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
+}
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_choices_of_a_stream_are_not_mixed(name: str) -> None:
+    chunks, text = STREAMED[name]
+    reader = ChatStream()
+    shown = "".join(reader.feed(json.loads(json.dumps(one))) for one in chunks) + reader.end()
+    answer = reader.answer()
+    assert (shown, answer.text, answer.status) == (text, text, "completed")
+
+
+WORDS = "I cannot help"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"refusal": WORDS},
+        {"refusal": [{"type": "text", "text": WORDS}]},
+        {"refusal": [{"type": "refusal", "refusal": "I cannot "}, "help"]},
+        {"refusal": {"type": "refusal", "refusal": WORDS}},
+        {"refusal": {"text": WORDS}},
+        {"content": {"type": "refusal", "refusal": WORDS}},
+        {"content": [{"type": "refusal", "refusal": [{"text": WORDS}]}]},
+        {"content": [{"type": "refusal", "refusal": WORDS}], "refusal": WORDS},
+    ],
+)
+def test_a_refusal_is_read_in_each_form(message: Json) -> None:
+    chat, _, _ = read_body(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}), ChatStream)
+    assert (chat.refusal, chat.text) == (WORDS, "")
+    streamed, _, _ = read_body(lines({"choices": [{"delta": message, "finish_reason": "stop"}]}), ChatStream)
+    assert (streamed.refusal, streamed.text) == (WORDS, "")
+    item = {"type": "message", **message}
+    response, _, _ = read_body(json.dumps({"status": "completed", "output": [item]}), ResponseStream)
+    assert (response.refusal, response.text) == (WORDS, "")
+
+
+def test_a_refusal_in_pieces_is_put_together() -> None:
+    deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help"}}]
+    events = [{"choices": [{"delta": delta}]} for delta in deltas]
+    answer, _, _ = read_body(lines(*events, chunk(None, "stop")), ChatStream)
+    assert answer.refusal == WORDS
+
+
+@pytest.mark.parametrize("count", [3, 3.0, "3", "3.0"])
+def test_tokens_are_counted_in_each_notation(count: object) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": "many", "total_tokens": float("inf")}
+    answer, _, _ = read_body(json.dumps({**whole("Hi"), "usage": usage}), ChatStream)
+    assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, None, None)

@@ -1,0 +1,210 @@
+"""Another user of the machine, who listens where a key is about to be sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..fakes.scripted import Answer
+from ..fakes.served import FakeGateway
+from .conftest import Launcher, proxy_of, wait_until
+
+PRINT = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'])"
+# Listens on a port in each way that a system may allow, and prints all that it is sent.
+STRANGER = """
+import os, socket, sys, threading
+port, listening = int(sys.argv[1]), []
+for host in ("127.0.0.1", "0.0.0.0", "::", "127.0.0.2"):
+    for options in ((), (socket.SO_REUSEADDR,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT), (socket.SO_REUSEPORT,)):
+        one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        for option in options:
+            one.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            one.bind((host, port))
+            one.listen()
+        except OSError:
+            continue
+        listening.append(one)
+print(os.geteuid(), flush=True)
+
+def serve(one):
+    while True:
+        taken, _ = one.accept()
+        print("stolen:", taken.recv(65536), flush=True)
+        taken.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\nconnection: close\\r\\n\\r\\n")
+        taken.close()
+
+for one in listening:
+    threading.Thread(target=serve, args=(one,), daemon=True).start()
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def stranger(port: int) -> Iterator[list[str]]:
+    """Another user's process that listens on a port if it can; without root it is another process of this user.
+
+    Yields:
+        a list that holds all that was sent to it, at the end of the block.
+    """
+    python = [sys.executable, "-I", "-c", STRANGER, str(port)]
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() == 0 and setpriv and os.access(sys.executable, os.X_OK):
+        become = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"]
+        reaches = subprocess.run([*become, sys.executable, "-I", "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
+        python = [*become, *(python if reaches else ["/usr/bin/python3", *python[1:]])]
+    process = subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+    stolen: list[str] = []
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip().isdigit()
+        yield stolen
+    finally:
+        stolen += process.communicate(timeout=60)[0].splitlines()
+
+
+def announced(process: subprocess.Popen[str]) -> int:
+    """The port that a launcher tells while LiteLLM boots."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"starting LiteLLM at http://127\.0\.0\.1:(\d+)", line):
+            return int(found[1])
+    raise AssertionError("no port was announced")
+
+
+def test_nobody_can_listen_on_the_port_while_the_proxy_boots(launcher: Launcher) -> None:
+    process = launcher.start("--", sys.executable, "-c", PRINT, OPENAI_STANDIN="boots")
+    port = announced(process)
+    with stranger(port) as stolen:
+        (launcher.home / "booted").touch()
+        out, _ = process.communicate(timeout=60)
+    assert stolen == []
+    assert out.split() == [f"http://127.0.0.1:{port}", (launcher.state / "master-key").read_text()]
+
+
+def test_nobody_can_listen_on_the_port_of_a_proxy_that_crashed(launcher: Launcher) -> None:
+    code = (
+        "import http.client, os, sys\nprint('running', flush=True); sys.stdin.readline()\n"
+        "connection = http.client.HTTPConnection(os.environ['LITELLM_BASE_URL'].removeprefix('http://'), timeout=30)\n"
+        "connection.request('GET', '/', headers={'authorization': os.environ['LITELLM_API_KEY']})\n"
+        "try:\n    print('answered', connection.getresponse().status)\n"
+        "except (http.client.HTTPException, OSError) as error:\n    print(type(error).__name__)\n"
+    )
+    go, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "litellm_openai_example.gateway", "--", sys.executable, "-c", code],
+        env=launcher.env, stdin=go, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(go)
+    port = announced(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    proxy = proxy_of(process)
+    proxy.kill()
+    wait_until(lambda: not proxy.is_running() or proxy.status() == "zombie")
+    with stranger(port) as stolen:
+        os.write(write, b"\n")
+        os.close(write)
+        out, _ = process.communicate(timeout=60)
+    assert stolen == []
+    assert out.strip() in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")  # at once, not at a timeout
+
+
+def note(launcher: Launcher, content: dict[str, Any]) -> None:
+    launcher.state.mkdir(parents=True, mode=0o700)
+    (launcher.state / "gateway.json").write_text(json.dumps(content))
+    (launcher.state / "gateway.json").chmod(0o600)
+
+
+def test_the_key_is_not_sent_to_whom_a_stale_note_points_at(launcher: Launcher) -> None:
+    seen: list[str] = []
+
+    def answer(request: Any) -> Answer:
+        seen.append(request.headers.get("authorization", ""))
+        return Answer(200)
+
+    with FakeGateway(answer) as other:
+        base_url = f"http://127.0.0.1:{other.port}"
+        # The process id of a gateway that was killed is another program's by now.
+        note(launcher, {"pid": os.getpid(), "base_url": base_url, "offline": True})
+        done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
+    assert seen == []
+    assert base_url not in done.stdout
+
+
+def test_the_note_of_a_killed_gateway_is_not_believed(launcher: Launcher) -> None:
+    serving, exports = launcher.serve()
+    proxy = proxy_of(serving)
+    serving.kill()
+    serving.communicate()
+    proxy.wait(20)
+    assert (launcher.state / "gateway.json").exists()
+    with stranger(int(exports["LITELLM_BASE_URL"].rpartition(":")[2])) as stolen:
+        done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
+    assert stolen == []
+    assert exports["LITELLM_BASE_URL"] not in done.stdout
+
+
+# Brings up the loopback interface of a new network namespace, listens there, and runs a launcher.
+ELSEWHERE = """
+import fcntl, socket, struct, subprocess, sys, threading
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: IFF_UP, IFF_RUNNING
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+
+def serve():
+    while True:
+        taken, _ = listener.accept()
+        print("stolen:", taken.recv(65536), flush=True)
+        taken.close()
+
+threading.Thread(target=serve, daemon=True).start()
+subprocess.run(sys.argv[2:])
+"""
+
+
+def test_a_gateway_in_another_network_namespace_is_not_reached_from_here(launcher: Launcher) -> None:
+    unshare = shutil.which("unshare")
+    works = unshare and subprocess.run([unshare, "--net", "true"], stderr=subprocess.DEVNULL).returncode == 0
+    if not unshare or not works:
+        pytest.skip("only root may make a network namespace")
+    _, exports = launcher.serve()
+    # As in a container that shares the home directory: the note is locked, but its port is a stranger's there.
+    gateway = [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--", sys.executable, "-c", PRINT]
+    port = exports["LITELLM_BASE_URL"].rpartition(":")[2]
+    command = [unshare, "--net", sys.executable, "-c", ELSEWHERE, port, *gateway]
+    done = subprocess.run(command, env=launcher.env, capture_output=True, text=True, timeout=60)
+    assert "starting LiteLLM" in done.stderr
+    assert "stolen" not in done.stdout
+    assert exports["LITELLM_BASE_URL"] not in done.stdout
+
+
+def test_a_note_that_another_user_planted_is_not_believed(launcher: Launcher) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    note(launcher, {"base_url": "http://127.0.0.1:1", "offline": True, "machine": ""})
+    os.chown(launcher.state / "gateway.json", 65534, 65534)
+    done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
+    assert done.returncode == 2
+    assert "'gateway.json' in it belongs to the user nobody" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["master-key", "salt"])
+def test_a_planted_key_is_not_used(launcher: Launcher, name: str, tmp_path: Path) -> None:
+    launcher.state.mkdir(parents=True, mode=0o700)
+    (tmp_path / "planted").write_text("sk-known-to-another-user")
+    (launcher.state / name).symlink_to(tmp_path / "planted")
+    done = launcher.run("--", sys.executable, "-c", PRINT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert f"{name}' is not trusted: it is a symbolic link; remove it" in done.stderr
+    assert not (launcher.home / "proxy-environment.json").exists()

@@ -1,0 +1,188 @@
+"""A ledger that forgets under running relays: a restored backup, a standby that had not caught up.
+
+What was in flight is indeterminate then, or found again by what a process remembers; it is never sent another time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from ..fakes.gateway import Fault, Gateway
+from ..fakes.postgresql import PostgreSQL
+from ..fakes.scripted import eventually
+from .conftest import StartRelay
+from .running import ThreadedRelay, environment, finished, relay_process
+
+QUEUED = "state = 'queued', owner = NULL, unsent = NULL, upstream_id = NULL"
+CLAIMED = "state = 'submitting', unsent = 1, upstream_id = NULL"
+SENT = "state = 'submitting', unsent = NULL, upstream_id = NULL"
+AWAITING = "state = 'awaiting', unsent = NULL, upstream_id = NULL"
+UNENDED = "output_text = NULL, response = NULL, error_code = NULL"
+
+
+class Ledger:
+    """The file of a relay, changed by hand while the relay runs."""
+
+    def __init__(self, relay: ThreadedRelay) -> None:
+        self._path = str(relay.settings.database_url.database)
+
+    def set_back(self, to: str, *, owner: str | None = None) -> None:
+        """Change all rows; `owner` is given to those that have none."""
+        owned = f", owner = '{owner}'" if owner else ""
+        with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
+            assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
+
+    def set_leases_back(self, to: str) -> None:
+        """As a backup of some time ago has them."""
+        with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
+            ledger.execute(f"UPDATE relay_invocations SET {to}")
+            ledger.execute("UPDATE relay_workers SET expires_at = expires_at - 600, ticks = ticks - 600")
+
+    def rows(self, *columns: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self._path, timeout=10)) as ledger:
+            return ledger.execute(f"SELECT {', '.join(columns)} FROM relay_invocations").fetchall()
+
+
+def me(relay: ThreadedRelay) -> str:
+    return relay.relay.ledger.worker
+
+
+class TestWhileItRuns:
+    @pytest.mark.parametrize("to", [QUEUED, CLAIMED, SENT], ids=["queued", "claimed", "sent"])
+    def test_the_id_is_remembered(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        upstream.seconds = 3600.0
+        started = relay.api.start()
+        relay.api.until(started, "running")
+        ledger = Ledger(relay)
+        ledger.set_back(to)
+        assert eventually(lambda: ledger.rows("state", "upstream_id") == [("running", "resp_0")], 20)
+        finish(upstream)
+        view = relay.api.wait(started)
+        assert (view["status"], view["upstream_response_id"]) == ("completed", "resp_0")
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
+    def test_a_submission_that_is_not_answered_yet(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        upstream.accept = 3.0
+        started = relay.api.start()
+        assert eventually(lambda: upstream.posts, 10)
+        Ledger(relay).set_back(to)
+        assert relay.api.wait(started)["status"] == "completed"
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
+    def test_a_model_that_blocks(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        upstream.bridged, upstream.seconds = True, 3.0
+        started = relay.api.start()
+        assert eventually(lambda: upstream.posts, 10)
+        Ledger(relay).set_back(to)
+        assert relay.api.wait(started)["status"] == "completed"
+        assert len(upstream.posts) == 1
+
+    def test_a_process_that_is_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
+        """What it remembered is in the ledger again by then, or at least that it was sent."""
+        upstream.seconds = 3600.0
+        env = environment(sqlite_url, upstream)
+        path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
+        with relay_process(env) as relay:
+            started = relay.api.start()
+            relay.api.until(started, "running")
+            with closing(sqlite3.connect(path, timeout=10)) as ledger, ledger:
+                ledger.execute(f"UPDATE relay_invocations SET {CLAIMED}")
+            relay.api.until(started, "running")
+            relay.kill()
+        finish(upstream)
+        with relay_process(env) as relay:
+            assert relay.api.wait(started)["status"] == "completed"
+        assert len(upstream.posts) == 1
+
+
+class TestAfterItEnded:
+    @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
+    def test_its_result_is_fetched_once_more(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        started = relay.api.start()
+        relay.api.wait(started)
+        Ledger(relay).set_back(f"{to}, {UNENDED}", owner=None if to is QUEUED else me(relay))
+        view = relay.api.wait(started)
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
+    def test_what_has_no_id_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        upstream.bridged = True
+        started = relay.api.start()
+        relay.api.wait(started)
+        Ledger(relay).set_back(f"{to}, {UNENDED}", owner=None if to is QUEUED else me(relay))
+        view = relay.api.wait(started)
+        assert (view["status"], view["error_code"]) == ("failed", "submission_indeterminate")
+        assert len(upstream.posts) == 1
+
+    @pytest.mark.parametrize("to", [SENT, AWAITING], ids=["sent", "awaiting"])
+    def test_what_nobody_remembers_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        started = relay.api.start()
+        relay.api.wait(started)
+        ledger = Ledger(relay)
+        ledger.set_back(f"id = 'inv_of_nobody', {to}, {UNENDED}", owner=me(relay))
+        assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)], 20)
+        assert len(upstream.posts) == 1
+
+    def test_what_was_refused_may_be_sent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        """Nothing was executed the first time."""
+        upstream.on_post = lambda request, n: Fault("status", 400) if n == 1 else None
+        started = relay.api.start()
+        assert relay.api.wait(started)["status"] == "failed"
+        Ledger(relay).set_back(f"{QUEUED}, {UNENDED}")
+        assert relay.api.wait(started)["status"] == "completed"
+        assert sum(upstream.paid.values()) == 1
+
+
+class TestTwoRelays:
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_a_backup_is_restored_under_them(self, start_relay: StartRelay, upstream: Gateway, ended: bool) -> None:
+        upstream.seconds = 0.2 if ended else 3600.0
+        relays = [start_relay(), start_relay()]
+        started = [relay.api.start(f"{n}") for relay in relays for n in range(6)]
+        for one in started:
+            relays[0].api.until(one, "completed" if ended else "running")
+        Ledger(relays[0]).set_leases_back(f"{QUEUED}, attempts = 0, {UNENDED}")
+        finish(upstream)
+        views = [relays[1].api.wait(one) for one in started]
+        assert Counter(view["status"] for view in views) == {"completed": 12}
+        assert len(upstream.posts) == 12
+
+
+def finish(upstream: Gateway) -> None:
+    for work in upstream.works.values():
+        work.seconds = 0.0
+
+
+def test_a_server_that_takes_over_without_the_last_commits(postgresql: PostgreSQL, upstream: Gateway) -> None:
+    """Two relays, one of which has submitted what the other may now claim; no lease tells of the loss."""
+    upstream.seconds = 3600.0
+    url = postgresql.new_database()
+    env = environment(url, upstream)
+    with relay_process(env) as first, relay_process(env) as second:
+        started = [first.api.start(f"{n}") for n in range(4)]
+        for one in started:
+            first.api.until(one, "running")
+        processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
+        for process in processes:  # neither of them sees what happens to the ledger
+            process.suspend()
+        with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
+            connection.execute(f"UPDATE relay_invocations SET {QUEUED}")
+        postgresql.stop()
+        postgresql.start()
+        for process in reversed(processes):  # the one that knows nothing is the first to ask
+            process.resume()
+        finish(upstream)
+        assert eventually(lambda: all(finished(second.api.view(one)) for one in started), 60), first.log + second.log
+        views = [second.api.view(one) for one in started]
+    assert Counter(view["status"] for view in views) == {"completed": 4}
+    assert len(upstream.posts) == 4

@@ -1,0 +1,354 @@
+"""Wishes to stop a run: cancelled is only what the gateway has stopped or what was never sent to it."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from litellm_openai_example.config import GatewaySettings
+
+from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Work
+from ..fakes.scripted import eventually
+from .conftest import StartRelay
+from .running import FAST, Json, ThreadedRelay, environment, relay_process
+
+HTML = {"content-type": "text/html"}
+OUTAGES = [
+    Fault("status", 500),
+    Fault("status", 503),
+    Fault("status", 429),
+    Fault("status", 401),
+    Fault("drop"),
+    Fault("hang"),
+    Fault("cut"),
+    Fault("empty"),
+    Fault("garbage"),
+    Fault("foreign", 404, "404 page not found", {"content-type": "text/plain"}),
+    Fault("foreign", 403, f"<html>{SECRET_WORDS}</html>", HTML),
+    Fault("foreign", 405, "<html>POST is not supported for this URL</html>", HTML),
+    Fault("foreign", 302, "", {"location": "https://login.example/"}),
+    Fault("status", 200, {"status": "cancelled"}),
+]
+
+
+def named(fault: Fault) -> str:
+    return f"{fault.kind}-{fault.status}-{str(fault.body)[:12]}"
+
+
+def times(count: int, fault: Fault) -> Callable[[Work], Fault | None]:
+    left = [fault] * count
+    return lambda work: left.pop() if left else None
+
+
+def running(relay: ThreadedRelay, **arguments: object) -> Json:
+    started = relay.api.start(**arguments)
+    relay.api.until(started, "running")
+    return started
+
+
+def ask_to_cancel(relay: ThreadedRelay, started: Json) -> Json:
+    """Cancel without waiting for what becomes of it."""
+    return relay.api.cancel(started)
+
+
+@pytest.fixture
+def impatient(start_relay: StartRelay) -> ThreadedRelay:
+    """A relay whose answer to a cancel does not wait long."""
+    return start_relay(timings=replace(FAST, cancel=0.2))
+
+
+class TestBeforeTheGatewayAnswers:
+    @pytest.mark.parametrize("accept", [0.3, 1.2], ids=["in the gate", "after it"])
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_the_id_is_waited_for_and_cancelled(
+        self, impatient: ThreadedRelay, upstream: Gateway, accept: float, stream: bool
+    ) -> None:
+        upstream.accept, upstream.seconds = accept, 30.0
+        started = impatient.api.start(stream=stream)
+        assert eventually(lambda: upstream.posts, 10)
+        assert ask_to_cancel(impatient, started)["status"] in ("queued", "running")
+        view = impatient.api.wait(started)
+        assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
+        assert view["upstream_response_id"] == "resp_0"
+        assert [work.cancelled for work in upstream.works.values()] == [True]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_model_that_blocks_is_not_stopped_and_its_text_is_kept(
+        self, impatient: ThreadedRelay, upstream: Gateway, stream: bool
+    ) -> None:
+        upstream.bridged, upstream.seconds = True, 1.5
+        started = impatient.api.start(stream=stream)
+        impatient.api.until(started, "running")
+        assert ask_to_cancel(impatient, started)["status"] == "running"
+        view = impatient.api.wait(started)
+        assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
+
+    def test_a_submission_that_is_lost_is_not_called_cancelled(
+        self, impatient: ThreadedRelay, upstream: Gateway
+    ) -> None:
+        asked = []
+
+        def lose(request: Json, n: int) -> Fault:
+            asked.append(n)
+            return Fault("hang", paid=True)
+
+        upstream.on_post = lose
+        started = impatient.api.start()
+        assert eventually(lambda: asked, 10)
+        assert ask_to_cancel(impatient, started)["status"] in ("queued", "running")
+        impatient.stop()
+        with closing(ledger_of(impatient)) as ledger:
+            states = ledger.execute("SELECT state, error_code, cancel_requested FROM relay_invocations").fetchall()
+        assert states == [("failed", "submission_indeterminate", 1)]
+
+    def test_a_refused_one_is_told_as_refused(self, impatient: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("status", 400)
+        view = impatient.api.wait(impatient.api.start())
+        assert view["error_code"] == "gateway_rejected_request"
+
+    def test_what_has_not_left_is_cancelled_at_once(self, start_relay: StartRelay) -> None:
+        with full_backlog() as port:
+            relay = start_relay(gateway=GatewaySettings(f"http://127.0.0.1:{port}/v1", KEY))
+            started = relay.api.start()
+            assert eventually(lambda: states(relay) == ["submitting"], 10)
+            view = relay.api.cancel(started)
+        assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
+
+    def test_one_that_was_not_taken_is_cancelled_before_the_next_try(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        upstream.on_post = lambda request, n: Fault("status", 429, headers={"retry-after": "30"})
+        relay = start_relay(timings=replace(FAST, retry=15.0))
+        started = relay.api.start()
+        assert eventually(lambda: upstream.posts and states(relay) == ["queued"], 10)
+        assert relay.api.cancel(started)["status"] == "cancelled"
+        assert not upstream.paid
+
+
+class TestRepeated:
+    @pytest.mark.parametrize("fault", OUTAGES, ids=named)
+    def test_until_the_gateway_answers(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault) -> None:
+        upstream.seconds = 60.0
+        started = running(relay)
+        upstream.on_cancel = times(3, fault)
+        relay.api.cancel(started)
+        view = relay.api.wait(started)
+        assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
+        assert upstream.cancels == 4
+
+    def test_of_a_stream(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 60.0
+        started = relay.api.start(stream=True)
+        next(event for event in relay.api.stream(started) if event.name == "output_text")
+        upstream.on_cancel = times(3, Fault("status", 503))
+        relay.api.cancel(started)
+        view = relay.api.wait(started)
+        assert (view["status"], view["output_text"]) == ("cancelled", "The ")
+        assert upstream.cancels == 4
+
+    def test_until_it_ends_by_itself(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        upstream.seconds = 2.0
+        started = running(relay)
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        relay.api.cancel(started)
+        view = relay.api.wait(started)
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+        assert upstream.cancels >= 2
+
+    def test_with_pauses_that_grow(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 60.0
+        relay = start_relay(timings=replace(FAST, longest_poll=5.0, cancel=2.0))
+        started = running(relay)
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        relay.api.cancel(started)
+        assert 2 <= upstream.cancels <= 12
+
+    def test_not_of_a_model_that_cannot_be_stopped(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        error = {"message": "cancel is not supported for custom", "type": None, "param": None, "code": "500"}
+        upstream.seconds = 1.5
+        started = running(relay)
+        upstream.on_cancel = lambda work: Fault("status", 500, {"error": error})
+        relay.api.cancel(started)
+        assert relay.api.wait(started)["status"] == "completed"
+        assert upstream.cancels == 1
+
+    def test_when_the_process_is_killed(self, upstream: Gateway, database_url: str) -> None:
+        upstream.seconds = 3600.0
+        env = environment(database_url, upstream)
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        with relay_process(env) as relay:
+            started = relay.api.start()
+            relay.api.until(started, "running")
+            assert relay.api.cancel(started)["status"] == "running"
+            relay.kill()
+        upstream.on_cancel = lambda work: None
+        with relay_process(env) as relay:
+            view = relay.api.wait(started)
+        assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
+        assert [work.cancelled for work in upstream.works.values()] == [True]
+
+    def test_by_a_process_that_takes_over(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 3600.0
+        upstream.on_cancel = lambda work: Fault("drop")
+        first = start_relay(timings=replace(FAST, cancel=0.2))
+        started = running(first)
+        second = start_relay()
+        assert first.api.cancel(started)["status"] == "running"
+        first.stop()
+        upstream.on_cancel = lambda work: None
+        assert second.api.wait(started)["status"] == "cancelled"
+
+    def test_for_a_submission_that_was_answered_too_late(
+        self, start_relay: StartRelay, upstream: Gateway, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Another process has called it indeterminate meanwhile: nobody reads its result, and it must not go on."""
+        upstream.accept, upstream.seconds = 1.0, 3600.0
+        upstream.on_cancel = times(3, Fault("status", 503))
+        relay = start_relay()
+        started = relay.api.start()
+        assert eventually(lambda: upstream.posts, 10)
+        given_up = "state = 'failed', error_code = 'submission_indeterminate', owner = NULL"
+        change(relay, f"UPDATE relay_invocations SET {given_up}")
+        assert eventually(lambda: any(work.cancelled for work in upstream.works.values()), 20)
+        assert upstream.cancels == 4
+        view = relay.api.wait(started)
+        assert (view["error_code"], view["upstream_response_id"]) == ("submission_indeterminate", "resp_0")
+        assert eventually(lambda: "cancelled at the gateway" in caplog.text, 10)
+
+    def test_for_a_late_one_the_log_names_what_could_not_be_stopped(
+        self, start_relay: StartRelay, upstream: Gateway, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        upstream.accept, upstream.seconds = 1.0, 3600.0
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        relay = start_relay()
+        relay.api.start()
+        assert eventually(lambda: upstream.posts, 10)
+        given_up = "state = 'failed', error_code = 'submission_indeterminate', owner = NULL"
+        change(relay, f"UPDATE relay_invocations SET {given_up}")
+        assert eventually(lambda: upstream.cancels >= 2, 10)
+        relay.stop()
+        assert "before the gateway has confirmed the end of resp_0" in caplog.text
+
+
+class TestTimeLimit:
+    def test_is_told_once_the_gateway_has_confirmed_it(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 3600.0
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        relay = start_relay(research_timeout=0.6)
+        started = relay.api.start()
+        assert eventually(lambda: upstream.cancels >= 2, 10)
+        assert relay.api.view(started)["status"] == "running"
+        upstream.on_cancel = lambda work: None
+        assert relay.api.wait(started)["error_code"] == "research_timeout"
+
+    def test_of_a_run_that_ends_meanwhile(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 2.0
+        upstream.on_cancel = lambda work: Fault("drop")
+        relay = start_relay(research_timeout=0.6)
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
+
+    def test_while_the_gateway_is_away(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 1.5
+        upstream.on_cancel = lambda work: Fault("status", 502)
+        upstream.on_get = lambda work, n: Fault("status", 502) if n < 8 else None
+        relay = start_relay(research_timeout=0.6)
+        assert relay.api.wait(relay.api.start())["status"] == "completed"
+
+    def test_is_kept_through_a_restart_with_another_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 3600.0
+        upstream.on_cancel = lambda work: Fault("status", 503)
+        first = start_relay(research_timeout=0.6)
+        started = first.api.start()
+        assert eventually(lambda: upstream.cancels >= 1, 10)
+        first.stop()
+        upstream.on_cancel = lambda work: None
+        second = start_relay()
+        assert second.api.wait(started)["error_code"] == "research_timeout"
+
+    def test_counts_what_was_followed_before_a_restart(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 3600.0
+        first = start_relay()
+        started = running(first)
+        assert eventually(lambda: upstream.gets >= 5, 10)
+        first.stop()
+        change(first, "UPDATE relay_invocations SET followed = followed + 1000")
+        assert upstream.cancels == 0
+        second = start_relay(research_timeout=1000.0)
+        assert second.api.wait(started)["error_code"] == "research_timeout"
+
+    def test_a_run_that_is_picked_up_is_looked_at_first(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.seconds = 3600.0
+        first = start_relay()
+        started = running(first)
+        first.stop()
+        for work in upstream.works.values():
+            work.seconds = 0.0
+        change(first, "UPDATE relay_invocations SET followed = 1e6, cancel_requested = 1")
+        second = start_relay()
+        assert second.api.wait(started)["status"] == "completed"
+        assert upstream.cancels == 0
+
+    @pytest.mark.parametrize("hours", [9, -9, 24 * 365])
+    def test_a_clock_that_is_wrong_at_the_restart_stops_nothing(
+        self, upstream: Gateway, sqlite_url: str, hours: int
+    ) -> None:
+        upstream.seconds = 3600.0
+        env = environment(sqlite_url, upstream)
+        with relay_process(env) as relay:
+            started = [relay.api.start(str(n)) for n in range(3)]
+            for one in started:
+                relay.api.until(one, "running")
+            relay.kill()
+        columns = ("created_at", "updated_at", "started_at")
+        moved = ", ".join(f"{column} = {column} - {hours * 3600}" for column in columns)
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"))) as ledger, ledger:
+            ledger.execute(f"UPDATE relay_invocations SET {moved}")
+        gets = upstream.gets
+        with relay_process(env) as relay:
+            assert eventually(lambda: upstream.gets >= gets + 3, 20)
+            assert upstream.cancels == 0
+            for work in upstream.works.values():
+                work.seconds = 0.0
+            assert {relay.api.wait(one)["status"] for one in started} == {"completed"}
+
+    def test_of_what_was_never_sent_counts_no_clock_either(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        upstream.on_post = lambda request, n: Fault("status", 429)
+        first = start_relay(research_timeout=30.0)
+        started = first.api.start()
+        assert eventually(lambda: upstream.posts, 10)
+        first.stop()
+        change(first, "UPDATE relay_invocations SET started_at = started_at - 1e6, not_before = 0")
+        upstream.on_post = lambda request, n: None
+        second = start_relay(research_timeout=30.0)
+        assert second.api.wait(started)["status"] == "completed"
+
+
+def states(relay: ThreadedRelay) -> list[str]:
+    with closing(ledger_of(relay)) as ledger:
+        return [state for (state,) in ledger.execute("SELECT state FROM relay_invocations ORDER BY created_at")]
+
+
+def change(relay: ThreadedRelay, statement: str) -> None:
+    with closing(ledger_of(relay)) as ledger, ledger:
+        assert ledger.execute(statement).rowcount == 1
+
+
+def ledger_of(relay: ThreadedRelay) -> sqlite3.Connection:
+    return sqlite3.connect(str(relay.settings.database_url.database), timeout=10)
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port that takes no connection, and refuses none."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for client in (first, second):
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
