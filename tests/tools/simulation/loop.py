@@ -8,6 +8,7 @@ process it belongs to. A process that was killed takes no further step: as with 
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -38,12 +39,19 @@ class Clock:
 
 
 class Process:
-    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies."""
+    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies.
+
+    Attributes:
+        disk: that it keeps its ledger on.
+        on_death: called when it dies.
+        leaves_at: when it died, or was told to stop.
+    """
 
     def __init__(self, name: str, loop: VirtualLoop) -> None:
         self.name = name
         self.alive = True
-        self.disk: Any = None  # that it keeps its ledger on
+        self.disk: Any = None
+        self.leaves_at = math.inf
         self.on_death: list[Callable[[], None]] = []
         self._loop = loop
         self._steps_left: int | None = None
@@ -61,6 +69,7 @@ class Process:
         """End it at once. Its connections break, none of its code runs again."""
         if self.alive:
             self.alive = False
+            self.leaves_at = min(self.leaves_at, self._loop.time())
             for close in self.on_death:
                 close()
 

@@ -7,7 +7,7 @@ of them at once, each of them rare.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litellm_openai_example.relay.settings import Timings
@@ -16,6 +16,7 @@ from .gateway import OUTAGES, SUBMITS
 
 RELAYS = 2
 HOUR = 3600.0
+_PAGES = [word for word in OUTAGES if "page" in word]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")
-    tick, lease = chance.choice([(1.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
+    tick, lease = chance.choice([(2.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
     plan = Plan(seed, Timings(tick=tick, lease=lease, missing=chance.choice([15.0, 120.0])))
     plan.trouble = chance.choice([20.0, 20.0, 60.0, 150.0])
     plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
@@ -161,7 +162,7 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
             plan.users[index] = UserPlan(**{**vars(user), "cancel": seconds})
     if chance.random() < 0.5:
         plan.submits = {"ok": 1.0, "slow": 1.0}
-    if chance.random() < 0.5:  # just then the gateway is away
+    if chance.random() < 0.7:  # just then the gateway is away
         after = ("wish", chance.randint(1, 2))
         return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []
@@ -174,6 +175,8 @@ def _submits(chance: random.Random, plan: Plan) -> list[Action]:
 
 
 def _outages(chance: random.Random, plan: Plan) -> list[Action]:
+    if chance.random() < 0.3:
+        return _ingress(chance, plan)
     return [
         Action(
             "gateway_outage",
@@ -182,6 +185,19 @@ def _outages(chance: random.Random, plan: Plan) -> list[Action]:
             amount=chance.choice([1.0, 4.0, 30.0, 150.0]),
         )
         for _ in range(chance.randint(1, 3))
+    ]
+
+
+def _ingress(chance: random.Random, plan: Plan) -> list[Action]:
+    """A page in the gateway's place for longer than a response may be missing, while research runs or is submitted."""
+    plan.timings = replace(plan.timings, missing=15.0)
+    plan.durations, plan.trouble = (30.0, 120.0), max(plan.trouble, 60.0)
+    after = ("create", chance.randint(1, len(plan.users)))
+    return [
+        Action("gateway_outage", after=after, word=chance.choice(_PAGES), amount=plan.timings.missing + 30),
+        Action(
+            "gateway_outage", at=chance.uniform(0.5, 8.0), word=chance.choice(_PAGES), amount=chance.uniform(0.1, 3)
+        ),
     ]
 
 
