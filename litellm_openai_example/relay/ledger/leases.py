@@ -5,7 +5,9 @@ clock that only runs forward.
 
 A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
 own is older then than what it has last written. On PostgreSQL another server than before is a sign of it too, for the
-last commits may be lost alone. Such a ledger may call queued what another process has submitted.
+last commits may be lost alone. Such a ledger may call queued what another process has submitted, whose own lease may
+be as it was written: it was renewed before what was lost. So the process that finds out makes all others find out, by
+making their leases a little older.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 _LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
 _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
+_MARK = 0.001  # seconds by which a lease is made older to tell its process
 
 _row = invocations.c
 
@@ -82,6 +85,8 @@ class Leases:
         mine = workers.c.id == self._worker
         found = await connection.scalar(select(workers.c.expires_at).where(mine))
         server = await connection.scalar(select(_server_start())) if self._postgresql else None
+        if self._older_by(found) > self._seconds / 10:  # else it is a mark, and all know
+            await self._tell_others(connection)
         ticks = None if self._postgresql else self._clock() + self._seconds
         lease = {
             "id": self._worker,
@@ -96,12 +101,25 @@ class Leases:
 
     def renewed(self, renewal: Renewal) -> bool:
         """Take note that a renewal is on disk, and return True if the ledger may have been set back since the last."""
-        forgot = self._written is not None and (renewal.found is None or renewal.found < self._written)
+        forgot = self._older_by(renewal.found) > 0
         other = self._server is not None and renewal.server != self._server
         self._written, self._server = renewal.expires_at, renewal.server
         if self._started is None:
             self._started = renewal.expires_at - self._seconds - self._clock()
         return forgot or other
+
+    def _older_by(self, found: float | None) -> float:
+        """Return the seconds by which this process's lease is older than it wrote it, infinity if it is gone."""
+        if self._written is None:
+            return 0.0
+        return math.inf if found is None else max(0.0, self._written - found)
+
+    async def _tell_others(self, connection: AsyncConnection) -> None:
+        """Make every other process find its lease older than it wrote it."""
+        # Locked in one order: several processes may find out at the same moment.
+        await connection.execute(select(workers.c.id).order_by(workers.c.id).with_for_update())
+        others = update(workers).where(workers.c.id != self._worker)
+        await connection.execute(others.values(expires_at=workers.c.expires_at - _MARK))
 
     @property
     def latest_now(self) -> float:
