@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .users import User
     from .world import Result, World
 
-_REFUSED = frozenset({"429", "400"})  # the relay may try again after these: certainly not executed
+_REFUSED = frozenset({"429", "400", "page", "404 page"})  # certainly not executed, so it may be sent again
 _NEVER_SENT = frozenset(
     {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
     | {"model_unavailable"}
@@ -133,7 +133,10 @@ class _Books:
 
     def _check_cancelled(self, name: str, whole: list[Response]) -> Iterator[str]:
         user = self.askers.get(name)
-        if whole:
+        asked = self.now if user is None or user.asked is None else user.asked
+        if whole and any(name in each.unsent and each.at <= asked for each in self.world.faults.set_backs):
+            self.excused["cancelled and paid, for the ledger forgot that it was sent"] += 1
+        elif whole:
             seen = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
             how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
             yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
@@ -144,7 +147,17 @@ class _Books:
         world = self.world
         creates = world.gateway.creates.get(name, [])
         fates = {create.fate for create in creates}
-        if fates & AMBIGUOUS or world.plan.drop or not creates or world.faults.set_back(creates[0].at - 1, self.now):
+        # A model that blocks gives no id before its end: out of time, it is not known whether it ran.
+        late = world.plan.blocks and any(
+            r.ends - r.created >= world.plan.settings["research_timeout"] - 30 for r in self.responses[name]
+        )
+        if (
+            late
+            or fates & AMBIGUOUS
+            or world.plan.drop
+            or not creates
+            or world.faults.set_back(creates[0].at - 1, self.now)
+        ):
             return
         begin, end = creates[0].at - 1, world.gateway.answered.get(name, self.now) + 2
         if not world.faults.troubled(begin, end, *_UNCERTAIN):
@@ -159,6 +172,9 @@ class _Books:
         at = max(at, self.world.healed_at or 0.0)
         if row["error_code"] == "submission_indeterminate" and row["upstream_id"] is None:
             self.excused["not stopped, for nobody has the gateway's id"] += 1
+            return
+        if self.world.plan.blocks:
+            self.excused["not stopped, for the gateway gives no id before the end"] += 1
             return
         for response in self.responses[name]:
             if response.cancelled is None and response.ends > at + _GRACE and status not in TERMINAL:
