@@ -57,7 +57,7 @@ class Process:
         self._steps_left: int | None = None
         self._killed: Callable[[], None] = lambda: None
         self._frozen_until = 0.0
-        self._held = 0
+        self._held: list[tuple[Callable[..., object], tuple[Any, ...], Context]] = []
         self._context: Context = copy_context()
         self._context.run(current.set, self)
 
@@ -86,8 +86,9 @@ class Process:
         if not self.alive:
             return
         if self._frozen_until > self._loop.time():
-            self._held += 1  # in their order
-            self._loop.call_at(self._frozen_until + self._held * 1e-6, callback, *args, context=copy_context())
+            if not self._held:
+                self._loop.call_at(self._frozen_until, self._thaw, context=Context())
+            self._held.append((callback, args, copy_context()))
             return
         if self._steps_left is not None:
             self._steps_left -= 1
@@ -97,6 +98,15 @@ class Process:
                 self._killed()
                 return
         callback(*args)
+
+    def _thaw(self) -> None:
+        """Take all steps that were held, in their order and at one moment: some repeat until another was taken."""
+        if self._frozen_until > self._loop.time():
+            self._loop.call_at(self._frozen_until, self._thaw, context=Context())
+            return
+        held, self._held = self._held, []
+        for callback, args, context in held:
+            self._loop.call_soon(callback, *args, context=context)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
