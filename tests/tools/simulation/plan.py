@@ -164,6 +164,8 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
         plan.submits = {"ok": 1.0, "slow": 1.0}
     if chance.random() < 0.7:  # just then the gateway is away
         after = ("wish", chance.randint(1, 2))
+        if chance.random() < 0.5:  # and the run lasts: whoever asks once has asked in vain
+            plan.durations = (200.0, 300.0)
         return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []
 
