@@ -17,6 +17,7 @@ from .gateway import OUTAGES, SUBMITS
 RELAYS = 2
 HOUR = 3600.0
 _PAGES = [word for word in OUTAGES if "page" in word]
+_LIKE_UNKNOWN = ("404 page", "410 page")  # by the status alone
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,15 @@ def draw(seed: int) -> Plan:
 
 def _user(chance: random.Random) -> UserPlan:
     own_key = chance.random() < 0.5
+    mode = chance.choices(["background", "foreground", "stream", "tool"], [5, 2, 2, 2])[0]
     first = chance.choice([0.5, 2.0, 8.0, 30.0])
     return UserPlan(
-        mode=chance.choices(["background", "foreground", "stream", "tool"], [5, 2, 2, 2])[0],
+        mode=mode,
         start=chance.uniform(0.5, 8.0),
         timeouts=(first, chance.choice([5.0, 60.0]), 120.0),
         own_key=own_key,
         relay=chance.randrange(RELAYS),
-        twin=chance.choice([0.0, 0.001, 0.01, 1.0]) if own_key and chance.random() < 0.3 else None,
+        twin=chance.choice([0.0, 0.001, 0.01, 1.0]) if own_key and mode != "tool" and chance.random() < 0.3 else None,
         other=own_key and chance.random() < 0.2,
     )
 
