@@ -198,7 +198,7 @@ def _ingress(chance: random.Random, plan: Plan) -> list[Action]:
     plan.durations, plan.trouble = (30.0, 120.0), max(plan.trouble, 60.0)
     after = ("create", chance.randint(1, len(plan.users)))
     return [
-        Action("gateway_outage", after=after, word=chance.choice(_PAGES), amount=plan.timings.missing + 30),
+        Action("gateway_outage", after=after, word=chance.choice(_LIKE_UNKNOWN), amount=plan.timings.missing + 30),
         Action(
             "gateway_outage", at=chance.uniform(0.5, 8.0), word=chance.choice(_PAGES), amount=chance.uniform(0.1, 3)
         ),
