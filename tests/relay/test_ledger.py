@@ -299,6 +299,31 @@ def test_a_ledger_that_was_set_back_gives_nothing_away_until_it_is_noticed(datab
     run(work)
 
 
+@pytest.mark.parametrize("older", ["id = 'second'", "id <> 'third'", "true"])
+def test_a_process_that_finds_the_ledger_set_back_tells_all_others_once(database_url: str, older: str) -> None:
+    async def work() -> None:
+        async with (
+            opened(database_url, "first") as first,
+            opened(database_url, "second") as second,
+            opened(database_url, "third") as third,
+        ):
+            all_three = (first, second, third)
+
+            async def beat() -> list[bool]:
+                noticed = await asyncio.gather(*(ledger.heartbeat() for ledger in all_three))
+                await asyncio.gather(*(ledger.tell_others() for ledger in all_three))
+                return list(noticed)
+
+            assert await beat() == [False] * 3
+            back = text(f"UPDATE relay_workers SET expires_at = expires_at - 600 WHERE {older}")
+            await second.database.run(lambda connection: connection.execute(back))
+            rounds = [await beat() for _ in range(3)]
+            assert [any(noticed) for noticed in zip(*rounds, strict=True)] == [True] * 3
+            assert await beat() == [False] * 3
+
+    run(work)
+
+
 def test_only_the_process_that_sent_a_run_takes_it_out_of_the_queue(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, "first") as first, opened(database_url, "second") as second:

@@ -39,11 +39,13 @@ class Ledger:
         with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
             assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
 
-    def set_leases_back(self, to: str) -> None:
-        """As a backup of some time ago has them."""
+    def set_leases_back(self, to: str, leases: str = "true") -> None:
+        """As a backup of some time ago has them, all or some."""
         with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
             ledger.execute(f"UPDATE relay_invocations SET {to}")
-            ledger.execute("UPDATE relay_workers SET expires_at = expires_at - 600, ticks = ticks - 600")
+            ledger.execute(
+                f"UPDATE relay_workers SET expires_at = expires_at - 600, ticks = ticks - 600 WHERE {leases}"
+            )
 
     def rows(self, *columns: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self._path, timeout=10)) as ledger:
@@ -156,6 +158,22 @@ class TestTwoRelays:
         views = [relays[1].api.wait(one) for one in started]
         assert Counter(view["status"] for view in views) == {"completed": 12}
         assert len(upstream.posts) == 12
+
+    def test_the_one_that_submitted_cannot_tell_and_has_no_place_free(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        """Its own lease is as it wrote it: the other one's alone is older."""
+        first = start_relay(max_running=1)
+        started = first.api.start("ended")
+        first.api.wait(started)
+        upstream.seconds = 3600.0
+        running = first.api.start("running")
+        first.api.until(running, "running")
+        second = start_relay()
+        back = f"{QUEUED}, {UNENDED} WHERE id = '{started['invocation_id']}'"
+        Ledger(first).set_leases_back(back, f"id = '{me(second)}'")
+        assert second.api.wait(started)["status"] == "completed"
+        assert len(upstream.posts) == 2
 
 
 def finish(upstream: Gateway) -> None:

@@ -35,6 +35,7 @@ class Lease:
         if began - self._last >= self.seconds:
             self._since = began
         self._last = began
+        await self._ledger.tell_others()  # after this process has noted it: meanwhile it must not claim
 
     @property
     def may_send(self) -> bool:

@@ -5,7 +5,9 @@ clock that only runs forward.
 
 A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
 own is older then than what it has last written. On PostgreSQL another server than before is a sign of it too, for the
-last commits may be lost alone. Such a ledger may call queued what another process has submitted.
+last commits may be lost alone. Such a ledger may call queued what another process has submitted, whose own lease may
+be as it was written: it was renewed before what was lost. So the process that finds out makes all others find out, by
+making their leases a little older.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 _LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
 _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
+_MARK = 0.001  # seconds by which a lease is made older to tell its process
 
 _row = invocations.c
 
@@ -56,6 +59,9 @@ class Leases:
         seconds: that this process may be silent before others take its work.
         clock: seconds, the same for all processes of this machine, never set. It counts on SQLite.
         retention: seconds for which this process was told to keep results, None for as long as others say.
+
+    Attributes:
+        untold: whether this process has found the ledger set back, and the others may not know.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Leases:
         self._clock = clock
         self._retention = retention
         self._postgresql = postgresql
+        self.untold = False
         self._next_thorough = 0.0
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
         self._server: float | None = None  # when PostgreSQL's server was started, as last seen
@@ -80,7 +87,8 @@ class Leases:
     async def renew(self, connection: AsyncConnection) -> Renewal:
         """Renew this process's lease. What this returns is for `renewed`, once it is on disk."""
         mine = workers.c.id == self._worker
-        found = await connection.scalar(select(workers.c.expires_at).where(mine))
+        # Locked: a mark that is made meanwhile would be written over unseen.
+        found = await connection.scalar(select(workers.c.expires_at).where(mine).with_for_update())
         server = await connection.scalar(select(_server_start())) if self._postgresql else None
         ticks = None if self._postgresql else self._clock() + self._seconds
         lease = {
@@ -96,12 +104,26 @@ class Leases:
 
     def renewed(self, renewal: Renewal) -> bool:
         """Take note that a renewal is on disk, and return True if the ledger may have been set back since the last."""
-        forgot = self._written is not None and (renewal.found is None or renewal.found < self._written)
+        older = self._older_by(renewal.found)
+        self.untold = self.untold or older > self._seconds / 10  # less is a mark: whoever made it has told all
         other = self._server is not None and renewal.server != self._server
         self._written, self._server = renewal.expires_at, renewal.server
         if self._started is None:
             self._started = renewal.expires_at - self._seconds - self._clock()
-        return forgot or other
+        return older > 0 or other
+
+    def _older_by(self, found: float | None) -> float:
+        """Return the seconds by which this process's lease is older than it wrote it, infinity if it is gone."""
+        if self._written is None:
+            return 0.0
+        return math.inf if found is None else max(0.0, self._written - found)
+
+    async def tell_others(self, connection: AsyncConnection) -> None:
+        """Make every other process find its lease older than it wrote it. Not in the transaction of a renewal."""
+        others = workers.c.id != self._worker
+        # Locked in one order: several processes may find out at the same moment.
+        await connection.execute(select(workers.c.id).where(others).order_by(workers.c.id).with_for_update())
+        await connection.execute(update(workers).where(others).values(expires_at=workers.c.expires_at - _MARK))
 
     @property
     def latest_now(self) -> float:

@@ -269,6 +269,12 @@ class Ledger:
             self.database.probe(self._prove)
         return set_back
 
+    async def tell_others(self) -> None:
+        """Tell all other processes of the ledger if this one has found it set back. Raises LedgerUnavailable."""
+        if self._leases.untold:
+            await self.database.write(lambda transaction: self._leases.tell_others(transaction.connection))
+            self._leases.untold = False
+
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Make up to `limit` orphaned running invocations this process's own."""
         return await self._change_orphans(_FOLLOWED, {"owner": self.worker}, may_declare_dead, limit)

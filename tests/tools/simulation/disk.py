@@ -95,10 +95,17 @@ class Disk:
 
     def rows(self) -> list[dict[str, Any]]:
         """The invocations as they are committed now."""
+        return self._read("SELECT * FROM relay_invocations ORDER BY created_at, id")
+
+    def leases(self) -> dict[str, float]:
+        """When the lease of each process ends, as it is committed now."""
+        return {row["id"]: row["expires_at"] for row in self._read("SELECT id, expires_at FROM relay_workers")}
+
+    def _read(self, query: str) -> list[dict[str, Any]]:
         connection = sqlite3.connect(self._path)
         connection.row_factory = sqlite3.Row
         try:
-            return [dict(row) for row in connection.execute("SELECT * FROM relay_invocations ORDER BY created_at, id")]
+            return [dict(row) for row in connection.execute(query)]
         finally:
             connection.close()
 

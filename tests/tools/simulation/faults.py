@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .loop import Process
 from .plan import Action
 
 if TYPE_CHECKING:
@@ -14,21 +16,33 @@ _LASTING = ("freeze", "gateway_outage", "disk_away")
 _AFTERMATH = {"stop": 5.0, "lose_answers": 1e6, "fail_commits": 1e6}  # seconds
 
 
+@dataclass(frozen=True)
+class SetBack:
+    """A time when the ledger was set back.
+
+    Attributes:
+        forgotten: what was accepted, and is no longer in the ledger.
+        unsent: what was sent, and the ledger calls it unsent.
+        aware: the processes that can tell by their lease that it was.
+    """
+
+    at: float
+    forgotten: frozenset[str]
+    unsent: frozenset[str]
+    aware: tuple[Process, ...]
+
+
 class Faults:
     """Does the actions of a plan: each kind is a method.
 
     Attributes:
         down: the relays that are about to die, or dead.
-        forgotten: what was accepted, and is not in the ledger since it was set back.
-        unsent_again: what was sent, and the ledger does not know it since it was set back.
-        set_back_at: when the ledger was set back.
+        set_backs: of the ledger.
     """
 
     def __init__(self, world: World) -> None:
         self.down: set[int] = set()
-        self.forgotten: set[str] = set()
-        self.unsent_again: set[str] = set()
-        self.set_back_at: list[float] = []
+        self.set_backs: list[SetBack] = []
         self._troubles: list[tuple[float, float, str]] = []  # from when, to when, which kind
         self._world = world
 
@@ -36,8 +50,16 @@ class Faults:
         """Whether one of these kinds of trouble touches that time."""
         return any(kind in kinds and since <= end and until >= begin for since, until, kind in self._troubles)
 
+    @property
+    def forgotten(self) -> frozenset[str]:
+        """What was accepted, and is no longer in the ledger since it was set back."""
+        return frozenset[str]().union(*(each.forgotten for each in self.set_backs))
+
+    def set_back(self, since: float, until: float) -> bool:
+        """Whether the ledger was set back in that time."""
+        return any(since <= each.at <= until for each in self.set_backs)
+
     def do(self, action: Action) -> None:
-        self._world.planned -= action.at is not None
         if self._world.healed_at is not None or self._world.over:
             return
         getattr(self, f"_{action.kind}")(action)
@@ -65,6 +87,7 @@ class Faults:
             return
         self.down.add(action.who)
         self._note(action, f"relay{action.who} is told to stop")
+        process.leaves_at = self._world.clock.now
         self._world.network.servers[self._world.addresses[action.who].removeprefix("http://")].listening = False
 
         async def stop() -> None:
@@ -106,18 +129,22 @@ class Faults:
         self._world.clock.offset += action.amount
 
     def _set_back(self, action: Action) -> None:
-        before = {row["id"]: row for row in self._world.disk.rows()} if self._world.disk.used else {}
-        if not self._world.disk.set_back(int(action.amount)):
+        disk, gateway = self._world.disk, self._world.gateway
+        before = {row["id"]: row for row in disk.rows()} if disk.used else {}
+        leases = disk.leases() if disk.used else {}
+        if not disk.set_back(int(action.amount)):
             return
-        after = {row["id"]: row for row in self._world.disk.rows()}
-        self.set_back_at.append(self._world.clock.now)
-        for invocation_id in set(before) | set(self._world.gateway.creates):
-            row, known = after.get(invocation_id), before.get(invocation_id)
-            sent = invocation_id in self._world.gateway.creates or (known is not None and not _is_unsent(known))
-            if row is None:
-                self.forgotten.add(invocation_id)
-            elif sent and _is_unsent(row):
-                self.unsent_again.add(invocation_id)
+        after, leases_after = {row["id"]: row for row in disk.rows()}, disk.leases()
+        sent = {one for one, row in before.items() if not _is_unsent(row)} | set(gateway.creates)
+        workers = ((self._world.relays[number], relay.ledger.worker) for number, relay in self._world.relay_of.items())
+        self.set_backs.append(
+            SetBack(
+                at=self._world.clock.now,
+                forgotten=frozenset(before.keys() | gateway.creates.keys()) - after.keys(),
+                unsent=frozenset(one for one in sent if one in after and _is_unsent(after[one])),
+                aware=tuple(one for one, name in workers if leases.get(name) != leases_after.get(name)),
+            )
+        )
         states = {row["id"][:10]: row["state"] for row in after.values()}
         self._note(action, f"the ledger forgets its last {action.amount:g} commits: {states}")
 

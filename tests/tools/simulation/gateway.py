@@ -13,9 +13,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from .loop import Clock
+from .loop import Clock, Process
 from .network import Exchange
 
 _NONCE = re.compile(r"q\d+x")
@@ -40,6 +40,14 @@ SUBMITS = {
 # Answers that leave it open whether the create was executed.
 AMBIGUOUS = frozenset({"hangs", "breaks after", "500 after", "502 after", "breaks before", "500 before"})
 OUTAGES = ("503", "502 page", "404 page", "410 page", "401 page", "403 page", "200 page", "refused", "silent")
+
+
+class Create(NamedTuple):
+    """A submission that came: when, what was done (see SUBMITS), and the process that sent it."""
+
+    at: float
+    fate: str
+    sender: Process | None
 
 
 @dataclass
@@ -69,7 +77,7 @@ class Gateway:
 
     Attributes:
         responses: of research runs, by id.
-        creates: for each call id the submissions that came: when, and what was done.
+        creates: for each call id the submissions that came.
         answered: when the last submission under a call id had its answer.
         turns: creates of the client's own, executed, by session.
         submits: the weights by which a create's fate is drawn, from SUBMITS.
@@ -81,7 +89,7 @@ class Gateway:
 
     def __init__(self, clock: Clock, chance: random.Random, log: Callable[[str], None]) -> None:
         self.responses: dict[str, Response] = {}
-        self.creates: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        self.creates: dict[str, list[Create]] = defaultdict(list)
         self.answered: dict[str, float] = {}
         self.turns: dict[str, int] = defaultdict(int)
         self.submits: dict[str, float] = {"ok": 1.0}
@@ -133,7 +141,7 @@ class Gateway:
         fates, weights = zip(*self.submits.items(), strict=True)
         fate: str = self._chance.choices(fates, weights)[0]
         executed, status = SUBMITS[fate]
-        self.creates[call_id].append((self._clock.now, fate))
+        self.creates[call_id].append(Create(self._clock.now, fate, exchange.client))
         self._log(f"gateway: create for {call_id}: {fate}")
         response = self._execute(call_id, str(body["input"])) if executed else None
         if fate == "slow":

@@ -8,6 +8,7 @@ process it belongs to. A process that was killed takes no further step: as with 
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -38,18 +39,25 @@ class Clock:
 
 
 class Process:
-    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies."""
+    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies.
+
+    Attributes:
+        disk: that it keeps its ledger on.
+        on_death: called when it dies.
+        leaves_at: when it died, or was told to stop.
+    """
 
     def __init__(self, name: str, loop: VirtualLoop) -> None:
         self.name = name
         self.alive = True
-        self.disk: Any = None  # that it keeps its ledger on
+        self.disk: Any = None
+        self.leaves_at = math.inf
         self.on_death: list[Callable[[], None]] = []
         self._loop = loop
         self._steps_left: int | None = None
         self._killed: Callable[[], None] = lambda: None
         self._frozen_until = 0.0
-        self._held = 0
+        self._held: list[tuple[Callable[..., object], tuple[Any, ...], Context]] = []
         self._context: Context = copy_context()
         self._context.run(current.set, self)
 
@@ -61,6 +69,7 @@ class Process:
         """End it at once. Its connections break, none of its code runs again."""
         if self.alive:
             self.alive = False
+            self.leaves_at = min(self.leaves_at, self._loop.time())
             for close in self.on_death:
                 close()
 
@@ -77,8 +86,9 @@ class Process:
         if not self.alive:
             return
         if self._frozen_until > self._loop.time():
-            self._held += 1  # in their order
-            self._loop.call_at(self._frozen_until + self._held * 1e-6, callback, *args, context=copy_context())
+            if not self._held:
+                self._loop.call_at(self._frozen_until, self._thaw, context=Context())
+            self._held.append((callback, args, copy_context()))
             return
         if self._steps_left is not None:
             self._steps_left -= 1
@@ -88,6 +98,15 @@ class Process:
                 self._killed()
                 return
         callback(*args)
+
+    def _thaw(self) -> None:
+        """Take all steps that were held, in their order and at one moment: some repeat until another was taken."""
+        if self._frozen_until > self._loop.time():
+            self._loop.call_at(self._frozen_until, self._thaw, context=Context())
+            return
+        held, self._held = self._held, []
+        for callback, args, context in held:
+            self._loop.call_soon(callback, *args, context=context)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

@@ -11,8 +11,11 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from litellm_openai_example.relay.engine import failures, upstream
 from litellm_openai_example.relay.engine.entry import Entry
-from litellm_openai_example.relay.engine.job import Job
+from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
+from litellm_openai_example.relay.engine.memory import Memory
+from litellm_openai_example.relay.engine.poller import Poller
 from litellm_openai_example.relay.ledger import ledger as states
 from litellm_openai_example.relay.ledger.changes import REQUEUED
 from litellm_openai_example.relay.ledger.leases import Leases
@@ -25,7 +28,8 @@ from .world import simulate
 
 Break = Callable[[], AbstractContextManager[Any]]
 
-_settle, _submitted, _new = Entry.settle, Entry.submitted, NewInvocation.of
+_submit_failed, _submitted, _new = failures.submit_failed, Entry.submitted, NewInvocation.of
+_ask_to_stop = Poller.ask_to_stop
 
 
 async def _intent_unseen(_: Entry) -> bool:
@@ -33,13 +37,12 @@ async def _intent_unseen(_: Entry) -> bool:
 
 
 async def _requeue_all(self: Ledger, *, may_declare_dead: bool) -> Any:
-    return await self._change_orphans(states._SUBMITTING, REQUEUED, may_declare_dead)
+    return await self._change_orphans(states.IS_IN_FLIGHT, REQUEUED, may_declare_dead)
 
 
-async def _send_again(self: Entry, outcome: Any, upstream_id: str | None = None) -> None:
-    if outcome == states.INDETERMINATE:
-        return await self.requeue(1.0)
-    return await _settle(self, outcome, upstream_id)
+def _send_again(error: Exception) -> Exception:
+    failed = _submit_failed(error)
+    return NotSent() if isinstance(failed, OutcomeUnknown) else failed
 
 
 async def _keep_in_memory(self: Entry, upstream_id: str) -> None:
@@ -54,8 +57,22 @@ def _without_key(arguments: Any, key: str | None, payer: Any) -> NewInvocation:
     return replace(_new(arguments, key, payer), idempotency_hash=None)
 
 
-async def _tell_nobody(self: Job, *outcome: Any) -> None:
-    await self._entry.settle(*outcome)
+async def _tell_nobody(self: Poller) -> Any:
+    return self._wish
+
+
+async def _ask_once(self: Poller) -> Any:
+    outcome = await _ask_to_stop(self)
+    self._unstoppable = True
+    return outcome
+
+
+def _know_nothing(_: Memory, __: object) -> bool:
+    return False
+
+
+def _believe(_: Any) -> bool:
+    return True
 
 
 async def _reclaim_nothing(self: Ledger, **_: Any) -> list[Any]:
@@ -72,7 +89,7 @@ MUTANTS: dict[str, tuple[str, Break]] = {
         "paid twice",
         lambda: patch.object(Ledger, "requeue_orphans", _requeue_all),
     ),
-    "an unknown outcome is sent again": ("paid twice", lambda: patch.object(Entry, "settle", _send_again)),
+    "an unknown outcome is sent again": ("paid twice", lambda: patch.object(upstream, "submit_failed", _send_again)),
     "the gateway's id is kept in memory alone": (
         "indeterminate without a reason",
         lambda: patch.object(Entry, "submitted", _keep_in_memory),
@@ -88,7 +105,16 @@ MUTANTS: dict[str, tuple[str, Break]] = {
     ),
     "the gateway is not asked to stop": (
         "cancelled, and paid to the end",
-        lambda: patch.object(Job, "_stop", _tell_nobody),
+        lambda: patch.object(Poller, "ask_to_stop", _tell_nobody),
+    ),
+    "the gateway is asked to stop but once": (
+        "a wish to stop was lost",
+        lambda: patch.object(Poller, "ask_to_stop", _ask_once),
+    ),
+    "what was sent is not remembered": ("paid twice", lambda: patch.object(Memory, "__contains__", _know_nothing)),
+    "pages of a proxy are believed": (
+        "paid and thrown away",
+        lambda: patch.object(failures, "is_gateway_error", _believe),
     ),
     "running work of the dead is left": ("not ended", lambda: patch.object(Ledger, "reclaim", _reclaim_nothing)),
     "the living are taken for dead": (

@@ -56,6 +56,7 @@ class Exchange:
         self.method, self.url = request.method, request.url
         self.headers = request.headers
         self.body = body
+        self.client = current.get()
         self.gone = asyncio.Event()  # the client has closed the connection
         self.broken = False
         self.answer: asyncio.Queue[Any] = asyncio.Queue()

@@ -7,7 +7,7 @@ of them at once, each of them rare.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litellm_openai_example.relay.settings import Timings
@@ -16,6 +16,8 @@ from .gateway import OUTAGES, SUBMITS
 
 RELAYS = 2
 HOUR = 3600.0
+_PAGES = [word for word in OUTAGES if "page" in word]
+_LIKE_UNKNOWN = ("404 page", "410 page")  # by the status alone
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class Plan:
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"plan {seed}")
-    tick, lease = chance.choice([(1.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
+    tick, lease = chance.choice([(2.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
     plan = Plan(seed, Timings(tick=tick, lease=lease, missing=chance.choice([15.0, 120.0])))
     plan.trouble = chance.choice([20.0, 20.0, 60.0, 150.0])
     plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
     plan.settings = {
         "max_running": chance.choice([1, 3, 32]),
         "submit_gate": chance.choice([1, 2, 8]),
-        "research_timeout": chance.choice([120.0, 900.0, HOUR, HOUR, HOUR]),
+        "research_timeout": chance.choice([120.0, 300.0, 300.0, 900.0]),
         "wait": chance.choice([5.0, 30.0, 300.0]),
         "retention": chance.choice([24.0, 72.0, 72.0]) * HOUR,
     }
@@ -108,14 +110,15 @@ def draw(seed: int) -> Plan:
 
 def _user(chance: random.Random) -> UserPlan:
     own_key = chance.random() < 0.5
+    mode = chance.choices(["background", "foreground", "stream", "tool"], [5, 2, 2, 2])[0]
     first = chance.choice([0.5, 2.0, 8.0, 30.0])
     return UserPlan(
-        mode=chance.choices(["background", "foreground", "stream", "tool"], [5, 2, 2, 2])[0],
+        mode=mode,
         start=chance.uniform(0.5, 8.0),
         timeouts=(first, chance.choice([5.0, 60.0]), 120.0),
         own_key=own_key,
         relay=chance.randrange(RELAYS),
-        twin=chance.choice([0.0, 0.001, 0.01, 1.0]) if own_key and chance.random() < 0.3 else None,
+        twin=chance.choice([0.0, 0.001, 0.01, 1.0]) if own_key and mode != "tool" and chance.random() < 0.3 else None,
         other=own_key and chance.random() < 0.2,
     )
 
@@ -161,8 +164,10 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
             plan.users[index] = UserPlan(**{**vars(user), "cancel": seconds})
     if chance.random() < 0.5:
         plan.submits = {"ok": 1.0, "slow": 1.0}
-    if chance.random() < 0.5:  # just then the gateway is away
+    if chance.random() < 0.7:  # just then the gateway is away
         after = ("wish", chance.randint(1, 2))
+        if chance.random() < 0.5:  # and the run lasts: whoever asks once has asked in vain
+            plan.durations = (200.0, 300.0)
         return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []
 
@@ -174,6 +179,8 @@ def _submits(chance: random.Random, plan: Plan) -> list[Action]:
 
 
 def _outages(chance: random.Random, plan: Plan) -> list[Action]:
+    if chance.random() < 0.3:
+        return _ingress(chance, plan)
     return [
         Action(
             "gateway_outage",
@@ -182,6 +189,19 @@ def _outages(chance: random.Random, plan: Plan) -> list[Action]:
             amount=chance.choice([1.0, 4.0, 30.0, 150.0]),
         )
         for _ in range(chance.randint(1, 3))
+    ]
+
+
+def _ingress(chance: random.Random, plan: Plan) -> list[Action]:
+    """A page in the gateway's place for longer than a response may be missing, while research runs or is submitted."""
+    plan.timings = replace(plan.timings, missing=15.0)
+    plan.durations, plan.trouble = (30.0, 120.0), max(plan.trouble, 60.0)
+    after = ("create", chance.randint(1, len(plan.users)))
+    return [
+        Action("gateway_outage", after=after, word=chance.choice(_LIKE_UNKNOWN), amount=plan.timings.missing + 30),
+        Action(
+            "gateway_outage", at=chance.uniform(0.5, 8.0), word=chance.choice(_PAGES), amount=chance.uniform(0.1, 3)
+        ),
     ]
 
 

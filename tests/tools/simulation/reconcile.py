@@ -1,11 +1,16 @@
 """Everything compared at the end: the ledger, the gateway's books, what users were told.
 
-What is excused, and counted: a ledger that was set back may have forgotten that a run was accepted, or that it was
-sent; a wall clock that was set ahead makes results look old enough to be deleted.
+What is excused, and counted, each as narrowly as the product promises:
+
+* a ledger that was set back may have forgotten that a run was accepted; or that it was sent, and then another process
+  sends it that could not know: the sender had died, or the other one's lease did not tell that the ledger is older;
+* a process that starts with a wall clock ahead takes results for old enough to be deleted;
+* a run whose sender died before the ledger took the gateway's id is indeterminate, and nobody can stop it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_openai_example.research.contract import TERMINAL
 
-from .gateway import AMBIGUOUS, Response
+from .gateway import AMBIGUOUS, Create, Response
+from .plan import HOUR
 
 if TYPE_CHECKING:
     from .users import User
     from .world import Result, World
 
-_REFUSED = frozenset({"429", "400"})  # the relay may try again after these: certainly not executed
+_REFUSED = frozenset({"429", "400", "page", "404 page"})  # certainly not executed, so it may be sent again
 _NEVER_SENT = frozenset(
     {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
     | {"model_unavailable"}
@@ -27,6 +33,8 @@ _NEVER_SENT = frozenset(
 _GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
 # What may rightly leave a submission indeterminate.
 _UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
+# What may keep a process from telling the ledger in time what it has sent.
+_HINDERED = ("freeze", "disk_away", "lose_answers", "fail_commits")
 
 
 def reconcile(world: World, result: Result) -> None:
@@ -65,14 +73,28 @@ class _Books:
 
     def check_paid(self, call_id: str) -> Iterator[str]:
         """At most one submission that may have been executed."""
-        sent = [(at, fate) for at, fate in self.world.gateway.creates[call_id] if fate not in _REFUSED]
-        if len(sent) < 2:
-            return
-        if call_id in self.world.faults.unsent_again or call_id in self.world.faults.forgotten:
-            self.excused["sent again, for the ledger forgot that it was sent"] += 1
-            return
-        times = ", ".join(f"{at - 100_000:.3f} ({fate})" for at, fate in sent)
-        yield f"paid twice: {call_id} was sent at {times}"
+        sent = [create for create in self.world.gateway.creates[call_id] if create.fate not in _REFUSED]
+        for first, again in itertools.combinations(sent, 2):
+            why = self._why_sent_again(call_id, first, again)
+            if why is None:
+                times = ", ".join(f"{create.at - 100_000:.3f} ({create.fate})" for create in sent)
+                yield f"paid twice: {call_id} was sent at {times}"
+                return
+            self.excused[f"sent again, for the ledger forgot that it was sent, and {why}"] += 1
+
+    def _why_sent_again(self, call_id: str, first: Create, again: Create) -> str | None:
+        """Why the ledger's set-back excuses the second submission; None if nothing does."""
+        if first.sender is None or again.sender is None or first.sender is again.sender:
+            return None
+        for each in self.world.faults.set_backs:
+            if first.at <= each.at <= again.at and call_id in each.unsent:
+                if first.sender.leaves_at <= again.at:
+                    return "who had sent it was gone"
+                if again.sender not in each.aware:
+                    return "who sent it again could not see that"
+                if self.world.faults.troubled(each.at, again.at, *_HINDERED):
+                    return "who had sent it was hindered from saying so"
+        return None
 
     def check_stops(self, response: Response) -> Iterator[str]:
         """A run is stopped for a reason: a wish, or the time that it was followed."""
@@ -80,7 +102,7 @@ class _Books:
         for at, answer in response.cancels:
             wished = user is not None and user.asked is not None and user.asked <= at
             late = at - response.created >= self.world.plan.settings["research_timeout"] - 30
-            lost = row is None or row["error_code"] == "submission_indeterminate" or bool(self.world.faults.set_back_at)
+            lost = row is None or row["error_code"] == "submission_indeterminate"
             if not (wished or late or lost):
                 yield (
                     f"stopped without a reason: {response.call_id}, {at - response.created:.1f} s old, was cancelled "
@@ -111,7 +133,10 @@ class _Books:
 
     def _check_cancelled(self, name: str, whole: list[Response]) -> Iterator[str]:
         user = self.askers.get(name)
-        if whole:
+        asked = self.now if user is None or user.asked is None else user.asked
+        if whole and any(name in each.unsent and each.at <= asked for each in self.world.faults.set_backs):
+            self.excused["cancelled and paid, for the ledger forgot that it was sent"] += 1
+        elif whole:
             seen = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
             how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
             yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
@@ -121,20 +146,36 @@ class _Books:
     def _check_indeterminate(self, name: str) -> Iterator[str]:
         world = self.world
         creates = world.gateway.creates.get(name, [])
-        fates = {fate for _, fate in creates}
-        if fates & AMBIGUOUS or world.plan.drop or world.faults.set_back_at or not creates:
+        fates = {create.fate for create in creates}
+        # A model that blocks gives no id before its end: out of time, it is not known whether it ran.
+        late = world.plan.blocks and any(
+            r.ends - r.created >= world.plan.settings["research_timeout"] - 30 for r in self.responses[name]
+        )
+        if (
+            late
+            or fates & AMBIGUOUS
+            or world.plan.drop
+            or not creates
+            or world.faults.set_back(creates[0].at - 1, self.now)
+        ):
             return
-        begin, end = creates[0][0] - 1, world.gateway.answered.get(name, self.now) + 2
+        begin, end = creates[0].at - 1, world.gateway.answered.get(name, self.now) + 2
         if not world.faults.troubled(begin, end, *_UNCERTAIN):
             yield f"indeterminate without a reason: {name}, the submission met {sorted(fates)}"
 
     def _check_wish(self, name: str) -> Iterator[str]:
         """A wish to stop that was taken reaches the gateway, if the run lasts."""
-        user = self.askers.get(name)
-        if user is None or user.answered is None or self.world.faults.set_back_at:
+        user, row = self.askers.get(name), self.rows[name]
+        if user is None or user.answered is None or self.world.faults.set_back(user.answered[0], self.now):
             return
         at, status = user.answered
         at = max(at, self.world.healed_at or 0.0)
+        if row["error_code"] == "submission_indeterminate" and row["upstream_id"] is None:
+            self.excused["not stopped, for nobody has the gateway's id"] += 1
+            return
+        if self.world.plan.blocks:
+            self.excused["not stopped, for the gateway gives no id before the end"] += 1
+            return
         for response in self.responses[name]:
             if response.cancelled is None and response.ends > at + _GRACE and status not in TERMINAL:
                 yield f"a wish to stop was lost: {name}, taken at {at - 100_000:.3f}, ran on"
@@ -159,11 +200,11 @@ class _Books:
         elif not user.done:
             yield f"no answer: {user.name} still waits"
         if len(user.ids) > 1 and user.plan.mode != "tool":
-            if self.world.faults.forgotten & set(user.ids):
+            if len(set(user.ids) - self.world.faults.forgotten) < 2:
                 self.excused["accepted again, for the ledger forgot the first"] += 1
             else:
                 yield f"two runs for one key: {user.name} was told {sorted(user.ids)}"
-        if user.other is not None and "accepted" in user.other and not self.world.faults.forgotten:
+        if user.other is not None and "accepted" in user.other and not self.world.faults.forgotten & set(user.ids):
             yield f"one key, two questions: {user.name} {user.other}"
 
     def _check_answer(self, user: User) -> Iterator[str]:
@@ -175,19 +216,26 @@ class _Books:
         ends = {(status, text) for _, status, text in user.seen}
         if row is not None:
             ends.add((row["state"], row["output_text"]))
-        if len(ends) > 1 and not self.world.faults.set_back_at and len(user.ids) == 1:
+        forgot = bool(user.seen) and self.world.faults.set_back(user.seen[0][0], self.now)
+        if len(ends) > 1 and not forgot and len(user.ids) == 1:
             yield f"an end that changed: {user.name} {sorted(map(str, ends))}"
 
     def _check_gone(self, user: User) -> Iterator[str]:
         if self.world.faults.forgotten & set(user.ids):
             self.excused["gone, for the ledger forgot that it was accepted"] += 1
-        elif self.world.faults.troubled(0.0, self.now, "step_clock"):
-            self.excused["deleted, for the clock was set ahead by more than the retention"] += 1
+        elif self._started_ahead():
+            self.excused["deleted by a process that started with its clock ahead"] += 1
         else:
             yield f"gone: {user.name} was told that its run is not there"
 
+    def _started_ahead(self) -> bool:
+        """Whether a relay started when the clock was ahead of an earlier one by the time that results are kept."""
+        kept = self.world.plan.settings["retention"] - HOUR
+        starts = self.world.starts
+        return any(later - earlier >= kept for earlier, later in itertools.combinations(starts, 2))
+
     def _check_conversation(self, user: User) -> Iterator[str]:
-        if (turns := self.world.gateway.turns[user.name]) > 2:  # it calls, and it answers
+        if (turns := self.world.gateway.turns[user.name]) > 1 + user.begun:  # one more after a death
             yield f"a turn was paid for twice: {user.name} had {turns}"
         if user.result is None and user.error is None:
             yield f"no answer: {user.name} still waits"

@@ -61,6 +61,7 @@ class User:
         if plan.mode in ("background", "stream"):
             self._arguments[plan.mode] = True
         self._world = world
+        self.begun = 0  # clients, one after the other
         self._calls = 0
         self._twin_done = plan.twin is None
         self._running = 0
@@ -73,6 +74,7 @@ class User:
         """Start a client, which knows what the user knows."""
         if self.view or self.result or self.error or self.gone:
             return
+        self.begun += 1
         self.process = process = Process(self.name, self._world.loop)
         self._running = 0
         self._go(process, self._converse() if self.plan.mode == "tool" else self._research())

@@ -64,8 +64,9 @@ class World:
         self.healed_at: float | None = None
         self.over = False
         self.proxies: dict[int, tuple[str, float]] = {}  # before a relay: what they answer, until when
-        self.planned = 0  # actions whose time has not come yet
+        self.set_back_until = clock.now  # the ledger may still be set back until then
         self.relay_of: dict[int, Relay] = {}
+        self.starts: list[float] = []  # by how much the wall clock was ahead when each relay started
         self._events: Counter[str] = Counter()
         self.context = Context()
 
@@ -97,25 +98,30 @@ class World:
             self.loop.call_later(user.plan.start, user.begin)
         for action in plan.actions:
             if action.at is not None:
-                self.planned += 1
                 self.loop.call_later(action.at, self.faults.do, action)
+                if action.kind == "set_back":
+                    self.set_back_until = max(self.set_back_until, self.clock.now + action.at + _LOOK)
         await self._settle(self.clock.now + plan.trouble)
         self._heal()
         await self._settle(self.clock.now + float(plan.settings["research_timeout"]) + 900)
         self.over = True
 
     async def _settle(self, until: float) -> None:
-        """Wait until every user and every row has come to an end, and nothing planned is left to go wrong."""
+        """Wait until every user and every row has come to an end, and nothing is left to happen to that."""
         while self.clock.now < until:
             await asyncio.sleep(min(_LOOK, until - self.clock.now))
             running = any(r.status(self.clock.now) == "in_progress" for r in self.gateway.responses.values())
-            waiting = running or self.planned or not all(user.done for user in self.users)
-            if not waiting and all(row["state"] in TERMINAL for row in self.disk.rows()):
+            waiting = running or not all(user.done for user in self.users)
+            if (
+                not waiting
+                and self.clock.now >= self.set_back_until
+                and all(row["state"] in TERMINAL for row in self.disk.rows())
+            ):
                 return
 
     def _heal(self) -> None:
         self.log("--- from here on nothing goes wrong")
-        self.healed_at, self.planned = self.clock.now, 0
+        self.healed_at = self.set_back_until = self.clock.now
         self.gateway.submits, self.gateway.outage = {"ok": 1.0}, ("", 0.0)
         self.proxies.clear()
         self.disk.away_until = 0.0
@@ -128,6 +134,8 @@ class World:
         self.faults.down.discard(number)
         process = Process(f"relay{number}", self.loop)
         process.disk = self.disk
+        self.starts.append(self.clock.offset)
+        self.relay_of.pop(number, None)
         self.relays[number] = process
         process.spawn(self._serve(number, process))
 
