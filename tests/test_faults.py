@@ -157,7 +157,7 @@ SPECIFIC = [
     Fault("chat: refusal", reply(chat_body(None, refusal="I will not")), 1, "I will not", modes=CHAT),
     Fault("chat: empty text", reply(chat_body("")), 1, NO_TEXT, modes=CHAT),
     Fault("chat: text null", reply(chat_body(None)), 1, NO_TEXT, modes=CHAT),
-    Fault("chat: text a number", reply(chat_body(42)), 1, NO_TEXT, modes=CHAT),
+    Fault("chat: text a number", reply(chat_body(42)), 0, out="42\n", modes=CHAT),
     Fault("chat: choices null", reply({**chat_body(), "choices": None}), 1, NO_TEXT, modes=CHAT),
     Fault("chat: choices empty", reply({**chat_body(), "choices": []}), 1, NO_TEXT, modes=CHAT),
     Fault("chat: choices of nulls", reply({**chat_body(), "choices": [None]}), 1, NO_TEXT, modes=CHAT),

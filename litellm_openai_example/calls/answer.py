@@ -179,7 +179,7 @@ def read_error(error: object) -> tuple[str | None, str | None]:
 
 def is_message(item: JsonObject) -> bool:
     """Is an output item a message of the model? A gateway may leave its type out, or put a part in its place."""
-    if item.get("role") in _OTHER_ROLES:
+    if as_str(item.get("role")) in _OTHER_ROLES:
         return False
     kind = item.get("type")
     return kind == "message" or kind == "output_text" or (kind is None and ("content" in item or "text" in item))

@@ -96,7 +96,7 @@ def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
         if not headers.is_web_page(raw.headers, content):
             raise
         raise GatewayError(
-            "a web page answered, not a gateway",
+            "the gateway's answer cannot be read: it is a web page",
             kind=ErrorKind.WRONG_ADDRESS,
             hint="check that LITELLM_BASE_URL leads to LiteLLM itself, past a proxy's sign-in page",
         ) from None

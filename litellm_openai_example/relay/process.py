@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -65,7 +66,10 @@ def _run(settings: Settings, tell: Callable[[str], None]) -> int:
     stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(serve(settings, tell, stopping))
+            try:
+                runner.run(serve(settings, tell, stopping))
+            finally:
+                _hush_drivers()
     except asyncio.CancelledError:
         if not stopping.by:
             raise
@@ -80,6 +84,21 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _hush_drivers() -> None:
+    """Let the SQLite driver's threads end in silence.
+
+    One that is still at work for an operation that was cancelled finds the event loop closed when it is done, and
+    Python would print a traceback for that.
+    """
+    usual = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not RuntimeError:
+            usual(args)
+
+    threading.excepthook = hook
 
 
 async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopping) -> None:

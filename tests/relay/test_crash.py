@@ -216,7 +216,7 @@ class TestKilled:
         relay = relays.start(port := free_port())
         with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
             invoked = pool.submit(client.invoke, {"research_question": "Why?"})
-            assert eventually(lambda: upstream.posts)
+            assert eventually(lambda: " submitted" in relay.log)
             relay.kill()
             relays.start(port)
             assert invoked.result(60).status == "completed"
