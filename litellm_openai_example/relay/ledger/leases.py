@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Executable,
     Float,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     extract,
     func,
     insert,
+    not_,
     or_,
     select,
     update,
@@ -77,12 +79,18 @@ class Leases:
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
         self._server: float | None = None  # when PostgreSQL's server was started, as last seen
         self._written: float | None = None  # the `expires_at` that this process knows to be on disk
+        self._doubted = -math.inf  # when it was last found older than that, by this process's clock
         # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
         self._is_alive = self._alive()
-        self.held: ColumnElement[bool] = (
-            select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written()).exists()
-        )
-        """Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases."""
+        mine = select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written())
+        self.there: ColumnElement[bool] = mine.exists()
+        """The lease holds: this process may say what it has sent."""
+        doubted = bindparam(None, type_=Boolean, callable_=lambda: self._clock() - self._doubted < seconds)
+        self.held: ColumnElement[bool] = mine.where(not_(doubted)).exists()
+        """The same, and the queue may be trusted: after a set-back it lists what others have sent until they say so.
+
+        Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases.
+        """
 
     async def renew(self, connection: AsyncConnection) -> Renewal:
         """Renew this process's lease. What this returns is for `renewed`, once it is on disk."""
@@ -100,17 +108,24 @@ class Leases:
         }
         renewed = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
         expires_at = (await connection.execute(renewed.returning(workers.c.expires_at))).scalar_one()
+        if self._is_set_back(found, server):
+            # At once: what waits behind this renewal, perhaps in the same transaction, finds the lease as new again.
+            self._doubted = self._clock()
         return Renewal(found, expires_at, server)
 
     def renewed(self, renewal: Renewal) -> bool:
         """Take note that a renewal is on disk, and return True if the ledger may have been set back since the last."""
-        older = self._older_by(renewal.found)
-        self.untold = self.untold or older > self._seconds / 10  # less is a mark: whoever made it has told all
-        other = self._server is not None and renewal.server != self._server
+        set_back = self._is_set_back(renewal.found, renewal.server)
+        # Less is a mark: whoever made it has told all.
+        self.untold = self.untold or self._older_by(renewal.found) > self._seconds / 10
         self._written, self._server = renewal.expires_at, renewal.server
         if self._started is None:
             self._started = renewal.expires_at - self._seconds - self._clock()
-        return older > 0 or other
+        return set_back
+
+    def _is_set_back(self, found: float | None, server: float | None) -> bool:
+        """Return True if the ledger may be older than it was, by this process's lease or the server's start."""
+        return self._older_by(found) > 0 or (self._server is not None and server != self._server)
 
     def _older_by(self, found: float | None) -> float:
         """Return the seconds by which this process's lease is older than it wrote it, infinity if it is gone."""
@@ -170,7 +185,7 @@ class Leases:
         return or_(left, _row.owner.in_(names)) if names else left
 
     def _is_as_written(self) -> ColumnElement[bool]:
-        """Whether the ledger is not older than it must be, as far as this process's lease tells."""
+        """Return the condition that the ledger is not older than it must be, by this process's lease."""
         written = bindparam(None, type_=Float, callable_=lambda: -1.0 if self._written is None else self._written)
         if not self._postgresql:
             return workers.c.expires_at >= written

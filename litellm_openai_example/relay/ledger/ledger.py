@@ -359,7 +359,7 @@ class Ledger:
         Returns:
             False if the ledger knows better.
         """
-        wanted = self._sent_by_me(IN_FLIGHT, self._leases.held)
+        wanted = self._sent_by_me(IN_FLIGHT, self._leases.there)
         values = {"state": "awaiting" if upstream_id is None else "running", "upstream_id": upstream_id}
         return await self._change(invocation_id, wanted.values(values | {"owner": self.worker, "unsent": None, **NOW}))
 
