@@ -141,7 +141,12 @@ class _Books:
             how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
             yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
         if user is None or user.asked is None:
-            yield f"cancelled, and nobody asked: {name}"
+            # The relay may have, for a run that took too long; a ledger set back after that forgets its reason.
+            stopped = [at for r in self.responses[name] for at, answer in r.cancels if answer == "cancelled"]
+            if any(each.at >= at for each in self.world.faults.set_backs for at in stopped):
+                self.excused["cancelled for the time limit, which the ledger forgot"] += 1
+            else:
+                yield f"cancelled, and nobody asked: {name}"
 
     def _check_indeterminate(self, name: str) -> Iterator[str]:
         world = self.world
