@@ -19,7 +19,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-upgrade lint format bench soak simulate fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-upgrade lint format bench soak simulate fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -72,6 +72,17 @@ test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: 
 			--excludes excluded.in --overrides overrides.in requirements.in --output-file requirements.txt
 	@cd .litellm && $(abspath $(UV)) sync --quiet --locked --all-extras \
 		&& $(abspath $(UV)) run --no-sync --quiet pytest $(PYTEST_WORKERS) tests/e2e $(ARGS)
+
+# The lowest and the newest SDK of each line. The lowest of all is the first whose retry loop lets an OpenAIError pass.
+SDKS ?= 2.31.0 2 3.0.0 3
+SDK_TESTS := tests/test_sdk.py tests/test_client.py tests/test_late_types.py tests/test_diagnosis.py tests/transport tests/calls \
+	tests/research tests/cli tests/relay/test_client.py
+
+test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new SDKs: make test-sdks [SDKS="2.31.0 3"]
+	@for sdk in $(SDKS); do echo "openai $$sdk" >&2; \
+		$(UV) venv --quiet --clear .venv-sdk && \
+		VIRTUAL_ENV=.venv-sdk $(UV) pip install --quiet --group dev --editable . "openai==$$sdk$$(case $$sdk in *.*) ;; *) echo .*;; esac)" && \
+		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || exit 1; done
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
 	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)

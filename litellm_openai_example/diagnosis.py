@@ -10,11 +10,11 @@ import json
 import ssl
 from collections.abc import Mapping
 
-import httpx2
 import openai
 
 from .error_table import Report, read_report, row_of
 from .errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, one_line
+from .http_library import httpx
 
 _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
 
@@ -35,12 +35,12 @@ def explain(error: Exception) -> GatewayError:
         return _explain_connection(error)
     if isinstance(error, openai.APIError):
         return explain_body({"error": error.body or str(error)})
-    if isinstance(error, httpx2.TimeoutException):  # while a stream is read
+    if isinstance(error, httpx.TimeoutException):  # while a stream is read
         reason = one_line(str(error)) or "no data in time"
         return GatewayError(f"the gateway stopped answering: {reason}", kind=ErrorKind.TIMEOUT)
-    if isinstance(error, httpx2.DecodingError):
+    if isinstance(error, httpx.DecodingError):
         return GatewayError(f"the answer was lost: {one_line(str(error))}", kind=ErrorKind.UNREADABLE)
-    if isinstance(error, httpx2.RequestError):
+    if isinstance(error, httpx.RequestError):
         reason = one_line(str(error)) or type(error).__name__
         return GatewayError(f"the connection broke: {reason}", kind=ErrorKind.LOST)
     return GatewayError(
@@ -55,7 +55,7 @@ def explain_body(body: object) -> GatewayError:
     return _explain_report(read_report(body, None, ""), {})
 
 
-def kind_of(response: httpx2.Response) -> ErrorKind:
+def kind_of(response: httpx.Response) -> ErrorKind:
     """What kind of error an answer is that was read to its end."""
     try:
         body = json.loads(response.content)
@@ -87,12 +87,12 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
     url = error.request.url
     reason = one_line(str(cause)) or type(cause).__name__
     place = url.host if url.port is None else f"{url.host}:{url.port}"
-    if isinstance(cause, httpx2.ProxyError):
+    if isinstance(cause, httpx.ProxyError):
         what, hint = f"the proxy refused: {reason}", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
     elif _is_distrust(error):
         what = f"the certificate of {place} is not trusted"
         hint = "set SSL_CERT_FILE to the certificate authority of that gateway"
-    elif not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+    elif not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
         return GatewayError(f"the connection to {place} broke: {reason}", kind=ErrorKind.LOST)
     elif proxy := _proxy_for(url):
         what = f"cannot connect to {place} through the proxy {proxy}: {reason}"
@@ -116,17 +116,17 @@ def _is_distrust(error: BaseException | None) -> bool:
     return False
 
 
-def _proxy_for(url: httpx2.URL) -> str:
+def _proxy_for(url: httpx.URL) -> str:
     """Host and port of the proxy that the environment names for an address, without its password; empty if none."""
     from urllib.request import getproxies, proxy_bypass  # only where something has failed
 
     try:
         proxies = getproxies()
         address = proxies.get(url.scheme) or proxies.get("all") or ""
-        proxy = httpx2.URL(address if "://" in address else f"http://{address}")
+        proxy = httpx.URL(address if "://" in address else f"http://{address}")
         if not proxy.host or proxy_bypass(url.host):
             return ""
-    except (httpx2.InvalidURL, ValueError, OSError):
+    except (httpx.InvalidURL, ValueError, OSError):
         return ""
     return proxy.host if proxy.port is None else f"{proxy.host}:{proxy.port}"
 
@@ -150,13 +150,13 @@ def _explain_report(report: Report, support_ids: Mapping[str, str]) -> GatewayEr
     )
 
 
-def _support_ids(headers: httpx2.Headers) -> dict[str, str]:
+def _support_ids(headers: httpx.Headers) -> dict[str, str]:
     return {name: one_line(headers[name])[:100] for name in _SUPPORT_IDS if headers.get(name)}
 
 
-def _target(response: httpx2.Response) -> str:
+def _target(response: httpx.Response) -> str:
     try:
-        host = httpx2.URL(response.headers.get("location", "")).host
-    except (httpx2.InvalidURL, ValueError):
+        host = httpx.URL(response.headers.get("location", "")).host
+    except (httpx.InvalidURL, ValueError):
         return ""
     return f" (it points to {one_line(host)})" if host else ""

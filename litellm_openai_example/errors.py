@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar
 
-import httpx2
 import openai
 
 from .config import ConfigurationError, redact_text
+from .http_library import httpx
 
 INTERNAL_ERROR = "hit an internal error"  # the words for a fault of this program
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
@@ -95,7 +95,7 @@ class LostAnswerError(PortableError, openai.APIConnectionError):
         outcome_unknown: False where a repeat would cost nothing.
     """
 
-    def __init__(self, what: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
+    def __init__(self, what: str, request: httpx.Request, *, outcome_unknown: bool) -> None:
         super().__init__(message=_with_outcome(what, outcome_unknown), request=request)
         self.what = what
         self.outcome_unknown = outcome_unknown
@@ -108,7 +108,7 @@ class ClosedClientError(LostAnswerError):
 class DeadlineExceededError(PortableError, openai.APITimeoutError):
     """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
 
-    def __init__(self, what: str, request: httpx2.Request, *, outcome_unknown: bool) -> None:
+    def __init__(self, what: str, request: httpx.Request, *, outcome_unknown: bool) -> None:
         super().__init__(request=request)
         self.message = _with_outcome(what, outcome_unknown)
         self.args = (self.message,)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
@@ -65,6 +66,11 @@ class _LateLoader(Loader):
             module.__spec__.loader = self._loader
 
         def missing(name: str) -> object:
+            # `from . import module` asks the package first. To run its `__init__` then would begin circles that the
+            # SDK's own order of imports does not have (openai 2: evals -> responses.tool_param -> responses).
+            submodule = f"{module.__name__}.{name}"
+            if PathFinder.find_spec(submodule, module.__path__) is not None:
+                return import_module(submodule)
             self._run(module)
             try:
                 return vars(module)[name]

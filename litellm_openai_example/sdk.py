@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import openai
 from openai import AsyncOpenAI, NotGiven, OpenAI, Timeout, not_given, omit
 
 from .config import resolve_api_key, resolve_base_url
 from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
+from .http_library import httpx
 from .payer import NOBODY, Payer, who_pays
 from .transport.creates import Create
 from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
@@ -66,21 +66,21 @@ class LiteLLM(OpenAI):
     def __init__(
         self,
         *,
-        base_url: str | httpx2.URL | NotGiven | None = None,
+        base_url: str | httpx.URL | NotGiven | None = None,
         api_key: str | Callable[[], str] | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
         payer: Payer | None = None,
         max_answer: int | None = None,
-        http_client: httpx2.Client | None = None,
+        http_client: httpx.Client | None = None,
         organization: str | None = None,
         project: str | None = None,
         webhook_secret: str | None = None,
         admin_api_key: str | None = None,
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
-        websocket_base_url: str | httpx2.URL | None = None,
+        websocket_base_url: str | httpx.URL | None = None,
         **options: Any,
     ) -> None:
         self.retry_server_errors = retry_server_errors
@@ -136,21 +136,21 @@ class AsyncLiteLLM(AsyncOpenAI):
     def __init__(
         self,
         *,
-        base_url: str | httpx2.URL | NotGiven | None = None,
+        base_url: str | httpx.URL | NotGiven | None = None,
         api_key: str | Callable[[], Awaitable[str]] | None = None,
         timeout: float | Timeout | NotGiven | None = not_given,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         retry_server_errors: bool = False,
         payer: Payer | None = None,
         max_answer: int | None = None,
-        http_client: httpx2.AsyncClient | None = None,
+        http_client: httpx.AsyncClient | None = None,
         organization: str | None = None,
         project: str | None = None,
         webhook_secret: str | None = None,
         admin_api_key: str | None = None,
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
-        websocket_base_url: str | httpx2.URL | None = None,
+        websocket_base_url: str | httpx.URL | None = None,
         **options: Any,
     ) -> None:
         self.retry_server_errors = retry_server_errors
@@ -196,7 +196,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         with_options = copy
 
 
-def _address(base_url: str | httpx2.URL | NotGiven | None) -> str:
+def _address(base_url: str | httpx.URL | NotGiven | None) -> str:
     given = None if base_url is None or isinstance(base_url, NotGiven) else str(base_url)
     return check_host(resolve_base_url(given))
 

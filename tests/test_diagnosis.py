@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
@@ -25,6 +24,7 @@ from litellm_openai_example import (
 )
 from litellm_openai_example.error_table import read_report, row_of
 from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.engine import failures
 
 from .conftest import RunCommand
@@ -185,7 +185,7 @@ def test_an_answer_that_the_gateway_could_not_read_was_executed(words: str, gate
     assert isinstance(failures.submit_failed(raw.value), failures.OutcomeUnknown)
 
 
-REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/responses")
+REQUEST = httpx.Request("POST", "http://127.0.0.1/v1/responses")
 OURS: list[Exception] = [
     GatewayError("boo", kind=ErrorKind.BUDGET, status=400, support_ids={"a": "b"}, hint="h", retry_after=2.0),
     CutShortError("cut", text="paid text", raw="{}", response_id="resp_1"),

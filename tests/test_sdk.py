@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
+from litellm_openai_example.http_library import httpx
 
 from .fakes.scripted import (
     COMPLETED,
@@ -245,7 +245,7 @@ def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
         sdk.responses.create(**CREATE)
     assert gateway.posts[1].headers["x-mine"] == "1"
     with (
-        httpx2.Client() as foreign,
+        httpx.Client() as foreign,
         LiteLLM(base_url=gateway.url, api_key=KEY, http_client=foreign, max_retries=5) as sdk,
         pytest.raises(openai.InternalServerError),
     ):

@@ -11,9 +11,8 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import NamedTuple
 
-from httpx2 import Response
-
 from ..diagnosis import explain_body
+from ..http_library import httpx
 from ..json_object import JsonObject
 from .lenient import parse_json, split_json
 
@@ -26,10 +25,11 @@ _NOISE = "\ufeff\0"  # a byte order mark before any line, and the padding of som
 
 
 class Event(NamedTuple):
-    """One event: its name (`message` where it has none), and its data."""
+    """One event: its name (`message` by default), its data, and the last id of the stream up to here."""
 
     name: str
     data: str
+    id: str = ""
 
     @property
     def is_last(self) -> bool:
@@ -44,7 +44,7 @@ class EventParser:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._after_cr = False
         self._line: list[str] = []
-        self._name = ""
+        self._name = self._id = ""
         self._data: list[str] = []
         self._stray: list[str] = []
 
@@ -86,10 +86,12 @@ class EventParser:
             self._data.append(value)
         elif name == "event":
             self._name = value
+        elif name == "id":
+            self._id = value
         elif name == "error":
             self._name = "error"
             self._data.append(value)
-        elif name in ("", "id", "retry"):
+        elif name in ("", "retry"):
             pass
         elif not self._stray and line.startswith("{") and _is_complete(line):
             return [Event("message", line)]  # a line of JSON without `data:`, to be shown as soon as it arrives
@@ -100,7 +102,7 @@ class EventParser:
     def _dispatch(self) -> list[Event]:
         events = [Event("message", "\n".join(self._stray))] if self._stray else []
         if self._data:
-            events.append(Event(self._name or "message", "\n".join(self._data)))
+            events.append(Event(self._name or "message", "\n".join(self._data), self._id))
         self._name, self._data, self._stray = "", [], []
         return events
 
@@ -108,7 +110,7 @@ class EventParser:
 class Events:
     """The events of a body; to be read with `for` or `async for`, as the client is."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: httpx.Response) -> None:
         self._response = response
 
     def __iter__(self) -> Iterator[Event]:

@@ -15,7 +15,6 @@ from contextvars import ContextVar, copy_context
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
-from httpx2 import RequestError
 from openai import OpenAIError
 
 from ..config import ConfigurationError

@@ -6,9 +6,9 @@ or `data.message`. What is handed on has the contract's form, each piece of the 
 
 from __future__ import annotations
 
-import httpx2
-
 from ..calls.lenient import read_json
+from ..calls.sse import Event
+from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..transport.deadline import Deadline
 from . import contract
@@ -27,7 +27,7 @@ from .views import read_status, read_view
 _EVENTS = frozenset({"status", "output_text", "completed", "error"})
 
 # The relay sends a comment every 15 s: a longer silence means that the connection is dead.
-EVENT_TIMEOUT = httpx2.Timeout(45.0, connect=5.0)
+EVENT_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
 
 
 class EventReading:
@@ -51,14 +51,14 @@ class EventReading:
         self._place = self._had if self._last else 0  # a relay without event ids begins anew
         return f"{self._relay.base_url}{invocation_path(self._id)}/events", headers
 
-    def answered(self, response: httpx2.Response) -> None:
+    def answered(self, response: httpx.Response) -> None:
         """Take the head of an answer. Raises RelayError when it is a refusal for good."""
         if response.status_code == 204:  # the last event was had before
             self._ended = True
         elif response.status_code >= 400 and response.status_code not in PASSING:
             raise self._relay.refused(response)
 
-    def event(self, sse: httpx2.ServerSentEvent) -> RelayEvent | None:
+    def event(self, sse: Event) -> RelayEvent | None:
         """Take one event; None for what is not one of the contract's."""
         try:
             data = within_depth(read_json(sse.data))
@@ -66,7 +66,7 @@ class EventReading:
             return None
         self._last = sse.id or self._last
         self._pause = FIRST_PAUSE
-        name = sse.event if sse.event in _EVENTS else data.get("type")
+        name = sse.name if sse.name in _EVENTS else data.get("type")
         inner = data["data"] if isinstance(data.get("data"), dict) else {}
         if name == "output_text":
             return self._piece(sse.id, data, inner)

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-import httpx2
 from openai import APIConnectionError
 
 from ..calls.lenient import read_json
@@ -38,6 +37,7 @@ from ..errors import (
     StillRunningError,
     one_line,
 )
+from ..http_library import httpx
 from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
@@ -266,8 +266,8 @@ class RelayCalls:
         headers: Mapping[str, str] | None = None,
         body: object = None,
         timeout: float | None = None,
-    ) -> httpx2.Response:
-        options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx2.Timeout(timeout, connect=5.0)}
+    ) -> httpx.Response:
+        options: dict[str, Any] = {"headers": dict(headers or {}), "timeout": httpx.Timeout(timeout, connect=5.0)}
         if body is not None:
             options["content"] = json.dumps(body, ensure_ascii=False).encode()
             options["headers"]["Content-Type"] = "application/json"
@@ -297,7 +297,7 @@ class RelayCalls:
         hint = "is it running, and is RELAY_BASE_URL right? `make relay` in the checkout starts one here"
         return RelayError(f"the relay at {self.base_url} does not answer: {reason}", hint=hint)
 
-    def refused(self, response: httpx2.Response) -> RelayError:
+    def refused(self, response: httpx.Response) -> RelayError:
         """What an answer with a status of 400 or more means."""
         code, message, hint = None, "", _NO_RELAY
         try:
@@ -325,10 +325,10 @@ def _may_have_arrived(error: Exception) -> bool:
     """Return True unless the request certainly never left this machine; see `transport.policy`."""
     if isinstance(error, LostAnswerError | DeadlineExceededError):
         return error.outcome_unknown
-    return not isinstance(error, APIConnectionError | httpx2.RequestError | ConfigurationError)
+    return not isinstance(error, APIConnectionError | httpx.RequestError | ConfigurationError)
 
 
-def _accepted_nothing(response: httpx2.Response, code: str | None) -> bool:
+def _accepted_nothing(response: httpx.Response, code: str | None) -> bool:
     """Return True if an answer to a create, other than that of an accepted run, is a certain refusal."""
     status = response.status_code
     if status < 300:
@@ -375,7 +375,7 @@ def token_header(token: str) -> dict[str, str]:
     return {contract.TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
 
 
-def _read(read: Callable[[JsonObject], T], response: httpx2.Response) -> T:
+def _read(read: Callable[[JsonObject], T], response: httpx.Response) -> T:
     try:
         return read(read_json(response.content))
     except ValueError:
@@ -394,6 +394,6 @@ def _details(details: object) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
-def _asked_delay(response: httpx2.Response) -> float | None:
+def _asked_delay(response: httpx.Response) -> float | None:
     seconds = retry_after(response.headers)
     return None if seconds is None else min(max(seconds, 0.1), 60.0)

@@ -8,8 +8,8 @@ from contextlib import closing
 from typing import Any, Self, TypeVar
 
 import anyio
-import httpx2
 
+from ..calls.sse import Events
 from ..calls.steps import EXPECTED, Operation, run, run_async
 from ..errors import ClosedClientError
 from ..payer import Payer
@@ -99,7 +99,7 @@ class RelayClient(RelayCalls):
                         response.read()
                     reading.answered(response)
                     if response.status_code == 200:
-                        for sse in httpx2.EventSource(response, max_event_size=None):
+                        for sse in Events(response):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event
@@ -184,7 +184,7 @@ class AsyncRelayClient(RelayCalls):
                         await response.aread()
                     reading.answered(response)
                     if response.status_code == 200:
-                        async for sse in httpx2.EventSource(response, max_event_size=None):
+                        async for sse in Events(response):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event

@@ -12,9 +12,9 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
-import httpx2
 
 from ..errors import ErrorKind, GatewayError
+from ..http_library import httpx
 from .deadline import Deadline, bounded_io
 from .packing import Packing
 
@@ -26,7 +26,7 @@ _STREAM_FACTOR = 8
 _CUT = "cut_short_at"
 
 
-def is_cut(response: httpx2.Response) -> bool:
+def is_cut(response: httpx.Response) -> bool:
     """Whether the body that was read is only the beginning, because the answer is larger than the limit."""
     return _CUT in response.extensions
 
@@ -39,7 +39,7 @@ def too_large(limit: int) -> GatewayError:
 class _Measure:
     """Counts what comes out of a body."""
 
-    def __init__(self, response: httpx2.Response, limit: int | None) -> None:
+    def __init__(self, response: httpx.Response, limit: int | None) -> None:
         # Not the response itself, which holds its body: only the collector would free the two.
         self.full = False
         self._extensions = response.extensions
@@ -62,7 +62,7 @@ class _Measure:
 class _Bounded:
     """What the two kinds of bodies have in common."""
 
-    def __init__(self, response: httpx2.Response, until: Deadline | None, limit: int | None) -> None:
+    def __init__(self, response: httpx.Response, until: Deadline | None, limit: int | None) -> None:
         self._stream: Any = response.stream
         self._until = until
         self._measure = _Measure(response, limit)
@@ -74,7 +74,7 @@ class _Bounded:
         return self._stream.elapsed  # type: ignore[no-any-return]
 
 
-class BoundedBody(_Bounded, httpx2.SyncByteStream):
+class BoundedBody(_Bounded, httpx.SyncByteStream):
     """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
 
     def __iter__(self) -> Iterator[bytes]:
@@ -91,10 +91,10 @@ class BoundedBody(_Bounded, httpx2.SyncByteStream):
                 # Around each read alone: what is sent between two of them has a deadline of its own.
                 with nullcontext() if self._until is None else bounded_io(self._until):
                     chunk = next(chunks, None)
-            except httpx2.RequestError as error:
+            except httpx.RequestError as error:
                 if self._until is None or not self._until.passed:
                     raise
-                raise httpx2.ReadTimeout("the deadline of the call passed") from error
+                raise httpx.ReadTimeout("the deadline of the call passed") from error
             if chunk is None:
                 return
             yield chunk
@@ -103,7 +103,7 @@ class BoundedBody(_Bounded, httpx2.SyncByteStream):
         self._stream.close()
 
 
-class AsyncBoundedBody(_Bounded, httpx2.AsyncByteStream):
+class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
     """An asynchronous body that ends with the deadline, if it has one of its own, and at the limit."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -126,7 +126,7 @@ class AsyncBoundedBody(_Bounded, httpx2.AsyncByteStream):
                 except StopAsyncIteration:
                     return
             if chunk is None:
-                raise httpx2.ReadTimeout("the deadline of the call passed")
+                raise httpx.ReadTimeout("the deadline of the call passed")
             yield chunk
 
     async def aclose(self) -> None:

@@ -11,9 +11,9 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 import anyio
-import httpx2
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
+from ..http_library import httpx
 from . import proxies
 from .bodies import AsyncBoundedBody, BoundedBody
 from .deadline import bounded_io, clamp
@@ -24,7 +24,7 @@ from .tls import as_configuration_errors
 
 # A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
 # (uvicorn, Node) close at 5 s, so connections are given up well before.
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
+_LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
 
 _OWN_WAY = frozenset({"proxy", "mounts", "transport"})  # arguments that say how requests travel
 _OF_TRANSPORT = ("verify", "cert", "trust_env", "http1", "http2", "limits")
@@ -49,14 +49,14 @@ def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
 class _PolicyClient:
     """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
 
-    _transport_type: type[httpx2.HTTPTransport] | type[httpx2.AsyncHTTPTransport]
+    _transport_type: type[httpx.HTTPTransport] | type[httpx.AsyncHTTPTransport]
 
     def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("limits", _LIMITS)
         with as_configuration_errors():
             try:
                 super().__init__(**kwargs)
-            except (ImportError, ValueError, httpx2.InvalidURL):
+            except (ImportError, ValueError, httpx.InvalidURL):
                 if kwargs.keys() & _OWN_WAY or not kwargs.get("trust_env", True):
                     raise
                 super().__init__(**kwargs, **self._with_usable_proxies(kwargs))
@@ -89,12 +89,12 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may
             have been executed, so this may pay twice.
         max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
-        **kwargs: those of `httpx2.Client`.
+        **kwargs: those of `httpx.Client`.
     """
 
-    _transport_type = httpx2.HTTPTransport
+    _transport_type = httpx.HTTPTransport
 
-    def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+    def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return self._of_this_process().send(request, stream=stream, **kwargs)
@@ -152,10 +152,10 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     Its connections belong to the event loop that used it first, so it refuses to work in another one.
     """
 
-    _transport_type = httpx2.AsyncHTTPTransport
+    _transport_type = httpx.AsyncHTTPTransport
     _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs: Any) -> httpx2.Response:
+    async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return await self._of_this_process().send(request, stream=stream, **kwargs)
@@ -206,7 +206,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         finally:
             request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:
-            raise attempt.failure(httpx2.ReadTimeout("cancelled", request=request), cut=True)
+            raise attempt.failure(httpx.ReadTimeout("cancelled", request=request), cut=True)
         attempt.judge(response)
         return response
 
@@ -217,7 +217,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         elif os.getpid() in self._forked:
             await self._forked[os.getpid()].aclose()
 
-    def _stay_in_one_loop(self, request: httpx2.Request) -> None:
+    def _stay_in_one_loop(self, request: httpx.Request) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

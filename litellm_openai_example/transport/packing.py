@@ -12,9 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import cache
 from itertools import chain
 
-import httpx2
-
 from ..errors import one_line
+from ..http_library import httpx
 
 _ENOUGH = 16  # bytes that tell text from what is packed
 _PIECE = 2**18  # bytes that come out of gzip at once
@@ -37,7 +36,7 @@ class Packing:
         self._start = b""
 
     @classmethod
-    def of(cls, response: httpx2.Response) -> Packing | None:
+    def of(cls, response: httpx.Response) -> Packing | None:
         """Return how the body of an answer is said to be packed, and take the header away; None if it is not packed."""
         given = response.headers.pop("content-encoding", "")
         names = [name.strip().lower().removeprefix("x-") for name in given.split(",")]
@@ -45,7 +44,7 @@ class Packing:
         return cls(encodings, response.status_code >= 400) if encodings else None
 
     def unpack(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Unpack a body. Raises httpx2.DecodingError if that is not possible."""
+        """Unpack a body. Raises httpx.DecodingError if that is not possible."""
         try:
             for chunk in chunks:
                 if self._begin(chunk):
@@ -56,7 +55,7 @@ class Packing:
                 yield from _Gunzip().pieces(whole)
             else:
                 yield from _decoded(encodings, whole).iter_bytes() if encodings else whole
-        except httpx2.DecodingError as error:
+        except httpx.DecodingError as error:
             self._fail(error)
 
     async def unpack_async(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -73,7 +72,7 @@ class Packing:
                 unpacked = _decoded(encodings, whole).aiter_bytes() if encodings else whole
             async for piece in unpacked:
                 yield piece
-        except httpx2.DecodingError as error:
+        except httpx.DecodingError as error:
             self._fail(error)
 
     def _begin(self, chunk: bytes) -> bool:
@@ -90,16 +89,16 @@ class Packing:
             known = [by_magic or ("deflate" if known == ["gzip"] else known[0])]
         missing = [name for name in known if not _is_known(name)]
         if missing:
-            library = f"{httpx2.__name__}[{_EXTRAS[missing[0]]}]"
-            raise httpx2.DecodingError(f"that takes another package, which `pip install '{library}'` brings")
+            library = f"{httpx.__name__}[{_EXTRAS[missing[0]]}]"
+            raise httpx.DecodingError(f"that takes another package, which `pip install '{library}'` brings")
         if not known:
-            raise httpx2.DecodingError("it is not known here")
+            raise httpx.DecodingError("it is not known here")
         return known
 
-    def _fail(self, error: httpx2.DecodingError) -> None:
+    def _fail(self, error: httpx.DecodingError) -> None:
         if not self._lenient:
             encodings = one_line(", ".join(self._encodings))[:80]
-            raise httpx2.DecodingError(f"its encoding ({encodings}) cannot be read: {error}") from error
+            raise httpx.DecodingError(f"its encoding ({encodings}) cannot be read: {error}") from error
 
 
 class _Gunzip:
@@ -112,7 +111,7 @@ class _Gunzip:
         self._came = self._over = False
 
     def pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Unpack all chunks. Raises httpx2.DecodingError if they are not gzip."""
+        """Unpack all chunks. Raises httpx.DecodingError if they are not gzip."""
         for chunk in chunks:
             yield from self._unpack(chunk)
         self._end()
@@ -131,7 +130,7 @@ class _Gunzip:
                 piece = self._member.decompress(chunk, _PIECE)
             except zlib.error as error:
                 if not self._members or self._head == b"\x1f\x8b":
-                    raise httpx2.DecodingError(str(error)) from error
+                    raise httpx.DecodingError(str(error)) from error
                 self._over = True  # not another member
                 return
             if piece:
@@ -144,20 +143,20 @@ class _Gunzip:
 
     def _end(self) -> None:
         if not self._came and not self._members:
-            raise httpx2.DecodingError("it ends before its first byte")
+            raise httpx.DecodingError("it ends before its first byte")
 
 
 @cache
 def _is_known(encoding: str) -> bool:
     """Does the HTTP library unpack an encoding? What it does not know it passes on as it is."""
     try:
-        return httpx2.Response(200, headers={"content-encoding": encoding}, content=b"\0").content != b"\0"
-    except httpx2.DecodingError:
+        return httpx.Response(200, headers={"content-encoding": encoding}, content=b"\0").content != b"\0"
+    except httpx.DecodingError:
         return True
 
 
-def _decoded(encodings: list[str], body: Iterator[bytes] | AsyncIterator[bytes]) -> httpx2.Response:
-    return httpx2.Response(200, headers={"content-encoding": ", ".join(encodings)}, content=body)
+def _decoded(encodings: list[str], body: Iterator[bytes] | AsyncIterator[bytes]) -> httpx.Response:
+    return httpx.Response(200, headers={"content-encoding": ", ".join(encodings)}, content=body)
 
 
 def _is_text(start: bytes) -> bool:

@@ -32,12 +32,12 @@ from contextvars import ContextVar
 
 # httpx2 and anyio are what the SDK itself sits on and shows in its API (clients, exceptions, timeouts).
 import anyio
-import httpx2
 from openai import APIConnectionError, Timeout
 
 from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
 from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
+from ..http_library import httpx
 from .deadline import Deadline, current_deadline
 from .headers import retry_after
 
@@ -92,9 +92,7 @@ def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = Fal
 class Attempt:
     """The policy for one attempt, without I/O: what to send, what a failure means, whether to send again."""
 
-    def __init__(
-        self, request: httpx2.Request, stream: bool, retry_server_errors: bool, max_answer: int | None
-    ) -> None:
+    def __init__(self, request: httpx.Request, stream: bool, retry_server_errors: bool, max_answer: int | None) -> None:
         _refuse_plain_http(request.url)
         self.request = request
         self.call = _current_call.get() or _Call(current_deadline())
@@ -152,23 +150,23 @@ class Attempt:
             return UnusableSettingError(str(error))
         if cut or self.until.passed:
             return self._too_late()
-        if not isinstance(error, httpx2.RequestError | OSError | anyio.EndOfStream):
+        if not isinstance(error, httpx.RequestError | OSError | anyio.EndOfStream):
             return error
         if not self.sent:
             self.call.unconnected += 1
-            again = self.call.unconnected <= _CONNECT_RETRIES and not isinstance(error, httpx2.UnsupportedProtocol)
+            again = self.call.unconnected <= _CONNECT_RETRIES and not isinstance(error, httpx.UnsupportedProtocol)
             again = again and _backoff(self.retries) < self.until.remaining()
             return self._as_request_error(error) if again else self._unconnected(error)
         if self.reading and _backoff(self.retries) < self.until.remaining():
             return self._as_request_error(error)
-        if isinstance(error, httpx2.DecodingError):
+        if isinstance(error, httpx.DecodingError):
             what = f"the answer was lost: {error}"
         else:
-            what = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection broke"
+            what = "no answer in time" if isinstance(error, httpx.TimeoutException) else "the connection broke"
             what = f"{what} after the request was sent"
         return LostAnswerError(what, self.request, outcome_unknown=not self.reading)
 
-    def judge(self, response: httpx2.Response) -> None:
+    def judge(self, response: httpx.Response) -> None:
         """Tell the SDK through the answer's headers whether to send again, and when."""
         status = response.status_code
         if status < 400:
@@ -200,17 +198,17 @@ class Attempt:
         what = f"no complete answer {limit}" if self.sent else f"could not send the request {limit}{self.phase}"
         return DeadlineExceededError(what, self.request, outcome_unknown=self.sent and not self.reading)
 
-    def _as_request_error(self, error: Exception) -> httpx2.RequestError:
-        if isinstance(error, httpx2.RequestError):
+    def _as_request_error(self, error: Exception) -> httpx.RequestError:
+        if isinstance(error, httpx.RequestError):
             return error
-        return httpx2.NetworkError(str(error), request=self.request)
+        return httpx.NetworkError(str(error), request=self.request)
 
     def _unconnected(self, error: Exception) -> Exception:
         failure = APIConnectionError(message=f"Connection error: {error}", request=self.request)
         failure.__cause__ = error
         return failure
 
-    def bounds_body_of(self, response: httpx2.Response) -> bool:
+    def bounds_body_of(self, response: httpx.Response) -> bool:
         """Whether the body of an answer could outlast its deadline or outgrow its limit."""
         if self.body_until is not None:
             return True
@@ -232,13 +230,13 @@ class Attempt:
             self.request.extensions["timeout"] = bounded
 
 
-def _refuse_plain_http(url: httpx2.URL) -> None:
+def _refuse_plain_http(url: httpx.URL) -> None:
     # Here as well as in config: an SDK client's base_url can be set later, and a path can be a whole URL.
     if url.scheme == "http" and not is_loopback(url.host) and not http_allowed(os.environ):
         raise UnusableSettingError(f"refusing to send a key unencrypted to {url.host}: use https://")
 
 
-def _is_background(request: httpx2.Request) -> bool:
+def _is_background(request: httpx.Request) -> bool:
     if b'"background"' not in request.content:
         return False
     try:
@@ -248,11 +246,11 @@ def _is_background(request: httpx2.Request) -> bool:
     return isinstance(body, dict) and body.get("background") is True
 
 
-def _wants_file(request: httpx2.Request) -> bool:
+def _wants_file(request: httpx.Request) -> bool:
     return not request.headers.get("accept", "").startswith(("application/json", "text/", "*/*"))
 
 
-def _stays_so(response: httpx2.Response) -> bool:
+def _stays_so(response: httpx.Response) -> bool:
     """Whether a 500 is LiteLLM's way to say that a bridged model cannot do this at all."""
     return response.status_code == 500 and response.is_closed and kind_of(response) is ErrorKind.NOT_SUPPORTED
 

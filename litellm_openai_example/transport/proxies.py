@@ -10,19 +10,18 @@ import ipaddress
 from typing import Any
 from urllib.request import getproxies
 
-import httpx2
-
 from ..config import ConfigurationError, is_loopback, odd_form
 from ..errors import one_line
+from ..http_library import httpx
 
 _SCHEMES = ("http", "https", "socks5", "socks5h")
-SOCKS_PACKAGE = f"a SOCKS proxy takes another package: `pip install '{httpx2.__name__}[socks]'`"
+SOCKS_PACKAGE = f"a SOCKS proxy takes another package: `pip install '{httpx.__name__}[socks]'`"
 
 
-_NOWHERE = httpx2.MockTransport(lambda _: httpx2.Response(204))
+_NOWHERE = httpx.MockTransport(lambda _: httpx.Response(204))
 
 
-class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
+class UnusableProxy(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """In place of a proxy: refuses what would go through it.
 
     Args:
@@ -34,13 +33,13 @@ class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self.reason = reason
         self._direct = direct
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """See `httpx2.BaseTransport`. Raises ConfigurationError."""
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """See `httpx.BaseTransport`. Raises ConfigurationError."""
         self._check(request)
         return self._direct.handle_request(request)  # type: ignore[no-any-return]
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """See `httpx2.AsyncBaseTransport`. Raises ConfigurationError."""
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """See `httpx.AsyncBaseTransport`. Raises ConfigurationError."""
         self._check(request)
         return await self._direct.handle_async_request(request)  # type: ignore[no-any-return]
 
@@ -48,7 +47,7 @@ class UnusableProxy(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         """Return one that refuses the same requests and sends none."""
         return UnusableProxy(self.reason, self._direct and _NOWHERE)
 
-    def _check(self, request: httpx2.Request) -> None:
+    def _check(self, request: httpx.Request) -> None:
         if self._direct is None or not is_loopback(request.url.host):
             raise ConfigurationError(self.reason)
 
@@ -77,9 +76,7 @@ def check(found: dict[str, Any], url: str) -> None:
     """Raise ConfigurationError if what is sent to `url` would go through one of the proxies that cannot be used."""
     probes = {pattern: one.without_sending() for pattern, one in found.items() if isinstance(one, UnusableProxy)}
     others = {pattern: one and _NOWHERE for pattern, one in found.items() if pattern not in probes}
-    with httpx2.Client(
-        transport=_NOWHERE, mounts={**probes, **others}
-    ) as client:  # which knows what each pattern means
+    with httpx.Client(transport=_NOWHERE, mounts={**probes, **others}) as client:  # which knows what each pattern means
         client.head(url)
 
 
@@ -88,7 +85,7 @@ def _transport(scheme: str, url: str, direct: Any, options: dict[str, Any]) -> A
         return type(direct)(proxy=url, **options)
     except ImportError:
         reason = SOCKS_PACKAGE
-    except (ValueError, httpx2.InvalidURL):
+    except (ValueError, httpx.InvalidURL):
         reason = _why_unusable(url)
     # A SOCKS proxy is that of a VPN or of a tunnel, behind which this machine is another one.
     own = direct if url.lower().startswith("socks") else None

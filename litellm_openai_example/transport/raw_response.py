@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import httpx2
+from ..http_library import httpx
 
 
 class RawResponse(Protocol):
     """An answer as it came over HTTP; the SDK's `LegacyAPIResponse` and `APIResponse` fit."""
 
     @property
-    def headers(self) -> httpx2.Headers:
+    def headers(self) -> httpx.Headers:
         """Of the answer; names in any case."""
 
     @property
-    def http_response(self) -> httpx2.Response:
+    def http_response(self) -> httpx.Response:
         """The answer itself, whose body may not be read yet."""
 
     @property

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-import httpx2
-
 from ..config import ConfigurationError
+from ..http_library import httpx
 from .proxies import SOCKS_PACKAGE
 
 
@@ -45,7 +44,7 @@ class LateTrust(ssl.SSLContext):
     def _context(self) -> ssl.SSLContext:
         if self._made is None:
             with as_configuration_errors():
-                self._made = httpx2.create_ssl_context(trust_env=self._trust_env)
+                self._made = httpx.create_ssl_context(trust_env=self._trust_env)
         self._made.set_alpn_protocols(self._protocols)
         return self._made
 
@@ -77,7 +76,7 @@ def as_configuration_errors() -> Iterator[None]:
         raise ConfigurationError(reason) from error
     except ImportError as error:
         raise ConfigurationError(SOCKS_PACKAGE if "socks" in str(error).lower() else str(error)) from error
-    except (ValueError, httpx2.InvalidURL) as error:
+    except (ValueError, httpx.InvalidURL) as error:
         raise ConfigurationError("a proxy cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY") from error
 
 
@@ -88,7 +87,7 @@ def check_host(url: str) -> str:
         ConfigurationError: the host is no name and no address.
     """
     try:
-        httpx2.URL(url)
-    except httpx2.InvalidURL:
+        httpx.URL(url)
+    except httpx.InvalidURL:
         raise ConfigurationError("the address has no usable host") from None
     return url

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import openai
 import pytest
 
 from litellm_openai_example.gateway.offline.server import MODELS
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.state import cache_dir
 
 from .test_gateway_life import end, say, serving
@@ -35,7 +35,7 @@ def root(demo: openai.OpenAI) -> str:
 
 def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI) -> None:
     assert sorted(model.id for model in demo.models.list()) == sorted(MODELS)
-    codex = demo.get("/models", cast_to=httpx2.Response, options={"params": {"client_version": "0.159.3"}}).json()
+    codex = demo.get("/models", cast_to=httpx.Response, options={"params": {"client_version": "0.159.3"}}).json()
     assert {model["slug"] for model in codex["models"]} <= set(MODELS)
     for name in (*MODELS[:2], "any-name", "openai/gpt-4o", "anthropic/claude-x"):
         assert say(demo, name).choices[0].message.content == "OK"
@@ -57,7 +57,7 @@ def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_it_does_not_have_it_says(demo: openai.OpenAI, method: str, path: str) -> None:
     headers = {"authorization": f"Bearer {demo.api_key}"}
-    with httpx2.Client(trust_env=False, timeout=30) as client:
+    with httpx.Client(trust_env=False, timeout=30) as client:
         answer = client.request(method, f"{root(demo)}{path}", headers=headers, json={} if method == "POST" else None)
     assert answer.status_code == 404
     error = answer.json()["error"]

@@ -9,9 +9,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
-import httpx2
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+
+from litellm_openai_example.http_library import httpx
 
 from ..fakes.gateway import Json
 
@@ -34,7 +35,7 @@ async def over_http(url: str, mode: str = "auto", **headers: str) -> AsyncIterat
     """An agent that reaches the relay itself."""
     sent = {"Authorization": f"Bearer {KEY}"} | {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
-        httpx2.AsyncClient(headers=sent, timeout=60, trust_env=False) as http,
+        httpx.AsyncClient(headers=sent, timeout=60, trust_env=False) as http,
         Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
     ):
         yield client

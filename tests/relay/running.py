@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-import httpx2
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import GatewaySettings
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.process import RelayServer, bind
 from litellm_openai_example.relay.relay import Relay
 from litellm_openai_example.relay.settings import Settings, Timings
@@ -68,10 +68,10 @@ class Api:
         self.base_url = base_url
         self.http = httpx2.Client(base_url=base_url, timeout=90, trust_env=False)
 
-    def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.http.request(method, path, **options)
 
-    def post(self, data: Json, **headers: str) -> httpx2.Response:
+    def post(self, data: Json, **headers: str) -> httpx.Response:
         return self.call(
             "POST", INVOCATIONS_PATH, json=data, headers={k.replace("_", "-"): v for k, v in headers.items()}
         )

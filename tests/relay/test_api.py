@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import get_args
 
-import httpx2
 import pytest
 
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.research.contract import (
     API_ERRORS,
     INVOCATION_ERRORS,
@@ -28,7 +28,7 @@ from .conftest import StartRelay, assert_clean
 from .running import FAST, ThreadedRelay, body, finished, token
 
 
-def error_code(answer: httpx2.Response) -> str:
+def error_code(answer: httpx.Response) -> str:
     return ErrorBody.model_validate(answer.json()).error.code
 
 
@@ -94,7 +94,7 @@ class TestStart:
 
     def test_a_client_that_goes_away_changes_nothing(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 0.5
-        with pytest.raises(httpx2.ReadTimeout):
+        with pytest.raises(httpx.ReadTimeout):
             relay.api.call("POST", INVOCATIONS_PATH, json=body(), timeout=0.2, headers={"Idempotency-Key": "k"})
         answer = relay.api.post(body(), Idempotency_Key="k")
         assert answer.json()["status"] == "completed"
@@ -154,7 +154,7 @@ class TestIdempotency:
         headers = {b"Idempotency-Key": key}
         try:
             answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=headers)
-        except httpx2.LocalProtocolError:
+        except httpx.LocalProtocolError:
             return  # no client would send it
         assert answer.status_code in (400, 422)
         assert not upstream.posts

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-import httpx2
 import pytest
 
 from litellm_openai_example import AsyncRelayClient, RelayClient
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway, Json
@@ -115,7 +115,7 @@ class TestKilled:
         def start(number: int) -> Json | None:
             try:
                 return relay.api.start(f"question {number}")
-            except httpx2.TransportError:
+            except httpx.TransportError:
                 return None
 
         with ThreadPoolExecutor(16) as pool:

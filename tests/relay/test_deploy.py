@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import compose_pydantic  # type: ignore[import-untyped]
-import httpx2
 import pytest
 import trustme
 import yaml
@@ -21,6 +20,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from litellm_openai_example.errors import ErrorKind
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.__main__ import relay as relay_command
 
 from ..fakes.gateway import Fault, Gateway
@@ -99,7 +99,7 @@ def test_the_unit_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx2.Client]:
+def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of nginx, which runs with the documented file in front of a relay."""
     if NGINX is None:
         pytest.skip("needs nginx (Debian: nginx-light)")
@@ -128,7 +128,7 @@ def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Itera
     context = ssl.create_default_context()
     authority.configure_trust(context)
     try:
-        with httpx2.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False, timeout=20) as client:
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False, timeout=20) as client:
             assert eventually(lambda: _answers(client)), (tmp_path / "log").read_text()
             yield client
     finally:
@@ -136,14 +136,14 @@ def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Itera
         process.wait(60)
 
 
-def _answers(client: httpx2.Client) -> bool:
+def _answers(client: httpx.Client) -> bool:
     try:
         return client.get("/healthz").status_code == 200
-    except httpx2.ConnectError:
+    except httpx.ConnectError:
         return False
 
 
-def test_events_pass_the_proxy_as_they_happen(proxied: httpx2.Client, upstream: Gateway) -> None:
+def test_events_pass_the_proxy_as_they_happen(proxied: httpx.Client, upstream: Gateway) -> None:
     seen = threading.Event()
     late = []
 
@@ -165,7 +165,7 @@ def test_events_pass_the_proxy_as_they_happen(proxied: httpx2.Client, upstream: 
     assert "event: completed" in lines
 
 
-def test_the_figures_are_not_for_the_world(proxied: httpx2.Client) -> None:
+def test_the_figures_are_not_for_the_world(proxied: httpx.Client) -> None:
     assert proxied.get("/metrics").status_code == 403
 
 

@@ -10,8 +10,9 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import httpx2
 import yaml
+
+from litellm_openai_example.http_library import httpx
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
@@ -37,7 +38,7 @@ def test_a_research_run_with_its_sources(start_relay: StartRelay, upstream: Gate
 
 def test_alerts_are_about_metrics_that_exist(start_relay: StartRelay) -> None:
     rules = yaml.safe_load((DOCS / "deploy/alerts.yaml").read_text())["groups"][0]["rules"]
-    shown = httpx2.get(f"{start_relay().api.base_url}/metrics", trust_env=False).text
+    shown = httpx.get(f"{start_relay().api.base_url}/metrics", trust_env=False).text
     text = " ".join(rule["expr"] for rule in rules) + (DOCS / "operating.md").read_text()
     for name in set(re.findall(r"\blitellm_relay_\w+", text)):
         # A counter with labels that has not counted yet shows its help alone.

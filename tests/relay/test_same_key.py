@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 
-import httpx2
-
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.research.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway
@@ -26,9 +25,9 @@ def test_every_post_is_answered_with_the_one_invocation(database_url: str, upstr
 
 
 async def post_all(addresses: list[str]) -> None:
-    async with httpx2.AsyncClient(timeout=60, trust_env=False) as http:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
 
-        async def post(address: str, key: str, question: str = "Why?") -> httpx2.Response:
+        async def post(address: str, key: str, question: str = "Why?") -> httpx.Response:
             headers = {IDEMPOTENCY_HEADER: key}
             return await http.post(address + INVOCATIONS_PATH, json=body(question, background=True), headers=headers)
 

@@ -7,10 +7,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import httpx2
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import make_url
 
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.ledger.schema import IN_FLIGHT, in_state, invocations
 
 from ..fakes.gateway import Gateway, Json
@@ -95,7 +95,7 @@ def burst(database_url: str, kills: int, seed: int) -> Burst:
 def _start(api: Api, run: Run) -> Json | None:
     try:
         answer = api.post(body(run.question, background=True), Idempotency_Key=run.question.replace(" ", "-"))
-    except httpx2.TransportError:
+    except httpx.TransportError:
         return None
     assert answer.status_code in (200, 202), answer.text
     view: Json = answer.json()

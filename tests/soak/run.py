@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 
-import httpx2
+from litellm_openai_example.http_library import httpx
 
 from ..fakes.gateway import Gateway, Json
 from ..fakes.scripted import free_port
@@ -86,7 +86,7 @@ class Soak:
             mode = chance.choice(("background", "background", "stream", "foreground"))
             started = self._accepted(run, mode, again=chance.random() < 0.1)
             self.runs.append(run)
-            with suppress(httpx2.HTTPError, AssertionError):  # the relay may be killed, or out of its ledger, meanwhile
+            with suppress(httpx.HTTPError, AssertionError):  # the relay may be killed, or out of its ledger, meanwhile
                 if chance.random() < 0.05:
                     run.cancelled = True
                     self._api.cancel(started)
@@ -97,7 +97,7 @@ class Soak:
         """Start it, as often as it takes, under one key."""
         arguments = {} if mode == "foreground" else {mode: True}
         while True:
-            with suppress(httpx2.HTTPError):
+            with suppress(httpx.HTTPError):
                 answer = self._api.post(body(run.question, **arguments), Idempotency_Key=run.question.replace(" ", "-"))
                 if answer.status_code in (200, 202):
                     view: Json = answer.json()

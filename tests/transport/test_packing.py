@@ -8,10 +8,10 @@ import json
 import zlib
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient, CutShortError, ErrorKind, GatewayError, LiteLLMClient
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.transport.packing import Packing
 
 from ..fakes.raw import RawServer
@@ -66,7 +66,7 @@ LOST = {
 
 
 def unpacked(encoding: str, content: bytes, step: int, *, asynchronous: bool = False) -> bytes:
-    response = httpx2.Response(200, headers={"content-encoding": encoding})
+    response = httpx.Response(200, headers={"content-encoding": encoding})
     packing = Packing.of(response)
     assert packing is not None
     assert "content-encoding" not in response.headers
@@ -98,13 +98,13 @@ def test_a_body_is_unpacked_however_it_is_called(name: str, step: int, asynchron
 @pytest.mark.parametrize("name", LOST)
 def test_a_body_that_cannot_be_unpacked_names_its_encoding(name: str, step: int, asynchronous: bool) -> None:
     encoding, content = LOST[name]
-    with pytest.raises(httpx2.DecodingError, match=rf"its encoding \({encoding}\) cannot be read"):
+    with pytest.raises(httpx.DecodingError, match=rf"its encoding \({encoding}\) cannot be read"):
         unpacked(encoding, content, step, asynchronous=asynchronous)
 
 
 def test_a_body_that_is_not_packed_is_none_of_this() -> None:
     for encoding in ("", "identity", " , identity"):
-        assert Packing.of(httpx2.Response(200, headers={"content-encoding": encoding})) is None
+        assert Packing.of(httpx.Response(200, headers={"content-encoding": encoding})) is None
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd"])

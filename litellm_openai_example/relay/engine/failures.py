@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import httpx2
 import openai
 
 from ...diagnosis import explain
 from ...error_table import is_gateway_error
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
+from ...http_library import httpx
 from ...json_object import JsonObject
 from ...transport.headers import is_web_page
 from ..counters import count_upstream_error
@@ -88,7 +88,7 @@ def submit_failed(error: Exception) -> Exception:
 def _is_unsent(error: openai.APIConnectionError) -> bool:
     if isinstance(error, LostAnswerError | DeadlineExceededError):
         return not error.outcome_unknown
-    unsent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
+    unsent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
     return isinstance(error.__cause__, unsent)
 
 

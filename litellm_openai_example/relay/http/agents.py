@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx2
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...config import ConfigurationError, is_loopback
+from ...http_library import httpx
 from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
 from ...state import kept_secret, state_dir
@@ -67,7 +67,7 @@ class AgentServer:
 
     def _connect(self, request: Request) -> AsyncRelayClient:
         key, payer = self._relay.settings.api_key or "", Payer.of(request.headers)
-        return AsyncRelayClient(_ADDRESS, key, payer=payer, transport=httpx2.ASGITransport(self._app))
+        return AsyncRelayClient(_ADDRESS, key, payer=payer, transport=httpx.ASGITransport(self._app))
 
     def _identify(self, request: Request) -> Caller:
         """Return the caller by its key alone, and by its address for what has no key of its own.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-import httpx2
+from litellm_openai_example.http_library import httpx
 
 from .loop import Process, current
 
@@ -52,7 +52,7 @@ class Network:
 class Exchange:
     """One request and its answer, as the server sees them."""
 
-    def __init__(self, request: httpx2.Request, body: bytes) -> None:
+    def __init__(self, request: httpx.Request, body: bytes) -> None:
         self.method, self.url = request.method, request.url
         self.headers = request.headers
         self.body = body
@@ -81,30 +81,30 @@ class Exchange:
         """Break the connection: the server has died, or the network."""
         if not self.broken:
             self.broken = True
-            self.answer.put_nowait(httpx2.ReadError("the connection broke"))
+            self.answer.put_nowait(httpx.ReadError("the connection broke"))
 
 
-class Transport(httpx2.AsyncBaseTransport):
+class Transport(httpx.AsyncBaseTransport):
     """The connections of one process."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeouts = request.extensions.get("timeout") or {}
         try:
             async with asyncio.timeout(timeouts.get("read")):
                 return await self._exchange(request)
         except TimeoutError:
-            raise httpx2.ReadTimeout("no answer in time", request=request) from None
+            raise httpx.ReadTimeout("no answer in time", request=request) from None
 
-    async def _exchange(self, request: httpx2.Request) -> httpx2.Response:
+    async def _exchange(self, request: httpx.Request) -> httpx.Response:
         network = self._network
         body = await request.aread()
         await asyncio.sleep(network.latency())
         server = network.servers.get(f"{request.url.host}:{request.url.port}")
         if server is None or not (server.listening and server.process.alive):
-            raise httpx2.ConnectError("connection refused", request=request)
+            raise httpx.ConnectError("connection refused", request=request)
         trace = request.extensions.get("trace")
         if trace is not None:
             await trace("http11.send_request_headers.started", {"request": request})
@@ -116,20 +116,20 @@ class Transport(httpx2.AsyncBaseTransport):
             on_death.append(told)
         try:
             if network.lost():
-                raise httpx2.ReadError("the connection broke", request=request)
+                raise httpx.ReadError("the connection broke", request=request)
             await asyncio.sleep(network.latency())
             if not server.process.alive:
-                raise httpx2.ReadError("the connection broke", request=request)
+                raise httpx.ReadError("the connection broke", request=request)
             server.process.spawn(_serve(server, exchange), f"{request.method} {request.url.path}")
             head = await exchange.answer.get()
             await asyncio.sleep(network.latency())
             if isinstance(head, Exception) or network.lost():
-                raise httpx2.ReadError("the connection broke", request=request)
+                raise httpx.ReadError("the connection broke", request=request)
         except BaseException:
             _forget(exchange, deaths)
             raise
         status, headers = head
-        return httpx2.Response(status, headers=headers, stream=_Body(exchange, lambda: _forget(exchange, deaths)))
+        return httpx.Response(status, headers=headers, stream=_Body(exchange, lambda: _forget(exchange, deaths)))
 
 
 def _forget(exchange: Exchange, deaths: Any) -> None:
@@ -146,7 +146,7 @@ async def _serve(server: Server, exchange: Exchange) -> None:
         exchange.cut()  # does nothing to an answer that is whole: nobody reads on
 
 
-class _Body(httpx2.AsyncByteStream):
+class _Body(httpx.AsyncByteStream):
     def __init__(self, exchange: Exchange, close: Callable[[], None]) -> None:
         self._exchange = exchange
         self._close = close

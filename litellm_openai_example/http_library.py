@@ -1,0 +1,20 @@
+"""The HTTP library of the installed SDK: httpx2 under openai 3, httpx under openai 2.
+
+The SDK takes and returns objects of the library that it is built on, so the decision follows the SDK and not what else
+is installed. Both have the same API as far as this project uses it; types are checked against httpx2.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from openai import DefaultHttpxClient
+
+if TYPE_CHECKING:
+    import httpx2 as httpx
+else:
+    # The SDK's default client is a subclass of the library's own.
+    httpx = sys.modules[DefaultHttpxClient.__base__.__module__.partition(".")[0]]
+
+__all__ = ["httpx"]
