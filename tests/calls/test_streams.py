@@ -53,8 +53,8 @@ def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int)
     events = [event for at in range(0, len(content), step) for event in parser.feed(content[at : at + step])]
     assert [*events, *parser.end()] == [
         Event("one", '{"a":\n1}'),
-        Event("message", "한"),
-        Event("message", "[DONE]"),
+        Event("message", "한", "7"),
+        Event("message", "[DONE]", "7"),
     ]
 
 
