@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .sdk import AsyncLiteLLM, LiteLLM
     from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 
+    __version__: str
+
 _HOMES = {
     "Answer": "calls.answer",
     "AsyncLiteLLM": "sdk",
@@ -85,18 +87,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # it would let any name pass
 
-        return version("litellm-openai-example")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
 
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+            return version("litellm-openai-example")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -10,9 +10,9 @@ import math
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from openai import Timeout
+from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
 from .attachments import content_of
 from .calls import calls
@@ -24,7 +24,7 @@ from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, who_pays
-from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM
+from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
 from .transport.raw_response import RawResponse
@@ -38,6 +38,25 @@ Files = Sequence[str | os.PathLike[str]]
 
 # The deadline ends the retries; this only keeps a loop from being endless where there is no deadline.
 _MAX_RETRIES = 10
+
+
+class ClientOptions(SDKOptions, total=False):
+    """The options of `LiteLLM` that a client hands on to it."""
+
+    max_retries: int
+    retry_server_errors: bool
+    max_answer: int | None
+    payer: Payer
+
+
+class EnvironmentOptions(ClientOptions, total=False):
+    """The options of `from_env`."""
+
+    model: str
+    timeout: float | None
+    tags: Iterable[str] | None
+    end_user: str | None
+    http_client: Any
 
 
 class _Client:
@@ -126,7 +145,7 @@ class LiteLLMClient(_Client):
             takes a `timeout` of its own as well.
         tags: by which the gateway tells what its calls cost apart; else `LITELLM_TAGS`, separated by commas.
         end_user: for whom they are made; else `LITELLM_END_USER`.
-        **options: those of `openai.OpenAI`.
+        http_client, **options: those of `LiteLLM`.
 
     Every method that asks takes `model`, `timeout` (seconds) and any further field of the API's create call, such as
     `temperature`, `reasoning` or `metadata`; it refuses those that it sets itself. Most take `files`, paths of texts,
@@ -146,16 +165,20 @@ class LiteLLMClient(_Client):
         *,
         tags: Iterable[str] | None = None,
         end_user: str | None = None,
-        **options: Any,
+        http_client: DefaultHttpxClient | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
         super().__init__(model, timeout, who_pays(tags, end_user))
-        self.openai = LiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer))
+        self.openai = LiteLLM(
+            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
+        )
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
+    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
         """A client from `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`; options win over them."""
         settings = gateway_settings(env)
-        return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
+        given: dict[str, Any] = {"model": settings.model, **options}
+        return cls(settings.base_url, settings.api_key, **given)
 
     def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
         """Carry out an operation, its calls in one session, within so many seconds.
@@ -359,16 +382,20 @@ class AsyncLiteLLMClient(_Client):
         *,
         tags: Iterable[str] | None = None,
         end_user: str | None = None,
-        **options: Any,
+        http_client: DefaultAsyncHttpxClient | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
         super().__init__(model, timeout, who_pays(tags, end_user))
-        self.openai = AsyncLiteLLM(base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer))
+        self.openai = AsyncLiteLLM(
+            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
+        )
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Any) -> Self:
+    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
         """See `LiteLLMClient.from_env`."""
         settings = gateway_settings(env)
-        return cls(settings.base_url, settings.api_key, **{"model": settings.model, **options})
+        given: dict[str, Any] = {"model": settings.model, **options}
+        return cls(settings.base_url, settings.api_key, **given)
 
     async def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""
@@ -567,7 +594,7 @@ def check_timeout(seconds: float | None) -> float | None:
     return float(seconds)
 
 
-def _sdk_options(options: dict[str, Any], payer: Payer) -> dict[str, Any]:
+def _sdk_options(options: ClientOptions, payer: Payer) -> dict[str, Any]:
     # Reads are bounded by the deadline of the call, not one by one.
     ours = {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER}
     headers = {**NO_PLATFORM, **(options.get("default_headers") or {})}

@@ -5,13 +5,23 @@ from litellm_openai_example import LiteLLM as OpenAI
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self, TypedDict, Unpack
 
 import openai
-from openai import AsyncOpenAI, NotGiven, OpenAI, Timeout, not_given, omit
+from openai import (
+    AsyncOpenAI,
+    DefaultAsyncHttpxClient,
+    DefaultHttpxClient,
+    NotGiven,
+    OpenAI,
+    Timeout,
+    not_given,
+    omit,
+)
 
-from .config import resolve_api_key, resolve_base_url
+from .config import ConfigurationError, resolve_api_key, resolve_base_url
 from .diagnosis import explain
 from .errors import UNKNOWN, as_sdk_errors
 from .http_library import httpx
@@ -28,6 +38,36 @@ NO_PLATFORM: Mapping[str, Any] = {
     f"X-Stainless-{name}": omit
     for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
 }
+
+
+class SDKOptions(TypedDict, total=False):
+    """The options of `openai.OpenAI` that are handed on to it. An older SDK lacks some."""
+
+    organization: str | None
+    project: str | None
+    webhook_secret: str | None
+    admin_api_key: str | None
+    default_headers: Mapping[str, str] | None
+    default_query: Mapping[str, object] | None
+    websocket_base_url: str | httpx.URL | None
+    workload_identity: Any
+    provider: Any
+    data_residency: Any
+    _strict_response_validation: bool
+    _enforce_credentials: Any
+
+
+class CopyOptions(SDKOptions, total=False):
+    """The options of `copy` and `with_options`, besides the key and the HTTP client."""
+
+    base_url: str | httpx.URL | NotGiven | None
+    timeout: float | Timeout | NotGiven | None
+    max_retries: int | NotGiven
+    retry_server_errors: bool
+    payer: Payer
+    set_default_headers: Mapping[str, str] | None
+    set_default_query: Mapping[str, object] | None
+    _extra_kwargs: Mapping[str, Any]
 
 
 class LiteLLM(OpenAI):
@@ -52,9 +92,8 @@ class LiteLLM(OpenAI):
         max_answer: bytes that are read of one answer at most; None for no limit. A longer one ends there.
         http_client: a `LiteLLMHttpxClient`, which takes `proxy`, `verify` and so on; under any other one nothing is
             retried, because the sending policy is missing.
-        organization, project, webhook_secret, admin_api_key, default_headers, default_query, websocket_base_url: as of
-            `openai.OpenAI`.
-        **options: the others of `openai.OpenAI`.
+        **options: as of `openai.OpenAI`: `organization`, `project`, `webhook_secret`, `admin_api_key`,
+            `default_headers`, `default_query`, `websocket_base_url`, and what else the SDK that is installed takes.
 
     Raises:
         ConfigurationError: the address or the key is missing or unusable. It is an `openai.OpenAIError` as well.
@@ -73,18 +112,12 @@ class LiteLLM(OpenAI):
         retry_server_errors: bool = False,
         payer: Payer | None = None,
         max_answer: int | None = None,
-        http_client: httpx.Client | None = None,
-        organization: str | None = None,
-        project: str | None = None,
-        webhook_secret: str | None = None,
-        admin_api_key: str | None = None,
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        websocket_base_url: str | httpx.URL | None = None,
-        **options: Any,
+        http_client: DefaultHttpxClient | None = None,
+        **options: Unpack[SDKOptions],
     ) -> None:
         self.retry_server_errors = retry_server_errors
         with as_sdk_errors():
+            _check_options(OpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
             self.payer = who_pays() if payer is None else payer
             if http_client is None:
@@ -95,15 +128,9 @@ class LiteLLM(OpenAI):
             timeout=timeout,
             max_retries=max_retries if isinstance(http_client, LiteLLMHttpxClient) else 0,
             http_client=http_client,
-            default_headers=default_headers,
-            default_query=default_query,
-            websocket_base_url=websocket_base_url,
             **options,
         )
-        # What the SDK has read from its own environment would go to the gateway.
-        self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
-        self.webhook_secret = webhook_secret
-        self._custom_headers = {**self.payer.headers, **(default_headers or {})}
+        _keep_only(self, options)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
@@ -118,13 +145,22 @@ class LiteLLM(OpenAI):
                         _say_if_unknown(error)
                         raise
 
-    if not TYPE_CHECKING:  # an editor shows the arguments of the SDK's own method
+    def copy(
+        self,
+        *,
+        api_key: str | Callable[[], str] | None = None,
+        http_client: DefaultHttpxClient | None = None,
+        **options: Unpack[CopyOptions],
+    ) -> Self:
+        """Return a client with some options replaced; see `openai.OpenAI.copy`.
 
-        def copy(self, **options: Any) -> LiteLLM:
-            """See `openai.OpenAI.copy`; takes `retry_server_errors` and `payer` as well."""
-            return super().copy(**_copied(self, options))
+        Args:
+            api_key, http_client, **options: those of the class, and `set_default_headers` and `set_default_query`,
+                which replace the mappings that `default_headers` and `default_query` add to.
+        """
+        return super().copy(api_key=api_key, http_client=http_client, **_copied(self, OpenAI.copy, options))
 
-        with_options = copy
+    with_options = copy
 
 
 class AsyncLiteLLM(AsyncOpenAI):
@@ -143,18 +179,12 @@ class AsyncLiteLLM(AsyncOpenAI):
         retry_server_errors: bool = False,
         payer: Payer | None = None,
         max_answer: int | None = None,
-        http_client: httpx.AsyncClient | None = None,
-        organization: str | None = None,
-        project: str | None = None,
-        webhook_secret: str | None = None,
-        admin_api_key: str | None = None,
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        websocket_base_url: str | httpx.URL | None = None,
-        **options: Any,
+        http_client: DefaultAsyncHttpxClient | None = None,
+        **options: Unpack[SDKOptions],
     ) -> None:
         self.retry_server_errors = retry_server_errors
         with as_sdk_errors():
+            _check_options(AsyncOpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
             self.payer = who_pays() if payer is None else payer
             if http_client is None:
@@ -165,14 +195,9 @@ class AsyncLiteLLM(AsyncOpenAI):
             timeout=timeout,
             max_retries=max_retries if isinstance(http_client, AsyncLiteLLMHttpxClient) else 0,
             http_client=http_client,
-            default_headers=default_headers,
-            default_query=default_query,
-            websocket_base_url=websocket_base_url,
             **options,
         )
-        self.organization, self.project, self.admin_api_key = organization, project, admin_api_key
-        self.webhook_secret = webhook_secret
-        self._custom_headers = {**self.payer.headers, **(default_headers or {})}
+        _keep_only(self, options)
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
@@ -187,13 +212,17 @@ class AsyncLiteLLM(AsyncOpenAI):
                         _say_if_unknown(error)
                         raise
 
-    if not TYPE_CHECKING:
+    def copy(
+        self,
+        *,
+        api_key: str | Callable[[], Awaitable[str]] | None = None,
+        http_client: DefaultAsyncHttpxClient | None = None,
+        **options: Unpack[CopyOptions],
+    ) -> Self:
+        """See `LiteLLM.copy`."""
+        return super().copy(api_key=api_key, http_client=http_client, **_copied(self, AsyncOpenAI.copy, options))
 
-        def copy(self, **options: Any) -> AsyncLiteLLM:
-            """See `LiteLLM.copy`."""
-            return super().copy(**_copied(self, options))
-
-        with_options = copy
+    with_options = copy
 
 
 def _address(base_url: str | httpx.URL | NotGiven | None) -> str:
@@ -210,9 +239,26 @@ def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_an
     return tls_options(base_url, {"timeout": seconds, "max_answer": max_answer})
 
 
-def _copied(client: LiteLLM | AsyncLiteLLM, options: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: options.pop(name, getattr(client, name)) for name in ("retry_server_errors", "payer")}
-    return {**options, "_extra_kwargs": {**kept, **options.get("_extra_kwargs", {})}}
+def _check_options(method: Callable[..., object], options: Mapping[str, object]) -> None:
+    """Raise a `ConfigurationError` for an option that is known, but not to the SDK that is installed."""
+    for name in options.keys() - inspect.signature(method).parameters.keys() if options else ():
+        if name in CopyOptions.__annotations__:
+            raise ConfigurationError(f"{name} needs a newer openai: {openai.__version__}, which is installed, has none")
+
+
+def _keep_only(client: LiteLLM | AsyncLiteLLM, given: SDKOptions) -> None:
+    """Undo what the SDK read from its own environment: it would go to the gateway."""
+    client.organization, client.project = given.get("organization"), given.get("project")
+    client.admin_api_key, client.webhook_secret = given.get("admin_api_key"), given.get("webhook_secret")
+    client._custom_headers = {**client.payer.headers, **(given.get("default_headers") or {})}
+
+
+def _copied(client: LiteLLM | AsyncLiteLLM, method: Callable[..., object], options: CopyOptions) -> dict[str, Any]:
+    given: dict[str, Any] = {**options}
+    ours = {name: given.pop(name, getattr(client, name)) for name in ("retry_server_errors", "payer")}
+    with as_sdk_errors():
+        _check_options(method, given)
+    return {**given, "_extra_kwargs": {**ours, **given.get("_extra_kwargs", {})}}
 
 
 def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -52,14 +52,16 @@ print(json.dumps(inventory()))
 
 
 def test_they_wait_for_their_first_use_and_can_be_used_by_many_threads_at_once() -> None:
-    python(
+    count = "sum(name.startswith('openai.types.') for name in sys.modules)"
+    eager = int(python(f"import sys, openai\nprint({count})"))
+    late = python(
+        f"loaded = lambda: {count}"
         """
 import sys, importlib, threading
 from litellm_openai_example.late_types import late_types
 with late_types():
     import openai
-loaded = sum(name.startswith("openai.types.") for name in sys.modules)
-assert loaded < 120, loaded
+print(loaded())
 uses = [
     lambda: openai.types.Model,
     lambda: openai.types.responses.Response,
@@ -94,6 +96,8 @@ else:
     raise AssertionError
 """
     )
+    # openai 2 uses many of them itself while it is imported (`lib/streaming/_assistants.py`).
+    assert eager - int(late) > 300
 
 
 def test_a_failed_first_use_can_be_tried_again() -> None:

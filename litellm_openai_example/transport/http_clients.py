@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import anyio
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
@@ -46,21 +46,53 @@ def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
         _before_sent.reset(token)
 
 
+class HttpxOptions(TypedDict, total=False):
+    """The arguments of `httpx.Client`, by their names: their types are private to the HTTP library."""
+
+    auth: Any
+    params: Any
+    headers: Any
+    cookies: Any
+    verify: Any
+    cert: Any
+    trust_env: bool
+    http1: bool
+    http2: bool
+    proxy: Any
+    mounts: Any
+    timeout: Any
+    follow_redirects: bool
+    limits: httpx.Limits
+    max_redirects: int
+    event_hooks: Any
+    base_url: Any
+    transport: Any
+    default_encoding: Any
+
+
+def _break_circle(response: httpx.Response) -> None:
+    """Free a response that was read from its stream, which holds it in httpx: only the collector would free both."""
+    if httpx.__name__ == "httpx":
+        response.stream = httpx.ByteStream(response.content)
+
+
 class _PolicyClient:
     """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
 
     _transport_type: type[httpx.HTTPTransport] | type[httpx.AsyncHTTPTransport]
 
-    def __init__(self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("limits", _LIMITS)
+    def __init__(
+        self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Unpack[HttpxOptions]
+    ) -> None:
+        options: dict[str, Any] = {"limits": _LIMITS, **kwargs}
         with as_configuration_errors():
             try:
-                super().__init__(**kwargs)
+                super().__init__(**options)
             except (ImportError, ValueError, httpx.InvalidURL):
-                if kwargs.keys() & _OWN_WAY or not kwargs.get("trust_env", True):
+                if options.keys() & _OWN_WAY or not options.get("trust_env", True):
                     raise
-                super().__init__(**kwargs, **self._with_usable_proxies(kwargs))
-        self._own = {**kwargs, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
+                super().__init__(**options, **self._with_usable_proxies(options))
+        self._own = {**options, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
         self._pid, self._forked = os.getpid(), dict[int, Self]()
 
@@ -116,6 +148,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
+                        _break_circle(response)
                 except BaseException:
                     response.close()
                     raise
@@ -191,6 +224,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
+                        _break_circle(response)
                 except BaseException:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
