@@ -240,10 +240,12 @@ def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_an
 
 
 def _check_options(method: Callable[..., object], options: Mapping[str, object]) -> None:
-    """Raise a `ConfigurationError` for an option that is known, but not to the SDK that is installed."""
-    for name in options.keys() - inspect.signature(method).parameters.keys() if options else ():
+    """Raise a `ConfigurationError` for an option that the SDK has, but not yet in the release that is installed."""
+    if not options:
+        return
+    for name in options.keys() - inspect.signature(method).parameters.keys():
         if name in CopyOptions.__annotations__:
-            raise ConfigurationError(f"{name} needs a newer openai: {openai.__version__}, which is installed, has none")
+            raise ConfigurationError(f"{name} needs a newer openai than {openai.__version__}")
 
 
 def _keep_only(client: LiteLLM | AsyncLiteLLM, given: SDKOptions) -> None:

@@ -158,7 +158,18 @@ def test_there_is_no_circle() -> None:
 
 
 # Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
-_GROUND = ("json_object", "config", "console", "payer", "late_types", "state", "errors", "error_table", "diagnosis")
+_GROUND = (
+    "json_object",
+    "config",
+    "console",
+    "payer",
+    "late_types",
+    "state",
+    "http_library",
+    "errors",
+    "error_table",
+    "diagnosis",
+)
 _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.error_codes", "research.arguments", "research.contract"),
@@ -225,6 +236,12 @@ def test_what_stands_before_the_sdk_does_not_import_it() -> None:
     for name, imported in known.items():
         if name.startswith("gateway"):
             assert not imported & {"/openai", "/httpx2"}, name
+
+
+def test_one_module_decides_for_a_http_library() -> None:
+    for name, imported in all_imports().items():
+        libraries = {one for one in imported if one.startswith("/http") and one.endswith(("x", "x2"))}
+        assert libraries == ({"/httpx2"} if name == "http_library" else set()), name
 
 
 def test_no_private_name_of_another_package_is_imported() -> None:

@@ -47,7 +47,7 @@ print(json.dumps(inventory()))
 """.replace("with late_types", "before = len(sys.meta_path)\nwith late_types")
         )
     )
-    assert sum(map(len, eager.values())) > 3000
+    assert sum(map(len, eager.values())) > 1500
     assert late == eager
 
 
@@ -61,7 +61,7 @@ import sys, importlib, threading
 from litellm_openai_example.late_types import late_types
 with late_types():
     import openai
-print(loaded())
+print(loaded(), 'openai.lib.streaming._assistants' in sys.modules)
 uses = [
     lambda: openai.types.Model,
     lambda: openai.types.responses.Response,
@@ -96,8 +96,10 @@ else:
     raise AssertionError
 """
     )
-    # openai 2 uses many of them itself while it is imported (`lib/streaming/_assistants.py`).
-    assert eager - int(late) > 300
+    loaded, helpers = late.split()
+    assert eager - int(loaded) > 300
+    # Older releases import their helpers for assistants, and those use many types.
+    assert int(loaded) < 120 or helpers == "True"
 
 
 def test_a_failed_first_use_can_be_tried_again() -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
 from litellm_openai_example.http_library import httpx
+from litellm_openai_example.sdk import CopyOptions
 
 from .fakes.scripted import (
     COMPLETED,
@@ -232,8 +233,26 @@ def test_nothing_of_another_account_travels(
     for seen in gateway.posts[2:]:
         assert (seen.headers["openai-organization"], seen.headers["openai-project"]) == ("org-mine", "proj-mine")
         assert (seen.headers["x-mine"], seen.headers["authorization"]) == ("1", f"Bearer {KEY}")
-    use(admin_api_key="sk-admin-mine")
-    assert gateway.seen[-1].headers["authorization"] == "Bearer sk-admin-mine"
+    if hasattr(openai.OpenAI, "admin"):
+        use(admin_api_key="sk-admin-mine")
+        assert gateway.seen[-1].headers["authorization"] == "Bearer sk-admin-mine"
+    else:
+        with pytest.raises(ConfigurationError, match="admin_api_key needs a newer openai"):
+            use(admin_api_key="sk-admin-mine")
+
+
+@pytest.mark.parametrize("kind", [LiteLLM, AsyncLiteLLM])
+def test_an_option_that_the_installed_sdk_lacks(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = kind(base_url="https://gateway", api_key=KEY)
+    # openai 2.31 has no admin_api_key, 3.0 no data_residency: the next one is unknown yet.
+    monkeypatch.setitem(CopyOptions.__annotations__, "next_option", "str")
+    for use in (lambda **options: kind(base_url="https://gateway", api_key=KEY, **options), client.copy):
+        with pytest.raises(openai.OpenAIError) as caught:
+            use(next_option="x")
+        assert isinstance(caught.value, ConfigurationError)
+        assert str(caught.value) == f"next_option needs a newer openai than {openai.__version__}"
+        with pytest.raises(TypeError, match="timeuot"):
+            use(timeuot=3)
 
 
 def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:

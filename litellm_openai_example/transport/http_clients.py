@@ -182,17 +182,26 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
 class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     """The SDK's default asynchronous HTTP client with the sending policy; see `LiteLLMHttpxClient`.
 
-    Its connections belong to the event loop that used it first, so it refuses to work in another one.
+    Connections belong to an event loop: in a second `asyncio.run`, and in a forked process, it makes new ones. With
+    a `transport` or `mounts` of the caller's, which hold connections too, it refuses to work in a second loop.
     """
 
     _transport_type = httpx.AsyncHTTPTransport
+    # The first loop's connections are its own, each further loop has a client with the same settings.
     _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+
+    def __init__(
+        self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Unpack[HttpxOptions]
+    ) -> None:
+        super().__init__(retry_server_errors=retry_server_errors, max_answer=max_answer, **kwargs)
+        self._in_loops = dict[asyncio.AbstractEventLoop, Self]()
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return await self._of_this_process().send(request, stream=stream, **kwargs)
-        self._stay_in_one_loop(request)
+        if not self.is_closed and (client := self._of_this_loop(request)) is not self:
+            return await client.send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         connected: Any = None
@@ -245,22 +254,50 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         return response
 
     async def aclose(self) -> None:
-        """Close the connections. Those that a forked process took over are its parent's."""
-        if os.getpid() == self._pid:
-            await super().aclose()
-        elif os.getpid() in self._forked:
-            await self._forked[os.getpid()].aclose()
+        """Close the connections. Those that a forked process took over are its parent's.
 
-    def _stay_in_one_loop(self, request: httpx.Request) -> None:
+        Those of another event loop cannot be closed from here: they end when that loop and this client are freed.
+        """
+        if os.getpid() != self._pid:
+            if os.getpid() in self._forked:
+                await self._forked[os.getpid()].aclose()
+            return
+        loop = _running_loop()
         try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # another library's loop
+            await super().aclose()
+        except RuntimeError:  # "Event loop is closed"
+            if self._loop is None or self._loop() is loop:
+                raise
+        others = dict(self._in_loops)
+        self._in_loops.clear()
+        if loop in others:
+            await others[loop].aclose()
+
+    def _of_this_loop(self, request: httpx.Request) -> Self:
+        loop = _running_loop()
+        if loop is None:
+            return self
         if self._loop is None:
             self._loop = weakref.ref(loop)
-        elif self._loop() is not loop:
+        if self._loop() is loop:
+            return self
+        if self._own.get("transport") or self._own.get("mounts"):
             raise APIConnectionError(
-                message="this client was used in another event loop before, which its connections belong to: "
-                "make a client for each asyncio.run, or call asyncio.run once",
+                message="this client was used in another event loop before, which the connections of its transport "
+                "belong to: make a client for each asyncio.run, or call asyncio.run once",
                 request=request,
             )
+        for other in list(self._in_loops):
+            if other.is_closed():
+                self._in_loops.pop(other, None)
+        if loop not in self._in_loops:
+            self._in_loops[loop] = type(self)(**self._own)
+        return self._in_loops[loop]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of asyncio, or None in another library's."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

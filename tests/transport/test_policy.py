@@ -14,7 +14,6 @@ import pytest
 
 from litellm_openai_example import (
     AsyncLiteLLM,
-    AsyncLiteLLMClient,
     ConfigurationError,
     ErrorKind,
     GatewayError,
@@ -296,15 +295,6 @@ def test_a_failed_connection_through_a_proxy_names_the_proxy(monkeypatch: pytest
     assert f"through the proxy 127.0.0.1:{port}" in str(caught.value)
     assert "pa55word" not in str(caught.value)
     assert caught.value.kind == "unreachable"
-
-
-def test_a_client_in_a_second_event_loop_says_so(gateway: ScriptedServer) -> None:
-    gateway.answers(reply(response_body("OK"), connection="close"))
-    client = AsyncLiteLLMClient(gateway.url, KEY)
-    assert asyncio.run(client.create_response("hi")) == "OK"
-    with pytest.raises(GatewayError, match="another event loop"):
-        asyncio.run(client.create_response("hi"))
-    assert len(gateway.posts) == 1
 
 
 def test_threads_of_calls_side_by_side_do_not_hold_up_the_end() -> None:
