@@ -79,10 +79,13 @@ SDK_TESTS := tests/test_sdk.py tests/test_client.py tests/test_late_types.py tes
 	tests/research tests/cli tests/relay/test_client.py
 
 test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new SDKs: make test-sdks [SDKS="2.31.0 3"]
-	@for sdk in $(SDKS); do echo "openai $$sdk" >&2; \
+	@failed=; for sdk in $(SDKS); do \
+		echo "openai $$sdk" >&2; \
+		case $$sdk in *.*) wanted="==$$sdk" ;; *) wanted="==$$sdk.*" ;; esac; \
 		$(UV) venv --quiet --clear .venv-sdk && \
-		VIRTUAL_ENV=.venv-sdk $(UV) pip install --quiet --group dev --editable . "openai==$$sdk$$(case $$sdk in *.*) ;; *) echo .*;; esac)" && \
-		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || exit 1; done
+		VIRTUAL_ENV=.venv-sdk $(UV) pip install --quiet --group dev --editable . "openai$$wanted" && \
+		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || failed="$$failed $$sdk"; \
+	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
 	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)
