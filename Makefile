@@ -19,7 +19,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-upgrade lint format bench soak simulate fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -75,7 +75,7 @@ test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: 
 
 # The lowest and the newest SDK of each line. The lowest of all is the first whose retry loop lets an OpenAIError pass.
 SDKS ?= 2.31.0 2 3.0.0 3
-SDK_TESTS := tests/test_sdk.py tests/test_client.py tests/test_late_types.py tests/test_diagnosis.py tests/transport tests/calls \
+SDK_TESTS := tests/test_sdk.py tests/test_typing.py tests/test_client.py tests/test_late_types.py tests/test_diagnosis.py tests/transport tests/calls \
 	tests/research tests/cli tests/relay/test_client.py
 
 test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new SDKs: make test-sdks [SDKS="2.31.0 3"]
@@ -86,6 +86,9 @@ test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new
 		VIRTUAL_ENV=.venv-sdk $(UV) pip install --quiet --group dev --editable . "openai$$wanted" && \
 		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || failed="$$failed $$sdk"; \
 	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
+
+test-frameworks: .venv/test-ready ## Drive the libraries of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
+	@$(PROJECT_RUN) python -m tests.frameworks $(ARGS)
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
 	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)
