@@ -77,7 +77,14 @@ def test_the_workflow_runs_what_the_makefile_has_on_all_pythons() -> None:
     assert versions == stated
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     run = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert {one.removeprefix("make ") for one in run if one.startswith("make ")} == {"test", "test-lowest"} <= targets
+    assert (
+        {one.removeprefix("make ") for one in run if one.startswith("make ")}
+        == {"test", "test-lowest", "test-sdks"}
+        <= targets
+    )
+    weekly = yaml.safe_load((ROOT / ".github/workflows/frameworks.yml").read_text())
+    assert weekly["jobs"]["frameworks"]["steps"][-1] == {"run": "make test-frameworks"}
+    assert "test-frameworks" in targets
 
 
 def test_the_changelog_has_the_version() -> None:

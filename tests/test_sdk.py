@@ -125,6 +125,21 @@ def test_parsing(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     assert sdk.chat.completions.parse(**CHAT, response_format=Colour).choices[0].message.parsed == Colour(name="red")
 
 
+def test_the_sdks_tool_runner_sends_each_turn_once(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    runner = pytest.importorskip("openai.lib.responses_tool_runner", reason="this SDK has no tool runner")
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c_1", "name": "look", "arguments": "{}"}
+    turn = {**RESPONSE, "output": [{**call, "status": "completed"}]}
+    gateway.answers(reply(turn), reply({"error": {"message": "broke"}}, 500))
+    tool = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
+    made = runner.ResponsesToolRunner(functions=[runner.RegisteredFunction(tool, lambda arguments: "42")])
+    with pytest.raises(Exception) as caught:
+        made.run(sdk, CREATE)
+    assert isinstance(caught.value.__cause__ or caught.value, openai.OpenAIError | RuntimeError)
+    first, second = (post.json["input"] for post in gateway.posts)
+    assert first == "hi" or len(first) == 1
+    assert [item["type"] for item in second if "call_id" in item] == ["function_call", "function_call_output"]
+
+
 def test_options_and_copies(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 429), reply(RESPONSE))
     with pytest.raises(openai.RateLimitError):

@@ -145,11 +145,13 @@ def agent_framework(model: Any, _: Any) -> str:
 def agent_framework_stream(model: Any, _: Any) -> str:
     from agent_framework import Agent
 
-    async def parts() -> AsyncIterator[str]:
-        async for update in Agent(client=model).run(PROMPT, stream=True):
-            yield update.text
+    async def ask() -> str:
+        stream = Agent(client=model).run(PROMPT, stream=True)
+        async for _update in stream:  # an update adds to the text so far, or replaces it
+            pass
+        return str((await stream.get_final_response()).text)
 
-    return asyncio.run(_joined(parts()))
+    return asyncio.run(ask())
 
 
 def autogen(model: Any, _: Any) -> str:
@@ -173,11 +175,6 @@ def autogen_stream(model: Any, _: Any) -> str:
 
 
 def crewai(model: Any, _: Any) -> str:
-    return str(model.call(PROMPT))
-
-
-def crewai_stream(model: Any, _: Any) -> str:
-    model.stream = True
     return str(model.call(PROMPT))
 
 
