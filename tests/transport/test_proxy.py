@@ -17,6 +17,7 @@ import trustme
 
 from litellm_openai_example import AsyncLiteLLM, ConfigurationError, LiteLLM, LiteLLMHttpxClient
 from litellm_openai_example.errors import UNKNOWN
+from litellm_openai_example.http_library import httpx
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
@@ -279,9 +280,9 @@ NOT_CONCERNED: dict[str, dict[str, str]] = {
     "everything in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "a.example,*"},
 }
 CONCERNED: dict[str, tuple[dict[str, str], str]] = {
-    "SOCKS": ({"ALL_PROXY": SOCKS}, r"ALL_PROXY.*httpx2\[socks\]"),
-    "SOCKS, another host in NO_PROXY": ({"ALL_PROXY": SOCKS, "NO_PROXY": "corp"}, r"ALL_PROXY.*httpx2\[socks\]"),
-    "SOCKS for https": ({"HTTPS_PROXY": SOCKS}, r"HTTPS_PROXY.*httpx2\[socks\]"),
+    "SOCKS": ({"ALL_PROXY": SOCKS}, r"ALL_PROXY.*httpx2?\[socks\]"),
+    "SOCKS, another host in NO_PROXY": ({"ALL_PROXY": SOCKS, "NO_PROXY": "corp"}, r"ALL_PROXY.*httpx2?\[socks\]"),
+    "SOCKS for https": ({"HTTPS_PROXY": SOCKS}, r"HTTPS_PROXY.*httpx2?\[socks\]"),
     "an unknown scheme": ({"ALL_PROXY": "socks://me:s3cret@127.0.0.1:9"}, "ALL_PROXY.*its scheme socks is none of"),
     "quotes": ({"HTTPS_PROXY": "'http://me:s3cret@127.0.0.1:9'"}, "HTTPS_PROXY.*in quotes"),
     "a bad port": ({"HTTPS_PROXY": "http://me:s3cret@127.0.0.1:port"}, "HTTPS_PROXY.*not a URL"),
@@ -331,5 +332,5 @@ def test_the_other_proxies_work_beside_one_that_cannot_be_used(
 
 
 def test_a_proxy_that_is_passed_in_names_its_package() -> None:
-    with pytest.raises(ConfigurationError, match=r"httpx2\[socks\]"):
+    with pytest.raises(ConfigurationError, match=rf"{httpx.__name__}\[socks\]"):
         LiteLLMHttpxClient(proxy="socks5://127.0.0.1:9")
