@@ -115,7 +115,7 @@ class _PolicyClient:
 class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
     """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too.
 
-    In a forked process it makes its connections anew.
+    In a forked process it makes new connections.
 
     Args:
         retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may

@@ -23,6 +23,7 @@ from .node import node_versions
 from .picture import draw
 from .relay_bench import accept, burst, run_cost, start
 from .report import compare, comparison_table, growth_table, number_table, numbers
+from .sdk2 import sdk2_version
 from .streams import stream_growth, stream_table
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def main() -> None:
 
     comparisons, found = compare(figures), numbers(figures, started, grown)
     names = ("openai", "click", "fastapi", "sqlalchemy")
-    others = filter(None, [llm_versions(), node_versions()])
+    others = filter(None, [sdk2_version(), llm_versions(), node_versions()])
     versions = ", ".join([*(f"{name} {version(name)}" for name in names), *others])
     when = datetime.now(UTC)
     caption = f"{when:%Y-%m-%d}, {machine()}, {versions}"

@@ -16,6 +16,7 @@ from typing import Any
 from .llm import install_llm
 from .measure import Figures, interleaved, run_process
 from .node import install_node
+from .sdk2 import install_sdk2
 
 PROMPT = "Say something about foxes."
 CALLS = 500
@@ -73,6 +74,10 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
     for name, script in BARE.items():
         commands[f"{name}: litellm-example"] = [COMMAND, *OURS[name], PROMPT]
         commands[f"{name}: bare SDK"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{script}"]
+    if older := install_sdk2():
+        script = f"PROMPT = {PROMPT!r}\n{BARE['chat']}"
+        commands["chat, openai 2: litellm-example"] = [str(older / "litellm-example"), *OURS["chat"], PROMPT]
+        commands["chat, openai 2: bare SDK"] = [str(older / "python"), "-c", script]
     commands["responses: urllib"] = [sys.executable, "-c", f"PROMPT = {PROMPT!r}\n{URLLIB}"]
     if curl := shutil.which("curl"):
         data = f'{{"model": "gpt-4o", "input": "{PROMPT}"}}'

@@ -12,6 +12,7 @@ from .relay_bench import Start
 # (what, ours, compared with, ratio that it should not exceed)
 COMPARISONS = [
     ("one-shot chat", "chat: litellm-example", "chat: bare SDK", 0.48),
+    ("one-shot chat, openai 2", "chat, openai 2: litellm-example", "chat, openai 2: bare SDK", None),
     ("one-shot responses", "responses: litellm-example", "responses: bare SDK", 0.72),
     ("one-shot responses stream", "responses stream: litellm-example", "responses stream: bare SDK", 0.45),
     ("one-shot responses stream", "responses stream: litellm-example", "responses stream: llm", 0.42),
