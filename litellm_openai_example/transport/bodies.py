@@ -24,6 +24,7 @@ MAX_ANSWER = 32 * 2**20
 # A stream is not kept as it comes, and wraps each word in some 300 bytes.
 _STREAM_FACTOR = 8
 _CUT = "cut_short_at"
+_HOLDS_RESPONSE = httpx.__name__ == "httpx"
 
 
 def is_cut(response: httpx.Response) -> bool:
@@ -34,6 +35,12 @@ def is_cut(response: httpx.Response) -> bool:
 def too_large(limit: int) -> GatewayError:
     """The error of an answer that is larger than the limit (bytes)."""
     return GatewayError(f"the answer is larger than {limit / 2**20:.0f} MB", kind=ErrorKind.ANSWER_TOO_LARGE)
+
+
+def part_from_stream(response: httpx.Response) -> None:
+    """Part a closed response from its stream, which holds it in httpx: only the collector would free the two."""
+    if _HOLDS_RESPONSE:
+        response.stream = httpx.ByteStream(b"")
 
 
 class _Measure:
@@ -73,6 +80,10 @@ class _Bounded:
         """How long the answer took, which the response reads here."""
         return self._stream.elapsed  # type: ignore[no-any-return]
 
+    def _let_go(self) -> None:
+        if _HOLDS_RESPONSE:
+            self._stream = httpx.ByteStream(b"")
+
 
 class BoundedBody(_Bounded, httpx.SyncByteStream):
     """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
@@ -101,6 +112,7 @@ class BoundedBody(_Bounded, httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+        self._let_go()
 
 
 class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
@@ -131,3 +143,4 @@ class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+        self._let_go()

@@ -15,7 +15,7 @@ from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClie
 
 from ..http_library import httpx
 from . import proxies
-from .bodies import AsyncBoundedBody, BoundedBody
+from .bodies import AsyncBoundedBody, BoundedBody, part_from_stream
 from .deadline import bounded_io, clamp
 from .idle import ask_cheaply
 from .packets import join_writes, join_writes_async
@@ -68,12 +68,6 @@ class HttpxOptions(TypedDict, total=False):
     base_url: Any
     transport: Any
     default_encoding: Any
-
-
-def _break_circle(response: httpx.Response) -> None:
-    """Free a response that was read from its stream, which holds it in httpx: only the collector would free both."""
-    if httpx.__name__ == "httpx":
-        response.stream = httpx.ByteStream(response.content)
 
 
 class _PolicyClient:
@@ -148,9 +142,10 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
-                        _break_circle(response)
+                        part_from_stream(response)
                 except BaseException:
                     response.close()
+                    part_from_stream(response)
                     raise
         except Exception as error:
             failure = attempt.failure(error, closed=self.is_closed)
@@ -233,10 +228,11 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
-                        _break_circle(response)
+                        part_from_stream(response)
                 except BaseException:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
+                    part_from_stream(response)
                     raise
         except Exception as error:
             failure = attempt.failure(error, closed=self.is_closed)
