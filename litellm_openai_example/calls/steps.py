@@ -19,13 +19,14 @@ from openai import OpenAIError
 
 from ..config import ConfigurationError
 from ..errors import GatewayError, redact
+from ..http_library import httpx
 
 T = TypeVar("T")
 
 # The failures of a request on its way.
-_ON_THE_WAY = (OpenAIError, RequestError)
+_ON_THE_WAY = (OpenAIError, httpx.RequestError)
 # The failures of fetching and reading a reply; anything else is a programming error.
-EXPECTED = (OpenAIError, RequestError, ValueError, RecursionError, OSError)
+EXPECTED = (OpenAIError, httpx.RequestError, ValueError, RecursionError, OSError)
 
 Operation = Coroutine[Any, Any, T]
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# httpx2 and anyio are what the SDK itself sits on and shows in its API (clients, exceptions, timeouts).
+# The HTTP library and anyio are what the SDK itself sits on and shows in its API (clients, exceptions, timeouts).
 import anyio
 from openai import APIConnectionError, Timeout
 

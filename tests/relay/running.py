@@ -66,7 +66,7 @@ class Api:
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
-        self.http = httpx2.Client(base_url=base_url, timeout=90, trust_env=False)
+        self.http = httpx.Client(base_url=base_url, timeout=90, trust_env=False)
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.http.request(method, path, **options)

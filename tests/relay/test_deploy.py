@@ -169,7 +169,7 @@ def test_the_figures_are_not_for_the_world(proxied: httpx.Client) -> None:
     assert proxied.get("/metrics").status_code == 403
 
 
-def test_no_address_that_a_proxy_forwards_finds_a_run(proxied: httpx2.Client, upstream: Gateway) -> None:
+def test_no_address_that_a_proxy_forwards_finds_a_run(proxied: httpx.Client, upstream: Gateway) -> None:
     """Anybody behind the proxy may name any address, and the answer holds the run's token."""
     pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
     upstream.seconds = 60.0

@@ -253,7 +253,7 @@ def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> Non
         url = closed.url
     with pytest.raises(openai.APIConnectionError) as caught:
         create(url)
-    assert isinstance(caught.value.__cause__, httpx2.ConnectError)
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
     assert UNKNOWN not in str(caught.value)
 
 
