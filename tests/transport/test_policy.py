@@ -24,6 +24,7 @@ from litellm_openai_example import (
 )
 from litellm_openai_example.calls import steps
 from litellm_openai_example.errors import UNKNOWN
+from litellm_openai_example.http_library import httpx
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
