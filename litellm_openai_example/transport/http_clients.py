@@ -183,13 +183,13 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
 
     _transport_type = httpx.AsyncHTTPTransport
     # The first loop's connections are its own, each further loop has a client with the same settings.
-    _loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+    _loop: Callable[[], object] | None = None
 
     def __init__(
         self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Unpack[HttpxOptions]
     ) -> None:
         super().__init__(retry_server_errors=retry_server_errors, max_answer=max_answer, **kwargs)
-        self._in_loops = dict[asyncio.AbstractEventLoop, Self]()
+        self._in_loops = dict[object, Self]()
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
@@ -271,10 +271,8 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
 
     def _of_this_loop(self, request: httpx.Request) -> Self:
         loop = _running_loop()
-        if loop is None:
-            return self
         if self._loop is None:
-            self._loop = weakref.ref(loop)
+            self._loop = weakref.ref(loop) if isinstance(loop, asyncio.AbstractEventLoop) else lambda: loop
         if self._loop() is loop:
             return self
         if self._own.get("transport") or self._own.get("mounts"):
@@ -284,16 +282,16 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                 request=request,
             )
         for other in list(self._in_loops):
-            if other.is_closed():
+            if isinstance(other, asyncio.AbstractEventLoop) and other.is_closed():
                 self._in_loops.pop(other, None)
         if loop not in self._in_loops:
             self._in_loops[loop] = type(self)(**self._own)
         return self._in_loops[loop]
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop of asyncio, or None in another library's."""
+def _running_loop() -> object:
+    """Return the event loop of asyncio, or a name for any of another library: trio's connections survive its runs."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        return None
+        return "another library's"

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 
+import anyio
 import openai
 import pytest
 
@@ -47,6 +48,15 @@ def test_each_run_of_asyncio_makes_its_own_connections(raw_gateway: RawServer) -
         assert asyncio.run(twice(number)) == [f"{number}a", f"{number}b"]
     assert raw_gateway.connections == 4
     assert set(Counter(post.json["input"] for post in raw_gateway.posts).values()) == {1}
+
+
+@pytest.mark.parametrize("runs", [("asyncio", "trio", "asyncio"), ("trio", "asyncio", "trio"), ("trio", "trio")])
+def test_asyncio_and_trio_in_turn(raw_gateway: RawServer, runs: tuple[str, ...]) -> None:
+    raw_gateway.script = echo
+    client = AsyncLiteLLM(base_url=raw_gateway.url, api_key=KEY)
+    for number, backend in enumerate(runs):
+        assert anyio.run(ask, client, str(number), backend=backend) == str(number)
+    assert len(raw_gateway.posts) == len(runs)
 
 
 def test_loops_side_by_side(raw_gateway: RawServer) -> None:
