@@ -102,7 +102,9 @@ class _Books:
         for at, answer in response.cancels:
             wished = user is not None and user.asked is not None and user.asked <= at
             late = at - response.created >= self.world.plan.settings["research_timeout"] - 30
-            lost = row is None or row["error_code"] == "submission_indeterminate"
+            # Its sender learned that the ledger gave it up, or that another process has sent it, too.
+            twice = len(self.responses[response.call_id]) > 1
+            lost = twice or row is None or row["error_code"] == "submission_indeterminate"
             if not (wished or late or lost):
                 yield (
                     f"stopped without a reason: {response.call_id}, {at - response.created:.1f} s old, was cancelled "
