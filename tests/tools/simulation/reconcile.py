@@ -101,7 +101,9 @@ class _Books:
         user, row = self.askers.get(response.call_id), self.rows.get(response.call_id)
         for at, answer in response.cancels:
             wished = user is not None and user.asked is not None and user.asked <= at
-            late = at - response.created >= self.world.plan.settings["research_timeout"] - 30
+            # The limit counts from the first claim: a run may wait long until it can be submitted.
+            since = response.created if user is None or user.since is None else user.since
+            late = at - since >= self.world.plan.settings["research_timeout"] - 30
             # Its sender learned that the ledger gave it up, or that another process has sent it, too.
             twice = len(self.responses[response.call_id]) > 1
             lost = twice or row is None or row["error_code"] == "submission_indeterminate"

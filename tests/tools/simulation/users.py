@@ -62,6 +62,7 @@ class User:
             self._arguments[plan.mode] = True
         self._world = world
         self.begun = 0  # clients, one after the other
+        self.since: float | None = None  # the first of them began
         self._calls = 0
         self._twin_done = plan.twin is None
         self._running = 0
@@ -75,6 +76,7 @@ class User:
         if self.view or self.result or self.error or self.gone:
             return
         self.begun += 1
+        self.since = self._world.clock.now if self.since is None else self.since
         self.process = process = Process(self.name, self._world.loop)
         self._running = 0
         self._go(process, self._converse() if self.plan.mode == "tool" else self._research())
