@@ -102,6 +102,23 @@ class TestKilled:
         assert len(upstream.paid) == RUNNING
         assert_paid_once(upstream)
 
+    def test_what_runs_is_followed_although_a_queued_run_has_taken_the_last_place(
+        self, upstream: Gateway, database_url: str
+    ) -> None:
+        """Its result is kept at the gateway for minutes, and the other may take an hour."""
+        upstream.seconds = 3600.0
+        env = environment(database_url, upstream, RELAY_MAX_RUNNING="1")
+        with relay_process(env) as relay:
+            first = relay.api.start("first")
+            relay.api.until(first, "running")
+            second = relay.api.start("second")
+            relay.kill()
+        finish(upstream)
+        with relay_process(env) as relay:
+            relay.api.until(second, "running")
+            assert relay.api.wait(first)["status"] == "completed"
+            assert relay.api.view(second)["status"] == "running"
+
     def test_in_a_burst(self, relays: Relays, upstream: Gateway) -> None:
         upstream.accept = 0.3
         relay = relays.start()

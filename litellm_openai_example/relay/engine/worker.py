@@ -22,6 +22,7 @@ from .pace import until_next_try
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
+_RECLAIMED_AT_ONCE = 500
 _KEEP_EVERY = 30.0  # seconds of following that a process which is killed may leave uncounted
 _READ_AT_ONCE = 500
 _TROUBLE_PAUSE = 0.5
@@ -283,15 +284,16 @@ class Worker:
         for record in await self._ledger.fail_orphans(may_declare_dead=may):
             count_ended("failed", "submission_indeterminate", None)
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
-        if self._free > 0:
-            try:
-                reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=self._free)
-            except Exception:
-                self._next_check = 0.0
-                raise
-            for record in reclaimed:
-                if record.id not in self.jobs:
-                    self._run(record)
+        try:
+            # Also beyond the places of this process: these run at the gateway already, where a result is kept for
+            # minutes only, and somebody may want one stopped.
+            reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=_RECLAIMED_AT_ONCE)
+        except Exception:
+            self._next_check = 0.0
+            raise
+        for record in reclaimed:
+            if record.id not in self.jobs:
+                self._run(record)
 
     async def _purge(self) -> None:
         if await self._ledger.purge(self._settings.retention) == 0:  # else the next block comes with the next tick
