@@ -90,16 +90,13 @@ def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
             text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
-    try:
-        answer, _, reader = read_body(content, kind, beginning=cut)
-    except ValueError:
-        if not headers.is_web_page(raw.headers, content):
-            raise
+    if headers.is_web_page({}, content):  # by its first bytes alone: some gateways label their JSON as HTML
         raise GatewayError(
             "the gateway's answer cannot be read: it is a web page",
             kind=ErrorKind.WRONG_ADDRESS,
             hint="check that LITELLM_BASE_URL leads to LiteLLM itself, past a proxy's sign-in page",
-        ) from None
+        )
+    answer, _, reader = read_body(content, kind, beginning=cut)
     if cut:
         too_long = too_large(MAX_ANSWER)
         if not answer.text:
