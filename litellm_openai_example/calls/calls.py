@@ -153,7 +153,8 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
     try:
         return await operation
     except EXPECTED as error:
-        failure, origin = explain(error), error
+        failure = explain(error)
+        origin = error if failure is not error else error.__cause__  # no error is its own cause
     if model and failure.kind is ErrorKind.UNKNOWN_MODEL and failure.status in (400, 401, 403, 404):
         names = await _model_names(model)
         if names:
