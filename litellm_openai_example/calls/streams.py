@@ -69,7 +69,10 @@ class StreamReader:
                 raise GatewayError(self._reader.why_cut)
             require_complete(reply)
         except GatewayError as failure:
-            raise redact(with_text(failure, reply), self._secret) from error
+            cause = error if failure is not error else error.__cause__  # no error is its own cause
+            raise redact(with_text(failure, reply), self._secret) from cause
+        finally:
+            error = cause = None  # the traceback holds this frame, and would form a cycle with them
 
 
 class TextStream(Iterator[str]):
