@@ -186,7 +186,8 @@ def by_library(question: str, gateway: Gateway, command: RunCommand, folder: Pat
 
 def by_relay(question: str, gateway: Gateway, command: RunCommand, folder: Path) -> None:
     with relay(gateway, folder, "gpt-6.1-sol") as url, RelayClient(url, timeout=60) as client:
-        assert client.invoke({"research_question": question}).status == "completed"
+        view = client.invoke({"research_question": question})
+        assert view.status == "completed", view
 
 
 @pytest.mark.parametrize("way", [by_command, by_drop_in, by_library, by_relay], ids=lambda way: way.__name__)
