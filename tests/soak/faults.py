@@ -57,7 +57,8 @@ class BadDay:
             (0.01, Fault("status", 500, paid=True)),  # as LiteLLM tells of a connection that broke too late
             (0.01, Fault("drop", paid=True)),
             (0.01, Fault("cut", paid=True)),
-            (0.01, Fault("garbage", paid=True)),
+            (0.01, Fault("empty", paid=True)),
+            (0.01, Fault("garbage")),  # a web page has reached no provider
         )
         for share, fault in ways:
             drawn -= share
