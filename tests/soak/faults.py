@@ -45,7 +45,7 @@ class BadDay:
         )
         fault = self._post_fault(draw()) if not self.over else None
         paid = fault is None or fault.paid
-        refused = fault is not None and fault.status == 429
+        refused = fault is not None and (fault.status == 429 or fault.kind == "garbage")
         self.posts[question].append(Post(time.monotonic(), paid, fault is None, ends_as, gateway.accept, refused))
         return fault
 
