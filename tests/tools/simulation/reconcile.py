@@ -30,6 +30,7 @@ _NEVER_SENT = frozenset(
     {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
     | {"model_unavailable"}
 )
+_TELLING = 2.0  # seconds from a commit until all who wait for it have been told
 _GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
 # What may rightly leave a submission indeterminate.
 _UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
@@ -225,7 +226,8 @@ class _Books:
         ends = {(status, text) for _, status, text in user.seen}
         if row is not None:
             ends.add((row["state"], row["output_text"]))
-        forgot = bool(user.seen) and self.world.faults.set_back(user.seen[0][0], self.now)
+        # Who waits is told what a relay has committed a moment before, even if the ledger has forgotten it since.
+        forgot = bool(user.seen) and self.world.faults.set_back(user.seen[0][0] - _TELLING, self.now)
         if len(ends) > 1 and not forgot and len(user.ids) == 1:
             yield f"an end that changed: {user.name} {sorted(map(str, ends))}"
 
