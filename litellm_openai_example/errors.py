@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, ClassVar
+from traceback import clear_frames
+from typing import Any, ClassVar, NoReturn
 
 import openai
 
@@ -205,6 +206,25 @@ class StillRunningError(GatewayError):
     exit_code = 4
     kind = ErrorKind.STILL_RUNNING
     others: tuple[StillRunningError, ...] = ()
+
+
+def raise_from(failure: BaseException, cause: BaseException | None) -> NoReturn:
+    """Raise `failure` with its cause, or alone if they are one error, and leave nothing to the garbage collector.
+
+    An error that is its own cause, or that a frame of its traceback refers to, keeps all frames of the call alive
+    until the collector runs. From Python 3.13 on the HTTP library leaves such frames where a connection fails.
+    """
+    try:
+        if isinstance(cause, httpx.TransportError):
+            error: BaseException | None = cause
+            while error is not None:
+                clear_frames(error.__traceback__)
+                error = error.__cause__ or error.__context__
+        if failure is cause:
+            raise failure
+        raise failure from cause
+    finally:
+        del failure, cause
 
 
 def redact(error: GatewayError, *secrets: str | None) -> GatewayError:

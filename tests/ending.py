@@ -77,6 +77,13 @@ def kill_all_below() -> None:
         psutil.wait_procs(below, _PATIENCE)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Return whether a process has gone or waits for its parent to take note; it may go between two looks."""
+    with suppress(psutil.Error):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def stop_server(process: psutil.Process) -> None:
     """PostgreSQL: at once, but so that it takes its processes and its memory with it."""
     process.send_signal(signal.SIGQUIT)

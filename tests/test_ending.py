@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from .ending import has_ended
+
 _READY = (".venv/run-ready", ".venv/relay-ready", ".venv/test-ready", ".venv-bench/ready")
 
 
@@ -26,12 +28,6 @@ def _below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 def _is_relay(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return "litellm_openai_example.relay" in process.cmdline()
-    return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
@@ -74,7 +70,7 @@ def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, numb
         assert servers
         process.send_signal(number)
         assert process.wait(60) == 128 + number
-    assert not [one for one in started + servers if _lives(one)]
+    assert not [one for one in started + servers if not has_ended(one)]
     assert not list(folder.iterdir())
 
 

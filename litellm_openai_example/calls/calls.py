@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from openai import APIStatusError
 
 from ..diagnosis import explain
-from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line
+from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
 from ..transport.headers import poll_after
@@ -153,16 +153,15 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
     try:
         return await operation
     except EXPECTED as error:
-        failure = explain(error)
-        origin = error if failure is not error else error.__cause__  # no error is its own cause
+        failure, cause = explain(error), error
     if model and failure.kind is ErrorKind.UNKNOWN_MODEL and failure.status in (400, 401, 403, 404):
         names = await _model_names(model)
         if names:
             failure.hint = f"the gateway has: {', '.join(names)}"
     try:
-        raise failure from origin
+        raise_from(failure, cause)
     finally:
-        del failure, origin  # the traceback holds this frame, and would form a cycle with it
+        del failure, cause  # the traceback holds this frame, and would form a cycle with it
 
 
 async def _model_names(wanted: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Self
 
 from ..diagnosis import explain
-from ..errors import GatewayError, redact
+from ..errors import GatewayError, raise_from, redact
 from ..transport.raw_response import RawResponse
 from .answer import Answer
 from .assembly import Assembly
@@ -69,10 +69,9 @@ class StreamReader:
                 raise GatewayError(self._reader.why_cut)
             require_complete(reply)
         except GatewayError as failure:
-            cause = error if failure is not error else error.__cause__  # no error is its own cause
-            raise redact(with_text(failure, reply), self._secret) from cause
+            raise_from(redact(with_text(failure, reply), self._secret), error)
         finally:
-            error = cause = None  # the traceback holds this frame, and would form a cycle with them
+            error = None  # the traceback holds this frame, and would form a cycle with it
 
 
 class TextStream(Iterator[str]):

@@ -13,6 +13,7 @@ from typing import Any, Self, TypedDict, Unpack
 import anyio
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
+from ..errors import raise_from
 from ..http_library import httpx
 from . import proxies
 from .bodies import AsyncBoundedBody, BoundedBody, part_from_stream
@@ -148,13 +149,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                     part_from_stream(response)
                     raise
         except Exception as error:
-            failure = attempt.failure(error, closed=self.is_closed)
-            try:
-                if failure is error:
-                    raise  # as its own cause it would hold itself, and all frames, until the collector runs
-                raise failure from error
-            finally:
-                del failure  # the traceback holds this frame
+            raise_from(attempt.failure(error, closed=self.is_closed), error)
         finally:
             request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
         attempt.judge(response)
@@ -235,13 +230,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                     part_from_stream(response)
                     raise
         except Exception as error:
-            failure = attempt.failure(error, closed=self.is_closed)
-            try:
-                if failure is error:
-                    raise  # as its own cause it would hold itself, and all frames, until the collector runs
-                raise failure from error
-            finally:
-                del failure  # the traceback holds this frame
+            raise_from(attempt.failure(error, closed=self.is_closed), error)
         finally:
             request.extensions.pop("trace", None)
         if response is None or scope.cancelled_caught:

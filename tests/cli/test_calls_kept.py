@@ -30,7 +30,7 @@ def _start_of(question: str) -> Callable[[Seen], bool]:
 POINTS: dict[str, tuple[Callable[[Seen], bool], Callable[[KeyedRelay, ScriptedServer], bool], int]] = {
     "first turn": (nothing_held, lambda relay, gateway: len(gateway.posts) == 1, 0),
     "both posted": (held_start, lambda relay, gateway: len(relay.posts) == 2, 2),
-    "one accepted": (_start_of("rice"), lambda relay, gateway: _kept_ids(), 2),
+    "one accepted": (_start_of("rice"), lambda relay, gateway: _kept_ids() and len(relay.posts) == 2, 2),
     "both running": (
         lambda seen: "/wait" in seen.path,
         lambda relay, gateway: sum("/wait" in seen.path for seen in relay.server.seen) == 2,

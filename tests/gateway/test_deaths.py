@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..ending import has_ended
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
 from .conftest import Launcher, proxy_of, wait_until
@@ -22,12 +23,6 @@ from .test_strangers import stranger
 SECONDS = 60.0
 WAIT = "import os; print(os.environ.get('RELAY_BASE_URL'), flush=True); import time; time.sleep(600)"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
-
-
-def has_ended(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    return True
 
 
 @pytest.fixture

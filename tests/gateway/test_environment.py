@@ -20,6 +20,7 @@ from litellm_openai_example.gateway import environment
 from litellm_openai_example.gateway.children import GatewayUnavailable
 from litellm_openai_example.gateway.environment import ensure, find_uv
 
+from ..ending import has_ended
 from .conftest import wait_until
 from .licences import DOCUMENT, pinned
 
@@ -161,7 +162,7 @@ def test_an_orphaned_uv_is_waited_for(calls: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
 def test_uv_ends_with_a_launcher_that_is_killed(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv = killed_in_the_middle(calls, monkeypatch, ":")
-    wait_until(lambda: not uv.is_running() or uv.status() == psutil.STATUS_ZOMBIE, 60)
+    wait_until(lambda: has_ended(uv), 60)
     calls.with_name("calls.second").touch()
     assert ensure(lambda _: None).exists()
 

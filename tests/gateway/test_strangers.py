@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ..ending import has_ended
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
 from .conftest import Launcher, proxy_of, wait_until
@@ -111,7 +112,7 @@ def test_nobody_can_listen_on_the_port_of_a_proxy_that_crashed(launcher: Launche
     assert process.stdout.readline() == "running\n"
     proxy = proxy_of(process)
     proxy.kill()
-    wait_until(lambda: not proxy.is_running() or proxy.status() == "zombie")
+    wait_until(lambda: has_ended(proxy))
     with stranger(port) as stolen:
         os.write(write, b"\n")
         os.close(write)
