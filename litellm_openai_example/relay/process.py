@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -95,7 +96,8 @@ def _hush_drivers() -> None:
     usual = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        if args.exc_type is not RuntimeError:
+        frames = (frame for frame, _ in traceback.walk_tb(args.exc_traceback))
+        if not any(frame.f_globals.get("__name__", "").startswith("aiosqlite") for frame in frames):
             usual(args)
 
     threading.excepthook = hook
