@@ -88,10 +88,10 @@ test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new
 	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
 
 test-frameworks: .venv/test-ready ## Drive the libraries of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
-	@$(PROJECT_RUN) python -m tests.frameworks $(ARGS)
+	@$(PROJECT_RUN) python -m tests.tools.frameworks $(ARGS)
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
-	@$(PROJECT_RUN) python -m tests.upgrade $(BEFORE)
+	@$(PROJECT_RUN) python -m tests.tools.upgrade $(BEFORE)
 
 lint: .venv/test-ready ## Check style and types
 	@$(PROJECT_RUN) ruff check --quiet
@@ -103,25 +103,25 @@ format: .venv/test-ready ## Put the code into shape
 	@$(PROJECT_RUN) ruff format --quiet
 
 docs: .venv/test-ready ## Write the generated parts of the documents anew: help texts, public names
-	@$(PROJECT_RUN) python -m tests.docs
+	@$(PROJECT_RUN) python -m tests.tools.docs
 
 bench: .venv-bench/ready ## Measure speed and size, as ratios in one run
-	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.bench $(ARGS)
+	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.tools.bench $(ARGS)
 
 soak: .venv/test-ready ## Load, faults and kill -9 on both databases, then reconcile every run: make soak [SECONDS=300]
-	@$(PROJECT_RUN) python -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+	@$(PROJECT_RUN) python -m tests.tools.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 simulate: .venv/test-ready ## Simulate relays, clients and a gateway, all that goes wrong drawn by seeds: make simulate [SEEDS=200] [SEED=N]
 	@$(PROJECT_RUN) python -m tests.tools.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 fuzz: .venv/test-ready ## Run the tests that draw their inputs, with fresh seeds: make fuzz [SECONDS=60]
-	@$(PROJECT_RUN) python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+	@$(PROJECT_RUN) python -m tests.tools.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 gateway-lock: .venv/test-ready ## Pin what the gateway installs, and list its licences; ARGS=--upgrade renews all pins
 	@cd litellm_openai_example/gateway && UV_CUSTOM_COMPILE_COMMAND="make gateway-lock" $(abspath $(UV)) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --excludes excluded.in $(ARGS) requirements.in \
 		--output-file requirements.txt
-	@$(PROJECT_RUN) python -m tests.gateway.licences
+	@$(PROJECT_RUN) python -m tests.tools.licences
 
 .uv/bin/uv:
 	@echo "installing uv into .uv" >&2

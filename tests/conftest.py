@@ -20,7 +20,7 @@ from litellm_openai_example.transport import policy
 from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
 from .fakes.served import FakeGateway
-from .guard import stand_guard
+from .tools.guard import stand_guard
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
     stand_guard()

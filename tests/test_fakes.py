@@ -8,7 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 OTHERS = {
     "fakes/gateway.py",  # the relay's upstream: hundreds of responses at once, of which many hang for the whole test
-    "bench/stub.py",  # an upstream for measuring, which must cost less than what is measured
+    "tools/bench/stub.py",  # an upstream for measuring, which must cost less than what is measured
     "relay/proxied.py",  # passes PostgreSQL's bytes on, not HTTP
     "gateway/conftest.py",  # its text is a process that stands in for the LiteLLM proxy
 }

@@ -255,6 +255,6 @@ def test_no_private_name_of_another_package_is_imported() -> None:
 def test_the_bench_needs_no_test_tools() -> None:
     """It runs in an environment as users have it: see `bench` in pyproject.toml."""
     hidden = "import sys; sys.modules.update(pytest=None, pytest_httpserver=None, hypothesis=None)"
-    run = f"{hidden}; import tests.bench.__main__"
+    run = f"{hidden}; import tests.tools.bench.__main__"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)
     assert not done.returncode, done.stderr

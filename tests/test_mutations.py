@@ -12,7 +12,6 @@ import pytest
 
 from litellm_openai_example.errors import INTERNAL_ERROR
 
-from .chance import SEED
 from .conftest import RunCommand
 from .fakes.scripted import (
     KEY,
@@ -28,6 +27,7 @@ from .fakes.scripted import (
 from .fakes.served import FakeGateway
 from .research.test_loop import ARGUMENTS, AUTO, FakeRelay, Turns, view
 from .test_faults import NOT_SEARCHED
+from .tools.chance import SEED
 
 ODD: list[Any] = [
     None, True, 0, -1, 1e308, 10**30, float("nan"), "", "x" * 3000, "\ud800", "한", "\x1b[31m", [], {}, [None],

@@ -9,9 +9,19 @@ import pytest
 from litellm_openai_example.cli import journal
 
 from ..conftest import RunCommand
+from ..fakes.keyed_relay import (
+    HELD,
+    TWO,
+    KeyedRelay,
+    arguments_of,
+    held_start,
+    listed,
+    nothing_held,
+    relay,
+    typed_lines,
+)
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, reply
 from ..research.test_loop import ARGUMENTS, FINAL, Turns, calling
-from .keyed_relay import HELD, TWO, KeyedRelay, arguments_of, held_start, listed, nothing_held, relay, typed_lines
 from .test_main import start
 
 __all__ = ["relay"]

@@ -14,10 +14,10 @@ import pytest
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
+from ..fakes.keyed_relay import KeyedRelay, arguments_of, held_start, listed, nothing_held, relay, typed_lines
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, reply
 from ..fakes.served import FakeGateway
 from ..research.test_loop import view
-from .keyed_relay import KeyedRelay, arguments_of, held_start, listed, nothing_held, relay, typed_lines
 from .test_main import PROGRAM, environment, start
 
 __all__ = ["relay"]

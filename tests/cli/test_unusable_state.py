@@ -14,9 +14,9 @@ from litellm_openai_example.cli import journal
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
+from ..fakes.keyed_relay import TWO, KeyedRelay, held_start, listed, relay, typed_lines
 from ..fakes.scripted import ScriptedServer
 from ..research.test_loop import FINAL, Turns, calling
-from .keyed_relay import TWO, KeyedRelay, held_start, listed, relay, typed_lines
 from .test_main import R, polling
 
 __all__ = ["relay"]

@@ -17,7 +17,7 @@ from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRO
 from litellm_openai_example.transport import bodies, policy
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply
-from .blocks import ROOT
+from ..tools.docs.blocks import ROOT
 
 Make = Callable[..., openai.OpenAI]
 

@@ -20,7 +20,7 @@ from litellm_openai_example.cli.options import Options, conflict
 from litellm_openai_example.relay.__main__ import relay
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
-from .blocks import DOCUMENTS, ROOT, fill
+from ..tools.docs.blocks import DOCUMENTS, ROOT, fill
 
 _CODE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 _BLOCKS = [(path, *found) for path in DOCUMENTS for found in _CODE.findall(path.read_text())]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..fakes.scripted import eventually
-from ..terminal import Terminal
+from ..tools.terminal import Terminal
 from .conftest import Gateway
 from .test_tools_real import Relay
 

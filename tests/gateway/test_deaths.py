@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..ending import has_ended
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
+from ..tools.ending import has_ended
 from .conftest import Launcher, proxy_of, wait_until
 from .test_strangers import stranger
 

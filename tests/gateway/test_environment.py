@@ -20,9 +20,9 @@ from litellm_openai_example.gateway import environment
 from litellm_openai_example.gateway.children import GatewayUnavailable
 from litellm_openai_example.gateway.environment import ensure, find_uv
 
-from ..ending import has_ended
+from ..tools.ending import has_ended
+from ..tools.licences import DOCUMENT, pinned
 from .conftest import wait_until
-from .licences import DOCUMENT, pinned
 
 # `uv venv ... ROOT` makes ROOT/bin/python; `uv pip install` notes what it was given, slowly enough to be met.
 FAKE_UV = """#!/bin/sh

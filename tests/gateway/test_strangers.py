@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ..ending import has_ended
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
+from ..tools.ending import has_ended
 from .conftest import Launcher, proxy_of, wait_until
 
 PRINT = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'])"

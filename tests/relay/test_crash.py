@@ -23,7 +23,7 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH
 from ..fakes.gateway import Gateway, Json
 from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually, free_port
-from ..soak.burst import burst
+from ..tools.soak.burst import burst
 from .conftest import assert_clean
 from .running import Api, RelayProcess, body, environment, relay_process
 

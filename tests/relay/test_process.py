@@ -20,7 +20,7 @@ from litellm_openai_example.gateway.environment import find_uv
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
-from ..terminal import Terminal
+from ..tools.terminal import Terminal
 from .running import Api, body, environment, relay_process
 
 ROOT = Path(__file__).parents[2]

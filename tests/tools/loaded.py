@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from ..guard import stand_guard
+from .guard import stand_guard
 
 _LOOPS = 8
 

@@ -20,7 +20,7 @@ import psutil
 
 from litellm_openai_example.research.contract import IDEMPOTENCY_HEADER, INVOCATIONS_PATH, TOKEN_HEADER
 
-from ..fakes.scripted import free_port
+from ...fakes.scripted import free_port
 from .load import Connection
 
 OURS = Path(sys.executable).parent

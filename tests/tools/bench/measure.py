@@ -95,7 +95,7 @@ def raise_file_limit() -> None:
 def stub() -> Iterator[int]:
     """The stub upstream in a process of its own; its port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.stub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.tools.bench.stub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         yield int(_line(process.stdout))

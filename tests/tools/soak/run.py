@@ -11,9 +11,9 @@ from itertools import count
 
 from litellm_openai_example.http_library import httpx
 
-from ..fakes.gateway import Gateway, Json
-from ..fakes.scripted import free_port
-from ..relay.running import Api, RelayProcess, body, environment, token
+from ...fakes.gateway import Gateway, Json
+from ...fakes.scripted import free_port
+from ...relay.running import Api, RelayProcess, body, environment, token
 from .faults import BadDay
 from .reconcile import ENDED, Reconciliation, Run, reconcile
 

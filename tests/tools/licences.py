@@ -1,4 +1,4 @@
-"""`python -m tests.gateway.licences`: write docs/gateway-licences.md, from what the packages say of themselves."""
+"""`python -m tests.tools.licences`: write docs/gateway-licences.md, from what the packages say of themselves."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from litellm_openai_example.relay.ledger.database import Database
 from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation
 
-from ..fakes.postgresql import PostgreSQL
+from ...fakes.postgresql import PostgreSQL
 
 SIZES = ((1_000, 0), (10_000, 0), (100_000, 0), (100_000, 1_000), (100_000, 10_000))  # finished, running elsewhere
 _TIMES = 5

@@ -26,10 +26,10 @@ from sqlalchemy import create_engine, text
 
 from litellm_openai_example.json_object import JsonObject
 
+from ..fakes.gateway import Gateway, message
+from ..fakes.postgresql import PostgreSQL
+from ..relay.running import Api, RelayProcess, body, environment
 from .bench.before import checkout
-from .fakes.gateway import Gateway, message
-from .fakes.postgresql import PostgreSQL
-from .relay.running import Api, RelayProcess, body, environment
 
 CHECKOUTS = Path("bench-results")  # where the bench has its own
 RUNNING = 5  # at once in one process: the runs that are to be queued have no room
@@ -270,7 +270,7 @@ def states(url: str) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.upgrade", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.upgrade", description=__doc__)
     parser.add_argument("before", metavar="REVISION", help="of the old relay; anything that git knows")
     program = checkout(parser.parse_args().before, CHECKOUTS) / "litellm-relay"
     with tempfile.TemporaryDirectory(prefix="relay-upgrade-") as directory:

@@ -20,7 +20,7 @@ from .guard import GUARDED
 RUN = """
 import os, subprocess, sys, time
 from pathlib import Path
-from tests.guard import stand_guard
+from tests.tools.guard import stand_guard
 stand_guard()
 folder = Path(sys.argv[1])
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]

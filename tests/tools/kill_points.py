@@ -1,4 +1,4 @@
-"""`python -m tests.cli.kill_points [RUNS [FIRST]]`: kill -9 of --auto-tool-call, each time 20 ms later, with two calls.
+"""`python -m tests.tools.kill_points [RUNS [FIRST]]`: kill --auto-tool-call with two calls, each time 20 ms later.
 
 A real relay with a ledger runs before an upstream that counts what is paid. Run N is killed N times 20 ms after its
 first request. Then every run that the ledger accepted must be in `--list`, everything there is picked up, and the
@@ -23,12 +23,12 @@ from typing import Any
 from litellm_openai_example.cli.journal import local_id
 from litellm_openai_example.research.conversation import ToolCall
 
-from ..ending import Ending
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import KEY, Answer, Seen, reply, response_body
 from ..fakes.served import FakeGateway
 from ..relay.running import environment, relay_process
 from ..research.test_loop import calling
+from .ending import Ending
 
 STEP = 0.02  # seconds
 THINKING = 0.1  # seconds of each turn, so that some commands are killed in it

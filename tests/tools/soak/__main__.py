@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ...fakes.postgresql import PostgreSQL
 from ..ending import Ending
-from ..fakes.postgresql import PostgreSQL
 from .burst import burst
 from .run import Soak
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="of load (default: %(default).0f)")
     parser.add_argument("--kill-every", type=float, help="seconds (default: 60, or a fifth of a shorter run)")
     parser.add_argument("--kills", type=int, default=20, help="in bursts of starts, afterwards (default: %(default)s)")

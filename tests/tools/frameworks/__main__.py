@@ -21,11 +21,11 @@ from litellm_openai_example.gateway.environment import find_uv
 from litellm_openai_example.gateway.offline import wire
 from litellm_openai_example.gateway.offline.model import Reply
 
-from ..fakes.scripted import Answer, Seen, reply, sse
-from ..fakes.served import FakeGateway
+from ...fakes.scripted import Answer, Seen, reply, sse
+from ...fakes.served import FakeGateway
 from .driver import TIMEOUT
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/frameworks.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litellm-openai-example/frameworks"
 # What is installed for the examples; the first one's version is shown. An example's name may say which API it uses.

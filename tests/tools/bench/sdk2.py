@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PROJECT = Path(__file__).parents[2]
+_PROJECT = Path(__file__).parents[3]
 _ROOT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litellm-openai-example" / "bench-sdk2"
 
 

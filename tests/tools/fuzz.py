@@ -21,7 +21,7 @@ _PATIENCE = 20.0  # seconds for the tests to end when they are told to
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="no pass begins later (default: %(default).0f)")
     parser.add_argument("--seed", type=int, help="make one pass, with this seed")
     arguments = parser.parse_args()

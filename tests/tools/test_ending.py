@@ -56,7 +56,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, number: signal.Signals) -> None:
-    program = [sys.executable, "-m", "tests.soak", "--seconds", "60"]
+    program = [sys.executable, "-m", "tests.tools.soak", "--seconds", "60"]
     process = subprocess.Popen(program, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
     with _ended(process):
         until, started = time.monotonic() + 60, list[psutil.Process]()
@@ -77,7 +77,7 @@ def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, numb
 TWICE = """
 import os, signal, subprocess, sys, tempfile
 import psutil
-from tests.ending import Ending
+from tests.tools.ending import Ending
 before = tempfile.gettempdir(), os.environ.get("TMPDIR"), signal.getsignal(signal.SIGINT)
 for _ in range(2):
     with Ending() as ending, tempfile.NamedTemporaryFile() as file:

@@ -7,7 +7,7 @@ import re
 import time
 from collections import defaultdict
 
-from ..fakes.gateway import Fault, Gateway, Json, Work, message
+from ...fakes.gateway import Fault, Gateway, Json, Work, message
 from .reconcile import Post, answer_to
 
 _QUESTION = re.compile(r"soak question \d+")

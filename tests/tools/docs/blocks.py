@@ -18,7 +18,7 @@ from types import FunctionType
 
 import litellm_openai_example
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _INNER = re.compile("_operation$|^refused$|^request$|^send$")  # public for our own modules alone
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

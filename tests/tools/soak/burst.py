@@ -13,8 +13,8 @@ from sqlalchemy.engine import make_url
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.ledger.schema import IN_FLIGHT, in_state, invocations
 
-from ..fakes.gateway import Gateway, Json
-from ..relay.running import Api, RelayProcess, body, environment
+from ...fakes.gateway import Gateway, Json
+from ...relay.running import Api, RelayProcess, body, environment
 from .faults import BadDay, asked
 from .reconcile import ENDED, Reconciliation, Run, reconcile
 

@@ -1,4 +1,4 @@
-"""`python -m tests.docs.terminal`: the picture of a terminal session, made from a real run on this machine.
+"""`python -m tests.tools.docs.session`: the picture of a terminal session, made from a real run on this machine.
 
 It runs each command on a terminal of its own, with the embedded gateway and the offline model, and draws what a person
 would have seen at the end: progress that was written over is gone.
