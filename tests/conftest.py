@@ -20,6 +20,7 @@ from litellm_openai_example.transport import policy
 from .fakes.raw import RawServer
 from .fakes.scripted import KEY, ScriptedServer
 from .fakes.served import FakeGateway
+from .fakes.tool_calling import FakeRelay
 from .tools.guard import stand_guard
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -74,6 +75,14 @@ def configured(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Scri
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.url)
     monkeypatch.setenv("LITELLM_API_KEY", KEY)
     return gateway
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRelay]:
+    """A relay that completes each run at once, with the environment pointing at it."""
+    with FakeGateway() as server:
+        monkeypatch.setenv("RELAY_BASE_URL", server.url)
+        yield FakeRelay(server)
 
 
 @pytest.fixture

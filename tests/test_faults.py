@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from .cli.running import NOT_SEARCHED
 from .conftest import RunCommand
 from .fakes.scripted import (
     KEY,
@@ -259,9 +260,6 @@ ROWS = [
     for fault in [*EVERYWHERE, *SPECIFIC, *STREAMED]
     for mode in fault.modes
 ]
-
-
-NOT_SEARCHED = "[the answer shows no web search: the model did not search, or the gateway left the tool out]\n"
 
 
 @pytest.mark.parametrize(("fault", "mode"), ROWS)

@@ -13,7 +13,8 @@ import pytest
 
 from .fakes.scripted import KEY, ScriptedServer, chat_body, reply, response_body, response_events, sse
 
-PACKAGE = Path(__file__).parent.parent / "litellm_openai_example"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "litellm_openai_example"
 
 _RUN = """
 import sys
@@ -250,6 +251,24 @@ def test_no_private_name_of_another_package_is_imported() -> None:
             if isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
                 assert not [part for part in (node.module or "").split(".") if part.startswith("_")], path
                 assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
+
+
+def names_imported_by(path: Path) -> set[str]:
+    """Each word of each import: `from .calls import test_sse` gives `calls` and `test_sse`."""
+    words: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            dotted = [alias.name for alias in node.names]
+            dotted += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            words.update(word for name in dotted for word in name.split("."))
+    return words
+
+
+def test_no_test_module_is_imported() -> None:
+    """Shared helpers belong in a conftest, among the fakes, or in a module that is not a test."""
+    imported = {word: path for path in TESTS.rglob("*.py") for word in names_imported_by(path)}
+    assert "conftest" in imported
+    assert {word: path for word, path in imported.items() if word.startswith("test_")} == {}
 
 
 def test_the_bench_needs_no_test_tools() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from litellm_openai_example.errors import INTERNAL_ERROR
 
+from .cli.running import NOT_SEARCHED
 from .conftest import RunCommand
 from .fakes.scripted import (
     KEY,
@@ -25,8 +26,7 @@ from .fakes.scripted import (
     sse,
 )
 from .fakes.served import FakeGateway
-from .research.test_loop import ARGUMENTS, AUTO, FakeRelay, Turns, view
-from .test_faults import NOT_SEARCHED
+from .fakes.tool_calling import ARGUMENTS, AUTO, FakeRelay, Turns, view
 from .tools.chance import SEED
 
 ODD: list[Any] = [

@@ -9,12 +9,10 @@ import pytest
 from litellm_openai_example import ConfigurationError, LiteLLM, LiteLLMClient, RelayClient
 from litellm_openai_example.payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer, who_pays
 
-from .cli.test_main import R, polling
+from .cli.running import R, polling
 from .conftest import RunCommand
 from .fakes.scripted import KEY, ScriptedServer, Seen, chat_body, reply
-from .research.test_loop import ARGUMENTS, AUTO, FINAL, Ask, FakeRelay, Turns, both, calling, relay
-
-__all__ = ["relay"]
+from .fakes.tool_calling import ARGUMENTS, AUTO, FINAL, Ask, FakeRelay, Turns, both, calling
 
 
 def said(seen: Seen) -> tuple[str | None, ...]:

@@ -11,7 +11,7 @@ from litellm_openai_example.state import state_dir
 from ..conftest import RunCommand
 from ..fakes.keyed_relay import HELD, KeyedRelay, arguments_of, held_start, listed, relay, typed_lines
 from ..fakes.scripted import Answer, ScriptedServer, eventually, reply, response_body
-from .test_main import R, polling, start
+from .running import R, polling, start
 
 __all__ = ["relay"]
 

@@ -21,8 +21,8 @@ from ..fakes.keyed_relay import (
     typed_lines,
 )
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, reply
-from ..research.test_loop import ARGUMENTS, FINAL, Turns, calling
-from .test_main import start
+from ..fakes.tool_calling import ARGUMENTS, FINAL, Turns, calling
+from .running import start
 
 __all__ = ["relay"]
 

@@ -17,8 +17,8 @@ from ..conftest import RunCommand
 from ..fakes.keyed_relay import KeyedRelay, arguments_of, held_start, listed, nothing_held, relay, typed_lines
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, reply
 from ..fakes.served import FakeGateway
-from ..research.test_loop import view
-from .test_main import PROGRAM, environment, start
+from ..fakes.tool_calling import view
+from .running import PROGRAM, environment, start
 
 __all__ = ["relay"]
 

@@ -19,10 +19,8 @@ from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
 from ..fakes.scripted import ScriptedServer, chat_body, reply, response_body
-from ..research.test_loop import ARGUMENTS, FINAL, FakeRelay, Turns, calling, relay, view
-from .test_main import R, polling, start
-
-__all__ = ["relay"]
+from ..fakes.tool_calling import ARGUMENTS, FINAL, FakeRelay, Turns, calling, view
+from .running import R, polling, start
 
 
 def test_a_background_response_is_listed_until_it_is_read(configured: ScriptedServer, command: RunCommand) -> None:

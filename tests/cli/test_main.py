@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from ..fakes.scripted import (
     KEY,
     Answer,
     ScriptedServer,
-    Seen,
     chat_body,
     chat_events,
     eventually,
@@ -33,9 +31,7 @@ from ..fakes.scripted import (
     response_events,
     sse,
 )
-
-PROGRAM = str(Path(sys.executable).parent / "litellm-example")
-R = ["--api", "responses"]
+from .running import PROGRAM, R, environment, polling, start
 
 NONSENSE = [
     ["--background", "hi"],
@@ -314,22 +310,6 @@ def test_verbose_tells_the_facts(configured: ScriptedServer, command: RunCommand
         assert fact in run.err
 
 
-def polling(*statuses: Any) -> Any:
-    """A submit, then these answers to the polls: a status, or an answer as it is."""
-    left = list(statuses)
-
-    def script(seen: Seen) -> Answer:
-        if seen.method == "POST":
-            return reply(response_body(None, "queued"))
-        status = left.pop(0) if len(left) > 1 else left[0]
-        if isinstance(status, Answer):
-            return status
-        body = response_body("done" if status == "completed" else None, status, id="resp_other")
-        return reply(body, **{"openai-poll-after-ms": "50"})
-
-    return script
-
-
 def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunCommand) -> None:
     trouble = [
         reply({}),
@@ -422,16 +402,6 @@ def test_an_answer_that_cannot_be_looked_at_again(
     monkeypatch.setattr(ask, "_print", print_until_the_deadline)
     assert command(*following) == Run(0, "OK\n", "")
     assert len(configured.seen) == 2
-
-
-def environment(server: ScriptedServer, **more: str) -> dict[str, str]:
-    return {**os.environ, "LITELLM_BASE_URL": server.url, "LITELLM_API_KEY": KEY, **more}
-
-
-def start(server: ScriptedServer, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
-    env = environment(server, **more.pop("env", {}))
-    more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    return subprocess.Popen([PROGRAM, *arguments], env=env, **more)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

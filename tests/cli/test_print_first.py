@@ -16,10 +16,8 @@ from litellm_openai_example.cli.journal import RESEARCH, RESPONSE
 
 from ..conftest import RunCommand
 from ..fakes.scripted import Answer, ScriptedServer, Seen, reply, response_body
-from ..research.test_loop import ARGUMENTS, FINAL, FakeRelay, Turns, calling, relay, view
-from .test_main import R, polling
-
-__all__ = ["relay"]
+from ..fakes.tool_calling import ARGUMENTS, FINAL, FakeRelay, Turns, calling, view
+from .running import R, polling
 
 
 def _full() -> int:

@@ -16,8 +16,8 @@ from litellm_openai_example.state import state_dir
 from ..conftest import RunCommand
 from ..fakes.keyed_relay import TWO, KeyedRelay, held_start, listed, relay, typed_lines
 from ..fakes.scripted import ScriptedServer
-from ..research.test_loop import FINAL, Turns, calling
-from .test_main import R, polling
+from ..fakes.tool_calling import FINAL, Turns, calling
+from .running import R, polling
 
 __all__ = ["relay"]
 

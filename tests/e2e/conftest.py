@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from litellm_openai_example.gateway.environment import ensure
 
 from ..fakes.upstream import LOGGED, READY, USERS, UpstreamControl
+from .running import Gateway, Relay
 
 _HERE = Path(__file__).parent
 # The first run on a machine installs LiteLLM.
@@ -29,14 +29,6 @@ sys.path.insert(0, sys.argv[1])
 from tests.fakes.upstream import serve
 serve(pathlib.Path(sys.argv[2]))
 """
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """The proxy."""
-
-    base_url: str
-    api_key: str
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -122,3 +114,13 @@ def sdk(gateway: Gateway) -> Iterator[openai.OpenAI]:
     """The plain SDK at the gateway, nothing of ours in between; it never retries."""
     with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=gateway.api_key, max_retries=0, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def relay(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
+    monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)
+    running = Relay(gateway, tmp_path)
+    monkeypatch.setenv("RELAY_BASE_URL", running.url)
+    yield running
+    running.stop()

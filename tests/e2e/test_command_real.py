@@ -11,9 +11,8 @@ from litellm_openai_example import AsyncLiteLLMClient, GatewayError, LiteLLMClie
 
 from ..conftest import RunCommand
 from ..fakes.upstream import UNKNOWN_MODEL, UpstreamControl
-from .conftest import Gateway
+from .running import Gateway, R, submit
 
-R = ["--api", "responses"]
 EXACTLY = "Reply with exactly: 안녕 OK"
 
 
@@ -31,14 +30,6 @@ def _configured(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer(arguments: list[str], command: RunCommand) -> None:
     run = command(*arguments, EXACTLY)
     assert (run.code, run.out) == (0, "안녕 OK\n")
-
-
-def submit(command: RunCommand, *arguments: str) -> str:
-    run = command(*R, "--background", *arguments)
-    assert run.code == 0, run.err
-    submitted = json.loads(run.out)
-    assert submitted["status"] in ("queued", "in_progress")
-    return str(submitted["id"])
 
 
 def test_background_and_its_follow_ups(command: RunCommand) -> None:

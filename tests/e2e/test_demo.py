@@ -13,7 +13,7 @@ from litellm_openai_example.gateway.offline.server import MODELS
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.state import cache_dir
 
-from .test_gateway_life import end, say, serving
+from .running import end, say, serving
 
 
 @pytest.fixture(scope="module")

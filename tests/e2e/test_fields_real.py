@@ -23,8 +23,7 @@ from litellm_openai_example.transport.creates import DROPPED
 
 from ..conftest import RunCommand
 from ..fakes.upstream import UpstreamControl
-from .conftest import Gateway
-from .test_recipe_real import asked, relay
+from .running import Gateway, asked, relay
 
 FUNCTION = {"name": "look_up", "parameters": {"type": "object", "properties": {}}}
 SEARCH = {

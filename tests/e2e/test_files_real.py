@@ -10,7 +10,7 @@ import pytest
 
 from ..conftest import RunCommand
 from ..fakes.upstream import UpstreamControl
-from .conftest import Gateway
+from .running import Gateway
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import openai
 import psutil
@@ -22,6 +20,7 @@ import pytest
 from litellm_openai_example.state import cache_dir
 
 from ..fakes.upstream import Upstream
+from .running import end, launch, say, serving
 
 ASK = """
 import openai, os
@@ -73,35 +72,6 @@ def recorder() -> Iterator[Recorder]:
 def env(tmp_path: Path) -> dict[str, str]:
     """An empty home; only the installed LiteLLM is kept."""
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CACHE_HOME": str(cache_dir().parent)}
-
-
-def launch(env: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "litellm_openai_example.gateway", *arguments],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def serving(env: dict[str, str]) -> tuple[subprocess.Popen[str], openai.OpenAI]:
-    process = launch(env)
-    assert process.stdout is not None
-    exports = dict(re.findall(r"export (\w+)=(\S+)", process.stdout.readline() + process.stdout.readline()))
-    assert exports, process.communicate()
-    url, key = f"{exports['LITELLM_BASE_URL']}/v1", exports["LITELLM_API_KEY"]
-    return process, openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=30)
-
-
-def say(client: openai.OpenAI, model: str) -> Any:
-    return client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Reply with exactly: OK"}])
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
 
 
 def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> None:

@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from ..fakes.upstream import UNKNOWN_MODEL, UpstreamControl
-from .conftest import Gateway
+from .running import Gateway
 
 SEARCH: Any = {"type": "web_search_preview"}
 RESEARCH: Any = {

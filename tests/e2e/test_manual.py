@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..fakes.scripted import free_port
-from .conftest import Gateway
-from .test_tools_real import Relay
+from .running import Gateway, Relay
 
 PYTHON = "python -m litellm_openai_example"
 EXACTLY = '"Reply with exactly: OK"'

@@ -12,11 +12,7 @@ from litellm_openai_example import LiteLLMClient
 
 from ..conftest import RunCommand
 from ..fakes.scripted import eventually
-from .conftest import Gateway
-from .test_command_real import submit
-from .test_tools_real import QUESTION, Relay, relay
-
-__all__ = ["relay"]
+from .running import QUESTION, Gateway, Relay, submit
 
 Logged = Callable[[str], list[dict[str, Any]]]
 

@@ -17,8 +17,7 @@ import pytest
 
 from ..fakes.scripted import eventually
 from ..tools.terminal import Terminal
-from .conftest import Gateway
-from .test_tools_real import Relay
+from .running import Gateway, Relay
 
 ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Research the history of jajangmyeon (짜장면)"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,7 @@ from litellm_openai_example.json_object import JsonObject
 
 from ..fakes.formats import PAGES, REPORT
 from ..fakes.upstream import UpstreamControl
-from .conftest import Gateway
-from .test_tools_real import Relay
-
-
-@contextmanager
-def relay(gateway: Gateway, folder: Path, model: str | None) -> Iterator[str]:
-    """A relay with this model; None for its default."""
-    running = Relay(gateway, folder, model or "gpt-6.1-sol")
-    try:
-        yield running.url
-    finally:
-        running.stop()
-
-
-def asked(upstream: UpstreamControl, model: str, question: str) -> list[JsonObject]:
-    """The bodies of the creates for a question, as the provider got them."""
-    found = [one.body for one in upstream.requests(model) if one.method == "POST"]
-    return [body for body in found if body is not None and question in str(body)]
+from .running import Gateway, asked, relay
 
 
 @pytest.mark.parametrize(

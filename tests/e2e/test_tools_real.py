@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,60 +12,11 @@ import pytest
 from litellm_openai_example import LiteLLMClient, RelayClient
 
 from ..conftest import RunCommand
-from ..fakes.scripted import free_port
 from ..fakes.upstream import UpstreamControl
-from .conftest import Gateway
+from .running import QUESTION, Relay
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
-QUESTION = "Research the history of jajangmyeon (짜장면)"
 RELAY_DOCUMENT = (Path(__file__).parents[2] / "docs" / "relay.md").read_text()
-
-
-class Relay:
-    """A relay in a process of its own."""
-
-    def __init__(self, gateway: Gateway, folder: Path, model: str = "o3-deep-research") -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._env = {
-            **os.environ,
-            "LITELLM_BASE_URL": gateway.base_url,
-            "LITELLM_API_KEY": gateway.api_key,
-            "RELAY_DATABASE_URL": f"sqlite:///{folder}/relay.sqlite3",
-            "RELAY_MODEL": model,
-        }
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "litellm_openai_example.relay", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, env=self._env, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
-                    return
-            except OSError:
-                assert self.process.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.05)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(60) == 0
-
-
-@pytest.fixture
-def relay(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
-    monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)
-    running = Relay(gateway, tmp_path)
-    monkeypatch.setenv("RELAY_BASE_URL", running.url)
-    yield running
-    running.stop()
 
 
 def test_a_question_that_needs_research(relay: Relay, command: RunCommand) -> None:

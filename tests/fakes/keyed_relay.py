@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ..conftest import RunCommand
-from ..research.test_loop import INVOCATIONS, view
 from .scripted import Answer, ScriptedServer, Seen, reply
 from .served import FakeGateway
+from .tool_calling import INVOCATIONS, view
 
 TWO = [json.dumps({"research_question": question}) for question in ("Why noodles?", "Why rice?")]
 HELD = 60.0  # seconds; a server that stops ends them

@@ -17,8 +17,7 @@ import pytest
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
 from ..tools.ending import has_ended
-from .conftest import Launcher, proxy_of, wait_until
-from .test_strangers import stranger
+from .conftest import Launcher, proxy_of, stranger, wait_until
 
 SECONDS = 60.0
 WAIT = "import os; print(os.environ.get('RELAY_BASE_URL'), flush=True); import time; time.sleep(600)"

@@ -8,8 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +16,9 @@ import pytest
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
 from ..tools.ending import has_ended
-from .conftest import Launcher, proxy_of, wait_until
+from .conftest import Launcher, proxy_of, stranger, wait_until
 
 PRINT = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'])"
-# Listens on a port in each way that a system may allow, and prints all that it is sent.
-STRANGER = """
-import os, socket, sys, threading
-port, listening = int(sys.argv[1]), []
-for host in ("127.0.0.1", "0.0.0.0", "::", "127.0.0.2"):
-    for options in ((), (socket.SO_REUSEADDR,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT), (socket.SO_REUSEPORT,)):
-        one = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        for option in options:
-            one.setsockopt(socket.SOL_SOCKET, option, 1)
-        try:
-            one.bind((host, port))
-            one.listen()
-        except OSError:
-            continue
-        listening.append(one)
-print(os.geteuid(), flush=True)
-
-def serve(one):
-    while True:
-        taken, _ = one.accept()
-        print("stolen:", taken.recv(65536), flush=True)
-        taken.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\nconnection: close\\r\\n\\r\\n")
-        taken.close()
-
-for one in listening:
-    threading.Thread(target=serve, args=(one,), daemon=True).start()
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def stranger(port: int) -> Iterator[list[str]]:
-    """Another user's process that listens on a port if it can; without root it is another process of this user.
-
-    Yields:
-        a list that holds all that was sent to it, at the end of the block.
-    """
-    python = [sys.executable, "-I", "-c", STRANGER, str(port)]
-    setpriv = shutil.which("setpriv")
-    if os.geteuid() == 0 and setpriv and os.access(sys.executable, os.X_OK):
-        become = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"]
-        reaches = subprocess.run([*become, sys.executable, "-I", "-c", ""], stderr=subprocess.DEVNULL).returncode == 0
-        python = [*become, *(python if reaches else ["/usr/bin/python3", *python[1:]])]
-    process = subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-    stolen: list[str] = []
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip().isdigit()
-        yield stolen
-    finally:
-        stolen += process.communicate(timeout=60)[0].splitlines()
 
 
 def announced(process: subprocess.Popen[str]) -> int:

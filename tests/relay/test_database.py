@@ -22,8 +22,8 @@ from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.settings import database_url as configured_url
 
 from ..fakes.postgresql import PostgreSQL
+from .ledgers import new, opened, run
 from .proxied import proxied
-from .test_ledger import new, opened, run
 
 
 def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:

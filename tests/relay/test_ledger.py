@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,12 +23,13 @@ from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database
 from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.ledger import Ledger
-from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
-from litellm_openai_example.relay.ledger.schema import ACTIVE, invocations
+from litellm_openai_example.relay.ledger.records import Outcome
+from litellm_openai_example.relay.ledger.schema import ACTIVE
 from litellm_openai_example.relay.metrics import exposition
 from litellm_openai_example.relay.report import listed, spent
 
 from ..fakes.postgresql import PostgreSQL
+from .ledgers import fill, new, opened, run
 
 FINISHED = 3000
 SLOW_COMMIT = (
@@ -46,43 +47,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@asynccontextmanager
-async def opened(url: str, name: str = "me", **more: Any) -> AsyncIterator[Ledger]:
-    database = Database(make_url(url), name)
-    ledger = Ledger(database, name, lease=6.0, max_queued=100, **more)
-    await ledger.open()
-    try:
-        await ledger.heartbeat()
-        yield ledger
-    finally:
-        await database.close()
-
-
-def new(name: str) -> NewInvocation:
-    return NewInvocation(name, None, "f", "background", "markdown_brief", "{}")
-
-
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 60))
-
-
-def finished_rows(count: int) -> list[dict[str, Any]]:
-    row = {
-        "fingerprint": "f", "mode": "background", "deliverable_format": "x", "arguments": "{}", "state": "completed",
-        "cancel_requested": False, "attempts": 1, "not_before": 0.0, "output_text": "x" * 200,
-    }  # fmt: skip
-    now = time.time()
-    return [row | {"id": f"inv_{n}", "created_at": now - n, "updated_at": now - n} for n in range(count)]
-
-
-async def fill(ledger: Ledger, count: int) -> None:
-    def work(connection: Connection) -> None:
-        connection.execute(insert(invocations), finished_rows(count))
-        connection.execute(text("ANALYZE"))
-
-    await ledger.database.run(work)
 
 
 def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from litellm_openai_example.relay.ledger.records import Outcome
 
-from .test_ledger import fill, new, opened, run
+from .ledgers import fill, new, opened, run
 
 
 def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:

@@ -9,46 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.records import Outcome, Piece
 
-from .test_ledger import new, opened, run
-
-VERSION_1 = """
-CREATE TABLE relay_meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
-CREATE TABLE relay_invocations (
-    id VARCHAR PRIMARY KEY, idempotency_hash VARCHAR UNIQUE, fingerprint VARCHAR NOT NULL, mode VARCHAR NOT NULL,
-    deliverable_format VARCHAR NOT NULL, arguments TEXT NOT NULL, state VARCHAR NOT NULL, owner VARCHAR,
-    cancel_requested BOOLEAN NOT NULL, attempts INTEGER NOT NULL, not_before FLOAT NOT NULL, upstream_id TEXT,
-    output_text TEXT, response TEXT, error_code VARCHAR, created_at FLOAT NOT NULL, started_at FLOAT,
-    updated_at FLOAT NOT NULL);
-CREATE INDEX relay_invocations_by_state ON relay_invocations (state, created_at);
-CREATE TABLE relay_pieces (invocation_id VARCHAR, seq INTEGER, start INTEGER NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (invocation_id, seq));
-CREATE TABLE relay_workers (id VARCHAR PRIMARY KEY, expires_at FLOAT NOT NULL);
-INSERT INTO relay_meta VALUES ('version', '1'), ('secret', '00ff')
-"""
-STATES = ("queued", "submitting", "awaiting", "running", "completed", "incomplete", "failed", "cancelled")
-OWNED = ("submitting", "awaiting", "running")
-
-
-def old_row(id: str, state: str, owner: str | None) -> str:
-    return (
-        "INSERT INTO relay_invocations (id, fingerprint, mode, deliverable_format, arguments, state, owner,"
-        f" cancel_requested, attempts, not_before, created_at, updated_at) VALUES ('{id}', 'f', 'background', 'x', "
-        f"'{{}}', '{state}', {'NULL' if owner is None else repr(owner)}, false, 1, 0, {time.time()}, {time.time()})"
-    )
-
-
-def write_old(connection: Connection) -> None:
-    for statement in VERSION_1.split(";"):
-        connection.execute(text(statement))
-    for worker, left in (("alive", 600), ("dead", -600)):
-        connection.execute(text(f"INSERT INTO relay_workers VALUES ('{worker}', {time.time() + left})"))
-        for state in STATES:
-            connection.execute(text(old_row(f"{worker}_{state}", state, worker if state in OWNED else None)))
+from .ledgers import OWNED, STATES, new, old_row, opened, run, write_old
 
 
 def test_from_version_1(database_url: str) -> None:

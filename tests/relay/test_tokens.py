@@ -24,9 +24,8 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
 from ..fakes.gateway import Gateway
 from .conftest import StartRelay
+from .ledgers import new, opened, run, write_old
 from .running import Json, ThreadedRelay, body
-from .test_ledger import new, opened, run
-from .test_schema import write_old
 
 COLUMNS_OF_3 = (
     "id idempotency_hash fingerprint mode deliverable_format arguments state owner cancel_requested attempts "

@@ -22,7 +22,7 @@ from litellm_openai_example import (
 from ..fakes.keyed_relay import TWO, KeyedRelay, held_start, nothing_held, relay
 from ..fakes.scripted import Answer, ScriptedServer, reply
 from ..fakes.served import FakeGateway
-from ..research.test_loop import ARGUMENTS, FINAL, Ask, Turns, ask_async, both, calling
+from ..fakes.tool_calling import ARGUMENTS, FINAL, Ask, Turns, ask_async, both, calling
 
 __all__ = ["relay"]
 

@@ -26,8 +26,8 @@ from litellm_openai_example.research.conversation import ToolCall
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import KEY, Answer, Seen, reply, response_body
 from ..fakes.served import FakeGateway
+from ..fakes.tool_calling import calling
 from ..relay.running import environment, relay_process
-from ..research.test_loop import calling
 from .ending import Ending
 
 STEP = 0.02  # seconds

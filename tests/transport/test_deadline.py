@@ -21,11 +21,11 @@ from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMC
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.transport.deadline import deadline
 
+from ..fakes.proxy import Proxy, TLSServer
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, sse
 from ..fakes.served import FakeGateway
-from .test_policy import CREATE, OK, Call, both, sync_create
-from .test_proxy import Proxy, TLSServer
+from .creating import CREATE, OK, Call, both, sync_create
 
 
 class Trickle:

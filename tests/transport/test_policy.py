@@ -6,8 +6,6 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
 
 import openai
 import pytest
@@ -28,30 +26,9 @@ from litellm_openai_example.http_library import httpx
 
 from ..conftest import RunCommand
 from ..fakes.raw import RawServer
-from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply, response_body
+from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, free_port, reply
 from ..fakes.served import FakeGateway
-
-Call = Callable[..., Any]
-CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
-
-
-def sync_create(url: str, **arguments: Any) -> Any:
-    timeout, retries = arguments.pop("timeout", 20), arguments.pop("max_retries", 4)
-    with LiteLLM(base_url=url, api_key=KEY, timeout=timeout, max_retries=retries) as sdk:
-        return sdk.responses.create(**{**CREATE, **arguments})
-
-
-def async_create(url: str, **arguments: Any) -> Any:
-    async def create() -> Any:
-        timeout, retries = arguments.pop("timeout", 20), arguments.pop("max_retries", 4)
-        async with AsyncLiteLLM(base_url=url, api_key=KEY, timeout=timeout, max_retries=retries) as sdk:
-            return await sdk.responses.create(**{**CREATE, **arguments})
-
-    return asyncio.run(create())
-
-
-both = pytest.mark.parametrize("create", [sync_create, async_create], ids=["sync", "async"])
-OK = reply(response_body("OK"))
+from .creating import CREATE, OK, Call, both
 
 
 @both
