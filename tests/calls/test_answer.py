@@ -1,58 +1,20 @@
-"""What answers say, read from JSON that may hold anything."""
+"""Answers without a text: what came instead, and at what cost that is found."""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Any
 
-from litellm_openai_example.calls.answer import read_chat, read_response
-from litellm_openai_example.calls.sources import Source
+import pytest
 
-A, B, C = "https://a.example/1", "https://b.example/2", "https://c.example/3"
+from litellm_openai_example import GatewayError
+from litellm_openai_example.calls.answer import read_response
+from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.response_stream import ResponseStream
 
-
-def cited(*urls: str) -> dict[str, Any]:
-    notes = [{"type": "url_citation", "url": url, "title": f"Title of {url}"} for url in urls]
-    return {"type": "message", "content": [{"type": "output_text", "text": "Found.", "annotations": notes}]}
-
-
-def searched(*urls: str) -> dict[str, Any]:
-    action = {"type": "search", "query": "q", "sources": [{"type": "url", "url": url} for url in urls]}
-    return {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
-
-
-def test_sources_are_the_cited_pages_and_those_that_a_search_read_each_once() -> None:
-    answer = read_response({"status": "completed", "output": [searched(B, A, B), cited(A, C, A)]})
-    assert answer.sources == (Source(A, f"Title of {A}"), Source(C, f"Title of {C}"), Source(B, ""))
-    assert answer.searched
-
-
-def test_a_bridged_answer_has_its_sources_in_the_search_item_alone() -> None:
-    answer = read_response({"status": "completed", "output": [searched(A), cited()]})
-    assert answer.sources == (Source(A),)
-
-
-def test_an_answer_without_search_item_and_citation_was_not_searched_for() -> None:
-    assert not read_response({"status": "completed", "output": [cited()]}).searched
-    assert read_response({"status": "completed", "output": [searched(), cited()]}).searched
-    assert read_response({"status": "completed", "output": [cited(A)]}).searched
-
-
-def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
-    notes = [{"type": "url_citation", "url_citation": {"url": A, "title": "T"}}]
-    answer = read_chat(
-        {"choices": [{"message": {"content": "x", "annotations": notes}, "finish_reason": "stop"}], "citations": [B, A]}
-    )
-    assert answer.sources == (Source(A, "T"), Source(B))
-    assert answer.searched
-
-
-def test_broken_sources_are_left_out() -> None:
-    odd: list[Any] = [None, 5, {"url": None}, {"url": ["x"]}, {"url": "javascript:alert(1)"}, {"url": "https://a b"}]
-    part = {"type": "output_text", "text": "x", "annotations": [*odd, {"url": A, "title": 7}]}
-    items = [{"type": "web_search_call", "action": action} for action in (None, "x", {"sources": 3}, {"sources": odd})]
-    answer = read_response({"output": [*items, {"type": "message", "content": [part]}]})
-    assert answer.sources == (Source(A),)
+from .events import Json, completed
 
 
 def test_an_answer_without_a_text_is_read_at_once() -> None:
@@ -72,19 +34,65 @@ def test_an_answer_without_a_text_is_read_at_once() -> None:
     assert calls < 300
 
 
-def test_what_an_anthropic_model_cites_comes_first_and_has_its_title() -> None:
-    extra = {
-        "citations": [[{"type": "web_search_result_location", "url": B, "title": "Two"}], None, "x"],
-        "web_search_results": [
-            {"type": "web_search_tool_result", "content": [{"url": A, "title": "One"}, {"url": B, "title": "Two"}]},
-            {"type": "web_search_tool_result", "content": {"error_code": "max_uses_exceeded"}},
-            5,
-        ],
-    }
-    expected = (Source(B, "Two"), Source(A, "One"))
-    output = [searched(A, B), cited()]
-    assert read_response({"output": output, "provider_specific_fields": extra}).sources == expected
-    message = {"content": "x", "provider_specific_fields": extra}
-    assert read_chat({"choices": [{"message": message}]}).sources == expected
-    odd: list[Any] = [None, 5, {"citations": 3, "web_search_results": "x"}]
-    assert all(read_response({"output": output, "provider_specific_fields": one}).sources for one in odd)
+KINDS: list[tuple[Json, str]] = [
+    ({"type": "mcp_approval_request", "name": "delete_all"}, "a request to approve an MCP call (delete_all)"),
+    ({"type": "image_generation_call", "result": "aGk="}, "an image"),
+    ({"type": "computer_call", "action": {"type": "click"}}, "a computer call"),
+    ({"type": "custom_tool_call", "name": "sql"}, "a call of a custom tool (sql)"),
+    ({"type": "code_interpreter_call", "code": "1"}, "a run of the code interpreter"),
+    ({"type": "local_shell_call"}, "a shell command"),
+    ({"type": "reasoning", "summary": []}, "reasoning"),
+    ({"type": "message", "content": [{"type": "output_audio", "data": "aGk="}]}, "audio"),
+    ({"type": "message", "content": [{"type": "output_image"}]}, "an image"),
+    ({"type": "hologram"}, "an item of the type hologram"),
+    ({"type": "holo\x1b[31m\ngram"}, "an item of the type holo [31m gram"),
+]
+
+
+def why(content: str, kind: type[Assembly]) -> str:
+    answer, _, _ = read_body(content, kind)
+    with pytest.raises(GatewayError) as caught:
+        require_complete(Reply(answer, content, {}))
+    return caught.value.cause
+
+
+@pytest.mark.parametrize(("item", "words"), KINDS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream: bool) -> None:
+    body: Json = {"status": "completed", "output": [{"type": "message", "content": None}, item]}
+    content = json.dumps(body)
+    if stream:
+        events = [{"type": "response.output_item.done", "output_index": 0, "item": item}, completed()]
+        content = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    assert why(content, ResponseStream) == f"the answer holds no text, only {words}"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"images": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "an image"),
+        ({"audio": {"id": "audio_1", "data": "aGk="}}, "audio"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "an image"),
+        ({"reasoning_content": "Hmm"}, "reasoning"),
+        ({"content": [{"type": "thinking", "thinking": "Hmm"}]}, "reasoning"),
+    ],
+)
+@pytest.mark.parametrize("name", ["message", "delta"])
+def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, name: str) -> None:
+    body = json.dumps({"choices": [{name: {"content": None, **message}, "finish_reason": "stop"}]})
+    content = body if name == "message" else f"data: {body}\n\n"
+    assert why(content, ChatStream) == f"the answer holds no text, only {words}"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"type": "custom", "custom": {"name": "sql", "input": "x"}}]},
+        {"function_call": {"name": "sql", "arguments": "{}"}},
+    ],
+)
+@pytest.mark.parametrize("name", ["message", "delta"])
+def test_a_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
+    body = json.dumps({"choices": [{name: message, "finish_reason": "stop"}]})
+    content = body if name == "message" else f"data: {body}\n\n"
+    assert why(content, ChatStream) == "the model called a function instead of answering: sql"

@@ -1,108 +1,81 @@
-"""Streams put together: pieces, ends, and what gateways do to both."""
+"""What the readers of both APIs share: errors in a stream, halves of characters, time."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import pytest
 
 from litellm_openai_example.calls.assembly import Assembly, read_body
 from litellm_openai_example.calls.chat_stream import ChatStream
 from litellm_openai_example.calls.response_stream import ResponseStream
-from litellm_openai_example.calls.sse import Event, EventParser
+from litellm_openai_example.errors import GatewayError
+
+from .events import Json, chunk, completed, delta, fed, message, whole
+
+WHY = "context size exceeded"
+
+
+def as_body(*events: object) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": WHY, "type": "BadRequest", "code": 400},  # vLLM
+        {"type": "error", "message": WHY},
+        {"detail": WHY},  # FastAPI
+        {"errors": [{"message": WHY}]},
+        [{"error": {"message": WHY}}],  # Gemini
+    ],
+)
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Assembly]) -> None:
+    begun = chunk("Half") if kind is ChatStream else delta("Half")
+    answer, _, _ = read_body(as_body(begun, event) + b"data: [DONE]\n\n", kind)
+    assert (answer.text, answer.status) == ("Half", "failed")
+    assert WHY in (answer.error_message or "")
+
+
+@pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
+    begun = chunk("Half") if kind is ChatStream else delta("Half")
+    answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
+    assert (answer.text, answer.status) == ("Half", "failed")
+    assert WHY in (answer.error_message or "")
+
+
+def test_words_in_place_of_an_event_are_told() -> None:
+    answer, _, _ = read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
+    assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", WHY)
+
+
+def test_an_error_in_a_list_is_read() -> None:
+    reader = ChatStream()
+    with pytest.raises(GatewayError, match=WHY):
+        fed(reader, {"detail": [{"msg": WHY}]})
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
+def test_lines_of_json_are_an_answer(newline: str) -> None:
+    body = newline.join(json.dumps(event) for event in (chunk("Hel"), chunk("lo"), chunk("", "stop")))
+    answer, _, _ = read_body(body.encode(), ChatStream)
+    assert (answer.text, answer.status) == ("Hello", "completed")
+    cut, _, _ = read_body(newline.join([json.dumps(chunk("Hel"))] * 2).encode(), ChatStream)
+    assert (cut.text, cut.status) == ("HelHel", "incomplete")
+
+
+def test_an_answer_of_the_other_api_is_shown() -> None:
+    chat, _, _ = read_body(json.dumps(whole("Hi", "length")), ResponseStream)
+    assert (chat.text, chat.status, chat.cut_short is not None) == ("Hi", "incomplete", True)
+    response, _, _ = read_body(json.dumps({"status": "completed", "output": [message("Hi")]}), ChatStream)
+    assert (response.text, response.status) == ("Hi", "completed")
+
 
 FRUIT = "\U0001f35c"
-
-
-def delta(text: str, **more: Any) -> dict[str, Any]:
-    return {"type": "response.output_text.delta", "delta": text, **more}
-
-
-def message(text: str, **more: Any) -> dict[str, Any]:
-    return {"type": "message", "content": [{"type": "output_text", "text": text}], **more}
-
-
-def completed(*output: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output, **more}}
-
-
-def fed(reader: Assembly, *events: object) -> str:
-    return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("step", [1, 2, 3, 1000])
-def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int) -> None:
-    lines = [
-        "\ufeff: a comment",
-        "",
-        "event: one",
-        'data: {"a":',
-        "data:1}",
-        "",
-        "",
-        "id: 7",
-        "data: 한",
-        "",
-        "data: [DONE]",
-    ]
-    content = newline.join(lines).encode()
-    parser = EventParser()
-    events = [event for at in range(0, len(content), step) for event in parser.feed(content[at : at + step])]
-    assert [*events, *parser.end()] == [
-        Event("one", '{"a":\n1}'),
-        Event("message", "한", "7"),
-        Event("message", "[DONE]", "7"),
-    ]
-
-
-def test_half_an_event_at_the_end_is_none() -> None:
-    parser = EventParser()
-    assert parser.feed(b'data: {"a": 1}\n\ndata: {"a"') + parser.end() == [Event("message", '{"a": 1}')]
-
-
-def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
-    added = [
-        {"type": "response.output_item.added", "output_index": n, "item": {"type": "message", "phase": phase}}
-        for n, phase in enumerate(("commentary", "final_answer"))
-    ]
-    output = message("I look.", phase="commentary"), message("# Report", phase="final_answer")
-    reader = ResponseStream()
-    shown = fed(
-        reader, added[0], delta("I look.", output_index=0), added[1], delta("# ", output_index=1),
-        delta("Report", output_index=1), completed(*output),
-    )  # fmt: skip
-    assert shown == reader.answer().text == "I look.\n\n# Report"
-
-
-@pytest.mark.parametrize("place", [{}, {"output_index": 1, "content_index": 0}, {"item_id": "m"}])
-def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
-    where = {"item_id": "m", "output_index": 1, "content_index": 0}
-    part = {"type": "output_text", "text": "Hello"}
-    reader = ResponseStream()
-    shown = fed(
-        reader, delta("Hel", **place), {"type": "response.output_text.done", "text": "Hello", **where},
-        {"type": "response.content_part.done", "part": part, **where},
-        {"type": "response.output_item.done", "output_index": 1, "item": message("Hello", id="m")}, completed(),
-    )  # fmt: skip
-    assert shown == reader.answer().text == "Hello"
-
-
-def test_an_event_that_says_incomplete_without_a_reason_is_not_whole() -> None:
-    reader = ResponseStream()
-    fed(reader, delta("Half"), {"type": "response.incomplete", "response": {"id": "r"}})
-    assert reader.answer().cut_short
-
-
-def test_calls_of_a_chat_stream_are_put_together() -> None:
-    def call(**function: str) -> dict[str, Any]:
-        return {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": function}]}}]}
-
-    reader = ChatStream()
-    fed(reader, call(name="f", arguments='{"a"'), call(arguments=":1}"), {"choices": [{"finish_reason": "tool_calls"}]})
-    assert [(c.call_id, c.name, c.arguments) for c in reader.answer().calls] == [("c1", "f", '{"a":1}')]
 
 
 def test_halves_of_a_character_come_together_and_a_lone_one_is_not_lost() -> None:
@@ -115,6 +88,23 @@ def test_events_that_nobody_asked_for_are_an_answer() -> None:
     assert read_body(body, ResponseStream)[0].text == "Hi"
     cut = read_body(b'data: {"choices": [{"delta": {"content": "Hal"}}]}\n\n', ChatStream)[0]
     assert (cut.text, cut.status) == ("Hal", "incomplete")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [{"type": "response.output_text.done", "output_index": 0, "text": f"a{FRUIT}b"}, completed()],
+        [completed(message(f"a{FRUIT}b"))],
+    ],
+)
+def test_half_a_character_is_completed_by_the_whole_text(rest: list[Json]) -> None:
+    reader = ResponseStream()
+    assert fed(reader, delta("a\ud83c", output_index=0), *rest) == reader.answer().text == f"a{FRUIT}b"
+
+
+def test_one_broken_byte_costs_no_answer() -> None:
+    answer, _, _ = read_body(json.dumps(whole("a?b")).encode().replace(b"?", b"\xff"), ChatStream)
+    assert answer.text == "a\ufffdb"
 
 
 @pytest.mark.parametrize("kind", ["chat", "responses", "refusals"])

@@ -1,4 +1,4 @@
-"""Answers in forms that the API does not have: numbers for texts, errors in other words, the input in the output."""
+"""Fields of another type than the API has, JSON that is not quite JSON, errors in other words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from litellm_openai_example.diagnosis import explain_body
 from litellm_openai_example.errors import GatewayError
 
 Json = dict[str, Any]
+
 BOTH = pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 
 

@@ -1,4 +1,4 @@
-"""Several messages in one response: each text once, apart by a blank line. And what to say when there is no text."""
+"""The Responses API, whole and as a stream of events: each text once, messages apart by a blank line."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example import GatewayError
-from litellm_openai_example.calls.assembly import Assembly, read_body
-from litellm_openai_example.calls.chat_stream import ChatStream
-from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.assembly import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 
-Json = dict[str, Any]
+from .events import Json, completed, delta, fed, message
+
 SAME = "Same answer."
-
-
-def message(text: str, **more: Any) -> Json:
-    return {"type": "message", "content": [{"type": "output_text", "text": text}], **more}
 
 
 def part(text: str) -> Json:
     return {"type": "output_text", "text": text}
-
-
-def completed(*output: Json) -> Json:
-    return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": list(output)}}
 
 
 OUTPUTS: dict[str, tuple[list[Json], str]] = {
@@ -134,70 +124,6 @@ def test_a_message_that_was_held_back_is_not_lost_when_the_stream_breaks() -> No
     assert [*shown, reader.rest()] == [SAME, "", "\n\nSame"]
 
 
-KINDS: list[tuple[Json, str]] = [
-    ({"type": "mcp_approval_request", "name": "delete_all"}, "a request to approve an MCP call (delete_all)"),
-    ({"type": "image_generation_call", "result": "aGk="}, "an image"),
-    ({"type": "computer_call", "action": {"type": "click"}}, "a computer call"),
-    ({"type": "custom_tool_call", "name": "sql"}, "a call of a custom tool (sql)"),
-    ({"type": "code_interpreter_call", "code": "1"}, "a run of the code interpreter"),
-    ({"type": "local_shell_call"}, "a shell command"),
-    ({"type": "reasoning", "summary": []}, "reasoning"),
-    ({"type": "message", "content": [{"type": "output_audio", "data": "aGk="}]}, "audio"),
-    ({"type": "message", "content": [{"type": "output_image"}]}, "an image"),
-    ({"type": "hologram"}, "an item of the type hologram"),
-    ({"type": "holo\x1b[31m\ngram"}, "an item of the type holo [31m gram"),
-]
-
-
-@pytest.mark.parametrize(("item", "words"), KINDS)
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream: bool) -> None:
-    body: Json = {"status": "completed", "output": [{"type": "message", "content": None}, item]}
-    content = json.dumps(body)
-    if stream:
-        events = [{"type": "response.output_item.done", "output_index": 0, "item": item}, completed()]
-        content = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
-    assert why(content, ResponseStream) == f"the answer holds no text, only {words}"
-
-
-@pytest.mark.parametrize(
-    ("message", "words"),
-    [
-        ({"images": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "an image"),
-        ({"audio": {"id": "audio_1", "data": "aGk="}}, "audio"),
-        ({"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "an image"),
-        ({"reasoning_content": "Hmm"}, "reasoning"),
-        ({"content": [{"type": "thinking", "thinking": "Hmm"}]}, "reasoning"),
-    ],
-)
-@pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, name: str) -> None:
-    body = json.dumps({"choices": [{name: {"content": None, **message}, "finish_reason": "stop"}]})
-    content = body if name == "message" else f"data: {body}\n\n"
-    assert why(content, ChatStream) == f"the answer holds no text, only {words}"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"tool_calls": [{"type": "custom", "custom": {"name": "sql", "input": "x"}}]},
-        {"function_call": {"name": "sql", "arguments": "{}"}},
-    ],
-)
-@pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
-    body = json.dumps({"choices": [{name: message, "finish_reason": "stop"}]})
-    content = body if name == "message" else f"data: {body}\n\n"
-    assert why(content, ChatStream) == "the model called a function instead of answering: sql"
-
-
-def why(content: str, kind: type[Assembly]) -> str:
-    answer, _, _ = read_body(content, kind)
-    with pytest.raises(GatewayError) as caught:
-        require_complete(Reply(answer, content, {}))
-    return caught.value.cause
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -216,3 +142,70 @@ def test_a_response_that_is_gone_has_failed(body: Json) -> None:
 def test_the_text_of_a_response_that_expired_is_kept() -> None:
     answer, _, _ = read_body(json.dumps({"status": "expired", "output": [message("Half")]}), ResponseStream)
     assert (answer.text, answer.status) == ("Half", "incomplete")
+
+
+def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
+    added = [
+        {"type": "response.output_item.added", "output_index": n, "item": {"type": "message", "phase": phase}}
+        for n, phase in enumerate(("commentary", "final_answer"))
+    ]
+    output = message("I look.", phase="commentary"), message("# Report", phase="final_answer")
+    reader = ResponseStream()
+    shown = fed(
+        reader, added[0], delta("I look.", output_index=0), added[1], delta("# ", output_index=1),
+        delta("Report", output_index=1), completed(*output),
+    )  # fmt: skip
+    assert shown == reader.answer().text == "I look.\n\n# Report"
+
+
+@pytest.mark.parametrize("place", [{}, {"output_index": 1, "content_index": 0}, {"item_id": "m"}])
+def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
+    where = {"item_id": "m", "output_index": 1, "content_index": 0}
+    part = {"type": "output_text", "text": "Hello"}
+    reader = ResponseStream()
+    shown = fed(
+        reader, delta("Hel", **place), {"type": "response.output_text.done", "text": "Hello", **where},
+        {"type": "response.content_part.done", "part": part, **where},
+        {"type": "response.output_item.done", "output_index": 1, "item": message("Hello", id="m")}, completed(),
+    )  # fmt: skip
+    assert shown == reader.answer().text == "Hello"
+
+
+def test_an_event_that_says_incomplete_without_a_reason_is_not_whole() -> None:
+    reader = ResponseStream()
+    fed(reader, delta("Half"), {"type": "response.incomplete", "response": {"id": "r"}})
+    assert reader.answer().cut_short
+
+
+STARTED = {"type": "response.created", "response": {"id": "r", "status": "in_progress"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "completed", "output": [message("Half", status="incomplete")]},
+        {"status": "completed", "output": [message("Half")], "finish_reason": "length"},
+    ],
+)
+def test_a_response_whose_message_was_cut_is_not_whole(body: Json) -> None:
+    assert read_body(json.dumps(body), ResponseStream)[0].cut_short
+
+
+@pytest.mark.parametrize(("status", "is_whole"), [("expired", False), (None, True), ("in_progress", True)])
+def test_a_last_event_with_an_unknown_status_is_not_whole(status: str | None, is_whole: bool) -> None:
+    reader = ResponseStream()
+    assert fed(reader, delta("T"), completed(message("T"), status=status)) == "T"
+    assert (reader.answer().status, reader.answer().cut_short is None) == (
+        "completed" if is_whole else "incomplete",
+        is_whole,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("completed", "completed"), ("incomplete", "incomplete"), ("failed", "failed")]
+)
+@pytest.mark.parametrize("more", [{}, {"response": None}])
+def test_a_last_event_may_be_a_name_alone(name: str, status: str, more: Json) -> None:
+    reader = ResponseStream()
+    assert fed(reader, STARTED, delta("Hi"), {"type": f"response.{name}", **more}) == "Hi"
+    assert (reader.answer().text, reader.answer().status, reader.answer().id) == ("Hi", status, "r")

@@ -1,4 +1,4 @@
-"""Streams as proxies dress them: what is not JSON is skipped and counted, and what is whole is told as whole."""
+"""Server-sent events: their bytes, and what proxies put around them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,52 @@ import pytest
 from litellm_openai_example.calls.assembly import Assembly, read_body
 from litellm_openai_example.calls.chat_stream import ChatStream
 from litellm_openai_example.calls.response_stream import ResponseStream
-from litellm_openai_example.calls.sse import EventParser
+from litellm_openai_example.calls.sse import Event, EventParser
 
-Json = dict[str, Any]
-
-
-def chunk(text: str | None = None, reason: str | None = None, index: object = 0) -> Json:
-    delta = {} if text is None else {"content": text}
-    return {"id": "c1", "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
+from .events import Json, chunk, lines, whole
 
 
-def whole(text: str | None, reason: str = "stop", **more: Any) -> Json:
-    return {"id": "c1", "choices": [{"index": 0, "message": {"content": text, **more}, "finish_reason": reason}]}
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int) -> None:
+    lines = [
+        "\ufeff: a comment",
+        "",
+        "event: one",
+        'data: {"a":',
+        "data:1}",
+        "",
+        "",
+        "id: 7",
+        "data: 한",
+        "",
+        "data: [DONE]",
+    ]
+    content = newline.join(lines).encode()
+    parser = EventParser()
+    events = [event for at in range(0, len(content), step) for event in parser.feed(content[at : at + step])]
+    assert [*events, *parser.end()] == [
+        Event("one", '{"a":\n1}'),
+        Event("message", "한", "7"),
+        Event("message", "[DONE]", "7"),
+    ]
+
+
+def test_half_an_event_at_the_end_is_none() -> None:
+    parser = EventParser()
+    assert parser.feed(b'data: {"a": 1}\n\ndata: {"a"') + parser.end() == [Event("message", '{"a": 1}')]
 
 
 CHUNKS = [chunk("Hel"), chunk("lo"), chunk(None, "stop")]
+
 FINAL = {"id": "r", "status": "completed", "output": [{"type": "message", "content": "Hello"}]}
+
 EVENTS = [
     {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
     {"type": "response.output_text.delta", "output_index": 0, "delta": "Hel"},
     {"type": "response.output_text.delta", "output_index": 0, "delta": "lo"},
     {"type": "response.completed", "response": FINAL},
 ]
-
-
-def lines(*events: object, before: str = "data: ", after: str = "\n\n", between: str = "") -> str:
-    return between.join(f"{before}{json.dumps(event)}{after}" for event in events)
 
 
 def dressed(event: Callable[[str], str], end: str = "data: [DONE]\n\n") -> Callable[[list[Json]], str]:
@@ -168,93 +188,3 @@ def test_what_is_no_answer_stays_none(body: str) -> None:
 def test_a_line_of_many_prefixes_is_read_at_once() -> None:
     events = EventParser().feed(b"data:" * 200_000 + b"\n\n" + b"data: {" + b" " * 200_000 + b"}\n\n")
     assert len(events) == 2
-
-
-@pytest.mark.parametrize("index", [0, "0", 0.0, None])
-def test_the_choice_that_counts_is_the_first_that_holds_a_text(index: object) -> None:
-    first: Json = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
-    second = {"index": 1, "finish_reason": "length", "message": {"content": "Hello"}}
-    for choices in ([first, second], [second, first]) if index is not None else ([first, second],):
-        answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
-        assert (answer.text, answer.status) == ("Hello", "incomplete")
-    first["message"]["content"] = "First"
-    answer, _, _ = read_body(json.dumps({"choices": [second, first]}), ChatStream)
-    assert (answer.text, answer.status) == (("First", "completed") if index is not None else ("Hello", "incomplete"))
-
-
-def test_a_text_and_a_call_may_stand_in_different_choices() -> None:
-    call = {"id": "call_1", "function": {"name": "f", "arguments": "{}"}}
-    choices = [
-        {"index": 0, "finish_reason": "stop", "message": {"content": "I look."}},
-        {"index": 1, "finish_reason": "tool_calls", "message": {"content": None, "tool_calls": [call]}},
-    ]
-    answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
-    assert (answer.text, answer.status, [one.name for one in answer.calls]) == ("I look.", "completed", ["f"])
-
-
-STOP = chunk(None, "stop")
-STREAMED: dict[str, tuple[list[Json], str]] = {
-    "two, mixed": ([chunk("b1", index=1), chunk("a1"), chunk("b2", index=1), chunk("a2"), STOP], "a1a2"),
-    "two in one event": ([{"choices": chunk("a")["choices"] + chunk("b", index=1)["choices"]}, STOP], "a"),
-    "two without an index": ([{"choices": [{"delta": {"content": text}} for text in "ab"]}, STOP], "a"),
-    "indexes as texts": ([chunk("b", index="1"), chunk("a", index="0"), STOP], "a"),
-    "all in the second": ([chunk(""), chunk("a", index=1), chunk("b", index=1), STOP, chunk("", "stop", 1)], "ab"),
-    "the second after the end of the first": ([STOP, chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
-    "an index that counts the chunks": ([chunk("a"), chunk("b", index=1), chunk(None, "stop", 2)], "ab"),
-    "the same, the role first": ([chunk(""), chunk("a", index=1), chunk("b", index=2), chunk(None, "stop", 3)], "ab"),
-    "an index that counts the blocks": (
-        [chunk("a"), chunk("b"), chunk("c", index=2), chunk("d", index=2), STOP],
-        "abcd",
-    ),
-    "the second after the first, each ended": ([chunk("a", "stop"), chunk("b", "stop", index=1)], "a"),
-    "only the second": ([chunk("a", index=1), chunk("b", "stop", index=1)], "ab"),
-}
-
-
-@pytest.mark.parametrize("name", STREAMED)
-def test_choices_of_a_stream_are_not_mixed(name: str) -> None:
-    chunks, text = STREAMED[name]
-    reader = ChatStream()
-    shown = "".join(reader.feed(json.loads(json.dumps(one))) for one in chunks) + reader.end()
-    answer = reader.answer()
-    assert (shown, answer.text, answer.status) == (text, text, "completed")
-
-
-WORDS = "I cannot help"
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"refusal": WORDS},
-        {"refusal": [{"type": "text", "text": WORDS}]},
-        {"refusal": [{"type": "refusal", "refusal": "I cannot "}, "help"]},
-        {"refusal": {"type": "refusal", "refusal": WORDS}},
-        {"refusal": {"text": WORDS}},
-        {"content": {"type": "refusal", "refusal": WORDS}},
-        {"content": [{"type": "refusal", "refusal": [{"text": WORDS}]}]},
-        {"content": [{"type": "refusal", "refusal": WORDS}], "refusal": WORDS},
-    ],
-)
-def test_a_refusal_is_read_in_each_form(message: Json) -> None:
-    chat, _, _ = read_body(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}), ChatStream)
-    assert (chat.refusal, chat.text) == (WORDS, "")
-    streamed, _, _ = read_body(lines({"choices": [{"delta": message, "finish_reason": "stop"}]}), ChatStream)
-    assert (streamed.refusal, streamed.text) == (WORDS, "")
-    item = {"type": "message", **message}
-    response, _, _ = read_body(json.dumps({"status": "completed", "output": [item]}), ResponseStream)
-    assert (response.refusal, response.text) == (WORDS, "")
-
-
-def test_a_refusal_in_pieces_is_put_together() -> None:
-    deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help"}}]
-    events = [{"choices": [{"delta": delta}]} for delta in deltas]
-    answer, _, _ = read_body(lines(*events, chunk(None, "stop")), ChatStream)
-    assert answer.refusal == WORDS
-
-
-@pytest.mark.parametrize("count", [3, 3.0, "3", "3.0"])
-def test_tokens_are_counted_in_each_notation(count: object) -> None:
-    usage = {"prompt_tokens": count, "completion_tokens": "many", "total_tokens": float("inf")}
-    answer, _, _ = read_body(json.dumps({**whole("Hi"), "usage": usage}), ChatStream)
-    assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, None, None)
