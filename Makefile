@@ -76,7 +76,7 @@ test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: 
 # The lowest and the newest SDK of each line. The lowest of all is the first whose retry loop lets an OpenAIError pass.
 SDKS ?= 2.31.0 2 3.0.0 3
 SDK_TESTS := tests/test_sdk.py tests/test_typing.py tests/test_client.py tests/test_late_types.py tests/test_diagnosis.py tests/transport tests/calls \
-	tests/research tests/cli tests/relay/test_client.py
+	tests/research tests/cli
 
 test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new SDKs: make test-sdks [SDKS="2.31.0 3"]
 	@failed=; for sdk in $(SDKS); do \

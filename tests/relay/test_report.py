@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
 
-from .ledgers import new, opened, run
+from .ledger.ledgers import new, opened, run
 
 
 def report(url: str, *options: str) -> subprocess.CompletedProcess[str]:

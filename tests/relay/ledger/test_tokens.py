@@ -22,10 +22,10 @@ from litellm_openai_example.relay.ledger.schema import metadata
 from litellm_openai_example.relay.ledger.tokens import Tokens
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
-from ..fakes.gateway import Gateway
-from .conftest import StartRelay
+from ...fakes.gateway import Gateway
+from ..conftest import StartRelay
+from ..running import Json, ThreadedRelay, body
 from .ledgers import new, opened, run, write_old
-from .running import Json, ThreadedRelay, body
 
 COLUMNS_OF_3 = (
     "id idempotency_hash fingerprint mode deliverable_format arguments state owner cancel_requested attempts "

@@ -9,10 +9,10 @@ import pytest
 
 from litellm_openai_example.config import GatewaySettings
 
-from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
-from ..fakes.scripted import free_port
-from .conftest import StartRelay, assert_clean
-from .running import FAST, ThreadedRelay
+from ...fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Json, message
+from ...fakes.scripted import free_port
+from ..conftest import StartRelay, assert_clean
+from ..running import FAST, ThreadedRelay
 
 HTML = {"content-type": "text/html"}
 PAGE = f"<!DOCTYPE html><html><title>Sign in</title>{SECRET_WORDS}</html>"

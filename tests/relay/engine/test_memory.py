@@ -14,7 +14,7 @@ from litellm_openai_example.json_object import JsonObject
 from litellm_openai_example.relay.engine.outcome import outcome_of
 from litellm_openai_example.relay.ledger.changes import settled
 
-from ..fakes.gateway import message
+from ...fakes.gateway import message
 
 SIZE = 8 * 2**20
 TEXTS = {"ASCII": "noodles ", "beyond ASCII": "짜장면 ", "line breaks": "a\n"}

@@ -15,7 +15,7 @@ import pytest
 from litellm_openai_example.gateway.offline import stored as stored_responses
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
-from ..fakes.scripted import eventually
+from ...fakes.scripted import eventually
 
 Start = Callable[[], openai.OpenAI]
 

@@ -11,10 +11,10 @@ import pytest
 from litellm_openai_example.relay.engine.prompt import research_prompt, research_request
 from litellm_openai_example.research.arguments import DeepResearchArguments
 
-from ..fakes.gateway import Fault, Gateway, Json
-from ..fakes.scripted import eventually
-from .conftest import StartRelay
-from .running import FAST, ThreadedRelay
+from ...fakes.gateway import Fault, Gateway, Json
+from ...fakes.scripted import eventually
+from ..conftest import StartRelay
+from ..running import FAST, ThreadedRelay
 
 NEW, OLD = {"type": "web_search"}, {"type": "web_search_preview"}
 

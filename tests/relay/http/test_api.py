@@ -22,10 +22,10 @@ from litellm_openai_example.research.contract import (
     InvocationErrorCode,
 )
 
-from ..fakes.gateway import SECRET_WORDS, Fault, Gateway, message
-from ..fakes.scripted import eventually
-from .conftest import StartRelay, assert_clean
-from .running import FAST, ThreadedRelay, body, finished, token
+from ...fakes.gateway import SECRET_WORDS, Fault, Gateway, message
+from ...fakes.scripted import eventually
+from ..conftest import StartRelay, assert_clean
+from ..running import FAST, ThreadedRelay, body, finished, token
 
 
 def error_code(answer: httpx.Response) -> str:

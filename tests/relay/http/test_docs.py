@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .running import ThreadedRelay
+from ..running import ThreadedRelay
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -21,9 +21,9 @@ from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.settings import database_url as configured_url
 
-from ..fakes.postgresql import PostgreSQL
+from ...fakes.postgresql import PostgreSQL
+from ..proxied import proxied
 from .ledgers import new, opened, run
-from .proxied import proxied
 
 
 def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:

@@ -16,9 +16,9 @@ from mcp import Client
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
+from ..relay.conftest import StartRelay
+from ..relay.running import ThreadedRelay
 from .agents import KEY, agent, call, on_stdio, over_http, over_http_of_2025, tell
-from .conftest import StartRelay
-from .running import ThreadedRelay
 
 Known = Callable[..., AbstractAsyncContextManager[Client]]
 TAGS, USER, SESSION = "x-litellm-tags", "x-litellm-end-user-id", "x-litellm-session-id"

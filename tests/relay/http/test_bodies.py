@@ -20,9 +20,9 @@ from schemathesis.core.result import Ok
 from litellm_openai_example.research.arguments import MAX_TEXT, DeepResearchArguments
 from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_BYTES
 
-from ..fakes.gateway import Gateway
-from ..tools.chance import FIXED
-from .running import Json, ThreadedRelay, body, settings
+from ...fakes.gateway import Gateway
+from ...tools.chance import FIXED
+from ..running import Json, ThreadedRelay, body, settings
 
 MARK = "words-that-must-not-come-back"
 

@@ -35,9 +35,9 @@ from litellm_openai_example.research.views import read_view
 from ..fakes.gateway import Fault, Gateway, Json, message
 from ..fakes.raw import RawServer
 from ..fakes.scripted import Answer, eventually, free_port, reply
+from ..relay.conftest import StartRelay, assert_clean
+from ..relay.running import RelayProcess, ThreadedRelay, body, environment
 from .agents import KEY, Reach, agent, call, on_stdio, over_http, over_http_of_2025, tell
-from .conftest import StartRelay, assert_clean
-from .running import RelayProcess, ThreadedRelay, body, environment
 
 NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One", "start_index": 0, "end_index": 3}
 

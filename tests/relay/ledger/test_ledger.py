@@ -28,7 +28,7 @@ from litellm_openai_example.relay.ledger.schema import ACTIVE
 from litellm_openai_example.relay.metrics import exposition
 from litellm_openai_example.relay.report import listed, spent
 
-from ..fakes.postgresql import PostgreSQL
+from ...fakes.postgresql import PostgreSQL
 from .ledgers import fill, new, opened, run
 
 FINISHED = 3000

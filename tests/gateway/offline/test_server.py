@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from litellm_openai_example.gateway.offline.model import DEMO, SOURCE
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
-from ..tools.chance import FIXED
+from ...tools.chance import FIXED
 
 SEARCH: Any = {"type": "web_search_preview"}
 PARAMETERS: Any = {"type": "object", "properties": {"research_question": {"type": "string"}}}

@@ -19,10 +19,10 @@ from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
 from litellm_openai_example.research.arguments import DeepResearchArguments
 
-from ..fakes.gateway import Gateway
-from ..fakes.scripted import eventually
-from .conftest import StartRelay
-from .running import FAST, ThreadedRelay
+from ...fakes.gateway import Gateway
+from ...fakes.scripted import eventually
+from ..conftest import StartRelay
+from ..running import FAST, ThreadedRelay
 
 
 class TestLoops:

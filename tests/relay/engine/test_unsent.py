@@ -17,9 +17,9 @@ from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
 from litellm_openai_example.relay.engine.upstream import Upstream
 
-from ..fakes.gateway import KEY, Gateway
-from ..fakes.scripted import eventually
-from .running import OURS, RelayProcess, environment
+from ...fakes.gateway import KEY, Gateway
+from ...fakes.scripted import eventually
+from ..running import OURS, RelayProcess, environment
 
 
 def submitted_to(base_url: str) -> tuple[Exception | None, int]:

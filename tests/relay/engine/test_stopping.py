@@ -12,10 +12,10 @@ import pytest
 
 from litellm_openai_example.config import GatewaySettings
 
-from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Work
-from ..fakes.scripted import eventually
-from .conftest import StartRelay
-from .running import FAST, Json, ThreadedRelay, environment, relay_process
+from ...fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway, Work
+from ...fakes.scripted import eventually
+from ..conftest import StartRelay
+from ..running import FAST, Json, ThreadedRelay, environment, relay_process
 
 HTML = {"content-type": "text/html"}
 OUTAGES = [

@@ -22,10 +22,10 @@ from litellm_openai_example.relay import process
 from litellm_openai_example.relay.http import connection as limits
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
-from ..fakes.gateway import Gateway, message
-from ..fakes.scripted import eventually
-from .conftest import StartRelay
-from .running import ThreadedRelay, body, token
+from ...fakes.gateway import Gateway, message
+from ...fakes.scripted import eventually
+from ..conftest import StartRelay
+from ..running import ThreadedRelay, body, token
 
 
 @pytest.fixture(params=[("httptools_impl", "HttpToolsProtocol"), ("h11_impl", "H11Protocol")], ids=lambda p: p[0])
