@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -119,6 +120,17 @@ class _Stdin(io.TextIOWrapper):
 RunCommand = Callable[..., Run]
 
 
+def run_main(arguments: list[str]) -> int:
+    """Return the exit code of the command, run in this process; it leaves the garbage collector as a process would."""
+    try:
+        main.main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """Run the command in this process; `stdin` None is a terminal at which nobody types."""
@@ -127,7 +139,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         with _Stdin(stdin or b"", stdin is None) as given:
             monkeypatch.setattr(sys, "stdin", given)
             capfd.readouterr()
-            code = main._main(list(arguments))
+            code = run_main(list(arguments))
         captured = capfd.readouterr()
         assert KEY not in captured.out + captured.err
         assert "Traceback" not in captured.out + captured.err or "--verbose" in arguments

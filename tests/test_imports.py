@@ -21,7 +21,10 @@ import sys
 bare = set(sys.modules)  # a distribution's Python may bring more of its own
 import json
 from litellm_openai_example.cli import main
-code = main._main(sys.argv[1:])
+try:
+    main.main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
 print(json.dumps([code, sorted(set(sys.modules) - bare)]), file=sys.stderr)
 """
 

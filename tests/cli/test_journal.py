@@ -79,7 +79,10 @@ def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
 
 def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = f"resp_$(touch {tmp_path}/bad);`id`'\""
-    monkeypatch.setattr(again, "_program", lambda: ["printf", "%s|"])
+    program = tmp_path / "litellm-example"
+    program.write_text("#!/bin/sh\nprintf '%s|' \"$@\"\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
     line = again.typed("--retrieve", evil)
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60).stdout

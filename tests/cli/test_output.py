@@ -10,6 +10,8 @@ import pytest
 from litellm_openai_example.cli import output
 from litellm_openai_example.cli.output import harmless
 
+from ..fakes.scripted import eventually
+
 
 @pytest.mark.parametrize(
     "text",
@@ -45,8 +47,8 @@ class _Terminal(io.StringIO):
 def test_a_notice_does_not_stick_to_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with output.progress("waiting") as shown:
-        shown._show("1 s  waiting")
+    with output.progress("waiting"):
+        assert eventually(lambda: "waiting" in terminal.getvalue())
         output.notice("accepted")
     output.notice("done")
     assert "waiting\r\x1b[Kaccepted\n" in terminal.getvalue()

@@ -11,10 +11,10 @@ from io import TextIOWrapper
 
 import pytest
 
-from litellm_openai_example.cli import journal, main
+from litellm_openai_example.cli import journal
 from litellm_openai_example.cli.journal import RESEARCH, RESPONSE
 
-from ..conftest import RunCommand
+from ..conftest import RunCommand, run_main
 from ..fakes.scripted import Answer, ScriptedServer, Seen, reply, response_body
 from ..fakes.tool_calling import ARGUMENTS, FINAL, FakeRelay, Turns, calling, view
 from .running import R, polling
@@ -143,7 +143,7 @@ def test_what_cannot_be_written_is_kept(
     with stdout_of(sink()) as stream, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stream)
         patched.setattr(sys, "stdin", None)
-        assert main._main(arguments) == SINKS[sink]
+        assert run_main(arguments) == SINKS[sink]
     (entry,) = journal.all_records()
     assert entry.confirmed
 

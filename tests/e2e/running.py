@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ import openai
 from litellm_openai_example.json_object import JsonObject
 
 from ..conftest import RunCommand
-from ..fakes.scripted import free_port
+from ..fakes.scripted import eventually, free_port
 from ..fakes.upstream import UpstreamControl
 
+_START = 120.0  # seconds; beside busy loops the imports alone take half a minute
 R = ["--api", "responses"]
 QUESTION = "Research the history of jajangmyeon (짜장면)"
 
@@ -54,15 +54,15 @@ class Relay:
     def start(self) -> None:
         command = [sys.executable, "-m", "litellm_openai_example.relay", "--port", str(self.port)]
         self.process = subprocess.Popen(command, env=self._env, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
-                    return
-            except OSError:
-                assert self.process.poll() is None
-                assert time.monotonic() < until
-                time.sleep(0.05)
+        assert eventually(lambda: self.is_ready() or self.process.poll() is not None, _START)
+        assert self.process.poll() is None
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=60):
+                return True
+        except OSError:
+            return False
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -113,7 +113,7 @@ def serving(env: dict[str, str]) -> tuple[subprocess.Popen[str], openai.OpenAI]:
     exports = dict(re.findall(r"export (\w+)=(\S+)", process.stdout.readline() + process.stdout.readline()))
     assert exports, process.communicate()
     url, key = f"{exports['LITELLM_BASE_URL']}/v1", exports["LITELLM_API_KEY"]
-    return process, openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=30)
+    return process, openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
 
 
 def say(client: openai.OpenAI, model: str) -> Any:

@@ -57,7 +57,7 @@ def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_it_does_not_have_it_says(demo: openai.OpenAI, method: str, path: str) -> None:
     headers = {"authorization": f"Bearer {demo.api_key}"}
-    with httpx.Client(trust_env=False, timeout=30) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         answer = client.request(method, f"{root(demo)}{path}", headers=headers, json={} if method == "POST" else None)
     assert answer.status_code == 404
     error = answer.json()["error"]

@@ -48,7 +48,7 @@ class Recorder:
             while True:
                 connection, _ = self._listener.accept()
                 with connection, suppress(OSError):
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     line = connection.recv(4096).split(b"\r\n")[0].decode(errors="replace")
                     if line == "STOP":
                         return
@@ -103,7 +103,7 @@ def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> 
             started = psutil.Process(process.pid).children(recursive=True)
             assert started
             process.kill()
-            _, alive = psutil.wait_procs(started, timeout=15)
+            _, alive = psutil.wait_procs(started, timeout=60)
             assert not alive
         finally:
             client.close()

@@ -134,6 +134,11 @@ class Gateway:
         assert self._ready.wait(60)
         return self
 
+    def finish(self) -> None:
+        """End all responses well."""
+        for work in list(self.works.values()):
+            work.seconds = 0.0
+
     def stop(self) -> None:
         async def end() -> None:
             self._server.close()
@@ -223,7 +228,8 @@ class Gateway:
         self.works[work.id] = work
         if fault is not None:
             return await self._break(writer, fault, work)
-        await asyncio.sleep(self.accept)
+        while time.monotonic() - work.created < self.accept:
+            await asyncio.sleep(0.01)
         if body.get("stream") or self.unasked:
             return await self._stream(writer, work)
         if self.bridged:

@@ -72,6 +72,11 @@ class RawServer(ScriptedServer):
         """How many have been made."""
         return len(self._connections)
 
+    @property
+    def closed(self) -> int:
+        """How many of them this server has closed."""
+        return sum(connection.fileno() < 0 for connection in self._connections)
+
     def wrap(self, connection: socket.socket) -> socket.socket:
         """The connection as it is spoken over; TLS in a subclass. It must not wait for the client."""
         return connection

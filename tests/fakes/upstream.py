@@ -296,7 +296,7 @@ class UpstreamControl:
         """What has arrived for a model: `POST`, `GET` and `CANCEL`, oldest first."""
         name = quote(model.partition("/")[2] or model, safe="")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.base_url}/_seen/{name}", timeout=10) as answer:
+        with opener.open(f"{self.base_url}/_seen/{name}", timeout=60) as answer:
             return [Seen(**one) for one in json.load(answer)["seen"]]
 
     def posts(self, model: str) -> int:

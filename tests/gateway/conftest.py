@@ -132,7 +132,7 @@ def proxy_of(launcher: subprocess.Popen[str]) -> psutil.Process:
     return children[0]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "it did not come about"

@@ -66,7 +66,7 @@ def parts(launcher: subprocess.Popen[str]) -> tuple[str, psutil.Process, psutil.
 @linux
 def test_a_killed_launcher_takes_relay_and_command_with_it(with_relay: subprocess.Popen[str]) -> None:
     base_url, relay, command = parts(with_relay)
-    assert urllib.request.urlopen(f"{base_url}/readyz", timeout=30).status == 200
+    assert urllib.request.urlopen(f"{base_url}/readyz", timeout=60).status == 200
     with_relay.kill()
     try:
         wait_until(lambda: has_ended(relay) and has_ended(command), SECONDS)
@@ -89,7 +89,7 @@ def test_nobody_can_take_the_port_of_a_relay_that_crashed(with_relay: subprocess
     relay.kill()
     wait_until(lambda: has_ended(relay))
     with stranger(int(base_url.rpartition(":")[2])) as stolen, pytest.raises(OSError):
-        urllib.request.urlopen(f"{base_url}/readyz", timeout=30)
+        urllib.request.urlopen(f"{base_url}/readyz", timeout=60)
     assert stolen == []
     command.terminate()
     assert with_relay.wait(SECONDS) == 143

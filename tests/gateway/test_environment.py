@@ -136,7 +136,7 @@ def killed_in_the_middle(calls: Path, monkeypatch: pytest.MonkeyPatch, trap: str
     monkeypatch.setenv("SLOW_UV_TRAP", trap)
     first = subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.DEVNULL)
     pid = calls.with_name("calls.pid")
-    wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), 60)
+    wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"))
     uv = psutil.Process(int(pid.read_text()))
     first.kill()
     first.wait()
@@ -162,7 +162,7 @@ def test_an_orphaned_uv_is_waited_for(calls: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
 def test_uv_ends_with_a_launcher_that_is_killed(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv = killed_in_the_middle(calls, monkeypatch, ":")
-    wait_until(lambda: has_ended(uv), 60)
+    wait_until(lambda: has_ended(uv))
     calls.with_name("calls.second").touch()
     assert ensure(lambda _: None).exists()
 

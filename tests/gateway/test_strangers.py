@@ -43,7 +43,7 @@ def test_nobody_can_listen_on_the_port_while_the_proxy_boots(launcher: Launcher)
 def test_nobody_can_listen_on_the_port_of_a_proxy_that_crashed(launcher: Launcher) -> None:
     code = (
         "import http.client, os, sys\nprint('running', flush=True); sys.stdin.readline()\n"
-        "connection = http.client.HTTPConnection(os.environ['LITELLM_BASE_URL'].removeprefix('http://'), timeout=30)\n"
+        "connection = http.client.HTTPConnection(os.environ['LITELLM_BASE_URL'].removeprefix('http://'), timeout=60)\n"
         "connection.request('GET', '/', headers={'authorization': os.environ['LITELLM_API_KEY']})\n"
         "try:\n    print('answered', connection.getresponse().status)\n"
         "except (http.client.HTTPException, OSError) as error:\n    print(type(error).__name__)\n"

@@ -128,7 +128,7 @@ def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Itera
     context = ssl.create_default_context()
     authority.configure_trust(context)
     try:
-        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False, timeout=20) as client:
+        with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False, timeout=60) as client:
             assert eventually(lambda: _answers(client)), (tmp_path / "log").read_text()
             yield client
     finally:

@@ -38,7 +38,7 @@ class TestLostCommits:
             with relay_process(environment(url, upstream)) as relay:
                 proxy.lose_commit = statement
                 started = relay.api.start("lost")
-                assert relay.api.wait(started, 25)["status"] == "completed"
+                assert relay.api.wait(started)["status"] == "completed"
                 assert not proxy.lose_commit
                 assert len(upstream.posts) == 1
                 upstream.seconds = 3600.0
@@ -92,7 +92,7 @@ class TestOddOutages:
                 assert eventually(lambda: relay.api.call("GET", "/readyz").status_code == 200)
                 started.append(relay.api.start("after"))
                 for one in started:
-                    assert relay.api.wait(one, 25)["status"] == "completed"
+                    assert relay.api.wait(one)["status"] == "completed"
                 assert_said_once(relay)
             assert_clean(relay.log, upstream)
         assert len(upstream.posts) == len(started)
@@ -172,9 +172,9 @@ class TestFrozen:
             work.seconds = 0.0
         with relay_process(environment(url, upstream)) as relay:
             # The cancel that was not confirmed may have arrived all the same.
-            assert relay.api.wait(started[0], 25)["status"] in ("completed", "cancelled")
+            assert relay.api.wait(started[0])["status"] in ("completed", "cancelled")
             for one in started[1:]:
-                assert relay.api.wait(one, 25)["status"] == "completed"
+                assert relay.api.wait(one)["status"] == "completed"
         assert all(count == 1 for count in upstream.paid.values())
 
     def test_a_start_that_was_refused_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
@@ -182,7 +182,7 @@ class TestFrozen:
             with postgresql.frozen():
                 answer = relay.api.post(body("while it is silent", background=True))
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
-            assert relay.api.wait(relay.api.start("afterwards"), 30)["status"] == "completed"
+            assert relay.api.wait(relay.api.start("afterwards"))["status"] == "completed"
             assert len(upstream.posts) == 1
             assert relay.terminate() == 0
 

@@ -36,19 +36,19 @@ class Ledger:
     def set_back(self, to: str, *, owner: str | None = None) -> None:
         """Change all rows; `owner` is given to those that have none."""
         owned = f", owner = '{owner}'" if owner else ""
-        with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
+        with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
 
     def set_leases_back(self, to: str, leases: str = "true") -> None:
         """As a backup of some time ago has them, all or some."""
-        with closing(sqlite3.connect(self._path, timeout=10)) as ledger, ledger:
+        with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             ledger.execute(f"UPDATE relay_invocations SET {to}")
             ledger.execute(
                 f"UPDATE relay_workers SET expires_at = expires_at - 600, ticks = ticks - 600 WHERE {leases}"
             )
 
     def rows(self, *columns: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self._path, timeout=10)) as ledger:
+        with closing(sqlite3.connect(self._path, timeout=60)) as ledger:
             return ledger.execute(f"SELECT {', '.join(columns)} FROM relay_invocations").fetchall()
 
 
@@ -96,7 +96,7 @@ class TestWhileItRuns:
         with relay_process(env) as relay:
             started = relay.api.start()
             relay.api.until(started, "running")
-            with closing(sqlite3.connect(path, timeout=10)) as ledger, ledger:
+            with closing(sqlite3.connect(path, timeout=60)) as ledger, ledger:
                 ledger.execute(f"UPDATE relay_invocations SET {CLAIMED}")
             relay.api.until(started, "running")
             relay.kill()

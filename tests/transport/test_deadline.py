@@ -146,7 +146,7 @@ def test_a_deadline_holds_for_tls_in_the_tls_of_a_proxy(
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         with connection, suppress(OSError):
             connection.sendall(b"\x16\x03\x03\x40\x00")  # the head of a long record
-            for _ in range(200):
+            for _ in range(1200):
                 connection.sendall(b"\x02")
                 time.sleep(0.05)
             left.append(b"still connected")
@@ -176,7 +176,7 @@ def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
 
         def heard() -> bytes:
             with silent.accept()[0] as connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 while data := connection.recv(65536):
                     last = data
             return last
@@ -234,14 +234,14 @@ def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
 
 
 def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
-    gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.1))
-    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
+    gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.3))
+    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=2.0) as sdk:
         assert len(list(sdk.responses.create(**CREATE, stream=True))) == 8
 
 
 def test_a_nearer_deadline_outside_wins(gateway: ScriptedServer) -> None:
-    gateway.answers(Answer(pause=30))
+    gateway.answers(Answer(pause=60))
     started = time.monotonic()
     with deadline(0.5), LiteLLMClient(gateway.url, KEY) as client, pytest.raises(GatewayError, match="within"):
-        client.create_response("hi", timeout=20)
-    assert time.monotonic() - started < 5
+        client.create_response("hi", timeout=50)
+    assert time.monotonic() - started < 40

@@ -14,7 +14,7 @@ from litellm_openai_example import AsyncLiteLLMClient
 from litellm_openai_example.transport.idle import ask_cheaply
 
 from ..fakes.raw import RawServer
-from ..fakes.scripted import KEY, Answer, response_body
+from ..fakes.scripted import KEY, Answer, eventually, response_body
 
 
 class Stream:
@@ -75,11 +75,12 @@ def test_a_connection_is_asked_by_one_poll_object_and_left_when_it_was_closed(mo
 
     async def ask() -> list[int]:
         with RawServer(lambda _: answers.pop(0)) as gateway:
-            async with AsyncLiteLLMClient(gateway.url, KEY, timeout=5) as client:
+            async with AsyncLiteLLMClient(gateway.url, KEY, timeout=60) as client:
                 for _ in range(3):
                     assert await client.create_response("hi") == "OK"
                 before = [len(made), gateway.connections]
-                await asyncio.sleep(0.3)  # the server closes the connection after its third answer
+                closed = await asyncio.to_thread(eventually, lambda: gateway.closed)  # after its third answer
+                assert closed
                 assert await client.create_response("hi") == "OK"
                 return [*before, len(made), gateway.connections]
 

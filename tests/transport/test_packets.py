@@ -60,10 +60,10 @@ def test_what_is_written(writes: list[bytes], packets: list[bytes]) -> None:
 
     async def write_all() -> None:
         for buffer in writes:
-            await stream_async.write(buffer, timeout=5)
+            await stream_async.write(buffer, timeout=60)
 
     for buffer in writes:
-        stream.write(buffer, timeout=5)
+        stream.write(buffer, timeout=60)
     asyncio.run(write_all())
     assert stream.packets == packets
     assert stream_async.packets == packets
@@ -77,7 +77,7 @@ def first_packets() -> Iterator[tuple[str, list[bytes]]]:
     def serve(server: socket.socket) -> None:
         connection, _ = server.accept()
         with connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             for _ in range(2):
                 request = connection.recv(65536)
                 found.append(request)
@@ -95,7 +95,7 @@ def first_packets() -> Iterator[tuple[str, list[bytes]]]:
 
 
 def test_a_server_sees_the_body_with_the_head() -> None:
-    with first_packets() as (url, found), LiteLLMClient(url, KEY, timeout=5) as client:
+    with first_packets() as (url, found), LiteLLMClient(url, KEY, timeout=60) as client:
         for _ in range(2):
             assert client.create_response("hi") == "OK"
     assert [packet[-1:] for packet in found] == [b"}", b"}"]
@@ -103,7 +103,7 @@ def test_a_server_sees_the_body_with_the_head() -> None:
 
 def test_a_server_sees_the_body_with_the_head_of_an_asynchronous_client() -> None:
     async def ask(url: str) -> None:
-        async with AsyncLiteLLMClient(url, KEY, timeout=5) as client:
+        async with AsyncLiteLLMClient(url, KEY, timeout=60) as client:
             for _ in range(2):
                 assert await client.create_response("hi") == "OK"
 

@@ -167,14 +167,15 @@ def test_pauses_grow(create: Call, gateway: ScriptedServer, monkeypatch: pytest.
     assert second >= 0.75
 
 
-def test_an_idle_connection_is_given_up_before_a_server_closes_it() -> None:
+def test_an_idle_connection_is_given_up_before_a_server_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request on a connection that is just being closed has an unknown outcome; uvicorn and Node close after 5 s."""
     with RawServer() as server, LiteLLM(base_url=server.url, api_key=KEY) as sdk:
         server.answers(OK)
         sdk.responses.create(**CREATE)
         sdk.responses.create(**CREATE)
         assert server.connections == 1
-        time.sleep(4)
+        now = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 4)
         sdk.responses.create(**CREATE)
         assert server.connections == 2
 

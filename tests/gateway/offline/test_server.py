@@ -412,7 +412,7 @@ def test_models(client: OpenAI) -> None:
 
 def raw(provider: OfflineProvider, method: str, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
     port = int(provider.base_url.rsplit(":", 1)[1].split("/")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         sent = {"authorization": f"Bearer {provider.api_key}", **headers}
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in sent.items()})

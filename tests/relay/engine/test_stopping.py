@@ -342,7 +342,7 @@ def change(relay: ThreadedRelay, statement: str) -> None:
 
 
 def ledger_of(relay: ThreadedRelay) -> sqlite3.Connection:
-    return sqlite3.connect(str(relay.settings.database_url.database), timeout=10)
+    return sqlite3.connect(str(relay.settings.database_url.database), timeout=60)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Ending(Watched):
 
 def test_one_who_waits() -> None:
     async def use() -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await wait(Ending(), RUNNING)  # type: ignore[arg-type]
 
     assert asyncio.run(use()).status_code == 200
@@ -96,7 +96,7 @@ def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: py
 
         happening = asyncio.create_task(happen())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 return await wait(relay, RUNNING)  # type: ignore[arg-type]
         finally:
             happening.cancel()
@@ -107,7 +107,7 @@ def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: py
 def test_one_who_reads_slowly() -> None:
     async def use() -> str:
         relay, told = Watched(), ""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             async for piece in (await events(relay, RUNNING)).body_iterator:  # type: ignore[arg-type, attr-defined]
                 told += bytes(piece).decode()
                 if '"running"' in told:

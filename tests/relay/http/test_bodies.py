@@ -150,7 +150,7 @@ class TestOnTheWire:
 
     def connect(self, relay: ThreadedRelay, length: str) -> socket.socket:
         url = urlsplit(relay.api.base_url)
-        connection = socket.create_connection((url.hostname or "", url.port or 0), 20)
+        connection = socket.create_connection((url.hostname or "", url.port or 0), 60)
         head = [f"POST {INVOCATIONS_PATH} HTTP/1.1", f"Host: {url.netloc}", "Content-Type: application/json", length]
         connection.sendall("\r\n".join([*head, "", ""]).encode())
         return connection
@@ -267,6 +267,6 @@ def test_the_documented_api(served: ThreadedRelay) -> None:
         @given(case=operation.as_strategy())
         @hypothesis_settings(max_examples=40, deadline=None, derandomize=FIXED, suppress_health_check=list(HealthCheck))
         def conforms(case: schemathesis.Case[Any]) -> None:
-            case.call_and_validate(base_url=served.api.base_url, headers=headers(served), timeout=20)
+            case.call_and_validate(base_url=served.api.base_url, headers=headers(served), timeout=60)
 
         conforms()

@@ -52,7 +52,7 @@ def wires(monkeypatch: pytest.MonkeyPatch, relay: ThreadedRelay) -> Iterator[Any
             wire = stack.enter_context(socket.socket())
             if window is not None:
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-            wire.settimeout(10)
+            wire.settimeout(60)
             wire.connect((url.hostname, url.port))
             wire.sendall(data)
             return wire
@@ -273,7 +273,7 @@ class TestReadersThatStop:
         stuck = [wires(request, window=4096) for _ in range(5)]
         connections = relay.server.server_state.connections
         assert eventually(lambda: len(connections) >= 5)
-        assert eventually(lambda: len(connections) <= 1, 10)  # the test's own
+        assert eventually(lambda: len(connections) <= 1)  # the test's own
         assert len(read_all(stuck[0])) < 3_000_000
 
     def test_slow_ones_are_not(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:

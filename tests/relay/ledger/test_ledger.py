@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import Pool
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database
@@ -32,10 +33,12 @@ from ...fakes.postgresql import PostgreSQL
 from .ledgers import fill, new, opened, run
 
 FINISHED = 3000
-SLOW_COMMIT = (
-    "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END'",
-    "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON relay_invocations DEFERRABLE INITIALLY DEFERRED"
-    " FOR EACH ROW EXECUTE FUNCTION slow()",
+# A commit that accepts waits for whoever holds the advisory lock 7.
+HELD_COMMIT = (
+    "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END'",
+    "CREATE CONSTRAINT TRIGGER held AFTER INSERT ON relay_invocations DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION held()",
 )
 
 
@@ -114,6 +117,28 @@ async def locked(url: str) -> AsyncIterator[None]:
         await database.connections.dispose()
 
 
+@asynccontextmanager
+async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Within the block, commits that accept do not end. Yields a wait for the first of them to have begun."""
+    database = Database(make_url(url), "other")
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    try:
+        async with database.connections.writer.connect() as connection:
+            await connection.execute(text("SELECT pg_advisory_lock(7)"))
+
+            async def begun() -> None:
+                while not (await connection.execute(waiting)).scalar():
+                    await asyncio.sleep(0.01)
+
+            yield begun
+            await connection.execute(text("SELECT pg_advisory_unlock(7)"))
+    finally:
+        await database.connections.dispose()
+
+
 def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
     """Whatever it is doing at that moment: a loop that went on would hold up the end of the process."""
 
@@ -127,7 +152,7 @@ def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
                 reading = asyncio.create_task(read(ledger))
                 await asyncio.sleep(n % 40 / 8000)
                 reading.cancel()
-                await asyncio.wait([reading], timeout=10)
+                await asyncio.wait([reading], timeout=60)
                 assert reading.cancelled()
 
     run(work)
@@ -156,13 +181,15 @@ def test_what_was_given_up_during_its_commit_is_cancelled(postgresql: PostgreSQL
     """A commit under way cannot be called back; without a key nobody would ever find what it accepted."""
 
     async def work() -> None:
-        async with opened(postgresql.new_database()) as ledger:
-            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+        url = postgresql.new_database()
+        async with opened(url) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in HELD_COMMIT])
             keyed = replace(new("keyed"), idempotency_hash="key")
-            accepting = [asyncio.create_task(ledger.accept(one)) for one in (new("keyless"), keyed)]
-            await asyncio.sleep(0.5)
-            for task in accepting:
-                task.cancel()
+            async with held_commits(url) as begun:
+                accepting = [asyncio.create_task(ledger.accept(one)) for one in (new("keyless"), keyed)]
+                await begun()
+                for task in accepting:
+                    task.cancel()
             await asyncio.wait(accepting)
             await ledger.accept(new("next"))
             states = {name: one.state for name, one in (await ledger.get_many(["keyless", "keyed", "next"])).items()}
@@ -176,8 +203,9 @@ def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
     """Those in the same commit were accepted: told anything else they would ask again."""
 
     async def work() -> None:
-        async with opened(postgresql.new_database()) as ledger:
-            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+        url = postgresql.new_database()
+        async with opened(url) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in HELD_COMMIT])
             asked: list[str] = []
 
             async def away(invocation_id: str) -> None:
@@ -185,11 +213,13 @@ def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
                 raise LedgerUnavailable
 
             monkeypatch.setattr(ledger, "request_cancel", away)
-            gone, stays = (asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays"))
-            await asyncio.sleep(0.5)
-            gone.cancel()
+            async with held_commits(url) as begun:
+                gone, stays = (asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays"))
+                await begun()
+                gone.cancel()
             assert (await stays).id == "stays"
-            await asyncio.sleep(0)
+            while not asked:
+                await asyncio.sleep(0)
             assert asked == ["gone"]
 
     run(work)
@@ -199,8 +229,9 @@ def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
     postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None:
-        async with opened(postgresql.new_database()) as ledger:
-            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in SLOW_COMMIT])
+        url = postgresql.new_database()
+        async with opened(url) as ledger:
+            await ledger.database.run(lambda connection: [connection.execute(text(one)) for one in HELD_COMMIT])
             request_cancel = ledger.request_cancel
             asked: list[str] = []
 
@@ -211,9 +242,10 @@ def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
                 await request_cancel(invocation_id)
 
             monkeypatch.setattr(ledger, "request_cancel", away_twice)
-            gone = asyncio.create_task(ledger.accept(new("gone")))
-            await asyncio.sleep(0.5)
-            gone.cancel()
+            async with held_commits(url) as begun:
+                gone = asyncio.create_task(ledger.accept(new("gone")))
+                await begun()
+                gone.cancel()
             await asyncio.wait([gone])
             while [one.state for one in (await ledger.get_many(["gone"])).values()] != ["cancelled"]:
                 await asyncio.sleep(0.05)
@@ -406,23 +438,16 @@ class TestClockSteps:
     """SQLite: all on one machine, whose clock is set while relays run and after one has died."""
 
     @pytest.fixture
-    def wall(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    def wall(self) -> Iterator[Clock]:
         wall = Clock()
-        from litellm_openai_example.relay.ledger import engines
-
-        prepare = engines._prepare_sqlite
-
-        def prepare_and_set_clock(engine: Any, *, writes: bool) -> None:
-            prepare(engine, writes=writes)
-
-            @event.listens_for(engine.sync_engine, "connect")
-            def on_connect(connection: Any, _: object) -> None:
-                days = lambda _: wall.now / 86400 + 2440587.5  # noqa: E731
-                connection.create_function("julianday", 1, days)
-
-        monkeypatch.setattr(engines, "_prepare_sqlite", prepare_and_set_clock)
         wall.now = time.time()
-        return wall
+
+        def set_clock(connection: Any, _: object) -> None:
+            connection.create_function("julianday", 1, lambda _: wall.now / 86400 + 2440587.5)
+
+        event.listen(Pool, "connect", set_clock)
+        yield wall
+        event.remove(Pool, "connect", set_clock)
 
     @pytest.mark.parametrize("step", [3600.0, -3600.0])
     def test_a_living_relay_keeps_its_own(self, sqlite_url: str, wall: Clock, step: float) -> None:
@@ -542,7 +567,7 @@ class TestFile:
                     await ledger.check()
                 holder.execute("ROLLBACK")
                 holder.close()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while True:
                         try:
                             return await ledger.check()
