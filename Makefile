@@ -28,7 +28,7 @@ run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api response
 	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
 
 run-auto: .venv/relay-ready ## Ask a model that may have deep_research run by a relay: make run-auto PROMPT="..."
-	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse -- python -m litellm_openai_example.gateway.relay -- \
+	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse --relay -- \
 		litellm-example --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
 
 gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C

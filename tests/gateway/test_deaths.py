@@ -37,7 +37,8 @@ def with_relay(gateway: FakeGateway, tmp_path: Path) -> Iterator[subprocess.Pope
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "LITELLM_"))}
     env |= {"XDG_STATE_HOME": str(tmp_path), "LITELLM_BASE_URL": gateway.url, "LITELLM_API_KEY": "sk-x"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "litellm_openai_example.gateway.relay", "--", sys.executable, "-c", WAIT],
+        [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--relay", "--",
+         sys.executable, "-c", WAIT],
         env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     started: list[psutil.Process] = []

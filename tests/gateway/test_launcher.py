@@ -10,12 +10,14 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from ..ending import has_ended
 from ..fakes.scripted import Answer, free_port
 from ..fakes.served import FakeGateway
 from .conftest import Launcher, proxy_of, wait_until
@@ -197,7 +199,7 @@ def test_when_the_proxy_ends_by_itself_so_does_the_gateway(launcher: Launcher) -
     process, _ = launcher.serve(OPENAI_STANDIN="ends")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "the proxy ended by itself:\nstand-in output [secret]" in err
+    assert "the proxy ended unexpectedly:\nstand-in output [secret]" in err
     assert not (launcher.state / "gateway.json").exists()
 
 
@@ -245,7 +247,7 @@ def test_a_proxy_that_is_never_ready_is_given_up(launcher: Launcher) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--reuse"], ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--timeout", "0"], ["--timeout", "nan"],
+    [["--reuse"], ["--relay"], ["--reuse", "--relay"], ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--timeout", "0"], ["--timeout", "nan"],
      ["--unknown"]],
 )  # fmt: skip
 def test_bad_usage(launcher: Launcher, arguments: list[str]) -> None:
@@ -427,8 +429,59 @@ def test_the_last_one_recorded_is_not_forgotten_by_another(launcher: Launcher) -
     assert json.loads((launcher.state / "gateway.json").read_text())["base_url"] == exports["LITELLM_BASE_URL"]
 
 
+# The relay
+
+PRINT_RELAY = (
+    "import os; print(*(os.environ.get(name, '-') for name in ('LITELLM_BASE_URL', 'RELAY_BASE_URL', "
+    "'LITELLM_EXAMPLE_OWN_RELAY')), flush=True)"
+)
+
+
+def test_one_launcher_runs_gateway_relay_and_command(launcher: Launcher) -> None:
+    process = launcher.start("--relay", *python(f"{PRINT_RELAY}; import time; time.sleep(600)"))
+    assert process.stdout is not None
+    gateway, relay, own_relay = process.stdout.readline().split()
+    assert own_relay == "1"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 3
+    with urllib.request.urlopen(f"{relay}/readyz", timeout=30) as answer:
+        assert answer.status == 200
+    assert gateway != relay
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert all(has_ended(child) for child in children)
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+def test_a_relay_joins_a_gateway_that_runs(launcher: Launcher) -> None:
+    _, exports = launcher.serve()
+    done = launcher.run("--reuse", "--relay", *python(PRINT_RELAY))
+    gateway, relay, _ = done.stdout.split()
+    assert gateway == exports["LITELLM_BASE_URL"]
+    assert relay.startswith("http://127.0.0.1:")
+
+
+def test_a_given_relay_is_used_and_none_is_started(launcher: Launcher) -> None:
+    given = {"LITELLM_BASE_URL": "https://gw.example", "RELAY_BASE_URL": "https://relay.example"}
+    done = launcher.run("--reuse", "--relay", *python(PRINT_RELAY), **given)
+    assert done.stdout == "https://gw.example https://relay.example -\n"
+    assert not launcher.state.exists()
+
+
+def test_a_relay_that_cannot_start_ends_the_launcher(launcher: Launcher) -> None:
+    done = launcher.run("--relay", *python(PRINT_RELAY), RELAY_DATABASE_URL="nonsense://")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("[gateway] Error: the relay did not start\n")
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+def test_loopback_is_exempt_from_proxies_once(launcher: Launcher) -> None:
+    done = launcher.run("--relay", *python("import os; print(os.environ['NO_PROXY'])"), NO_PROXY="intranet")
+    assert done.stdout == "intranet,127.0.0.1,localhost,::1\n"
+
+
 def test_help_names_every_option(launcher: Launcher) -> None:
     shown = launcher.run("--help").stdout
-    for text in ("--port", "--reuse", "--timeout SECONDS", "[-- COMMAND...]", "OPENAI_API_KEY"):
+    for text in ("--port", "--reuse", "--relay", "--timeout SECONDS", "[-- COMMAND...]", "OPENAI_API_KEY"):
         assert text in shown
     assert Path(launcher.home / ".local").exists() is False

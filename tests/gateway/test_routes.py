@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from litellm_openai_example.gateway import routes
-from litellm_openai_example.gateway.offline.server import MODELS
-from litellm_openai_example.gateway.routes import providers_with_keys
+from litellm_openai_example.gateway import proxy
+from litellm_openai_example.gateway.offline.model import MODELS
+from litellm_openai_example.gateway.proxy import providers_with_keys
 
 
 def configuration(keys: dict[str, str], offline: str | None = None) -> Any:
-    return routes.configuration(keys, offline)
+    return proxy.configuration(keys, offline)
 
 
 def route(name: str, to: dict[str, str]) -> Any:
-    return routes.route(name, to)
+    return proxy.route(name, to)
 
 
 def names(keys: dict[str, str], offline: str | None = None) -> set[str]:

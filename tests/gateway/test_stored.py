@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from litellm_openai_example.gateway.offline import stored as stored_responses
+from litellm_openai_example.gateway.offline import storage
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
 from ..fakes.scripted import eventually
@@ -71,7 +71,7 @@ def test_what_was_cancelled_deleted_or_not_to_be_stored_stays_so(start: Start, f
 
 
 def test_few_and_young_files(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_responses, "_FILES", 3)
+    monkeypatch.setattr(storage, "_MOST_KEPT", 3)
     client = start()
     made = [ask(client) for _ in range(5)]
     assert len(list(folder.iterdir())) == 3
@@ -87,7 +87,7 @@ def test_an_id_is_no_path_and_a_file_is_not_trusted(start: Start, folder: Path) 
     made = ask(start())
     (folder.parent / "outside.json").write_text((folder / f"{made.id}.json").read_text())
     (folder / f"resp_{'0' * 32}.json").write_text('{"whole": 1}')
-    provider = stored_responses.Responses(folder)
+    provider = storage.Responses(folder)
     assert provider.find("../outside") is None
     assert provider.find(f"resp_{'0' * 32}") is None
     assert provider.find(made.id) is not None
