@@ -87,7 +87,7 @@ FIGURES = {
         f"the default is `{config.DEFAULT_MODEL}`",
         f"by default `{settings.DEFAULT_MODEL}` with web search and effort `high`",
     ),
-    "docs/sending.md": ("could not connect | sent again, twice | sent again, twice",),
+    "docs/sending.md": ("could not connect | retried twice | retried twice",),
     "docs/security.md": (
         f"At most {bodies.MAX_ANSWER // 2**20} MB are read",
         f"of a stream {bodies.MAX_ANSWER * bodies._STREAM_FACTOR // 2**20} MB",
