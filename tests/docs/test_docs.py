@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from litellm_openai_example.cli.main import command as ask
 from litellm_openai_example.cli.options import Options, conflict
+from litellm_openai_example.gateway.__main__ import gateway
 from litellm_openai_example.relay.__main__ import relay
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
@@ -65,12 +66,43 @@ def test_what_is_named_in_a_sentence_exists(path: Path) -> None:
     text = _CODE.sub("", path.read_text())
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= _TARGETS
     known = {
-        option for command in (ask, relay) for one in command.params for option in (*one.opts, *one.secondary_opts)
+        option
+        for command in (ask, relay, gateway)
+        for one in command.params
+        for option in (*one.opts, *one.secondary_opts)
     }
     for options in re.findall(r"`(?:litellm-example |litellm-relay )?(--[a-z-]+)", text):
-        assert options in known | {"--help", "--port", "--upgrade", "--compile", "--preload"}, options
+        assert options in known | {"--help", "--upgrade", "--compile", "--preload"}, options
     for file in re.findall(r"`((?:tests|docs|litellm_openai_example)/[\w./-]+)`", text):
         assert (ROOT / file).exists(), file
+
+
+def _mapped() -> set[str]:
+    """Return the paths in the maps of docs/contributing.md: names stand below their folder, before two spaces."""
+    paths: set[str] = set()
+    text = (ROOT / "docs/contributing.md").read_text()
+    for block in re.findall(r"```text\n((?:litellm_openai_example|tests)/\n.*?)```", text, re.DOTALL):
+        folders: list[str] = []
+        for line in block.splitlines():
+            depth = (len(line) - len(line.lstrip())) // 2
+            names = line.strip().partition("  ")[0].split(" ")
+            folders[depth:] = [names[0]]
+            paths |= {"".join([*folders[:depth], name]) for name in names}
+    return paths
+
+
+def _existing() -> set[str]:
+    """Return the packages, the top modules of the package, and the folders of the tests."""
+    package, tests = ROOT / "litellm_openai_example", ROOT / "tests"
+    folders = {path.parent for path in package.rglob("__init__.py")} | {tests}
+    folders |= {path for path in tests.iterdir() if any(path.glob("*.py"))}
+    modules = [path for path in package.glob("*.py") if path.name != "__init__.py"]
+    names = [f"{path.relative_to(ROOT).as_posix()}/" for path in folders]
+    return {*names, *(path.relative_to(ROOT).as_posix() for path in modules)}
+
+
+def test_the_map_of_the_code_is_true_and_complete() -> None:
+    assert _mapped() == _existing()
 
 
 @pytest.mark.parametrize(("path", "code"), _SHELL, ids=_label)
