@@ -121,6 +121,7 @@ def _started(directory: GatewayDirectory, port: int, timeout: int) -> Iterator[t
 def _offline_env(provider: OfflineProvider) -> dict[str, str]:
     """Return LiteLLM's environment for the demo, in which each way out of this machine ends at the provider."""
     env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
+    # The provider refuses whatever comes as a request to a proxy (CONNECT, absolute URLs).
     nowhere = provider.base_url.removesuffix("/v1")
     ways_out = {name: nowhere for variable in _PROXY_VARIABLES for name in (variable, variable.lower())}
     return {**env, **ways_out, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1", OFFLINE_KEY: provider.api_key}
@@ -131,6 +132,7 @@ def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
     exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXY_VARIABLES):
         exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
+    # Only a gateway that stays is recorded: one started for a command would end under those who reuse it.
     directory.record(proxy.base_url, offline=offline)
     try:
         for name, value in exports.items():

@@ -40,6 +40,7 @@ def stop_with_parent(pipe: int, seconds: float) -> None:
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        # If the server stops in time, this daemon thread ends with it.
         threading.Event().wait(seconds)
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
@@ -91,6 +92,7 @@ def listed(send: Any, models: list[str]) -> Any:
                 if field in answer:
                     answer[field] = [one for one in answer[field] if one[name] in models]
             body = json.dumps(answer).encode()
+            # The length has changed, and the head is sent only now for that reason.
             others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             start = {**start, "headers": [*others, (b"content-length", str(len(body)).encode())]}
         await send(start)

@@ -62,6 +62,7 @@ class Server:
         self._port = int(listener.getsockname()[1])
         self.base_url = f"http://127.0.0.1:{self._port}"
         self._listener = listener
+        # The child holds the reading end. Nothing is ever written: the pipe closes when this process ends or stops it.
         reading, self._pipe = os.pipe()
         out = os.open(output, os.O_WRONLY | os.O_APPEND) if isinstance(output, Path) else os.dup(output)
         try:
@@ -83,6 +84,7 @@ class Server:
         finally:
             os.close(reading)
             os.close(out)
+        # A daemon, because it may wait in accept for as long as this process lives.
         threading.Thread(target=self._hang_up_after_exit, daemon=True).start()
 
     def wait_until_ready(
@@ -128,6 +130,7 @@ class Server:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            # The whole group, in case the server has child processes.
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

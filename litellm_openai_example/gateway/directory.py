@@ -1,4 +1,4 @@
-"""The gateway's directory: its key, its salt, and the note by which `--reuse` finds a gateway that runs."""
+"""The gateway's directory: its key, its salt, and the note that leads `--reuse` to a running gateway."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ class GatewayDirectory:
 
     def running(self) -> Running | None:
         """Return the gateway that was recorded last if its process still runs on this machine."""
+        # The note may be missing, stale or from another release: anything unreadable means that no gateway runs.
         with suppress(OSError, ValueError, TypeError), os.fdopen(open_private(self._note), encoding="utf-8") as note:
             try:
+                # Getting the lock shows that the owner of the note has ended.
                 fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 running = Running(**json.load(note))
@@ -87,6 +89,7 @@ class GatewayDirectory:
         """Remove the note of this process, unless another gateway has replaced it."""
         if self._lock is not None:
             with suppress(OSError):
+                # By inode: another gateway replaces the note, and does not write into it.
                 if os.path.samestat(os.fstat(self._lock), self._note.lstat()):
                     self._note.unlink()
             os.close(self._lock)

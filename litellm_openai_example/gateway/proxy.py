@@ -146,6 +146,7 @@ class Proxy:
         demo: Sequence[str] = (),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        # First, because it may take minutes: a port that is bound while nobody serves would keep clients waiting.
         python = ensure(tell)
         _remove_leftovers(directory.path)
         self.api_key = directory.master_key

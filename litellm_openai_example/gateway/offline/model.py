@@ -146,6 +146,7 @@ def complete(request: Request) -> Completion:
     asked = [item.text for item in request.conversation if item.kind == "user"]
     question = asked[-1] if asked else ""
     outputs = [item.text for item in _since_last_question(request.conversation) if item.kind == "output"]
+    # A research model answers every prompt with a report, even "Reply with exactly".
     if request.is_research and not request.functions:
         return Completion(_shaped(request, _report(question)), sources=SOURCES)
     if outputs:
@@ -234,6 +235,7 @@ def _since_last_question(conversation: Sequence[Item]) -> Sequence[Item]:
 
 def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0) -> object:
     """Return a value that follows a JSON schema, with `text` for each string."""
+    # A schema may refer to itself without end.
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return None
     root = schema if root is None else root

@@ -75,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def has_key(self) -> bool:
         """Return True if the request carries the provider's key."""
         given = self.headers.get("authorization", "")
+        # Bytes, because compare_digest refuses text that is not ASCII; and in constant time.
         return hmac.compare_digest(given.encode(), f"Bearer {self.provider.api_key}".encode())
 
     def get(self, parts: list[str]) -> None:

@@ -52,6 +52,7 @@ class Stored:
         self.conversation = conversation
         self.cancelled = False
         self.seconds = seconds
+        # Monotonic, so that a corrected clock neither completes a response at once nor delays it.
         self._created = time.monotonic()
 
     @property
@@ -80,6 +81,7 @@ class Stored:
         kept = json.loads(text)
         stored = cls(kept["whole"], kept["items"], [Item(**item) for item in kept["conversation"]], kept["seconds"])
         stored.cancelled = kept["cancelled"]
+        # Another process has another monotonic clock: the age is carried over by wall clock, and is never negative.
         stored._created -= max(0.0, time.time() - kept["created"])
         return stored
 
@@ -196,6 +198,7 @@ def _form(content_type: str, body: bytes) -> dict[str, tuple[str | None, bytes]]
     """Return the fields of a `multipart/form-data` body (RFC 7578): name to file name and content."""
     if not content_type.lower().startswith("multipart/form-data"):
         raise BadRequest("The body must be multipart/form-data.")
+    # The only parser of multipart bodies in the standard library is that of e-mails.
     head = f"content-type: {content_type}\r\n\r\n".encode("latin-1", "replace")
     form = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
     fields: dict[str, tuple[str | None, bytes]] = {}

@@ -197,6 +197,7 @@ def _request(body: JsonObject, conversation: list[Item], shape: JsonObject) -> R
     described = [_object(tool.get("function")) or tool for tool in tools if tool.get("type") == "function"]
     functions = {str(one.get("name")): _object(one.get("parameters")) for one in described}
     effort = _object(body.get("reasoning")).get("effort") or body.get("reasoning_effort")
+    # Check the tools as they were sent, before tool_choice hides them.
     check(model, kinds, functions=bool(functions), effort=effort)
     searches = any(kind.startswith("web_search") for kind in kinds) or bool(body.get("web_search_options"))
     choice = body.get("tool_choice")
