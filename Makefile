@@ -1,4 +1,4 @@
-# Nothing is asked of the machine but Python (3.11 or newer) and make: uv is found, or put into .uv by pip.
+# Requires only Python (3.11 or newer) and make; pip installs uv into .uv if it is missing.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -6,15 +6,15 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-# The prompt goes through the environment, word for word: make must not expand a "$" in it, nor the shell a quote.
+# The prompt travels in the environment, so that neither make expands a "$" in it nor the shell a quote.
 override PROMPT := $(value PROMPT)
 export PROMPT
 override ARGS := $(value ARGS)
 
-# Bytecode is compiled at install: it halves the start of a command.
+# Compile bytecode at install: it halves the start time of a command.
 export UV_COMPILE_BYTECODE := 1
 
-# `exec`: what make is told to end by reaches the program, and not a shell that would leave it behind.
+# `exec`: a signal to make reaches the program, rather than a shell that would leave it running.
 PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env)
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
@@ -22,28 +22,28 @@ GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 .PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate fuzz gateway-lock docs
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-23s %s\n", $$1, $$2 }'
 
 run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
 	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
 
-run-auto: .venv/relay-ready ## Ask a model that may have deep_research run by a relay: make run-auto PROMPT="..."
-	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse -- python -m litellm_openai_example.gateway.relay -- \
+run-auto: .venv/relay-ready ## Ask a model that may call deep_research, with a relay beside it: make run-auto PROMPT="..."
+	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse --relay -- \
 		litellm-example --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
 
 gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
 	@$(GATEWAY) $(ARGS)
 
-relay: .venv/relay-ready ## Run the relay server, against LITELLM_BASE_URL or a gateway on this machine
+relay: .venv/relay-ready ## Run the relay server with the gateway at LITELLM_BASE_URL or one on this machine
 	@$(GATEWAY) --reuse -- litellm-relay $(ARGS)
 
-# Most tests wait, for deadlines, leases and processes: four of them at a time suit two processors.
+# Most tests wait for deadlines, leases and processes: two processors can run four at a time.
 PYTEST_WORKERS := -n 4 --dist worksteal
 
 test: lint ## Run all checks and tests
 	@$(PROJECT_RUN) pytest $(PYTEST_WORKERS) $(ARGS)
 
-# Everything that starts no server but a fake in the test's own process: for a change to the client side.
+# For a change to the client side: the tests whose only servers are fakes in the same process.
 QUICK := tests/calls tests/research tests/transport tests/cli/test_main.py tests/cli/test_files.py tests/cli/test_output.py \
 	tests/test_client.py tests/test_sdk.py tests/test_diagnosis.py tests/test_payer.py tests/test_state.py
 
@@ -53,15 +53,15 @@ test-quick: lint ## Run the tests of the client side, in under a minute
 test-loaded: .venv/test-ready ## Run all tests beside eight busy loops
 	@$(PROJECT_RUN) python -m tests.tools.loaded pytest $(PYTEST_WORKERS) $(ARGS)
 
-# The tools come from the newest versions; what users install from the oldest that pyproject.toml allows.
-test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest versions that are allowed
+# The dependencies that users install have the oldest versions that pyproject.toml allows; the tools have the newest.
+test-lowest: $(filter .uv/bin/uv,$(UV)) ## Run all tests with the oldest supported versions
 	@$(UV) venv --quiet --clear .venv-lowest
 	@$(UV) pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml --output-file .venv-lowest/constraints.txt
 	@VIRTUAL_ENV=.venv-lowest $(UV) pip install --quiet --group dev --editable . --constraints .venv-lowest/constraints.txt
 	@.venv-lowest/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS)
 
-# A copy of the project with other pins for its gateway. From 1.109 on LiteLLM names packages that the index does not have:
-# `litellm-proxy`, whose code its own wheel still holds, and a newer release of the proxy's extras.
+# A copy of the project with other pins for its gateway. From 1.109 on LiteLLM depends on packages that the index lacks:
+# `litellm-proxy`, whose code is still in LiteLLM's own wheel, and a newer release of `litellm-proxy-extras`.
 test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: make test-litellm VERSION=1.110.2
 	@test -n "$(VERSION)" || { echo "VERSION is missing: make test-litellm VERSION=1.110.2" >&2; exit 2; }
 	@rm -rf .litellm && mkdir .litellm
@@ -73,7 +73,7 @@ test-litellm: $(filter .uv/bin/uv,$(UV)) ## Run tests/e2e with another LiteLLM: 
 	@cd .litellm && $(abspath $(UV)) sync --quiet --locked --all-extras \
 		&& $(abspath $(UV)) run --no-sync --quiet pytest $(PYTEST_WORKERS) tests/e2e $(ARGS)
 
-# The lowest and the newest SDK of each line. The lowest of all is the first whose retry loop lets an OpenAIError pass.
+# The lowest and the newest SDK of each major version. 2.31.0 is the first whose retry loop lets an OpenAIError pass.
 SDKS ?= 2.31.0 2 3.0.0 3
 SDK_TESTS := tests/test_sdk.py tests/test_typing.py tests/test_client.py tests/test_late_types.py tests/test_diagnosis.py tests/transport tests/calls \
 	tests/research tests/cli
@@ -87,10 +87,10 @@ test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new
 		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || failed="$$failed $$sdk"; \
 	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
 
-test-frameworks: .venv/test-ready ## Drive the libraries of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
+test-frameworks: .venv/test-ready ## Run the examples of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
 	@$(PROJECT_RUN) python -m tests.tools.frameworks $(ARGS)
 
-test-upgrade: .venv/test-ready ## Upgrade ledgers from an older relay that runs: make test-upgrade BEFORE=REVISION
+test-upgrade: .venv/test-ready ## Upgrade ledgers while an older relay runs: make test-upgrade BEFORE=REVISION
 	@$(PROJECT_RUN) python -m tests.tools.upgrade $(BEFORE)
 
 lint: .venv/test-ready ## Check style and types
@@ -98,26 +98,26 @@ lint: .venv/test-ready ## Check style and types
 	@$(PROJECT_RUN) ruff format --check --quiet
 	@$(PROJECT_RUN) mypy
 
-format: .venv/test-ready ## Put the code into shape
+format: .venv/test-ready ## Format the code
 	@$(PROJECT_RUN) ruff check --fix --quiet
 	@$(PROJECT_RUN) ruff format --quiet
 
-docs: .venv/test-ready ## Write the generated parts of the documents anew: help texts, public names
+docs: .venv/test-ready ## Regenerate parts of the documents: help texts, public names
 	@$(PROJECT_RUN) python -m tests.tools.docs
 
-bench: .venv-bench/ready ## Measure speed and size, as ratios in one run
+bench: .venv-bench/ready ## Measure speed and size, as ratios within one run
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.tools.bench $(ARGS)
 
-soak: .venv/test-ready ## Load, faults and kill -9 on both databases, then reconcile every run: make soak [SECONDS=300]
+soak: .venv/test-ready ## Apply load, faults and kill -9 to both databases, then reconcile every run: make soak [SECONDS=300]
 	@$(PROJECT_RUN) python -m tests.tools.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-simulate: .venv/test-ready ## Simulate relays, clients and a gateway, all that goes wrong drawn by seeds: make simulate [SEEDS=200] [SEED=N]
+simulate: .venv/test-ready ## Simulate relays, clients and a gateway, with faults drawn by seeds: make simulate [SEEDS=200] [SEED=N]
 	@$(PROJECT_RUN) python -m tests.tools.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-fuzz: .venv/test-ready ## Run the tests that draw their inputs, with fresh seeds: make fuzz [SECONDS=60]
+fuzz: .venv/test-ready ## Run the tests with random inputs, with fresh seeds: make fuzz [SECONDS=60]
 	@$(PROJECT_RUN) python -m tests.tools.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-gateway-lock: .venv/test-ready ## Pin what the gateway installs, and list its licences; ARGS=--upgrade renews all pins
+gateway-lock: .venv/test-ready ## Pin the packages of the gateway and list their licences; ARGS=--upgrade renews all pins
 	@cd litellm_openai_example/gateway && UV_CUSTOM_COMPILE_COMMAND="make gateway-lock" $(abspath $(UV)) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --excludes excluded.in $(ARGS) requirements.in \
 		--output-file requirements.txt
@@ -139,7 +139,7 @@ gateway-lock: .venv/test-ready ## Pin what the gateway installs, and list its li
 	@$(UV) sync --quiet --locked --all-extras >&2
 	@touch $@ .venv/run-ready .venv/relay-ready
 
-# As users have it: the HTTP library imports what only the tests need (trio), if it is there.
+# Without the test tools, as users have it: the HTTP library imports trio if it is installed.
 .venv-bench/ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --quiet --locked --no-default-groups --group bench --extra relay >&2
 	@touch $@

@@ -1,6 +1,6 @@
-"""Settings from the environment, and the rules for a gateway's address.
+"""Settings from the environment, and the rules for a gateway's address and key.
 
-The command's `--help` imports this module too: what only an address needs is imported where one is checked.
+The command's `--help` imports this module too, so modules that only addresses need are imported in functions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 DEFAULT_MODEL = "gpt-6-luna"
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_RELAY_URL = "http://127.0.0.1:8080"
-OWN_RELAY = "LITELLM_EXAMPLE_OWN_RELAY"  # set where the relay runs as long as the command does, and no longer
+OWN_RELAY = "LITELLM_EXAMPLE_OWN_RELAY"  # set if the relay ends with the command
 
 _ENDPOINTS = ("/chat/completions", "/responses", "/completions", "/models", "/embeddings")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _QUOTES = "\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2032\u2033"
-# What files of settings, templates and shells leave behind, and what to say of it. A key that somebody made up may hold
-# a dollar sign or an equals sign, so these fit only where nothing else is likely.
+# Traces of settings files, templates and shells, each with its error. A made-up key may contain a dollar sign or an
+# equals sign, so the patterns match only if no key would look like that.
 _ODD_FORMS = (
     (
         re.compile(f"[{_QUOTES}]|.*[{_QUOTES}],?$", re.DOTALL),
@@ -56,7 +56,7 @@ class ConfigurationError(ValueError):
 
 
 class GatewaySettings(NamedTuple):
-    """Where the gateway is and how to sign in; the key stays out of `repr`."""
+    """The address, key and model of a gateway; `repr` leaves out the key."""
 
     base_url: str
     api_key: str
@@ -67,10 +67,10 @@ class GatewaySettings(NamedTuple):
 
 
 def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
-    """Read `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`.
+    """Return the settings in `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`.
 
     Raises:
-        ConfigurationError: one of the first two is missing, or a value is unusable.
+        ConfigurationError: address or key is missing, or a value is unusable.
     """
     return GatewaySettings(
         base_url=resolve_base_url(None, env),
@@ -80,10 +80,10 @@ def gateway_settings(env: Mapping[str, str] = os.environ) -> GatewaySettings:
 
 
 def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) -> str:
-    """The gateway's address from the argument, else from `LITELLM_BASE_URL`, normalised to end in `/v1`.
+    """Return the gateway's address from the argument or else `LITELLM_BASE_URL`, normalised to end in `/v1`.
 
     Raises:
-        ConfigurationError: there is none, or it breaks a rule of `normalize_base_url`.
+        ConfigurationError: it is missing, or breaks a rule of `normalize_base_url`.
     """
     name = "LITELLM_BASE_URL" if argument is None else "base_url"
     url = setting("LITELLM_BASE_URL", env) if argument is None else argument
@@ -96,10 +96,10 @@ def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) 
 
 
 def resolve_api_key(argument: str | None, env: Mapping[str, str] = os.environ) -> str:
-    """The gateway key from the argument, else from `LITELLM_API_KEY`.
+    """Return the gateway's key from the argument or else `LITELLM_API_KEY`.
 
     Raises:
-        ConfigurationError: there is none, or it could not travel in an HTTP header.
+        ConfigurationError: it is missing, or cannot be sent in an HTTP header.
     """
     name = "LITELLM_API_KEY" if argument is None else "api_key"
     key = setting("LITELLM_API_KEY", env) if argument is None else argument
@@ -109,12 +109,16 @@ def resolve_api_key(argument: str | None, env: Mapping[str, str] = os.environ) -
 
 
 def header_value(secret: str, name: str) -> str:
-    """`secret` stripped of surrounding white space, if it can travel in an HTTP header.
+    """Return a secret without surrounding white space if it can be sent in an HTTP header.
 
-    An encoding error further down would quote the secret, so it is refused here, by name only.
+    The HTTP library would quote the secret in its encoding error; this error only names the setting.
+
+    Args:
+        secret: the secret.
+        name: the name of its setting.
 
     Raises:
-        ConfigurationError: it holds white space, control or non-ASCII characters, or has an odd form (`odd_form`).
+        ConfigurationError: it contains white space, control or non-ASCII characters, or has an odd form (`odd_form`).
     """
     secret = secret.strip()
     if oddity := odd_form(secret):
@@ -125,17 +129,17 @@ def header_value(secret: str, name: str) -> str:
 
 
 def odd_form(value: str) -> str:
-    """Return what is odd about a value that a file or a template has mangled, in words; empty if nothing is."""
+    """Return the error for a value that a file or a template has mangled; empty if the value looks sound."""
     return next((words for form, words in _ODD_FORMS if form.match(value)), "")
 
 
 def is_visible_ascii(text: str) -> bool:
-    """Whether a text can travel in a header, a path and a command line: no spaces, control or non-ASCII characters."""
+    """Return True if a text contains neither spaces nor control nor non-ASCII characters, as headers and paths need."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be sent and stored at all: half of a surrogate pair has no UTF-8."""
+    """Return True if a text can be encoded as UTF-8, which half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -144,18 +148,18 @@ def is_unicode(text: str) -> bool:
 
 
 def is_secret(key: str) -> bool:
-    """Whether a key is one to hide. A stand-in ("x", "none", "dummy") is not: it would be found in any text."""
+    """Return True unless a key is a stand-in ("x", "none", "dummy"), which occurs in any text."""
     return len(key) >= (8 if key.isalpha() else 6)
 
 
 def keys(env: Mapping[str, str] = os.environ) -> list[str]:
-    """The keys of the environment that are to be hidden, whoever sends them back."""
+    """Return the keys in the environment that no output may contain, even if a server echoes them."""
     found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY"))
     return [key for key in found if is_secret(key)]
 
 
 def redact_text(text: str, *secrets: str | None) -> str:
-    """`text` without any of the keys; what is too short or plain to be one (`is_secret`) stays."""
+    """Return a text with the keys replaced by `[key]`; stand-ins (`is_secret`) stay."""
     for secret in secrets:
         if secret and is_secret(secret):
             text = text.replace(secret, "[key]")
@@ -163,17 +167,22 @@ def redact_text(text: str, *secrets: str | None) -> str:
 
 
 def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether `LITELLM_ALLOW_HTTP` lets a key travel unencrypted to another machine."""
+    """Return True if `LITELLM_ALLOW_HTTP` allows a key to travel unencrypted to another machine."""
     return setting("LITELLM_ALLOW_HTTP", env).lower() in _TRUE
 
 
 def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
-    """The `/v1` address of a gateway, from its root, its `/v1` or a path prefix, with or without a slash.
+    """Return the `/v1` address of a gateway, given its root, its `/v1` or a path prefix, with or without a slash.
+
+    Args:
+        url: the address.
+        allow_http: True allows plain http to another machine.
+        name: the name of the setting, for the error.
 
     Raises:
-        ConfigurationError: another scheme than http(s), no host, credentials, a query, a bad port, or plain
-            http to another machine without `allow_http`. The message does not repeat the URL, which may hold
-            a secret by mistake.
+        ConfigurationError: the scheme is not http or https, the host or port is unusable, the URL has credentials or a
+            query, or it is plain http to another machine. The message does not quote the URL, which may contain a
+            secret by mistake.
     """
     from urllib.parse import urlsplit, urlunsplit
 
@@ -189,7 +198,7 @@ def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_
 
 
 def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:
-    """`url` without surrounding white space, once it is safe to send a key there (see `normalize_base_url`)."""
+    """Return a URL without surrounding white space if a key may be sent there; raise as `normalize_base_url` does."""
     from urllib.parse import urlsplit
 
     url = url.strip()
@@ -221,9 +230,9 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
     return url
 
 
-@lru_cache(maxsize=256)  # asked for each request, here and of the relay
+@lru_cache(maxsize=256)  # called for each request, by the relay too
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address (IPv6 without brackets) can only be this machine."""
+    """Return True if a host name or address (IPv6 without brackets) can only be this machine."""
     if host.lower().rstrip(".") == "localhost":
         return True
     import ipaddress
@@ -235,7 +244,7 @@ def is_loopback(host: str) -> bool:
 
 
 def names_loopback(host: str) -> bool:
-    """Return True if the value of a Host header (RFC 9110, 7.2) can only be this machine."""
+    """Return True if the value of a Host header (RFC 9110, section 7.2) can only be this machine."""
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::[0-9]*)?", host)
     return match is not None and is_loopback(match[1] or match[2])
 
@@ -263,5 +272,5 @@ def _plausible_host(host: str) -> bool:
 
 
 def setting(name: str, env: Mapping[str, str] = os.environ) -> str:
-    """The value of an environment variable without surrounding white space; empty if it is not set."""
+    """Return the value of an environment variable without surrounding white space; empty if it is not set."""
     return env.get(name, "").strip()

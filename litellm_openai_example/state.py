@@ -1,7 +1,7 @@
-"""The user's directories for this program, readable by the user alone: state that has to last, and a cache.
+"""The user's state and cache directories for this program, and private files in them.
 
-On a shared machine another user may have put a directory, a file or a symbolic link where ours is expected. Such a
-thing is refused, never used: a planted key is known to the one who planted it.
+On a shared machine another user may have planted a directory, a file or a symbolic link in their place. Such a thing is
+refused, never used: whoever planted a key knows it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _APP = "litellm-openai-example"
 
 
 def state_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The directory for this program's state, made on demand, of mode 0700.
+    """Return the directory for this program's state, of mode 0700, created on demand.
 
-    It lies in `XDG_STATE_HOME`, else in `.local/state` of the home directory (XDG Base Directory Specification, which
-    also has relative paths ignored).
+    It is in `XDG_STATE_HOME`, or else in `.local/state` of the home directory. As the XDG Base Directory Specification
+    demands, a relative path is ignored.
 
     Raises:
-        ConfigurationError: it cannot be made or written to, or is not this user's; the message is one line that names
-            the place.
+        ConfigurationError: it cannot be created or written to, or belongs to another user; the message is one line that
+            names the directory.
     """
     return _private_dir(env, "state", "XDG_STATE_HOME", ".local/state")
 
 
 def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
-    """The directory for what can be made again: in `XDG_CACHE_HOME`, else in `.cache` of the home directory.
+    """Return the directory for replaceable files: in `XDG_CACHE_HOME`, or else in `.cache` of the home directory.
 
     Raises:
         ConfigurationError: as for `state_dir`.
@@ -42,21 +42,23 @@ def cache_dir(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_path(env: Mapping[str, str] = os.environ) -> Path:
-    """The same directory, for reading: nothing is made, and it may be missing or read-only.
+    """Return the path of the state directory, which may be missing or read-only; create nothing.
 
     Raises:
-        ConfigurationError: there is no home directory.
+        ConfigurationError: the home directory is unknown.
     """
     return _path(env, "state", "XDG_STATE_HOME", ".local/state")
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file of mode 0600 in one step: a reader sees all of it or nothing. Raises OSError.
+    """Write a file of mode 0600 in one step, so that a reader sees all of it or nothing. Raises OSError.
 
-    It is on the disk, and so is its name, when this returns.
+    The file and its name are durable when this returns.
 
     Args:
-        replace: False leaves a file that is there already, so that of two writers the first wins.
+        path: the file.
+        text: its content.
+        replace: False leaves an existing file as it is, so that the first of two writers wins.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # its mode is 0600
     try:
@@ -87,7 +89,7 @@ def sync_directory(path: Path) -> None:
 
 
 def kept_secret(path: Path, prefix: str = "") -> str:
-    """Return the secret in this file, which is generated once, then reused.
+    """Return the secret in a file; generate it on first use.
 
     Raises:
         ConfigurationError: the file is not private to this user.
@@ -114,10 +116,10 @@ def read_private(path: Path) -> str:
 
 
 def open_private(path: Path) -> int:
-    """Return a descriptor that reads a file of this user; raises as `read_private` does."""
-    if path.is_symlink():  # asked for first: what a system says of O_NOFOLLOW at a link differs
+    """Return a descriptor for reading a file of this user; raise as `read_private` does."""
+    if path.is_symlink():  # checked first, because systems report O_NOFOLLOW at a link differently
         raise _not_ours(path, "it is a symbolic link")
-    # The flags do not exist on Windows. Without O_NONBLOCK, opening a planted FIFO would wait for ever.
+    # Windows lacks the flags. Without O_NONBLOCK, opening a planted FIFO would block.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         found = os.fstat(handle)
@@ -126,7 +128,7 @@ def open_private(path: Path) -> int:
         if (owner := other_owner(found)) is not None:
             raise _not_ours(path, f"it belongs to {owner}")
         if _keeps_modes(path.parent) and found.st_mode & 0o077:
-            raise _not_ours(path, f"its mode {stat.S_IMODE(found.st_mode):04o} lets other users at it")
+            raise _not_ours(path, f"its mode {stat.S_IMODE(found.st_mode):04o} gives other users access")
     except BaseException:
         os.close(handle)
         raise
@@ -138,7 +140,7 @@ def _not_ours(path: Path, why: str) -> ConfigurationError:
 
 
 def other_owner(found: os.stat_result) -> str | None:
-    """Name the owner, unless that is this user, or root, who can do everything anyway. Windows has no user ids."""
+    """Return the name of an owner other than this user and root; None on Windows, which has no user ids."""
     if not hasattr(os, "geteuid") or found.st_uid in (0, os.geteuid()):
         return None
     import pwd
@@ -149,7 +151,7 @@ def other_owner(found: os.stat_result) -> str | None:
 
 
 def _keeps_modes(folder: Path) -> bool:
-    """Return False for a file system without modes (FAT, WSL's drives): there even a private directory is open."""
+    """Return False on a file system without modes (FAT, WSL's drives), where even a private directory is open."""
     return hasattr(os, "geteuid") and folder.stat().st_mode & 0o077 == 0
 
 
@@ -170,7 +172,7 @@ def _private_dir(env: Mapping[str, str], what: str, variable: str, fallback: str
 
 
 def _doubt(folder: Path) -> str | None:
-    """Make a directory private, and return the reason if it cannot be used; raise OSError if it cannot be changed."""
+    """Make a directory private; return the reason if it cannot be trusted. Raises OSError."""
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
         return "it is a symbolic link"
@@ -178,9 +180,9 @@ def _doubt(folder: Path) -> str | None:
         return f"it belongs to {owner}"
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
-    with os.scandir(folder) as entries:  # after the chmod, so that nobody adds one behind our back
+    with os.scandir(folder) as entries:  # after the chmod, since which nobody else can add one
         for entry in entries:
-            with suppress(FileNotFoundError):  # removed meanwhile by another process of ours
+            with suppress(FileNotFoundError):  # another process of this user removed it meanwhile
                 if (owner := other_owner(entry.stat(follow_symlinks=False))) is not None:
                     return f"{_shown(Path(entry.name))} in it belongs to {owner}"
     return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
@@ -202,7 +204,6 @@ def _home(env: Mapping[str, str], what: str, variable: str) -> Path:
         home = Path()
     if not home.is_absolute():
         raise ConfigurationError(
-            f"there is no home directory for the {what} directory: set HOME or {variable} to a directory that can be"
-            " written"
+            f"no home directory for the {what} directory: set HOME or {variable} to a writable directory"
         )
     return home

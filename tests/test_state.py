@@ -1,4 +1,4 @@
-"""The state directory: where it is, who may read it, and what is said when it cannot be had."""
+"""The state directory: its place, its modes, and the errors if it cannot be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from litellm_openai_example import ConfigurationError
 from litellm_openai_example.state import kept_secret, state_dir, write_private
 
 
-def test_it_is_made_for_the_user_alone(tmp_path: Path) -> None:
+def test_the_state_directory_is_private(tmp_path: Path) -> None:
     path = state_dir({"XDG_STATE_HOME": str(tmp_path / "deep" / "down")})
     assert path == tmp_path / "deep" / "down" / "litellm-openai-example"
     assert path.stat().st_mode & 0o777 == 0o700
@@ -26,7 +26,7 @@ def test_the_home_directory_is_the_default(xdg: dict[str, str], tmp_path: Path) 
     assert state_dir({"HOME": str(tmp_path), **xdg}) == tmp_path / ".local/state/litellm-openai-example"
 
 
-def test_it_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_directory_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()
     for base in ("/proc/nothing", str(file), str(file / "below"), "/a\0b"):
@@ -41,7 +41,7 @@ def test_it_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         state_dir({"XDG_STATE_HOME": str(tmp_path / "read-only")})
 
 
-def test_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_home_directory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -51,14 +51,14 @@ def test_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
             state_dir(env)
 
 
-def test_a_file_is_for_the_user_alone(tmp_path: Path) -> None:
+def test_a_file_is_private(tmp_path: Path) -> None:
     write_private(tmp_path / "note", "한국")
     assert (tmp_path / "note").read_text(encoding="utf-8") == "한국"
     assert (tmp_path / "note").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["note"]
 
 
-# What another user has planted
+# Directories and files planted by another user
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may give files away")
@@ -66,7 +66,7 @@ as_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="o
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A directory for `XDG_STATE_HOME` with the program's own in it."""
+    """Return a directory for `XDG_STATE_HOME` that contains the program's."""
     (tmp_path / "litellm-openai-example").mkdir(mode=0o700)
     return tmp_path
 
@@ -90,31 +90,31 @@ def test_a_directory_of_another_user_is_refused(base: Path, mode: int) -> None:
 
 
 @as_root
-def test_a_user_without_a_name_is_told_by_the_id(base: Path) -> None:
+def test_an_unknown_user_is_named_by_id(base: Path) -> None:
     os.chown(base / "litellm-openai-example", 123456, 123456)
     assert "it belongs to the user id 123456" in refusal(base)
 
 
 @pytest.mark.parametrize("to", ["elsewhere", "/tmp", "nowhere"])
-def test_a_directory_that_is_a_link_is_refused(tmp_path: Path, to: str) -> None:
+def test_a_symbolic_link_is_refused(tmp_path: Path, to: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "litellm-openai-example").symlink_to(tmp_path / to, target_is_directory=True)
     assert "cannot be used: " in refusal(tmp_path)
     assert (tmp_path / "elsewhere").stat().st_mode & 0o777 != 0o700
 
 
-def test_a_link_above_it_is_followed(base: Path, tmp_path: Path) -> None:
+def test_a_link_above_the_directory_is_followed(base: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(base, target_is_directory=True)
     assert state_dir({"XDG_STATE_HOME": str(tmp_path / "link")}).is_dir()
 
 
 @as_root
-def test_a_directory_that_was_open_is_refused_while_it_holds_a_strangers_file(base: Path) -> None:
+def test_a_directory_with_another_users_file_is_refused(base: Path) -> None:
     folder = base / "litellm-openai-example"
     folder.chmod(0o777)
     (folder / "relay.sqlite3").touch()
     os.chown(folder / "relay.sqlite3", NOBODY, NOBODY)
-    for _ in range(2):  # the first look makes the directory private, and must not make the file trusted
+    for _ in range(2):  # the first call makes the directory private, which must not make the file trusted
         assert "'relay.sqlite3' in it belongs to the user nobody" in refusal(base)
     (folder / "relay.sqlite3").unlink()
     assert state_dir({"XDG_STATE_HOME": str(base)}) == folder
@@ -147,7 +147,7 @@ def plant_readable_file(path: Path) -> None:
     [(plant_link, "is a symbolic link"), (plant_pipe, "is not a regular file"), (Path.mkdir, "is not a regular file"),
      (plant_open_file, "its mode 0666"), (plant_readable_file, "its mode 0644")],
 )  # fmt: skip
-def test_a_secret_that_others_may_know_is_refused(base: Path, plant: Callable[[Path], None], why: str) -> None:
+def test_a_secret_exposed_to_others_is_refused(base: Path, plant: Callable[[Path], None], why: str) -> None:
     path = state_dir({"XDG_STATE_HOME": str(base)}) / "master-key"
     plant(path)
     with pytest.raises(ConfigurationError, match=why) as raised:
@@ -166,14 +166,14 @@ def test_a_secret_of_another_user_is_refused(base: Path) -> None:
         kept_secret(path)
 
 
-def test_a_secret_is_made_once(base: Path) -> None:
+def test_a_secret_is_generated_once(base: Path) -> None:
     path = state_dir({"XDG_STATE_HOME": str(base)}) / "salt"
     assert kept_secret(path, "sk-") == kept_secret(path, "sk-") == path.read_text()
     path.write_text("")
     assert kept_secret(path)
 
 
-def test_a_link_to_nowhere_is_no_place_for_a_secret(base: Path, tmp_path: Path) -> None:
+def test_a_dangling_link_is_refused(base: Path, tmp_path: Path) -> None:
     path = state_dir({"XDG_STATE_HOME": str(base)}) / "salt"
     path.symlink_to(tmp_path / "made-by-us")
     with pytest.raises(ConfigurationError, match="is a symbolic link"):
@@ -182,9 +182,9 @@ def test_a_link_to_nowhere_is_no_place_for_a_secret(base: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
-def test_a_file_system_without_modes_is_no_obstacle(base: Path) -> None:
+def test_a_file_system_without_modes_is_accepted(base: Path) -> None:
     folder = base / "litellm-openai-example"
     (folder / "salt").write_text("kept")
     (folder / "salt").chmod(0o777)
-    folder.chmod(0o777)  # as it would stay, whatever `state_dir` asks for
+    folder.chmod(0o777)  # as it would stay in spite of chmod
     assert kept_secret(folder / "salt") == "kept"

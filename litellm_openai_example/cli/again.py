@@ -69,5 +69,5 @@ def _program() -> list[str]:
     elif name == PROGRAM and os.path.realpath(shutil.which(PROGRAM) or "") != os.path.realpath(start):
         program = [start]
     if own_relay():
-        return [sys.executable, "-m", f"{_PACKAGE}.gateway.relay", "--", *program]
+        return [sys.executable, "-m", f"{_PACKAGE}.gateway", "--reuse", "--relay", "--", *program]
     return program

@@ -1,1 +1,1 @@
-"""A LiteLLM gateway on this machine, for one that has none: the real proxy, in an environment of its own."""
+"""A LiteLLM gateway on this machine: the real proxy, installed into an environment apart from the user's."""

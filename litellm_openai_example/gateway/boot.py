@@ -1,7 +1,9 @@
-"""Runs in the gateway's environment: LiteLLM, on a socket that it is given, while the process that started it lives.
+"""The child's side of `children.Server`: LiteLLM or the relay, on an inherited socket, until the parent ends.
 
-A parent that is killed cannot stop its children. So it holds the other end of a pipe that this process reads: the
-end of the file, however it comes about, is the end of the proxy.
+A parent that is killed cannot stop its children. So it holds one end of a pipe and the child reads the other: however
+the parent ends, the pipe closes, and the child stops.
+
+This file also runs as a script in LiteLLM's environment, where this package is not installed: import nothing from it.
 """
 
 import functools
@@ -9,14 +11,19 @@ import json
 import os
 import pkgutil
 import re
+import runpy
 import signal
 import socket
 import sys
 import threading
 from typing import Any
 
+RELAY = "--relay"
 DEMO = "--demo"
-# What the offline demo serves. LiteLLM has some hundred routes more, and many of them go straight to a provider.
+# Both servers finish what is in flight when they are asked to stop; after these seconds they are killed.
+_LITELLM_STOP_SECONDS = 5.0
+_RELAY_STOP_SECONDS = 8.0
+# The routes of the offline demo. LiteLLM has hundreds more, and many of them go straight to a provider.
 _SERVED = re.compile(
     r"(/v1)?/(chat/completions|embeddings|(responses|files|models)(/.*)?)"
     r"|/openai/v1/responses(/.*)?|(/openai/deployments|/engines)/.+/(chat/completions|embeddings)"
@@ -26,14 +33,14 @@ _SERVED = re.compile(
 )
 
 
-def end_with_parent(pipe: int, seconds: float) -> None:
-    """End this process by SIGTERM when the other end of a pipe is closed; kill its group `seconds` later."""
+def stop_with_parent(pipe: int, seconds: float) -> None:
+    """Send this process SIGTERM once the pipe's other end is closed, and kill its process group `seconds` later."""
 
     def watch() -> None:
         while os.read(pipe, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        # In-flight responses may finish; after this long they are cut.
+        # If the server stops in time, this daemon thread ends with it.
         threading.Event().wait(seconds)
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
@@ -41,7 +48,7 @@ def end_with_parent(pipe: int, seconds: float) -> None:
 
 
 def demo_only(app: Any, models: list[str]) -> Any:
-    """Wrap an ASGI application: routes that the offline demo does not serve get a 404, and only `models` are listed."""
+    """Wrap an ASGI application so that it serves the routes of the offline demo and lists `models` alone."""
 
     async def guarded(scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope.get("path", "")
@@ -67,11 +74,11 @@ def demo_only(app: Any, models: list[str]) -> Any:
 
 
 def listed(send: Any, models: list[str]) -> Any:
-    """Wrap an ASGI `send`: of the models in the answer, which LiteLLM adds all of its price table to, keep these."""
+    """Wrap an ASGI `send` so that a list of models holds `models` alone: LiteLLM adds its whole price table."""
     start: dict[str, Any] = {}
     body = b""
 
-    async def kept(message: dict[str, Any]) -> None:
+    async def filtered(message: dict[str, Any]) -> None:
         nonlocal start, body
         if message["type"] == "http.response.start":
             start = message
@@ -85,12 +92,13 @@ def listed(send: Any, models: list[str]) -> Any:
                 if field in answer:
                     answer[field] = [one for one in answer[field] if one[name] in models]
             body = json.dumps(answer).encode()
+            # The length has changed, and the head is sent only now for that reason.
             others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             start = {**start, "headers": [*others, (b"content-length", str(len(body)).encode())]}
         await send(start)
         await send({"type": "http.response.body", "body": body})
 
-    return kept
+    return filtered
 
 
 def serve(listener: socket.socket, models: list[str], app: str, **options: Any) -> None:
@@ -106,10 +114,8 @@ def serve(listener: socket.socket, models: list[str], app: str, **options: Any) 
         sys.exit("the proxy did not start")
 
 
-def main() -> None:
-    """Run LiteLLM's command. Arguments: the pipe, the socket, perhaps `--demo` and models, then LiteLLM's own."""
-    pipe, descriptor, *options = sys.argv[1:]
-    end_with_parent(int(pipe), 5)
+def run_litellm(descriptor: int, options: list[str]) -> None:
+    """Run LiteLLM's command on a socket; `--demo MODELS` may stand before its own options."""
     models: list[str] = []
     if options[0] == DEMO:
         models, options = options[1].split(","), options[2:]
@@ -117,10 +123,27 @@ def main() -> None:
     import uvicorn
 
     # LiteLLM's command takes a host and a port, but no socket.
-    uvicorn.run = functools.partial(serve, socket.socket(fileno=int(descriptor)), models)
+    uvicorn.run = functools.partial(serve, socket.socket(fileno=descriptor), models)
     from litellm import run_server  # type: ignore[import-not-found]
 
     run_server()
+
+
+def run_relay(descriptor: int) -> None:
+    """Run the relay's command on a socket."""
+    sys.argv = ["litellm-relay", "--host", "127.0.0.1", "--fd", str(descriptor)]
+    runpy.run_module("litellm_openai_example.relay", run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Run a server. Arguments: the descriptors of pipe and socket, then `--relay` or the options of LiteLLM."""
+    pipe, descriptor, *options = sys.argv[1:]
+    if options == [RELAY]:
+        stop_with_parent(int(pipe), _RELAY_STOP_SECONDS)
+        run_relay(int(descriptor))
+    else:
+        stop_with_parent(int(pipe), _LITELLM_STOP_SECONDS)
+        run_litellm(int(descriptor), options)
 
 
 if __name__ == "__main__":

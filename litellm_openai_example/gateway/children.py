@@ -1,4 +1,4 @@
-"""Child processes that end with this one, even if it is killed, and servers among them that nobody can impersonate."""
+"""Child processes that end with this one, even if it is killed: servers that nobody can impersonate, and a command."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_ANSWER_SECONDS = 5.0  # for the rest of an answer that has begun
+_RESPONSE_SECONDS = 5.0  # for the rest of a response that has begun
 
 
 class GatewayUnavailable(Exception):
-    """The gateway cannot be installed or started; the message is for the user."""
+    """The gateway or its relay cannot be installed or started; the message is for the user."""
 
 
 class Server:
-    """A server process that serves on a socket which this process listens on.
+    """A server process on a socket that this process binds and keeps.
 
-    The port is taken from the first moment and for as long as this process lives: a request reaches the child or
-    nobody. A port that is only announced to a child could be taken by another user while the child boots, or after it
-    has crashed, and the key would be sent to a stranger.
+    The port belongs to this process from the first moment until it stops the server, so a request reaches the child or
+    nobody. If only the number were passed to the child, another user could bind the port while the child boots, or
+    after it has crashed, and would be sent the key.
 
     Args:
-        command: the program; its first two arguments are a descriptor of a pipe, whose end has to end it, and one of
-            the socket.
-        arguments: further ones.
+        command: the program; its first arguments are two descriptors: a pipe whose end must stop it, and the socket.
+        arguments: more arguments.
         listener: from `listen`.
         env: the child's environment.
-        output: file or descriptor for its stdout and stderr.
-        folder: its working directory; default: this process's.
+        output: the file or descriptor for its stdout and stderr.
+        folder: its working directory; default: that of this process.
 
     Raises:
-        GatewayUnavailable: it cannot be started.
+        GatewayUnavailable: the program cannot be started.
 
     Attributes:
-        base_url: its root.
+        base_url: the root of its address.
         process: the child.
     """
 
@@ -61,6 +62,7 @@ class Server:
         self._port = int(listener.getsockname()[1])
         self.base_url = f"http://127.0.0.1:{self._port}"
         self._listener = listener
+        # The child holds the reading end. Nothing is ever written: the pipe closes when this process ends or stops it.
         reading, self._pipe = os.pipe()
         out = os.open(output, os.O_WRONLY | os.O_APPEND) if isinstance(output, Path) else os.dup(output)
         try:
@@ -72,7 +74,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                # Ctrl-C at the terminal is for this process to handle: the server outlives the command it serves.
+                # Out of reach of the terminal's Ctrl-C: the server must outlive the command that uses it.
                 start_new_session=True,
             )
         except OSError as error:
@@ -82,19 +84,22 @@ class Server:
         finally:
             os.close(reading)
             os.close(out)
-        threading.Thread(target=self._refuse_after_its_end, daemon=True).start()
+        # A daemon, because it may wait in accept for as long as this process lives.
+        threading.Thread(target=self._hang_up_after_exit, daemon=True).start()
 
     def wait_until_ready(
         self, path: str, headers: Mapping[str, str], limit: float, on_second: Callable[[int], None] = lambda _: None
     ) -> bool:
-        """Return True once a GET is answered with 200, False if the process has ended.
+        """Return True once a GET gets a 200, False if the process has ended.
 
         Args:
-            limit: seconds to wait at most.
+            path: the path to request.
+            headers: the headers to send.
+            limit: the longest wait, in seconds.
             on_second: called about once a second with the seconds that have passed.
 
         Raises:
-            TimeoutError: the limit has passed.
+            TimeoutError: `limit` has passed.
         """
         started, told = time.monotonic(), 0
         connection = self._ask(path, headers)
@@ -118,13 +123,14 @@ class Server:
             connection.close()
 
     def stop(self, seconds: float) -> None:
-        """End the child and free the port; kill its process group if it takes longer than `seconds`."""
+        """Stop the child and free the port; kill its process group after `seconds`."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            # The whole group, in case the server has child processes.
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -133,14 +139,14 @@ class Server:
         self._listener.close()
 
     def _ask(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_RESPONSE_SECONDS)
         connection.connect()
-        with suppress(OSError):  # the child has ended meanwhile, which the caller sees by itself
+        with suppress(OSError):  # the child has ended meanwhile; the caller notices
             connection.request("GET", path, headers=dict(headers))
         return connection
 
-    def _refuse_after_its_end(self) -> None:
-        """Hang up on clients of a dead child: in the queue of the socket they would wait until their deadline."""
+    def _hang_up_after_exit(self) -> None:
+        """Hang up on the clients of a dead child, which would wait in the socket's queue until their deadline."""
         self.process.wait()
         with suppress(OSError):
             self._listener.setblocking(True)  # the child shared the socket and made it non-blocking
@@ -149,9 +155,13 @@ class Server:
 
 
 def listen(port: int = 0) -> socket.socket:
-    """Return a socket that listens on a port of 127.0.0.1, 0 for any free one. Raises GatewayUnavailable."""
+    """Return a socket that listens on a port of 127.0.0.1; 0 takes any free one.
+
+    Raises:
+        GatewayUnavailable: the port is in use or reserved.
+    """
     listener = socket.socket()
-    # For a restart on the same port. No system lets another user listen beside a socket that listens on this address.
+    # Lets the same port be used again at once. No system lets another user bind beside a listening socket.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
@@ -162,22 +172,74 @@ def listen(port: int = 0) -> socket.socket:
     return listener
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """Return a `preexec_fn` that has the kernel send SIGTERM to a child when its parent ends.
+def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a command to its end, forward signals to it, and return its exit code as a shell does.
 
-    For a program that knows of no pipe; to be used from the main thread, whose end is what the kernel looks at. Linux
-    alone has it: elsewhere such a child outlives a parent that was killed.
+    On Linux the command is sent SIGTERM if this process is killed.
+
+    Raises:
+        GatewayUnavailable: the command cannot be run.
+    """
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _: object) -> None:
+        # The terminal sends Ctrl-C to the command as well, and a second one would mean more than the user typed.
+        if process is not None and not (number == signal.SIGINT and _in_foreground()):
+            process.send_signal(number)
+
+    handle_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), forward)
+    try:
+        process = subprocess.Popen(command, env=dict(env), preexec_fn=death_signal())
+    except OSError as error:
+        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def exec_command(command: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Replace this process by a command that needs nothing from it.
+
+    Raises:
+        GatewayUnavailable: the command cannot be run.
+    """
+    try:
+        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
+    except OSError as error:
+        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
+
+
+def handle_signals(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle signals, except those that the parent process ignores, as nohup does."""
+    for number in signals:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def death_signal() -> Callable[[], None] | None:
+    """Return a `preexec_fn` that has the kernel send the child SIGTERM when its parent ends.
+
+    It is for programs that read no pipe. Call it in the main thread: the kernel watches the thread that forks. Only
+    Linux has it; elsewhere it is None, and such a child outlives a killed parent.
     """
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up here: little is safe after the fork
 
-    def ask() -> None:
+    def set_death_signal() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() != parent:  # it ended before it could be watched
+        if os.getppid() != parent:  # it ended before the kernel watched it
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return ask
+    return set_death_signal
+
+
+def _in_foreground() -> bool:
+    """Return True in the foreground of a terminal, whose Ctrl-C reaches the child processes too."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _status(connection: http.client.HTTPConnection) -> int:

@@ -1,4 +1,4 @@
-"""The environment that LiteLLM runs in: its own, so that its hundred pinned packages never meet the user's."""
+"""LiteLLM's virtual environment, which keeps its hundred pinned packages apart from the user's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..state import cache_dir
-from .children import GatewayUnavailable, end_with_parent
+from .children import GatewayUnavailable, death_signal
 from .progress import progress
 
 REQUIREMENTS = "requirements.txt"
@@ -24,16 +24,16 @@ _DONE = ".complete"
 
 
 def ensure(tell: Callable[[str], None]) -> Path:
-    """The Python of the gateway's environment, which is made on first use (about 470 MB on disk).
+    """Return the Python of LiteLLM's environment, which is installed on first use (about 470 MB on disk).
 
-    Its name is made from the pinned requirements and the Python version: a new release gets a new one.
+    The environment is named after the pinned requirements and the Python version, so changed pins get a new one.
 
     Args:
-        tell: told what takes its time, a line at a time.
+        tell: called with a line for each step that takes its time.
 
     Raises:
         GatewayUnavailable: uv is missing, or the installation failed.
-        ConfigurationError: the cache directory cannot be made or written to.
+        ConfigurationError: the cache directory cannot be created or written to.
     """
     requirements = resources.files(__package__).joinpath(REQUIREMENTS)
     root = location(requirements.read_bytes())
@@ -48,16 +48,16 @@ def ensure(tell: Callable[[str], None]) -> Path:
 
 
 def location(requirements: bytes) -> Path:
-    """Where the environment with these requirements belongs."""
+    """Return the path of the environment with these requirements."""
     digest = hashlib.sha256(requirements).hexdigest()[:12]
     return cache_dir() / f"gateway-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def find_uv() -> str:
-    """The uv program: the one that runs us, the one on PATH, or the Python package's.
+    """Return the path of uv: the one that runs this process (`UV`), the one on PATH, or the Python package's.
 
     Raises:
-        GatewayUnavailable: there is none.
+        GatewayUnavailable: uv is not installed.
     """
     for name in (os.environ.get("UV"), "uv"):
         if name and (found := shutil.which(name)):
@@ -75,23 +75,23 @@ def _complete(root: Path, python: Path) -> bool:
 
 def _install(root: Path, python: Path, requirements: Path, lock: int, tell: Callable[[str], None]) -> None:
     uv = find_uv()
-    (root / _DONE).unlink(missing_ok=True)  # first of all: a removal that is cut short must not leave it behind
+    (root / _DONE).unlink(missing_ok=True)  # first: an interrupted removal must not leave the mark behind
     shutil.rmtree(root, ignore_errors=True)
     with progress("installing LiteLLM (once, about 470 MB in the cache directory)", tell) as show:
         _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)], lock, show)
-        # Without their dependencies: all that is needed is pinned, and what LiteLLM names beside it is left out.
+        # --no-deps: the pins are complete, and leave out dependencies that a gateway never imports (excluded.in).
         _run([uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--no-deps",
               "--requirements", str(requirements)], lock, show)  # fmt: skip
-    # Bytecode now, or each of the proxy's starts would compile some thousand modules.
+    # uv leaves bytecode to the first start, which would then compile thousands of modules.
     with progress("compiling LiteLLM's bytecode (once, about 20 s)", tell) as show, suppress(GatewayUnavailable):
         _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], lock, show)
     (root / _DONE).touch()
 
 
 def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
-    """Run a step of the installation; its output is part of the error if it fails.
+    """Run a step of the installation, and quote its output in the error if it fails.
 
-    It inherits the lock: a step that outlives this process keeps the next one from writing into the same directory.
+    The step inherits the lock: if it outlives this process, no other may write into the directory yet.
     """
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     started = time.monotonic()
@@ -104,7 +104,7 @@ def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
                 stdout=said,
                 stderr=said,
                 pass_fds=(lock,),
-                preexec_fn=end_with_parent(),
+                preexec_fn=death_signal(),
             )
         except OSError as error:
             raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
@@ -131,7 +131,7 @@ def _still_runs(process: subprocess.Popen[bytes]) -> bool:
 
 @contextmanager
 def _only_one(lock: Path, tell: Callable[[str], None]) -> Iterator[int]:
-    """Let one process at a time install; another one waits and finds the work done. Yields the lock's descriptor."""
+    """Let one process at a time install, while others wait and find the work done; yield the lock's descriptor."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One line at the terminal for what takes its time."""
+"""One line on stderr while something takes its time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PREFIX = "[gateway] "
 
 @contextmanager
 def progress(text: str, tell: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
-    """Say what is waited for; on a terminal, in one line that goes away at the end.
+    """Show what the program waits for; on a terminal as a line that counts seconds and disappears at the end.
 
     Args:
-        text: what is going on.
-        tell: told the text once where stderr is no terminal.
+        text: the work in progress.
+        tell: called once with the text if stderr is not a terminal.
 
     Yields:
-        what to tell the seconds that have passed.
+        A function to call with the seconds that have passed.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         tell(text)

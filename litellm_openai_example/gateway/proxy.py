@@ -1,7 +1,8 @@
-"""Starting the LiteLLM proxy, waiting until it answers, and stopping it."""
+"""The LiteLLM proxy: its configuration, and its life as a child process."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -12,101 +13,170 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from ..config import setting
 from . import boot
 from .children import GatewayUnavailable, Server, listen
+from .directory import GatewayDirectory
 from .environment import ensure
-from .routes import OFFLINE_KEY
-from .state import State, is_alive
+from .offline.model import MODELS
 
 READY_SECONDS = 120
-_STOP_SECONDS = 6.0
+OFFLINE_KEY = "OFFLINE_PROVIDER_KEY"  # the variable that holds the offline provider's key
+_STOP_SECONDS = 6.0  # one more than LiteLLM gets to finish its responses (boot)
 _TAIL_LINES = 15
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
-# What the proxy sees of the user's environment. All the rest stays out: a DATABASE_URL, PORT or PYTHONPATH there is
-# meant for another program, and LiteLLM reads hundreds of names.
+# Each provider's model names, and the variables that may hold its key. A name without a provider is OpenAI's unless its
+# first word says otherwise.
+_PROVIDERS = {
+    "openai": (("openai/*", "*"), ("OPENAI_API_KEY",)),
+    "anthropic": (("anthropic/*", "claude-*"), ("ANTHROPIC_API_KEY",)),
+    "gemini": (("gemini/*", "gemini-*"), ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
+}
+_OFFLINE_NAMES = ("openai/*", "*", "anthropic/*", "gemini/*")
+_SETTINGS: dict[str, object] = {
+    # One POST for one call, and the provider's error at once instead of a cooldown that hides it.
+    "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    "litellm_settings": {"num_retries": 0},
+    "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+}
+# The proxy inherits these variables and no others. A DATABASE_URL, PORT or PYTHONPATH of the user's is meant for
+# another program, and LiteLLM reads hundreds of names.
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_\w+"
     r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG|HF_HUB_OFFLINE|" + OFFLINE_KEY,
     re.IGNORECASE,
 )
-_SETTINGS = {
-    # The price table and everything else that would be fetched at boot comes from the package itself.
+_VARIABLES = {
+    # The price table and everything else that LiteLLM would download at boot comes from the package instead.
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
     "LITELLM_LOCAL_POLICY_TEMPLATES": "True",
     "LITELLM_LOCAL_BLOG_POSTS": "True",
     "LITELLM_LOCAL_AUTOROUTER_PRESETS": "True",
-    # It would read a .env of any directory above.
+    # Otherwise it would read a .env file from any directory above its own.
     "PYTHON_DOTENV_DISABLED": "True",
 }
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
-class Proxy:
-    """A LiteLLM proxy on loopback. It ends with this process, however this process ends.
+def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the providers that the environment has a key for, each with the variable that holds it."""
+    found = {}
+    for name, (_, variables) in _PROVIDERS.items():
+        holding = next((variable for variable in variables if setting(variable, env)), None)
+        if holding is not None:
+            found[name] = holding
+    return found
 
-    Like `subprocess.Popen` it is started when it is made, and is not ready then. As a context manager it is stopped
-    at the end of the block.
+
+def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> dict[str, object]:
+    """Return LiteLLM's configuration.
 
     Args:
-        configuration: LiteLLM's.
-        state: where its key, salt, configuration and log are kept.
-        port: to listen on, 0 for any free one.
-        env: what the proxy is to know of the environment: provider keys and addresses, HTTP proxies.
-        demo: names of the offline demo's models; with them, what the demo does not serve is refused.
-        tell: told what takes its time, a line at a time.
+        keys: from `providers_with_keys`; the keys themselves stay out of the file.
+        offline_url: the address of the offline provider, which then serves every model; None to use the providers.
+    """
+    if offline_url is not None:
+        to = {"api_base": offline_url, "api_key": f"os.environ/{OFFLINE_KEY}"}
+        named = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
+        return with_settings([*named, *(route(name, {"model": "openai/*", **to}) for name in _OFFLINE_NAMES)], to)
+    routes = []
+    for provider, variable in keys.items():
+        for name in _PROVIDERS[provider][0]:
+            model = name if "/" in name else f"{provider}/{name}"
+            routes.append(route(name, {"model": model, "api_key": f"os.environ/{variable}"}))
+    files = {"api_key": f"os.environ/{keys['openai']}"} if "openai" in keys else None
+    return with_settings(routes, files)
+
+
+def with_settings(
+    routes: Sequence[Mapping[str, object]], files: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Return a whole configuration.
+
+    Args:
+        routes: from `route`.
+        files: how to reach OpenAI for `/v1/files`, where a request names no model.
+    """
+    providers = [] if files is None else [{"custom_llm_provider": "openai", **files}]
+    return {"model_list": list(routes), "files_settings": providers, **_SETTINGS}
+
+
+def route(name: str, to: Mapping[str, object], **info: object) -> dict[str, object]:
+    """Return an entry of LiteLLM's model list.
+
+    Its id depends on the name alone: response ids contain it, and so they survive a restart and a changed route.
+    """
+    fixed = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return {"model_name": name, "litellm_params": dict(to), "model_info": {"id": fixed, **info}}
+
+
+class Proxy:
+    """A LiteLLM proxy on loopback that ends with this process, however this process ends.
+
+    Like `subprocess.Popen` it starts when it is created, and is not ready then. As a context manager it stops at the
+    end of the block.
+
+    Args:
+        configuration: LiteLLM's configuration.
+        directory: holds its key, salt, configuration and log.
+        port: the port to listen on; 0 takes any free one.
+        env: the environment to inherit from: provider keys and addresses, HTTP proxies.
+        demo: the models of the offline demo; with them, routes outside the demo get a 404.
+        tell: called with a line for each step that takes its time.
 
     Raises:
-        GatewayUnavailable: it cannot be installed or started, or the port is taken.
+        GatewayUnavailable: LiteLLM cannot be installed or started, or the port is taken.
 
     Attributes:
-        base_url: its root.
+        base_url: the root of its address.
         api_key: its master key.
-        log: the file that its own output goes to.
+        log: the file with its output.
     """
 
     def __init__(
         self,
         configuration: Mapping[str, object],
         *,
-        state: State,
+        directory: GatewayDirectory,
         port: int = 0,
         env: Mapping[str, str] = os.environ,
         demo: Sequence[str] = (),
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        # First, because it may take minutes: a port that is bound while nobody serves would keep clients waiting.
         python = ensure(tell)
-        _clean_up_after_the_dead(state.folder)
-        self.api_key = state.master_key
-        self._secrets = [self.api_key, state.salt, *_secrets_in(env)]
+        _remove_leftovers(directory.path)
+        self.api_key = directory.master_key
+        self._secrets = [self.api_key, directory.salt, *_secrets_in(env)]
         listener = listen(port)
         number = listener.getsockname()[1]
         name = f"proxy-{os.getpid()}-{number}"
-        config = state.write(f"{name}.json", json.dumps(configuration, indent=1))  # JSON is YAML
-        self.log = state.write(f"{name}.log", "")
+        config = directory.write(f"{name}.json", json.dumps(configuration, indent=1))  # JSON is YAML
+        self.log = directory.write(f"{name}.log", "")
         served = [boot.DEMO, ",".join(demo)] if demo else []
         self._server = Server(
-            # -I: neither our directory nor the user's Python settings are for LiteLLM.
+            # -I keeps the current directory and the user's Python settings away from LiteLLM.
             [str(python), "-I", "-u", boot.__file__],
             [*served, "--host", "127.0.0.1", "--port", str(number), "--config", str(config)],
             listener=listener,
-            env=_environment(env, state),
+            env=_environment(env, directory),
             output=self.log,
-            folder=state.folder,
+            folder=directory.path,
         )
         self.base_url = self._server.base_url
 
     def wait_until_ready(self, limit: float = READY_SECONDS, on_second: Callable[[int], None] = lambda _: None) -> None:
-        """Return once the proxy answers a call with our key.
+        """Return once the proxy accepts a request with its key.
 
         Args:
-            limit: seconds to wait at most.
-            on_second: told the seconds that have passed, about once a second.
+            limit: the longest wait, in seconds.
+            on_second: called about once a second with the seconds that have passed.
 
         Raises:
-            GatewayUnavailable: it ended, or was not ready in time; the message has the end of its log.
+            GatewayUnavailable: it ended, or was not ready in time; the message holds the end of its log.
         """
         headers = {"authorization": f"Bearer {self.api_key}"}
         try:
@@ -117,19 +187,20 @@ class Proxy:
         raise GatewayUnavailable(f"the proxy ended with code {self._server.process.wait()}{self.log_tail()}")
 
     def wait(self) -> None:
-        """Return once the proxy has ended by itself."""
+        """Return once the proxy has ended."""
         self._server.process.wait()
 
     def stop(self) -> None:
-        """Stop the proxy and wait until it is gone."""
+        """Stop the proxy and remove its files."""
         self._server.stop(_STOP_SECONDS)
         for file in (self.log, self.log.with_suffix(".json")):
             file.unlink(missing_ok=True)
 
     def log_tail(self) -> str:
-        """The end of the proxy's log, without the secrets that we know of, to follow an error text."""
+        """Return the end of the log without the known secrets, in a form that continues an error message."""
         with suppress(OSError):
             text = "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+            # The longest first: one secret may contain another.
             for secret in sorted(self._secrets, key=len, reverse=True):
                 text = text.replace(secret, "[secret]")
             text = re.sub(r"://[^/@\s]+@", "://[secret]@", text)
@@ -143,39 +214,49 @@ class Proxy:
         self.stop()
 
 
-def is_ready(base_url: str, api_key: str = "", *, path: str = "/v1/models", timeout: float = 2.0) -> bool:
-    """Whether a server at this address on loopback answers with 200, to this key if there is one."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+def accepts_key(base_url: str, api_key: str) -> bool:
+    """Return True if a proxy at this loopback address accepts the key within five seconds."""
     try:
         address = urlsplit(base_url)
         # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
-        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout)) as connection:
-            connection.request("GET", path, headers=headers)
+        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=5.0)) as connection:
+            connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
             return connection.getresponse().status == 200
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
 def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment with loopback taken out of what HTTP proxies serve."""
+    """Return the environment with loopback exempt from HTTP proxies."""
     given = env.get("no_proxy") or env.get("NO_PROXY") or ""
-    direct = f"{given},{_LOOPBACK}" if given else _LOOPBACK
-    return {**env, "NO_PROXY": direct, "no_proxy": direct}
+    if not given.endswith(_LOOPBACK):
+        given = f"{given},{_LOOPBACK}" if given else _LOOPBACK
+    return {**env, "NO_PROXY": given, "no_proxy": given}
 
 
-def _environment(env: Mapping[str, str], state: State) -> dict[str, str]:
+def _environment(env: Mapping[str, str], directory: GatewayDirectory) -> dict[str, str]:
     inherited = {name: value for name, value in env.items() if _INHERITED.fullmatch(name)}
-    secrets = {"LITELLM_MASTER_KEY": state.master_key, "LITELLM_SALT_KEY": state.salt}
-    inherited.setdefault("HOME", str(state.folder))  # a container's user may have none, and LiteLLM asks for it
-    return {**with_loopback_direct(inherited), **_SETTINGS, **secrets}
+    secrets = {"LITELLM_MASTER_KEY": directory.master_key, "LITELLM_SALT_KEY": directory.salt}
+    inherited.setdefault("HOME", str(directory.path))  # LiteLLM needs one, and a container's user may have none
+    return {**with_loopback_direct(inherited), **_VARIABLES, **secrets}
 
 
-def _clean_up_after_the_dead(folder: Path) -> None:
-    """Remove the files of proxies whose starters could not do so themselves."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the files of proxies whose launchers were killed."""
     for file in folder.glob("proxy-*-*"):
-        starter = file.name.split("-")[1]
-        if not (starter.isdigit() and is_alive(int(starter))):
+        launcher = file.name.split("-")[1]
+        if not (launcher.isdigit() and _runs(int(launcher))):
             file.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _secrets_in(env: Mapping[str, str]) -> list[str]:

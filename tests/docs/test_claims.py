@@ -1,4 +1,4 @@
-"""What the documents claim: the reasons not to use the plain SDK, measured, and figures that the code has as well."""
+"""Claims of the documents: the comparison with the plain SDK, measured, and figures that come from the code."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def ours(gateway: ScriptedServer, **options: Any) -> openai.OpenAI:
 
 
 @pytest.mark.parametrize(("make", "posts"), [(plain, 9), (ours, 1)])
-def test_posts_for_one_call(make: Make, posts: int, gateway: ScriptedServer) -> None:
+def test_the_number_of_posts_for_one_call(make: Make, posts: int, gateway: ScriptedServer) -> None:
     at_the_provider = 0
 
     def litellm(seen: Seen) -> Answer:
         nonlocal at_the_provider
-        # Measured with LiteLLM 1.106 to 1.110: two repeats, unless this header says otherwise.
+        # Measured with LiteLLM 1.106 to 1.110: two retries, unless this header says otherwise.
         at_the_provider += 1 + int(seen.headers.get("x-litellm-num-retries", "2"))
         return reply({"error": {"message": "the provider failed", "type": "server_error"}}, 500)
 
@@ -46,8 +46,8 @@ def test_posts_for_one_call(make: Make, posts: int, gateway: ScriptedServer) -> 
     assert at_the_provider == posts
 
 
-def test_a_timeout_is_one(gateway: ScriptedServer) -> None:
-    """At a tenth of the README's scale: 4 s are three times 4 s and two pauses with the plain SDK."""
+def test_a_timeout_bounds_the_whole_call(gateway: ScriptedServer) -> None:
+    """A tenth of the README's 4 s; with the plain SDK they become three times 4 s and two pauses."""
     gateway.script = lambda seen: Answer(pause=5.0)
 
     def seconds(make: Make) -> float:
@@ -62,7 +62,7 @@ def test_a_timeout_is_one(gateway: ScriptedServer) -> None:
     assert 0.3 < seconds(ours) < of_plain
 
 
-def test_every_error_code_has_an_advice() -> None:
+def test_each_error_code_has_advice() -> None:
     text = (ROOT / "docs/operating.md").read_text()
     for code in INVOCATION_ERRORS:
         assert text.count(f"| `{code}` | ") == 1, code
@@ -87,7 +87,7 @@ FIGURES = {
         f"the default is `{config.DEFAULT_MODEL}`",
         f"by default `{settings.DEFAULT_MODEL}` with web search and effort `high`",
     ),
-    "docs/sending.md": ("could not connect | sent again, twice | sent again, twice",),
+    "docs/sending.md": ("could not connect | retried twice | retried twice",),
     "docs/security.md": (
         f"At most {bodies.MAX_ANSWER // 2**20} MB are read",
         f"of a stream {bodies.MAX_ANSWER * bodies._STREAM_FACTOR // 2**20} MB",
@@ -128,7 +128,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(("name", "figures"), FIGURES.items(), ids=list(FIGURES))
-def test_a_figure_is_the_code_s(name: str, figures: tuple[str, ...]) -> None:
+def test_figures_come_from_the_code(name: str, figures: tuple[str, ...]) -> None:
     text = " ".join((ROOT / name).read_text().split())
     assert [figure for figure in figures if figure not in text] == []
     assert policy._CONNECT_RETRIES == 2  # "twice"
@@ -160,5 +160,5 @@ MANUAL = (
 
 
 @pytest.mark.parametrize("line", MANUAL)
-def test_a_line_of_the_manual_stands_in_the_korean_readme(line: str) -> None:
+def test_each_line_of_the_manual_is_in_the_korean_readme(line: str) -> None:
     assert line in " ".join((ROOT / "docs/README.ko.md").read_text().replace("\\\n", " ").split())

@@ -1,4 +1,4 @@
-"""Every command line, snippet, link and generated block of the documents is one that holds."""
+"""The documents: generated blocks, links, names, command lines, snippets, configurations and the map of the code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from litellm_openai_example.cli.main import command as ask
 from litellm_openai_example.cli.options import Options, conflict
+from litellm_openai_example.gateway.__main__ import gateway
 from litellm_openai_example.relay.__main__ import relay
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, chat_body, reply, response_body, response_events, sse
@@ -36,14 +37,14 @@ def _label(value: object) -> str:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_label)
-def test_what_is_generated_is_new(path: Path) -> None:
-    """`make docs` writes it."""
+def test_generated_blocks_are_current(path: Path) -> None:
+    """`make docs` regenerates them."""
     text = path.read_text()
     assert fill(text) == text
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_label)
-def test_a_link_leads_somewhere(path: Path) -> None:
+def test_links_have_targets(path: Path) -> None:
     text = _CODE.sub("", path.read_text())
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if re.match(r"https?://", target):
@@ -61,20 +62,51 @@ def _anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_label)
-def test_what_is_named_in_a_sentence_exists(path: Path) -> None:
+def test_targets_options_and_files_in_sentences_exist(path: Path) -> None:
     text = _CODE.sub("", path.read_text())
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= _TARGETS
     known = {
-        option for command in (ask, relay) for one in command.params for option in (*one.opts, *one.secondary_opts)
+        option
+        for command in (ask, relay, gateway)
+        for one in command.params
+        for option in (*one.opts, *one.secondary_opts)
     }
     for options in re.findall(r"`(?:litellm-example |litellm-relay )?(--[a-z-]+)", text):
-        assert options in known | {"--help", "--port", "--upgrade", "--compile", "--preload"}, options
+        assert options in known | {"--help", "--upgrade", "--compile", "--preload"}, options
     for file in re.findall(r"`((?:tests|docs|litellm_openai_example)/[\w./-]+)`", text):
         assert (ROOT / file).exists(), file
 
 
+def _mapped() -> set[str]:
+    """Return the paths in the maps of docs/contributing.md: names stand below their folder, before two spaces."""
+    paths: set[str] = set()
+    text = (ROOT / "docs/contributing.md").read_text()
+    for block in re.findall(r"```text\n((?:litellm_openai_example|tests)/\n.*?)```", text, re.DOTALL):
+        folders: list[str] = []
+        for line in block.splitlines():
+            depth = (len(line) - len(line.lstrip())) // 2
+            names = line.strip().partition("  ")[0].split(" ")
+            folders[depth:] = [names[0]]
+            paths |= {"".join([*folders[:depth], name]) for name in names}
+    return paths
+
+
+def _existing() -> set[str]:
+    """Return the packages, the top modules of the package, and the folders of the tests."""
+    package, tests = ROOT / "litellm_openai_example", ROOT / "tests"
+    folders = {path.parent for path in package.rglob("__init__.py")} | {tests}
+    folders |= {path for path in tests.iterdir() if any(path.glob("*.py"))}
+    modules = [path for path in package.glob("*.py") if path.name != "__init__.py"]
+    names = [f"{path.relative_to(ROOT).as_posix()}/" for path in folders]
+    return {*names, *(path.relative_to(ROOT).as_posix() for path in modules)}
+
+
+def test_the_map_of_the_code_is_true_and_complete() -> None:
+    assert _mapped() == _existing()
+
+
 @pytest.mark.parametrize(("path", "code"), _SHELL, ids=_label)
-def test_a_command_line_is_understood(path: Path, code: str) -> None:
+def test_a_command_line_is_valid(path: Path, code: str) -> None:
     joined = code.replace("\\\n", " ")
     for line in joined.splitlines():
         line = re.sub(r"(^|\s)#.*", "", line)
@@ -85,7 +117,7 @@ def test_a_command_line_is_understood(path: Path, code: str) -> None:
 def _check(line: str) -> None:
     try:
         words = shlex.split(line)
-    except ValueError:  # a part of a longer construct
+    except ValueError:  # part of a longer construct
         return
     while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
@@ -117,11 +149,11 @@ _TYPED = ParameterSource.COMMANDLINE
 
 
 @pytest.mark.parametrize(("path", "language", "code"), [one for one in _BLOCKS if one[1] in _PARSERS], ids=_label)
-def test_a_configuration_can_be_read(path: Path, language: str, code: str) -> None:
+def test_a_configuration_is_valid(path: Path, language: str, code: str) -> None:
     assert _PARSERS[language](code)
 
 
-def test_a_wrong_line_is_found() -> None:
+def test_invalid_command_lines_are_detected() -> None:
     for line in (
         "litellm-example --stram x",
         "litellm-example two words",
@@ -134,7 +166,7 @@ def test_a_wrong_line_is_found() -> None:
 
 
 def gateway_script(seen: Seen) -> Answer:
-    """A gateway that follows "Reply with exactly: X", and lets a background response end at once."""
+    """Follow "Reply with exactly: X", and complete a background response at once."""
     if seen.method == "GET":
         return reply(response_body("later"))
     body = seen.json
@@ -156,20 +188,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("path", "code"), _PYTHON, ids=_label)
-def test_a_snippet_runs_as_it_stands(path: Path, code: str, configured: ScriptedServer) -> None:
+def test_a_snippet_runs(path: Path, code: str, configured: ScriptedServer) -> None:
     configured.script = gateway_script
     ended = run("-c", code)
     if "relay" in code and "RelayError" not in code:
         assert ended.returncode == 1
         assert "RelayError" in ended.stderr
-        assert not configured.posts  # without a relay nothing is asked, so nothing is paid
+        assert not configured.posts  # without a relay nothing is sent, so nothing is billed
         return
     assert ended.returncode == 0, ended.stderr
     for said in re.findall(r"exactly: (\w+)", code):
         assert said in ended.stdout
 
 
-def test_the_sdk_s_two_variables_are_enough(configured: ScriptedServer) -> None:
+def test_the_two_variables_of_the_sdk_are_enough(configured: ScriptedServer) -> None:
     configured.script = gateway_script
     code = next(code for _, code in _SHELL if "OPENAI_BASE_URL" in code)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -178,13 +210,13 @@ def test_the_sdk_s_two_variables_are_enough(configured: ScriptedServer) -> None:
     assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_an_example_is_a_drop_in(configured: ScriptedServer) -> None:
+def test_the_drop_in_example(configured: ScriptedServer) -> None:
     configured.script = gateway_script
     assert run(str(ROOT / "docs/examples/drop_in.py")).stdout == "OK\n"
     assert configured.posts[0].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_an_example_picks_a_job_up_later(configured: ScriptedServer) -> None:
+def test_the_background_example(configured: ScriptedServer) -> None:
     configured.script = gateway_script
     example = str(ROOT / "docs/examples/background.py")
     submitted = run(example, "submit", "Reply with exactly: later").stdout.strip()

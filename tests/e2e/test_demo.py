@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from litellm_openai_example.gateway.offline.server import MODELS
+from litellm_openai_example.gateway.offline.model import MODELS
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.state import cache_dir
 

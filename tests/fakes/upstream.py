@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from litellm_openai_example.gateway.directory import GatewayDirectory
 from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider
-from litellm_openai_example.gateway.offline.stored import Stored
-from litellm_openai_example.gateway.proxy import Proxy
-from litellm_openai_example.gateway.routes import route, with_settings
-from litellm_openai_example.gateway.state import State
+from litellm_openai_example.gateway.offline.storage import Stored
+from litellm_openai_example.gateway.proxy import Proxy, route, with_settings
 from litellm_openai_example.json_object import JsonObject
 
 from . import formats
@@ -332,12 +331,12 @@ def _base_of(name: str, base_url: str) -> str:
 
 def serve(folder: Path) -> None:
     """Run provider and proxy until the last user has gone."""
-    state = State(folder / "state")
-    state.write(f"{_CALLBACK.partition('.')[0]}.py", _RECORDER)
-    with Upstream() as upstream, Proxy(configuration(upstream.base_url), state=state, env={}) as proxy:
+    directory = GatewayDirectory(folder / "state")
+    directory.write(f"{_CALLBACK.partition('.')[0]}.py", _RECORDER)
+    with Upstream() as upstream, Proxy(configuration(upstream.base_url), directory=directory, env={}) as proxy:
         proxy.wait_until_ready()
         place = {"base_url": proxy.base_url, "api_key": proxy.api_key, "upstream": upstream.base_url}
-        State(folder).write(READY, json.dumps(place))
+        GatewayDirectory(folder).write(READY, json.dumps(place))
         try:
             with (folder / USERS).open("w") as users:
                 fcntl.flock(users, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A gateway whose LiteLLM is a small stand-in: the launcher, its signals and its files are real, and start at once."""
+"""A gateway whose LiteLLM is a small stand-in that starts at once; the launcher and its files are real."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from litellm_openai_example.gateway import environment
 
-# It serves /v1/models to those who know the key, or fails as OPENAI_STANDIN says; the rest of the options is ignored.
+# It answers requests that carry the key, or fails as OPENAI_STANDIN says; other options are ignored.
 STANDIN = """
 import json, os, pathlib, sys, time
 import uvicorn
@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Launcher:
-    """Starts `python -m litellm_openai_example.gateway` and ends what it started."""
+    """Starts `python -m litellm_openai_example.gateway`, and ends all it started."""
 
     def __init__(self, env: Mapping[str, str], home: Path) -> None:
         self.env = dict(env)
@@ -103,7 +103,7 @@ class Launcher:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def serve(self, *arguments: str, **env: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
-        """A gateway that serves, and the exports that it printed."""
+        """Start a gateway; return it with the exports that it printed."""
         process = self.start(*arguments, **env)
         assert process.stdout is not None
         exports: dict[str, str] = {}
@@ -126,7 +126,7 @@ class Launcher:
 
 
 def proxy_of(launcher: subprocess.Popen[str]) -> psutil.Process:
-    """The proxy that a launcher has started."""
+    """Return the proxy that a launcher started."""
     children = [child for child in psutil.Process(launcher.pid).children() if "boot.py" in " ".join(child.cmdline())]
     assert len(children) == 1
     return children[0]
@@ -135,13 +135,13 @@ def proxy_of(launcher: subprocess.Popen[str]) -> psutil.Process:
 def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, "it did not come about"
+        assert time.monotonic() < limit, "the condition was not met in time"
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache directory with an environment that holds the stand-in."""
+    """Return a cache directory in which the stand-in is installed."""
     cache = tmp_path_factory.mktemp("cache")
     requirements = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_bytes()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A launcher that is killed takes along all that it has started, and nothing is left that could spend money."""
+"""The end of a launcher, by signal or kill -9, is the end of all its children: none may go on spending money."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import Launcher, proxy_of, stranger, wait_until
 
 SECONDS = 60.0
 WAIT = "import os; print(os.environ.get('RELAY_BASE_URL'), flush=True); import time; time.sleep(600)"
-linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a program when its parent ends")
 
 
 @pytest.fixture
@@ -32,11 +32,12 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def with_relay(gateway: FakeGateway, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A launcher whose command waits beside a relay."""
+    """Start a launcher whose command waits beside a relay."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "LITELLM_"))}
     env |= {"XDG_STATE_HOME": str(tmp_path), "LITELLM_BASE_URL": gateway.url, "LITELLM_API_KEY": "sk-x"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "litellm_openai_example.gateway.relay", "--", sys.executable, "-c", WAIT],
+        [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--relay", "--",
+         sys.executable, "-c", WAIT],
         env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     started: list[psutil.Process] = []
@@ -53,7 +54,7 @@ def with_relay(gateway: FakeGateway, tmp_path: Path) -> Iterator[subprocess.Pope
 
 
 def parts(launcher: subprocess.Popen[str]) -> tuple[str, psutil.Process, psutil.Process]:
-    """The relay's address, the relay and the command."""
+    """Return the relay's address, the relay and the command, which are all the launcher's children."""
     assert launcher.stdout is not None
     base_url = launcher.stdout.readline().strip()
     assert base_url.startswith("http://127.0.0.1:")
@@ -64,7 +65,7 @@ def parts(launcher: subprocess.Popen[str]) -> tuple[str, psutil.Process, psutil.
 
 
 @linux
-def test_a_killed_launcher_takes_relay_and_command_with_it(with_relay: subprocess.Popen[str]) -> None:
+def test_relay_and_command_end_with_a_killed_launcher(with_relay: subprocess.Popen[str]) -> None:
     base_url, relay, command = parts(with_relay)
     assert urllib.request.urlopen(f"{base_url}/readyz", timeout=60).status == 200
     with_relay.kill()
@@ -76,7 +77,7 @@ def test_a_killed_launcher_takes_relay_and_command_with_it(with_relay: subproces
                 one.kill()
 
 
-def test_a_relay_that_does_not_stop_is_killed_after_a_while(with_relay: subprocess.Popen[str]) -> None:
+def test_a_relay_that_ignores_sigterm_is_killed(with_relay: subprocess.Popen[str]) -> None:
     _, relay, command = parts(with_relay)
     relay.suspend()  # it cannot act on SIGTERM, nor read its pipe
     command.terminate()
@@ -84,7 +85,7 @@ def test_a_relay_that_does_not_stop_is_killed_after_a_while(with_relay: subproce
     assert has_ended(relay)
 
 
-def test_nobody_can_take_the_port_of_a_relay_that_crashed(with_relay: subprocess.Popen[str]) -> None:
+def test_the_port_of_a_crashed_relay_cannot_be_taken(with_relay: subprocess.Popen[str]) -> None:
     base_url, relay, command = parts(with_relay)
     relay.kill()
     wait_until(lambda: has_ended(relay))
@@ -95,7 +96,7 @@ def test_nobody_can_take_the_port_of_a_relay_that_crashed(with_relay: subprocess
     assert with_relay.wait(SECONDS) == 143
 
 
-def test_a_launcher_that_ends_in_order_stops_the_relay(with_relay: subprocess.Popen[str]) -> None:
+def test_sigterm_stops_relay_and_command(with_relay: subprocess.Popen[str]) -> None:
     _, relay, command = parts(with_relay)
     with_relay.send_signal(signal.SIGTERM)
     assert with_relay.wait(SECONDS) == 143
@@ -104,7 +105,7 @@ def test_a_launcher_that_ends_in_order_stops_the_relay(with_relay: subprocess.Po
 
 
 @linux
-def test_a_killed_gateway_takes_its_command_with_it(launcher: Launcher) -> None:
+def test_proxy_and_command_end_with_a_killed_launcher(launcher: Launcher) -> None:
     process = launcher.start("--", sys.executable, "-c", WAIT)
     assert process.stdout is not None
     assert process.stdout.readline() == "None\n"

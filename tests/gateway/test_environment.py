@@ -1,4 +1,4 @@
-"""Making LiteLLM's environment, with a script in the place of uv."""
+"""Installing LiteLLM's environment, with a script in place of uv."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..tools.ending import has_ended
 from ..tools.licences import DOCUMENT, pinned
 from .conftest import wait_until
 
-# `uv venv ... ROOT` makes ROOT/bin/python; `uv pip install` notes what it was given, slowly enough to be met.
+# `uv venv ... ROOT` creates ROOT/bin/python; `uv pip install` is slow enough for another process to find it at work.
 FAKE_UV = """#!/bin/sh
 for last; do :; done
 echo "$@" >> "$FAKE_UV_CALLS"
@@ -48,10 +48,10 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("FAKE_UV_CALLS", str(tmp_path / "calls"))
     yield tmp_path / "calls"
-    (tmp_path / "calls.release").touch()  # no stand-in is left to wait, however the test ends
+    (tmp_path / "calls.release").touch()  # ends a waiting stand-in, however the test ends
 
 
-def test_it_is_made_once(calls: Path) -> None:
+def test_the_environment_is_installed_once(calls: Path) -> None:
     told: list[str] = []
     python = ensure(told.append)
     assert python.exists()
@@ -66,7 +66,7 @@ def test_it_is_made_once(calls: Path) -> None:
     ]
 
 
-def test_on_a_terminal_progress_is_one_line_that_goes_away(
+def test_progress_on_a_terminal_is_one_line_that_disappears(
     calls: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -81,7 +81,7 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(
     assert all(len(part) < 80 for part in shown.split("\r\x1b[K"))
 
 
-def test_a_half_made_one_is_never_used(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_installation_is_never_used(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_UV_EXIT", "1")
     with pytest.raises(GatewayUnavailable, match="could not be installed: uv pip install ended with 1:\nno such"):
         ensure(lambda _: None)
@@ -90,12 +90,12 @@ def test_a_half_made_one_is_never_used(calls: Path, monkeypatch: pytest.MonkeyPa
     assert len(calls.read_text().splitlines()) == 4
 
 
-def test_a_python_that_has_gone_is_made_again(calls: Path) -> None:
+def test_an_environment_without_python_is_reinstalled(calls: Path) -> None:
     ensure(lambda _: None).unlink()
     assert ensure(lambda _: None).exists()
 
 
-def test_starts_at_once_make_it_once(calls: Path) -> None:
+def test_concurrent_starts_install_once(calls: Path) -> None:
     code = "from litellm_openai_example.gateway.environment import ensure; print(ensure(lambda _: None))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     found = {process.communicate(timeout=60)[0] for process in both}
@@ -103,7 +103,7 @@ def test_starts_at_once_make_it_once(calls: Path) -> None:
     assert len(calls.read_text().splitlines()) == 2
 
 
-def test_who_waits_is_told(calls: Path) -> None:
+def test_a_waiting_process_says_so(calls: Path) -> None:
     told: list[str] = []
     first = threading.Thread(target=ensure, args=(lambda _: None,))
     first.start()
@@ -114,7 +114,7 @@ def test_who_waits_is_told(calls: Path) -> None:
     assert told == ["waiting for another process that installs LiteLLM"]
 
 
-# Stays in the middle of an installation until it is released, also when it is asked to end, and then writes on.
+# Stays in the middle of an installation, in spite of SIGTERM, until it is released, and then goes on writing.
 SLOW_UV = """#!/bin/sh
 echo "$@" >> "$FAKE_UV_CALLS"
 for last; do :; done
@@ -131,7 +131,7 @@ ENSURE = (
 
 
 def killed_in_the_middle(calls: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> psutil.Process:
-    """Kill a launcher whose uv is at work, and return uv."""
+    """Kill a launcher during an installation and return its uv."""
     (calls.parent / "uv").write_text(SLOW_UV)
     monkeypatch.setenv("SLOW_UV_TRAP", trap)
     first = subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.DEVNULL)
@@ -143,7 +143,7 @@ def killed_in_the_middle(calls: Path, monkeypatch: pytest.MonkeyPatch, trap: str
     return uv
 
 
-def test_an_orphaned_uv_is_waited_for(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_orphaned_uv_holds_the_lock(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv = killed_in_the_middle(calls, monkeypatch, "trap : TERM")
     calls.with_name("calls.second").touch()
     second = subprocess.Popen([sys.executable, "-c", ENSURE], stdout=subprocess.PIPE, text=True)
@@ -159,15 +159,15 @@ def test_an_orphaned_uv_is_waited_for(calls: Path, monkeypatch: pytest.MonkeyPat
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["venv", "pip", "orphan", "venv", "pip"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a program that its parent has ended")
-def test_uv_ends_with_a_launcher_that_is_killed(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals a program when its parent ends")
+def test_uv_ends_with_a_killed_launcher(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv = killed_in_the_middle(calls, monkeypatch, ":")
     wait_until(lambda: has_ended(uv))
     calls.with_name("calls.second").touch()
     assert ensure(lambda _: None).exists()
 
 
-def test_a_removal_that_is_cut_short_does_not_leave_it_complete(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_removal_does_not_leave_it_complete(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure(lambda _: None).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
@@ -179,14 +179,14 @@ def test_a_removal_that_is_cut_short_does_not_leave_it_complete(calls: Path, mon
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-def test_an_environment_of_another_user_is_not_run(calls: Path) -> None:
+def test_an_environment_of_another_user_is_refused(calls: Path) -> None:
     root = ensure(lambda _: None).parents[1]
     os.chown(root, 65534, 65534)
     with pytest.raises(ConfigurationError, match=r"cache directory .* in it belongs to the user nobody"):
         ensure(lambda _: None)
 
 
-def test_other_requirements_make_another_one(calls: Path) -> None:
+def test_other_requirements_get_another_environment(calls: Path) -> None:
     assert environment.location(b"a") != environment.location(b"b")
 
 
@@ -227,13 +227,13 @@ def test_the_requirements_are_pinned_with_hashes_and_name_no_index() -> None:
     assert any(entry.startswith("litellm==1.108.12 ") for entry in entries)
 
 
-def test_what_is_left_out_is_not_pinned() -> None:
+def test_excluded_packages_are_not_pinned() -> None:
     left_out = re.findall(r"^[a-z-]+", folder_text("excluded.in"), re.MULTILINE)
     assert "litellm-enterprise" in left_out
     assert not set(left_out) & set(pinned())
 
 
-def test_every_pin_says_who_asked_for_it_and_how_it_is_renewed() -> None:
+def test_each_pin_names_its_dependant_and_the_command_that_renews_it() -> None:
     text = folder_text(environment.REQUIREMENTS)
     assert "make gateway-lock" in text.partition("==")[0]
     assert text.count("    # via") == len(re.findall(r"^\S+==", text, re.MULTILINE))
@@ -242,6 +242,6 @@ def test_every_pin_says_who_asked_for_it_and_how_it_is_renewed() -> None:
     }
 
 
-def test_the_licences_of_all_that_is_pinned_are_listed() -> None:
+def test_the_licence_of_each_pin_is_listed() -> None:
     rows = re.findall(r"^\| ([a-z0-9._-]+) \| ([^|]+) \| ([^|]+) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert {name: version for name, version, _ in rows} == pinned()

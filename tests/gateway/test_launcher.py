@@ -1,4 +1,4 @@
-"""The launcher's life, with a stand-in for LiteLLM: real processes, signals and files."""
+"""The launcher with a stand-in for LiteLLM: real processes, signals and files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from ..fakes.scripted import Answer, free_port
 from ..fakes.served import FakeGateway
+from ..tools.ending import has_ended
 from .conftest import Launcher, proxy_of, wait_until
 
 PRINT_ENV = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'], os.environ['NO_PROXY'])"
@@ -38,7 +40,7 @@ def key(launcher: Launcher) -> str:
 # One command
 
 
-def test_a_command_gets_address_and_key_and_alone_writes_to_stdout(launcher: Launcher) -> None:
+def test_a_command_gets_address_and_key_and_has_stdout_to_itself(launcher: Launcher) -> None:
     done = launcher.run(*python(PRINT_ENV))
     base_url, api_key, no_proxy = done.stdout.split()
     assert base_url.startswith("http://127.0.0.1:")
@@ -50,7 +52,7 @@ def test_a_command_gets_address_and_key_and_alone_writes_to_stdout(launcher: Lau
     assert api_key not in done.stderr
 
 
-def test_without_dashes_the_options_behind_the_command_are_its_own(launcher: Launcher) -> None:
+def test_options_after_the_command_belong_to_it(launcher: Launcher) -> None:
     done = launcher.run(sys.executable, "-c", "import sys; print(sys.argv[1:])", "--port", "-h", "--")
     assert done.stdout == "['--port', '-h', '--']\n"
 
@@ -60,16 +62,16 @@ def test_the_exit_code_is_the_commands(launcher: Launcher, code: int) -> None:
     assert launcher.run(*python(f"raise SystemExit({code})")).returncode == code
 
 
-def test_a_command_killed_by_a_signal_is_told_as_a_shell_does(launcher: Launcher) -> None:
+def test_the_exit_code_of_a_signal_is_that_of_a_shell(launcher: Launcher) -> None:
     assert launcher.run(*python("import os; os.kill(os.getpid(), 9)")).returncode == 137
 
 
-def test_nothing_is_left_after_a_command(launcher: Launcher) -> None:
+def test_a_command_leaves_only_the_keys_behind(launcher: Launcher) -> None:
     launcher.run(*python("pass"))
     assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
 
 
-def test_a_missing_command_is_found_out_at_once(launcher: Launcher) -> None:
+def test_a_missing_command_fails_before_the_start(launcher: Launcher) -> None:
     done = launcher.run("--", "no-such-command-anywhere")
     assert (done.returncode, done.stdout) == (127, "")
     assert "command not found: no-such-command-anywhere" in done.stderr
@@ -151,7 +153,7 @@ def test_with_an_http_proxy_loopback_is_exported_too(launcher: Launcher) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_stops_cleanly(launcher: Launcher, number: signal.Signals) -> None:
+def test_a_signal_stops_a_serving_gateway(launcher: Launcher, number: signal.Signals) -> None:
     process, _ = launcher.serve()
     proxy = proxy_of(process)
     process.send_signal(number)
@@ -160,7 +162,7 @@ def test_it_stops_cleanly(launcher: Launcher, number: signal.Signals) -> None:
     assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
 
 
-def test_a_signal_while_it_starts_ends_it_with_130(launcher: Launcher) -> None:
+def test_a_signal_during_the_start_is_exit_code_130(launcher: Launcher) -> None:
     process = launcher.start(OPENAI_STANDIN="hangs")
     wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
     proxy = proxy_of(process)
@@ -170,7 +172,7 @@ def test_a_signal_while_it_starts_ends_it_with_130(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], python("import time; time.sleep(60)")])
-def test_killed_it_takes_the_proxy_with_it(launcher: Launcher, arguments: list[str]) -> None:
+def test_the_proxy_ends_with_a_killed_launcher(launcher: Launcher, arguments: list[str]) -> None:
     process = launcher.start(*arguments)
     wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
     proxy = proxy_of(process)
@@ -182,7 +184,7 @@ def test_killed_it_takes_the_proxy_with_it(launcher: Launcher, arguments: list[s
     process.communicate()
 
 
-def test_what_a_killed_one_left_is_cleaned_up(launcher: Launcher) -> None:
+def test_files_of_a_killed_launcher_are_removed(launcher: Launcher) -> None:
     process, _ = launcher.serve()
     process.kill()
     process.communicate()
@@ -193,15 +195,15 @@ def test_what_a_killed_one_left_is_cleaned_up(launcher: Launcher) -> None:
     assert not list(launcher.state.glob("proxy-*"))
 
 
-def test_when_the_proxy_ends_by_itself_so_does_the_gateway(launcher: Launcher) -> None:
+def test_the_launcher_ends_with_its_proxy(launcher: Launcher) -> None:
     process, _ = launcher.serve(OPENAI_STANDIN="ends")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "the proxy ended by itself:\nstand-in output [secret]" in err
+    assert "the proxy ended unexpectedly:\nstand-in output [secret]" in err
     assert not (launcher.state / "gateway.json").exists()
 
 
-def test_all_files_are_for_the_user_alone(launcher: Launcher) -> None:
+def test_all_files_are_private(launcher: Launcher) -> None:
     launcher.state.mkdir(parents=True, mode=0o755)
     launcher.serve()
     assert stat.S_IMODE(launcher.state.stat().st_mode) == 0o700
@@ -213,7 +215,7 @@ def test_all_files_are_for_the_user_alone(launcher: Launcher) -> None:
 # Failures
 
 
-def test_a_taken_port_is_refused_at_once(launcher: Launcher) -> None:
+def test_a_port_in_use_is_refused_at_once(launcher: Launcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = launcher.run("--port", str(port))
@@ -227,7 +229,7 @@ def test_a_chosen_port_is_used(launcher: Launcher) -> None:
     assert f":{port} " in launcher.run("--port", str(port), *python(PRINT_ENV)).stdout
 
 
-def test_a_proxy_that_dies_shows_the_end_of_its_log_without_secrets(launcher: Launcher) -> None:
+def test_a_crash_at_boot_shows_the_end_of_the_log_without_secrets(launcher: Launcher) -> None:
     done = launcher.run(OPENAI_STANDIN="dies", OPENAI_API_KEY="sk-very-private")
     assert done.returncode == 1
     assert "the proxy ended with code 1:\nstand-in output [secret] [secret]" in done.stderr
@@ -236,7 +238,7 @@ def test_a_proxy_that_dies_shows_the_end_of_its_log_without_secrets(launcher: La
         assert secret not in done.stdout + done.stderr
 
 
-def test_a_proxy_that_is_never_ready_is_given_up(launcher: Launcher) -> None:
+def test_a_boot_past_the_timeout_fails(launcher: Launcher) -> None:
     done = launcher.run("--timeout", "1", OPENAI_STANDIN="hangs")
     assert done.returncode == 1
     assert "the proxy was not ready after 1 s:" in done.stderr
@@ -245,8 +247,8 @@ def test_a_proxy_that_is_never_ready_is_given_up(launcher: Launcher) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--reuse"], ["--port", "65536"], ["--port", "-1"], ["--port", "x"], ["--timeout", "0"], ["--timeout", "nan"],
-     ["--unknown"]],
+    [["--reuse"], ["--relay"], ["--reuse", "--relay"], ["--port", "65536"], ["--port", "-1"], ["--port", "x"],
+     ["--timeout", "0"], ["--timeout", "nan"], ["--unknown"]],
 )  # fmt: skip
 def test_bad_usage(launcher: Launcher, arguments: list[str]) -> None:
     done = launcher.run(*arguments)
@@ -256,7 +258,7 @@ def test_bad_usage(launcher: Launcher, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("variable", ["XDG_STATE_HOME", "XDG_CACHE_HOME"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing", "/dev/null/x"])
-def test_a_directory_that_cannot_be_made_is_named(launcher: Launcher, variable: str, place: str) -> None:
+def test_a_directory_that_cannot_be_created_is_named(launcher: Launcher, variable: str, place: str) -> None:
     (launcher.home / "file").touch()
     path = launcher.home / place
     done = launcher.run(*python("pass"), **{variable: str(path)})
@@ -274,7 +276,7 @@ def test_relative_directories_are_ignored(launcher: Launcher) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("home", [{}, {"HOME": "/"}], ids=["none", "root's"])
-def test_a_user_without_a_home_gets_one_line(launcher: Launcher, home: dict[str, str]) -> None:
+def test_a_missing_home_directory_is_a_one_line_error(launcher: Launcher, home: dict[str, str]) -> None:
     # A user that may run this Python, but has no entry in passwd.
     code = "import os; from litellm_openai_example.gateway.__main__ import main; os.setuid(123456); main()"
     env = {"PATH": launcher.env["PATH"], **home}
@@ -284,7 +286,7 @@ def test_a_user_without_a_home_gets_one_line(launcher: Launcher, home: dict[str,
     assert done.stderr.count("\n") == 1
 
 
-def test_the_proxy_has_a_home_where_the_user_has_none(launcher: Launcher) -> None:
+def test_the_proxy_gets_a_home_if_the_user_has_none(launcher: Launcher) -> None:
     state = launcher.home / "state"
     del launcher.env["HOME"]
     done = launcher.run(*python("pass"), XDG_STATE_HOME=str(state))
@@ -292,15 +294,15 @@ def test_the_proxy_has_a_home_where_the_user_has_none(launcher: Launcher) -> Non
     assert (state / "litellm-openai-example" / "proxy-environment.json").exists()
 
 
-def test_the_notice_of_the_demo_model_stands_right_above_the_answer(launcher: Launcher) -> None:
+def test_the_demo_notice_is_right_above_the_answer(launcher: Launcher) -> None:
     done = launcher.run(*python("import sys; print('the answer', file=sys.stderr)"))
     assert "no LLM is involved" in done.stderr.splitlines()[-2]
 
 
-# What the proxy is given
+# The environment of the proxy
 
 
-def test_foreign_settings_do_not_reach_the_proxy(launcher: Launcher) -> None:
+def test_unrelated_variables_do_not_reach_the_proxy(launcher: Launcher) -> None:
     foreign = {"DATABASE_URL": "postgresql://elsewhere/db", "REDIS_HOST": "elsewhere", "PORT": "9", "HOST": "0.0.0.0",
                "SSL_KEYFILE_PATH": "/k", "LITELLM_MASTER_KEY": "sk-theirs", "VIRTUAL_ENV": "/v"}  # fmt: skip
     launcher.run(*python("pass"), **foreign)
@@ -312,7 +314,7 @@ def test_foreign_settings_do_not_reach_the_proxy(launcher: Launcher) -> None:
     assert seen["env"]["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
 
 
-def test_provider_keys_are_passed_on_and_never_written_down(launcher: Launcher) -> None:
+def test_provider_keys_are_inherited_and_never_written_to_disk(launcher: Launcher) -> None:
     keys = {"OPENAI_API_KEY": "sk-private-1", "ANTHROPIC_API_KEY": "sk-private-2", "GOOGLE_API_KEY": "sk-private-3"}
     done = launcher.run(*python("pass"), **keys, HTTPS_PROXY="http://proxy.example:3128")
     assert "routing to openai, anthropic, gemini" in done.stderr
@@ -327,7 +329,7 @@ def test_provider_keys_are_passed_on_and_never_written_down(launcher: Launcher) 
     assert routes["gemini/*"] == {"model": "gemini/*", "api_key": "os.environ/GOOGLE_API_KEY"}
 
 
-def test_the_demo_model_has_no_way_out_of_this_machine(launcher: Launcher) -> None:
+def test_the_demo_cannot_leave_this_machine(launcher: Launcher) -> None:
     launcher.run(*python("pass"), ALL_PROXY="socks5://proxy.example:1080", https_proxy="http://proxy.example:3128")
     seen = proxy_environment(launcher)
     ways_out = {
@@ -338,7 +340,7 @@ def test_the_demo_model_has_no_way_out_of_this_machine(launcher: Launcher) -> No
     assert seen["env"]["NO_PROXY"] == "127.0.0.1,localhost,::1"
 
 
-def test_the_key_of_the_demo_model_is_written_nowhere_and_new_each_time(launcher: Launcher) -> None:
+def test_the_demo_key_is_fresh_and_never_written_to_disk(launcher: Launcher) -> None:
     keys = []
     for _ in range(2):
         launcher.run(*python("pass"))
@@ -363,7 +365,7 @@ def test_key_and_salt_stay_the_same(launcher: Launcher) -> None:
 # Reuse
 
 
-def test_a_given_address_is_used_as_it_is(launcher: Launcher) -> None:
+def test_a_configured_gateway_is_used_as_it_is(launcher: Launcher) -> None:
     code = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY']); raise SystemExit(3)"
     given = {
         "LITELLM_BASE_URL": "https://user:hunter22@gw.example/litellm?token=hunter22",
@@ -376,7 +378,7 @@ def test_a_given_address_is_used_as_it_is(launcher: Launcher) -> None:
     assert not launcher.state.exists()
 
 
-def test_a_gateway_of_ours_that_runs_is_used(launcher: Launcher) -> None:
+def test_a_running_gateway_is_reused(launcher: Launcher) -> None:
     serving, exports = launcher.serve()
     done = launcher.run("--reuse", *python(PRINT_ENV))
     assert done.stdout.split()[:2] == [exports["LITELLM_BASE_URL"], exports["LITELLM_API_KEY"]]
@@ -386,7 +388,7 @@ def test_a_gateway_of_ours_that_runs_is_used(launcher: Launcher) -> None:
     assert serving.poll() is None
 
 
-def test_without_reuse_a_gateway_of_its_own_is_started(launcher: Launcher) -> None:
+def test_without_reuse_another_gateway_starts(launcher: Launcher) -> None:
     _, exports = launcher.serve()
     assert exports["LITELLM_BASE_URL"] not in launcher.run(*python(PRINT_ENV)).stdout
 
@@ -411,7 +413,7 @@ def test_a_stale_note_is_ignored(launcher: Launcher, note: str) -> None:
     assert "starting LiteLLM" in done.stderr
 
 
-def test_two_starts_at_once(launcher: Launcher) -> None:
+def test_two_launchers_at_once(launcher: Launcher) -> None:
     both = [launcher.start(*python(PRINT_ENV)) for _ in range(2)]
     seen = [process.communicate(timeout=60)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -419,7 +421,7 @@ def test_two_starts_at_once(launcher: Launcher) -> None:
     assert seen[0][1] == seen[1][1]
 
 
-def test_the_last_one_recorded_is_not_forgotten_by_another(launcher: Launcher) -> None:
+def test_a_launcher_keeps_the_note_of_a_later_one(launcher: Launcher) -> None:
     first, _ = launcher.serve()
     _, exports = launcher.serve()
     first.send_signal(signal.SIGTERM)
@@ -427,8 +429,59 @@ def test_the_last_one_recorded_is_not_forgotten_by_another(launcher: Launcher) -
     assert json.loads((launcher.state / "gateway.json").read_text())["base_url"] == exports["LITELLM_BASE_URL"]
 
 
+# The relay
+
+PRINT_RELAY = (
+    "import os; print(*(os.environ.get(name, '-') for name in ('LITELLM_BASE_URL', 'RELAY_BASE_URL', "
+    "'LITELLM_EXAMPLE_OWN_RELAY')), flush=True)"
+)
+
+
+def test_one_launcher_runs_gateway_relay_and_command(launcher: Launcher) -> None:
+    process = launcher.start("--relay", *python(f"{PRINT_RELAY}; import time; time.sleep(600)"))
+    assert process.stdout is not None
+    gateway, relay, own_relay = process.stdout.readline().split()
+    assert own_relay == "1"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) == 3
+    with urllib.request.urlopen(f"{relay}/readyz", timeout=30) as answer:
+        assert answer.status == 200
+    assert gateway != relay
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert all(has_ended(child) for child in children)
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+def test_a_relay_joins_a_running_gateway(launcher: Launcher) -> None:
+    _, exports = launcher.serve()
+    done = launcher.run("--reuse", "--relay", *python(PRINT_RELAY))
+    gateway, relay, _ = done.stdout.split()
+    assert gateway == exports["LITELLM_BASE_URL"]
+    assert relay.startswith("http://127.0.0.1:")
+
+
+def test_a_configured_relay_is_used(launcher: Launcher) -> None:
+    given = {"LITELLM_BASE_URL": "https://gw.example", "RELAY_BASE_URL": "https://relay.example"}
+    done = launcher.run("--reuse", "--relay", *python(PRINT_RELAY), **given)
+    assert done.stdout == "https://gw.example https://relay.example -\n"
+    assert not launcher.state.exists()
+
+
+def test_a_relay_that_cannot_start_ends_the_launcher(launcher: Launcher) -> None:
+    done = launcher.run("--relay", *python(PRINT_RELAY), RELAY_DATABASE_URL="nonsense://")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("[gateway] Error: the relay did not start\n")
+    assert not list(launcher.state.glob("proxy-*"))
+
+
+def test_loopback_is_exempt_from_proxies_once(launcher: Launcher) -> None:
+    done = launcher.run("--relay", *python("import os; print(os.environ['NO_PROXY'])"), NO_PROXY="intranet")
+    assert done.stdout == "intranet,127.0.0.1,localhost,::1\n"
+
+
 def test_help_names_every_option(launcher: Launcher) -> None:
     shown = launcher.run("--help").stdout
-    for text in ("--port", "--reuse", "--timeout SECONDS", "[-- COMMAND...]", "OPENAI_API_KEY"):
+    for text in ("--port", "--reuse", "--relay", "--timeout SECONDS", "[-- COMMAND...]", "OPENAI_API_KEY"):
         assert text in shown
     assert Path(launcher.home / ".local").exists() is False

@@ -1,4 +1,4 @@
-"""Another user of the machine, who listens where a key is about to be sent."""
+"""Another user of the machine, who tries to listen where a key will be sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRINT = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_AP
 
 
 def announced(process: subprocess.Popen[str]) -> int:
-    """The port that a launcher tells while LiteLLM boots."""
+    """Return the port that a launcher announces while LiteLLM boots."""
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"starting LiteLLM at http://127\.0\.0\.1:(\d+)", line):
@@ -30,7 +30,7 @@ def announced(process: subprocess.Popen[str]) -> int:
     raise AssertionError("no port was announced")
 
 
-def test_nobody_can_listen_on_the_port_while_the_proxy_boots(launcher: Launcher) -> None:
+def test_the_port_cannot_be_taken_while_the_proxy_boots(launcher: Launcher) -> None:
     process = launcher.start("--", sys.executable, "-c", PRINT, OPENAI_STANDIN="boots")
     port = announced(process)
     with stranger(port) as stolen:
@@ -40,7 +40,7 @@ def test_nobody_can_listen_on_the_port_while_the_proxy_boots(launcher: Launcher)
     assert out.split() == [f"http://127.0.0.1:{port}", (launcher.state / "master-key").read_text()]
 
 
-def test_nobody_can_listen_on_the_port_of_a_proxy_that_crashed(launcher: Launcher) -> None:
+def test_the_port_of_a_crashed_proxy_cannot_be_taken(launcher: Launcher) -> None:
     code = (
         "import http.client, os, sys\nprint('running', flush=True); sys.stdin.readline()\n"
         "connection = http.client.HTTPConnection(os.environ['LITELLM_BASE_URL'].removeprefix('http://'), timeout=60)\n"
@@ -74,7 +74,7 @@ def note(launcher: Launcher, content: dict[str, Any]) -> None:
     (launcher.state / "gateway.json").chmod(0o600)
 
 
-def test_the_key_is_not_sent_to_whom_a_stale_note_points_at(launcher: Launcher) -> None:
+def test_the_key_is_not_sent_to_the_address_in_a_stale_note(launcher: Launcher) -> None:
     seen: list[str] = []
 
     def answer(request: Any) -> Answer:
@@ -83,14 +83,14 @@ def test_the_key_is_not_sent_to_whom_a_stale_note_points_at(launcher: Launcher) 
 
     with FakeGateway(answer) as other:
         base_url = f"http://127.0.0.1:{other.port}"
-        # The process id of a gateway that was killed is another program's by now.
+        # The process id of a killed gateway may belong to another program by now.
         note(launcher, {"pid": os.getpid(), "base_url": base_url, "offline": True})
         done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
     assert seen == []
     assert base_url not in done.stdout
 
 
-def test_the_note_of_a_killed_gateway_is_not_believed(launcher: Launcher) -> None:
+def test_the_note_of_a_killed_gateway_is_ignored(launcher: Launcher) -> None:
     serving, exports = launcher.serve()
     proxy = proxy_of(serving)
     serving.kill()
@@ -120,13 +120,13 @@ subprocess.run(sys.argv[2:])
 """
 
 
-def test_a_gateway_in_another_network_namespace_is_not_reached_from_here(launcher: Launcher) -> None:
+def test_the_note_of_another_network_namespace_is_ignored(launcher: Launcher) -> None:
     unshare = shutil.which("unshare")
     works = unshare and subprocess.run([unshare, "--net", "true"], stderr=subprocess.DEVNULL).returncode == 0
     if not unshare or not works:
         pytest.skip("only root may make a network namespace")
     _, exports = launcher.serve()
-    # As in a container that shares the home directory: the note is locked, but its port is a stranger's there.
+    # As in a container that shares the home directory: the note is locked, but its port belongs to a stranger there.
     gateway = [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--", sys.executable, "-c", PRINT]
     port = exports["LITELLM_BASE_URL"].rpartition(":")[2]
     command = [unshare, "--net", sys.executable, "-c", ELSEWHERE, port, *gateway]
@@ -136,7 +136,7 @@ def test_a_gateway_in_another_network_namespace_is_not_reached_from_here(launche
     assert exports["LITELLM_BASE_URL"] not in done.stdout
 
 
-def test_a_note_that_another_user_planted_is_not_believed(launcher: Launcher) -> None:
+def test_a_note_of_another_user_is_refused(launcher: Launcher) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give files away")
     note(launcher, {"base_url": "http://127.0.0.1:1", "offline": True, "machine": ""})
@@ -147,7 +147,7 @@ def test_a_note_that_another_user_planted_is_not_believed(launcher: Launcher) ->
 
 
 @pytest.mark.parametrize("name", ["master-key", "salt"])
-def test_a_planted_key_is_not_used(launcher: Launcher, name: str, tmp_path: Path) -> None:
+def test_a_planted_key_is_refused(launcher: Launcher, name: str, tmp_path: Path) -> None:
     launcher.state.mkdir(parents=True, mode=0o700)
     (tmp_path / "planted").write_text("sk-known-to-another-user")
     (launcher.state / name).symlink_to(tmp_path / "planted")

@@ -29,8 +29,8 @@ SUBMIT = 1.8  # seconds that the gateway takes to accept
 # The launcher of the embedded gateway without the gateway: it runs a command and passes on what it is told.
 WRAPPER = """
 import os, sys
-from litellm_openai_example.gateway.command import run
-sys.exit(run(tuple(sys.argv[sys.argv.index("--") + 1:]), os.environ))
+from litellm_openai_example.gateway.children import supervise
+sys.exit(supervise(tuple(sys.argv[sys.argv.index("--") + 1:]), os.environ))
 """
 
 

@@ -33,7 +33,7 @@ installed here". LiteLLM's proprietary `litellm-enterprise` is not installed.
 
 
 def pinned() -> dict[str, str]:
-    """The packages of requirements.txt, and their versions; some have two, for older and newer Pythons."""
+    """Return the packages of requirements.txt with their versions; some have two, for older and newer Pythons."""
     text = resources.files(environment.__package__).joinpath(environment.REQUIREMENTS).read_text()
     versions: dict[str, str] = {}
     for name, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE):
@@ -42,7 +42,7 @@ def pinned() -> dict[str, str]:
 
 
 def document() -> str:
-    """The whole document; the gateway is installed if it is not there yet."""
+    """Return the whole document; install the gateway if it is missing."""
     asked = subprocess.run([environment.ensure(print), "-I", "-c", _ASK], capture_output=True, check=True)
     found = {_normal(name): about for name, about in json.loads(asked.stdout).items()}
     rows = [

@@ -1,1 +1,1 @@
-"""A small OpenAI-like server for a machine without any provider key. No language model is involved."""
+"""A small server that speaks the OpenAI API, for a machine without a provider key. No language model is involved."""

@@ -1,4 +1,4 @@
-"""Embeddings without a model: each text has a vector of its own, always the same one, that means nothing."""
+"""Embeddings without a model: a text always gets the same vector, which is a hash and carries no meaning."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import math
 import struct
 
 from ...json_object import JsonObject
-from .model import tokens
-from .rules import BadRequest
+from .model import BadRequest, tokens
 
 _DIMENSIONS = 1536
 _MOST_DIMENSIONS = 4096
@@ -39,7 +38,7 @@ def embeddings(body: JsonObject) -> JsonObject:
 
 
 def _texts(given: object) -> list[str]:
-    """What to embed: a text, a list of texts, or tokens in place of either."""
+    """Return the texts to embed; the input is a text, a list of texts, or token ids in place of either."""
     if isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int)):
         given = [given]
     if not isinstance(given, list) or not 0 < len(given) <= _MOST_INPUTS:
@@ -51,7 +50,7 @@ def _texts(given: object) -> list[str]:
 
 
 def _vector(text: str, size: int) -> list[float]:
-    """A vector of length 1, made from the text alone."""
+    """Return a vector of length 1 that depends on the text alone."""
     noise = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(2 * size)
     numbers = [number / 32768 for number in struct.unpack(f"<{size}h", noise)]
     length = math.hypot(*numbers) or 1.0

@@ -1,19 +1,27 @@
-"""What the offline demo model says. Text in, text out; no I/O and no wire format."""
+"""The offline demo model: what it says and what it refuses. Text in, text out; no I/O and no wire format."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .rules import is_research_model
-
+# Names of today, and older ones that gateways still list. The model answers to any other name too.
+MODELS = (
+    "gpt-6-luna",
+    "gpt-6.1-sol",
+    "gpt-4o",
+    "gpt-4o-mini",
+    "o3-deep-research",
+    "o4-mini-deep-research",
+    "text-embedding-3-small",
+)
 DEMO = "This is the offline demo model: no language model was involved."
 SOURCE = "https://example.com/offline-demo"
-# Where "research" was done: a report names them by number alone, as many models do.
+# The sources of "research". A report cites them by number alone, as many models do.
 SOURCES = ((SOURCE, "Offline demo"), ("https://example.com/offline-demo/second", "Offline demo, second source"))
 
 _EXACTLY = re.compile(r"\s*reply with exactly:[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
@@ -24,13 +32,28 @@ _RESEARCH = re.compile(
 )
 _DEEPEST = 8
 _HARD = ("high", "xhigh")
+_DATA_SOURCES = ("web_search_preview", "web_search", "mcp", "file_search")
 
 Schema = Mapping[str, object]
 
 
+class BadRequest(ValueError):
+    """A request that cannot be served; it becomes a 400.
+
+    Attributes:
+        code: OpenAI's error code, if there is one.
+        param: the field at fault, if it is one field.
+    """
+
+    def __init__(self, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
 @dataclass(frozen=True)
-class Entry:
-    """One entry of a conversation: a text, a function call, or the output of one."""
+class Item:
+    """An item of a conversation: a message, a function call, or the output of one."""
 
     kind: Literal["system", "user", "assistant", "call", "output"]
     text: str
@@ -39,20 +62,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What the model is asked.
+class Request:
+    """A request to the model, whichever API it came by.
 
     Attributes:
+        model: the name that the model is called by.
         conversation: all of it, oldest first.
-        functions: parameters, as JSON schema, of the functions that the model may call, by name.
-        forced: the function that it has to call, if any.
-        searches: whether web search is offered.
-        shape: the JSON schema that the answer has to follow; None for plain text.
-        effort: how hard it is to think.
+        functions: the functions that the model may call: name to the JSON schema of the parameters.
+        forced: the name of the function that it must call, or empty.
+        searches: True if web search is offered.
+        shape: the JSON schema that the answer must follow; None for plain text.
+        effort: the reasoning effort, or empty.
     """
 
     model: str
-    conversation: Sequence[Entry]
+    conversation: Sequence[Item]
     functions: Mapping[str, Schema] = field(default_factory=dict)
     forced: str = ""
     searches: bool = False
@@ -61,16 +85,19 @@ class Turn:
 
     @property
     def is_research(self) -> bool:
-        """Whether it asks for a report: of a deep-research model, or of one that searches and thinks hard."""
+        """True for a deep-research model, and for any other that searches at high effort."""
         return is_research_model(self.model) or (self.searches and self.effort in _HARD)
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What the model does: it says `text`, or calls the function `call` with JSON arguments.
+class Completion:
+    """The model's output: a text, or a call of the function `call` with JSON arguments.
 
     Attributes:
-        sources: address and title of what it "found"; none where it did not search.
+        text: the text; empty for a function call.
+        call: the name of the function, or empty.
+        arguments: its arguments as JSON.
+        sources: address and title of each source that it "found"; empty without a search.
     """
 
     text: str = ""
@@ -79,73 +106,109 @@ class Reply:
     sources: Sequence[tuple[str, str]] = ()
 
 
-def decide(turn: Turn) -> Reply:
-    """The next move in a conversation."""
-    asked = [entry.text for entry in turn.conversation if entry.kind == "user"]
+def is_research_model(model: str) -> bool:
+    """Return True if a model of this name works like a deep-research model."""
+    return "deep-research" in model
+
+
+def check(model: str, tools: Collection[str], *, functions: bool, effort: object) -> None:
+    """Refuse a request that OpenAI's model of this name would refuse.
+
+    Args:
+        model: the name of the model.
+        tools: the types of the tools.
+        functions: True if functions are among them.
+        effort: `reasoning.effort`, or None.
+
+    Raises:
+        BadRequest: worded as the provider words it.
+    """
+    if is_research_model(model):
+        if functions:
+            raise BadRequest("Deep research models do not support function tools.", param="tools")
+        if not set(tools).intersection(_DATA_SOURCES):
+            raise BadRequest(
+                "Deep research models require at least one of 'web_search_preview', 'mcp', or 'file_search' tools.",
+                param="tools",
+            )
+    if model.startswith("gpt-6.1") and any(kind.startswith("web_search_preview") for kind in tools):
+        raise BadRequest("Web search preview tool is not supported with this model, use `web_search`", param="tools")
+    if effort is not None and model.startswith(("gpt-4o", "gpt-4.1")):
+        raise BadRequest(
+            "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
+            "unsupported_parameter",
+            "reasoning.effort",
+        )
+
+
+def complete(request: Request) -> Completion:
+    """Return the model's output for a request."""
+    asked = [item.text for item in request.conversation if item.kind == "user"]
     question = asked[-1] if asked else ""
-    outputs = [entry.text for entry in _since_last_question(turn.conversation) if entry.kind == "output"]
-    if turn.is_research and not turn.functions:
-        return Reply(_shaped(turn, _report(question)), sources=SOURCES)
+    outputs = [item.text for item in _since_last_question(request.conversation) if item.kind == "output"]
+    # A research model answers every prompt with a report, even "Reply with exactly".
+    if request.is_research and not request.functions:
+        return Completion(_shaped(request, _report(question)), sources=SOURCES)
     if outputs:
         text = f"{DEMO}\n\nYou asked: {question}\n\nThe tools answered:\n\n" + "\n\n".join(outputs)
-    elif turn.forced:
-        return _call(turn, turn.forced, question)
+    elif request.forced:
+        return _call(request, request.forced, question)
     elif (exactly := _EXACTLY.fullmatch(question)) and exactly[1].strip():
-        return Reply(exactly[1].strip(), sources=_found(turn))
-    elif named := _named(turn.functions, question):
-        return _call(turn, named, question)
-    elif "deep_research" in turn.functions and _RESEARCH.search(question):
-        return _call(turn, "deep_research", question)
+        return Completion(exactly[1].strip(), sources=_found(request))
+    elif named := _named(request.functions, question):
+        return _call(request, named, question)
+    elif "deep_research" in request.functions and _RESEARCH.search(question):
+        return _call(request, "deep_research", question)
     else:
-        text = _echo(turn, asked)
-    return Reply(_shaped(turn, text), sources=_found(turn))
+        text = _echo(request, asked)
+    return Completion(_shaped(request, text), sources=_found(request))
 
 
 def pieces(text: str, size: int = 12) -> list[str]:
-    """`text` in the pieces in which a stream sends it."""
+    """Split a text as a stream delivers it."""
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
 def tokens(text: str) -> int:
-    """A plausible number of tokens, never zero."""
+    """Return a plausible number of tokens, never zero."""
     return max(1, len(text) // 4)
 
 
-def _echo(turn: Turn, asked: Sequence[str]) -> str:
+def _echo(request: Request, asked: Sequence[str]) -> str:
     lines = [f"{DEMO} You said: {asked[-1] if asked else ''}"]
     if len(asked) > 1:
         lines.append(f"Before that you said: {asked[-2]}")
-    lines += [f"Instructions: {entry.text}" for entry in turn.conversation if entry.kind == "system" and entry.text]
-    if turn.searches:
+    lines += [f"Instructions: {item.text}" for item in request.conversation if item.kind == "system" and item.text]
+    if request.searches:
         lines.append(f"A search would have been made; its only result is {SOURCE}")
     return "\n".join(lines)
 
 
-def _found(turn: Turn) -> Sequence[tuple[str, str]]:
-    return SOURCES[:1] if turn.searches else ()
+def _found(request: Request) -> Sequence[tuple[str, str]]:
+    return SOURCES[:1] if request.searches else ()
 
 
-def _shaped(turn: Turn, text: str) -> str:
-    return text if turn.shape is None else _json(_fill(turn.shape, text))
+def _shaped(request: Request, text: str) -> str:
+    return text if request.shape is None else _json(_fill(request.shape, text))
 
 
 def _named(functions: Mapping[str, Schema], question: str) -> str:
-    """The function that the question names; a Korean particle may follow the name."""
+    """Return the function that the question names, or an empty string. A Korean particle may follow the name."""
     for name in functions:
         if name and re.search(rf"(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])", question):
             return name
     return ""
 
 
-def _call(turn: Turn, name: str, question: str) -> Reply:
-    """A call with the arguments that stand in the question as JSON, else with ones that fit."""
+def _call(request: Request, name: str, question: str) -> Completion:
+    """Return a call with the JSON arguments in the question, or with made-up ones that fit the schema."""
     if name == "deep_research":
         given: object = {"research_question": question, "deliverable_format": "markdown_brief"}
     else:
         given = _object_in(question)
         if given is None:
-            given = _fill(turn.functions[name], question)
-    return Reply(call=name, arguments=_json(given if given is not None else {}))
+            given = _fill(request.functions[name], question)
+    return Completion(call=name, arguments=_json(given if given is not None else {}))
 
 
 def _object_in(text: str) -> object:
@@ -165,13 +228,14 @@ def _report(question: str) -> str:
     )
 
 
-def _since_last_question(conversation: Sequence[Entry]) -> Sequence[Entry]:
-    last = max((index for index, entry in enumerate(conversation) if entry.kind == "user"), default=-1)
+def _since_last_question(conversation: Sequence[Item]) -> Sequence[Item]:
+    last = max((index for index, item in enumerate(conversation) if item.kind == "user"), default=-1)
     return conversation[last + 1 :]
 
 
 def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0) -> object:
-    """A value that follows a JSON schema, with `text` wherever it takes a string."""
+    """Return a value that follows a JSON schema, with `text` for each string."""
+    # A schema may refer to itself without end.
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return None
     root = schema if root is None else root

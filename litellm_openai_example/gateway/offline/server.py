@@ -1,4 +1,4 @@
-"""The offline provider's HTTP side: a threading server on loopback that lives in its caller's process."""
+"""The offline provider: an HTTP server on loopback, in a thread of its caller's process."""
 
 from __future__ import annotations
 
@@ -17,35 +17,23 @@ from ...config import names_loopback
 from ...json_object import JsonObject
 from . import wire
 from .embeddings import embeddings
-from .files import Files
-from .model import Entry, decide
-from .rules import BadRequest
-from .stored import Responses, Stored
+from .model import MODELS, BadRequest, Item, complete
+from .storage import Files, Responses, Stored
 
-# Those of today, and older ones that gateways still list; every other name is taken as well.
-MODELS = (
-    "gpt-6-luna",
-    "gpt-6.1-sol",
-    "gpt-4o",
-    "gpt-4o-mini",
-    "o3-deep-research",
-    "o4-mini-deep-research",
-    "text-embedding-3-small",
-)
 _LARGEST_BODY = 64 * 1024 * 1024
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
+    """A client's connection."""
 
     provider: OfflineProvider
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    # Longer than LiteLLM keeps an idle connection, so that it is never the one to find it closed.
+    # Longer than LiteLLM keeps an idle connection, so that LiteLLM never reuses one that is closed here.
     timeout = 300
 
     def log_message(self, format: str, *args: object) -> None:
-        """Prompts do not belong in a log."""
+        """Log nothing: prompts do not belong in a log."""
 
     def do_GET(self) -> None:
         self.answer(self.get)
@@ -62,10 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_error_json(403, "The offline demo does not leave this machine.", "not_in_offline_demo")
 
     def answer(self, method: Callable[[list[str]], None]) -> None:
-        """Answer with `method`, or with the error that it raises."""
+        """Answer by `method`, or with the error that it raises."""
         try:
             if not self.names_this_machine():
-                # A web page can make its own name point here (DNS rebinding), but then asks for that name.
+                # DNS rebinding: a web page can point its name here, but its browser then sends that name as the host.
                 self.close_connection = True
                 return self.send_error_json(
                     403, "This server answers to loopback addresses only.", "host_not_allowed", connection="close"
@@ -87,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def has_key(self) -> bool:
         """Return True if the request carries the provider's key."""
         given = self.headers.get("authorization", "")
+        # Bytes, because compare_digest refuses text that is not ASCII; and in constant time.
         return hmac.compare_digest(given.encode(), f"Bearer {self.provider.api_key}".encode())
 
     def get(self, parts: list[str]) -> None:
@@ -138,8 +127,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.not_found(parts)
 
     def chat(self, body: JsonObject) -> None:
-        turn = wire.chat_turn(body)
-        completion = wire.chat_completion(turn, decide(turn))
+        request = wire.chat_request(body)
+        completion = wire.chat_completion(request, complete(request))
         if not body.get("stream"):
             return self.send_json(200, completion)
         options = body.get("stream_options")
@@ -170,20 +159,20 @@ class Handler(BaseHTTPRequestHandler):
         return self.send_json(200, stored.now())
 
     def parts(self) -> list[str]:
-        """The path of the request below `/v1`."""
+        """Return the segments of the request's path below `/v1`."""
         parts = [part for part in self.path.partition("?")[0].split("/") if part]
         return parts[1:] if parts[:1] == ["v1"] else parts
 
     def raw(self) -> bytes:
-        """The body of the request."""
+        """Return the body of the request. Raises BadRequest."""
         length = self.headers.get("content-length") or "0"
         if not length.isdecimal() or int(length) > _LARGEST_BODY or self.headers.get("transfer-encoding"):
-            self.close_connection = True  # where the next request begins is not known
+            self.close_connection = True  # the start of the next request is unknown
             raise BadRequest("We could not parse the JSON body of your request.")
         return self.rfile.read(int(length))
 
     def body(self) -> JsonObject:
-        """The JSON object in the request."""
+        """Return the JSON object in the body. Raises BadRequest."""
         content = self.raw()
         try:
             body = json.loads(content or b"{}")
@@ -213,10 +202,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json(status, {"error": error}, headers.items())
 
     def send_events(self, events: Iterable[JsonObject], wait: float = 0.0) -> None:
-        """Send a stream; a background response or a research run begins, and then takes `wait` seconds."""
+        """Send a stream of events, with a pause of `wait` seconds after the first two, which announce the response."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
-        # Chunks tell the end of the stream from a broken connection.
+        # With chunks a client can tell the end of the stream from a broken connection.
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         for number, event in enumerate(events):
@@ -244,12 +233,12 @@ class OfflineProvider:
     As a context manager it serves until the end of the block.
 
     Args:
-        research_seconds: how long a research run takes.
-        background_seconds: how long another background response takes.
-        folder: where responses are kept for the next provider; None keeps them as long as this one runs.
+        research_seconds: the duration of a research run.
+        background_seconds: the duration of any other background response.
+        folder: the directory that keeps responses for the next provider; None forgets them with this one.
 
     Attributes:
-        api_key: demanded of every request; a new one for each provider.
+        api_key: the key that every request needs; each provider generates one.
     """
 
     handler: ClassVar[type[Handler]] = Handler
@@ -270,16 +259,16 @@ class OfflineProvider:
 
     @property
     def base_url(self) -> str:
-        """The address, with `/v1`."""
+        """The address, including `/v1`."""
         return f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def start(self) -> Self:
-        """Serve in a thread."""
+        """Start serving in a thread."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Stop serving; streams under way are left to end by themselves."""
+        """Stop serving; open streams run to their end."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -291,18 +280,18 @@ class OfflineProvider:
         self.stop()
 
     def create_response(self, body: JsonObject) -> Stored:
-        """Answer a responses request; the answer is kept unless `store` is false."""
-        earlier: Sequence[Entry] = ()
+        """Answer a responses request, and store the response unless `store` is false. Raises BadRequest."""
+        earlier: Sequence[Item] = ()
         previous = body.get("previous_response_id")
         if previous:
             stored = self.responses.find(str(previous))
             if stored is None:
                 raise BadRequest(f"Previous response with id '{previous}' not found.", "previous_response_not_found")
             earlier = stored.conversation
-        turn = wire.response_turn(body, earlier)
-        whole = wire.response(body, turn, decide(turn))
-        seconds = self._seconds[turn.is_research] if turn.is_research or body.get("background") else 0.0
-        created = Stored(whole, wire.input_items(body), wire.conversation_after(turn, whole), seconds)
+        request = wire.response_request(body, earlier)
+        whole = wire.response(body, request, complete(request))
+        seconds = self._seconds[request.is_research] if request.is_research or body.get("background") else 0.0
+        created = Stored(whole, wire.input_items(body), wire.conversation_after(request, whole), seconds)
         if whole["store"]:
             self.responses.keep(created)
         return created
@@ -310,8 +299,8 @@ class OfflineProvider:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A burst of connections must not be refused.
+    # The default of 5 would refuse connections in a burst.
     request_queue_size = 1024
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no error of ours."""
+        """Ignore errors of a connection: clients may leave at any time."""

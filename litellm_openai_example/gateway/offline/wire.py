@@ -1,4 +1,4 @@
-"""The offline model's requests and answers in the shapes of the OpenAI API."""
+"""The wire formats of the OpenAI API: requests to the offline model, and its completions."""
 
 from __future__ import annotations
 
@@ -7,72 +7,69 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ...json_object import JsonObject
-from .model import Entry, Reply, Turn, pieces, tokens
-from .rules import BadRequest, check
+from .model import BadRequest, Completion, Item, Request, check, pieces, tokens
 
-# What a model answers when JSON is wanted and no schema says which.
+# The shape of an answer when JSON is wanted without a schema.
 _ANY_JSON = {"type": "object", "properties": {"answer": {"type": "string"}}}
 
 
-def chat_turn(body: JsonObject) -> Turn:
-    """What a chat request asks."""
-    entries: list[Entry] = []
+def chat_request(body: JsonObject) -> Request:
+    """Parse the body of a chat request. Raises BadRequest."""
+    items: list[Item] = []
     for message in _objects(body.get("messages"), "messages", empty=False):
         text, role = _text(message.get("content")), message.get("role")
         if role == "tool":
-            entries.append(Entry("output", text, call_id=str(message.get("tool_call_id"))))
+            items.append(Item("output", text, call_id=str(message.get("tool_call_id"))))
             continue
         for call in _objects(message.get("tool_calls"), "tool_calls"):
             function = _object(call.get("function"))
-            entries.append(
-                Entry("call", str(function.get("arguments")), str(call.get("id")), str(function.get("name")))
-            )
-        entries.append(Entry(role if role in ("user", "assistant") else "system", text))
-    _check_calls(entries)
-    return _turn(body, entries, _object(body.get("response_format")))
+            items.append(Item("call", str(function.get("arguments")), str(call.get("id")), str(function.get("name"))))
+        items.append(Item(role if role in ("user", "assistant") else "system", text))
+    _check_calls(items)
+    return _request(body, items, _object(body.get("response_format")))
 
 
-def response_turn(body: JsonObject, earlier: Sequence[Entry]) -> Turn:
-    """What a responses request asks, after what came before it."""
-    entries = list(earlier)
+def response_request(body: JsonObject, earlier: Sequence[Item]) -> Request:
+    """Parse the body of a responses request that continues a conversation. Raises BadRequest."""
+    items = list(earlier)
     if isinstance(body.get("instructions"), str):
-        entries.append(Entry("system", body["instructions"]))
+        items.append(Item("system", body["instructions"]))
     for item in input_items(body):
         kind = item.get("type", "message")
         if kind == "function_call":
-            entries.append(Entry("call", str(item.get("arguments")), str(item.get("call_id")), str(item.get("name"))))
+            items.append(Item("call", str(item.get("arguments")), str(item.get("call_id")), str(item.get("name"))))
         elif kind == "function_call_output":
-            entries.append(Entry("output", _text(item.get("output")), call_id=str(item.get("call_id"))))
+            items.append(Item("output", _text(item.get("output")), call_id=str(item.get("call_id"))))
         elif kind == "message":
             role = item.get("role")
-            entries.append(Entry(role if role in ("user", "assistant") else "system", _text(item.get("content"))))
-    _check_calls(entries)
-    return _turn(body, entries, _object(_object(body.get("text")).get("format")))
+            items.append(Item(role if role in ("user", "assistant") else "system", _text(item.get("content"))))
+    _check_calls(items)
+    return _request(body, items, _object(_object(body.get("text")).get("format")))
 
 
 def input_items(body: JsonObject) -> list[JsonObject]:
-    """The items of a responses request's input."""
+    """Return the input items of a responses request. Raises BadRequest."""
     given = body.get("input")
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
     return _objects(given, "input", empty=False)
 
 
-def chat_completion(turn: Turn, reply: Reply) -> JsonObject:
-    """A whole chat completion."""
-    message: JsonObject = {"role": "assistant", "content": reply.text or None, "refusal": None}
-    if reply.call:
-        function = {"name": reply.call, "arguments": reply.arguments}
+def chat_completion(request: Request, completion: Completion) -> JsonObject:
+    """Return a whole chat completion."""
+    message: JsonObject = {"role": "assistant", "content": completion.text or None, "refusal": None}
+    if completion.call:
+        function = {"name": completion.call, "arguments": completion.arguments}
         message["tool_calls"] = [{"id": _id("call"), "type": "function", "function": function}]
-    if citations := _citations(reply):
+    if citations := _citations(completion):
         message["annotations"] = [{"type": "url_citation", "url_citation": one} for one in citations]
-    usage = _usage(turn, reply)
+    usage = _usage(request, completion)
     return {
         "id": _id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": turn.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if reply.call else "stop"}],
+        "model": request.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if completion.call else "stop"}],
         "usage": {
             "prompt_tokens": usage["input_tokens"],
             "completion_tokens": usage["output_tokens"],
@@ -82,7 +79,7 @@ def chat_completion(turn: Turn, reply: Reply) -> JsonObject:
 
 
 def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObject]:
-    """The same completion as the chunks of a stream."""
+    """Yield a chat completion as the chunks of a stream."""
     message = completion["choices"][0]["message"]
     base = {**{name: completion[name] for name in ("id", "created", "model")}, "object": "chat.completion.chunk"}
 
@@ -102,20 +99,25 @@ def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObj
         yield {**base, "choices": [], "usage": completion["usage"]}
 
 
-def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
-    """A completed response."""
+def response(body: JsonObject, request: Request, completion: Completion) -> JsonObject:
+    """Return a completed response."""
     output: list[JsonObject] = []
-    if reply.sources:
+    if completion.sources:
         action: JsonObject = {"type": "search", "query": "offline demo"}
         if "web_search_call.action.sources" in (body.get("include") or ()):
-            action["sources"] = [{"type": "url", "url": url} for url, _ in reply.sources]
+            action["sources"] = [{"type": "url", "url": url} for url, _ in completion.sources]
         output.append({"id": _id("ws"), "type": "web_search_call", "status": "completed", "action": action})
-    if reply.call:
-        call = {"name": reply.call, "arguments": reply.arguments, "call_id": _id("call"), "status": "completed"}
+    if completion.call:
+        call = {
+            "name": completion.call,
+            "arguments": completion.arguments,
+            "call_id": _id("call"),
+            "status": "completed",
+        }
         output.append({"id": _id("fc"), "type": "function_call", **call})
     else:
-        annotations = [{"type": "url_citation", **one} for one in _citations(reply)]
-        part = {"type": "output_text", "text": reply.text, "annotations": annotations, "logprobs": []}
+        annotations = [{"type": "url_citation", **one} for one in _citations(completion)]
+        part = {"type": "output_text", "text": completion.text, "annotations": annotations, "logprobs": []}
         message = {"role": "assistant", "status": "completed", "content": [part]}
         output.append({"id": _id("msg"), "type": "message", **message})
     return {
@@ -129,7 +131,7 @@ def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata") or {},
-        "model": turn.model,
+        "model": request.model,
         "output": output,
         "parallel_tool_calls": True,
         "previous_response_id": body.get("previous_response_id"),
@@ -142,7 +144,7 @@ def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
         "top_p": 1.0,
         "truncation": "disabled",
         "usage": {
-            **_usage(turn, reply),
+            **_usage(request, completion),
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
         },
@@ -150,12 +152,12 @@ def response(body: JsonObject, turn: Turn, reply: Reply) -> JsonObject:
 
 
 def unfinished(whole: JsonObject, status: str) -> JsonObject:
-    """The response as it is told of while it is queued, in progress or cancelled."""
+    """Return the response as reported while it is queued or in progress, or once it is cancelled."""
     return {**whole, "status": status, "output": [], "usage": None}
 
 
 def response_events(whole: JsonObject) -> Iterator[JsonObject]:
-    """The same response as the events of a stream."""
+    """Yield a response as the events of a stream."""
     yield {"type": "response.created", "response": unfinished(whole, "in_progress")}
     yield {"type": "response.in_progress", "response": unfinished(whole, "in_progress")}
     for index, item in enumerate(whole["output"]):
@@ -175,18 +177,18 @@ def response_events(whole: JsonObject) -> Iterator[JsonObject]:
     yield {"type": f"response.{whole['status']}", "response": whole}
 
 
-def conversation_after(turn: Turn, whole: JsonObject) -> list[Entry]:
-    """The conversation with a response's own output added, for the next turn; instructions hold for one turn only."""
-    entries = [entry for entry in turn.conversation if entry != Entry("system", str(whole["instructions"]))]
+def conversation_after(request: Request, whole: JsonObject) -> list[Item]:
+    """Return the conversation for the next turn: with the output, without the instructions, which hold for one turn."""
+    items = [item for item in request.conversation if item != Item("system", str(whole["instructions"]))]
     for item in whole["output"]:
         if item["type"] == "message":
-            entries.append(Entry("assistant", item["content"][0]["text"]))
+            items.append(Item("assistant", item["content"][0]["text"]))
         elif item["type"] == "function_call":
-            entries.append(Entry("call", item["arguments"], item["call_id"], item["name"]))
-    return entries
+            items.append(Item("call", item["arguments"], item["call_id"], item["name"]))
+    return items
 
 
-def _turn(body: JsonObject, conversation: list[Entry], shape: JsonObject) -> Turn:
+def _request(body: JsonObject, conversation: list[Item], shape: JsonObject) -> Request:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise BadRequest("you must provide a model parameter")
@@ -195,12 +197,15 @@ def _turn(body: JsonObject, conversation: list[Entry], shape: JsonObject) -> Tur
     described = [_object(tool.get("function")) or tool for tool in tools if tool.get("type") == "function"]
     functions = {str(one.get("name")): _object(one.get("parameters")) for one in described}
     effort = _object(body.get("reasoning")).get("effort") or body.get("reasoning_effort")
+    # Check the tools as they were sent, before tool_choice hides them.
     check(model, kinds, functions=bool(functions), effort=effort)
     searches = any(kind.startswith("web_search") for kind in kinds) or bool(body.get("web_search_options"))
     choice = body.get("tool_choice")
     if choice == "none":
         functions, searches = {}, False
-    return Turn(model, conversation, functions, _forced(choice, functions), searches, _shape(shape), str(effort or ""))
+    return Request(
+        model, conversation, functions, _forced(choice, functions), searches, _shape(shape), str(effort or "")
+    )
 
 
 def _forced(choice: object, functions: dict[str, JsonObject]) -> str:
@@ -220,11 +225,11 @@ def _shape(wanted: JsonObject) -> JsonObject | None:
     return _ANY_JSON if wanted.get("type") == "json_object" else None
 
 
-def _check_calls(entries: list[Entry]) -> None:
-    called = {entry.call_id for entry in entries if entry.kind == "call"}
-    for entry in entries:
-        if entry.kind == "output" and entry.call_id not in called:
-            raise BadRequest(f"No tool call found for function call output with call_id {entry.call_id}.")
+def _check_calls(items: list[Item]) -> None:
+    called = {item.call_id for item in items if item.kind == "call"}
+    for item in items:
+        if item.kind == "output" and item.call_id not in called:
+            raise BadRequest(f"No tool call found for function call output with call_id {item.call_id}.")
 
 
 def _text_events(part: JsonObject, place: JsonObject) -> Iterator[JsonObject]:
@@ -243,26 +248,26 @@ def _begun(item: JsonObject) -> JsonObject:
     return {**item, "status": "in_progress", **nothing_yet.get(item["type"], {})}
 
 
-def _citations(reply: Reply) -> list[JsonObject]:
-    """The places in the text that name a source, by its address or by its number in brackets."""
+def _citations(completion: Completion) -> list[JsonObject]:
+    """Return the places in the text that cite a source, by its address or by its number in brackets."""
     found = []
-    for number, (url, title) in enumerate(reply.sources, 1):
-        mark = url if url in reply.text else f"[{number}]"
-        start = reply.text.find(mark)
+    for number, (url, title) in enumerate(completion.sources, 1):
+        mark = url if url in completion.text else f"[{number}]"
+        start = completion.text.find(mark)
         if start >= 0:
             place = {"start_index": start, "end_index": start + len(mark)}
             found.append({"url": url, "title": title, **place})
     return found
 
 
-def _usage(turn: Turn, reply: Reply) -> dict[str, int]:
-    used = sum(tokens(entry.text) for entry in turn.conversation)
-    made = tokens(reply.text + reply.arguments)
+def _usage(request: Request, completion: Completion) -> dict[str, int]:
+    used = sum(tokens(item.text) for item in request.conversation)
+    made = tokens(completion.text + completion.arguments)
     return {"input_tokens": used, "output_tokens": made, "total_tokens": used + made}
 
 
 def _objects(value: object, name: str, *, empty: bool = True) -> list[JsonObject]:
-    """A list of JSON objects; null is an empty one."""
+    """Return a list of JSON objects; null is an empty list."""
     if value is None:
         value = []
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):

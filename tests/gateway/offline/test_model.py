@@ -1,4 +1,4 @@
-"""What the demo model says."""
+"""The offline demo model."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.gateway.offline.model import DEMO, SOURCE, Entry, Turn, decide
+from litellm_openai_example.gateway.offline.model import DEMO, SOURCE, Item, Request, complete
 
 RESEARCH: Mapping[str, Mapping[str, Any]] = {"deep_research": {}}
 
 
-def ask(*texts: str, model: str = "gpt-4o", **how: Any) -> Turn:
-    return Turn(model, [Entry("user", text) for text in texts], **how)
+def ask(*texts: str, model: str = "gpt-4o", **how: Any) -> Request:
+    return Request(model, [Item("user", text) for text in texts], **how)
 
 
 @pytest.mark.parametrize(
     "wanted", ["OK", "안녕하세요 🎉", "two\nlines\n\n  indented", '"quoted" $HOME \\n', "a: b", "e\u0301👩‍👩‍👧"]
 )
 def test_it_replies_exactly(wanted: str) -> None:
-    assert decide(ask(f"Reply with exactly: {wanted}")).text == wanted
-    assert decide(ask(f"\nreply with exactly:{wanted}  \n")).text == wanted
+    assert complete(ask(f"Reply with exactly: {wanted}")).text == wanted
+    assert complete(ask(f"\nreply with exactly:{wanted}  \n")).text == wanted
 
 
-def test_otherwise_it_says_what_it_is() -> None:
-    text = decide(ask("How are you?")).text
+def test_other_prompts_get_an_echo_that_names_the_demo() -> None:
+    text = complete(ask("How are you?")).text
     assert text == f"{DEMO} You said: How are you?"
 
 
-def test_it_knows_the_conversation_and_the_instructions() -> None:
-    turn = Turn("m", [Entry("system", "Be brief"), Entry("user", "one"), Entry("assistant", "x"), Entry("user", "two")])
-    text = decide(turn).text
+def test_the_echo_quotes_conversation_and_instructions() -> None:
+    items = [Item("system", "Be brief"), Item("user", "one"), Item("assistant", "x"), Item("user", "two")]
+    text = complete(Request("m", items)).text
     assert "You said: two\nBefore that you said: one\nInstructions: Be brief" in text
 
 
@@ -41,28 +41,28 @@ def test_it_knows_the_conversation_and_the_instructions() -> None:
     ["Research the history of jajangmyeon", "Investigate tides", "compare A and B", "Analyse this", "a survey of maps",
      "짜장면의 역사를 조사해줘", "시장 분석", "연구해 주세요"],
 )  # fmt: skip
-def test_it_calls_for_research_when_asked_to(prompt: str) -> None:
-    reply = decide(ask(prompt, functions=RESEARCH))
+def test_a_research_prompt_calls_deep_research(prompt: str) -> None:
+    reply = complete(ask(prompt, functions=RESEARCH))
     assert (reply.text, reply.call) == ("", "deep_research")
     assert json.loads(reply.arguments) == {"research_question": prompt, "deliverable_format": "markdown_brief"}
 
 
 @pytest.mark.parametrize("prompt", ["What is 2 + 2?", "Reply with exactly: research", "안녕하세요"])
 def test_a_simple_question_needs_no_research(prompt: str) -> None:
-    assert decide(ask(prompt, functions=RESEARCH)).call == ""
+    assert complete(ask(prompt, functions=RESEARCH)).call == ""
 
 
-def test_without_the_function_it_only_talks() -> None:
-    assert decide(ask("Research tides", functions={"other": {}})).call == ""
+def test_without_deep_research_no_function_is_called() -> None:
+    assert complete(ask("Research tides", functions={"other": {}})).call == ""
 
 
-def test_it_answers_from_the_research_and_restates_the_question() -> None:
-    turn = Turn(
+def test_the_final_answer_has_the_question_and_the_research() -> None:
+    request = Request(
         "gpt-4o",
-        [Entry("user", "Research tides"), Entry("call", "{}", "c", "deep_research"), Entry("output", "MOON", "c")],
+        [Item("user", "Research tides"), Item("call", "{}", "c", "deep_research"), Item("output", "MOON", "c")],
         functions=RESEARCH,
     )
-    reply = decide(turn)
+    reply = complete(request)
     assert reply.call == ""
     assert "You asked: Research tides" in reply.text
     assert "MOON" in reply.text
@@ -70,17 +70,17 @@ def test_it_answers_from_the_research_and_restates_the_question() -> None:
 
 
 def test_a_new_question_after_research_may_be_researched_again() -> None:
-    entries = [
-        Entry("user", "Research a"),
-        Entry("call", "{}", "c"),
-        Entry("output", "A", "c"),
-        Entry("assistant", "A"),
+    items = [
+        Item("user", "Research a"),
+        Item("call", "{}", "c"),
+        Item("output", "A", "c"),
+        Item("assistant", "A"),
     ]
-    assert decide(Turn("m", [*entries, Entry("user", "Research b")], functions=RESEARCH)).call == "deep_research"
+    assert complete(Request("m", [*items, Item("user", "Research b")], functions=RESEARCH)).call == "deep_research"
 
 
 def test_a_research_model_reports() -> None:
-    reply = decide(ask("Why tides?", model="o3-deep-research", searches=True))
+    reply = complete(ask("Why tides?", model="o3-deep-research", searches=True))
     for part in ("# Offline demo research", "Why tides?", DEMO, "[1]", "[2]"):
         assert part in reply.text
     assert "://" not in reply.text  # the sources stand in the annotations alone
@@ -88,10 +88,10 @@ def test_a_research_model_reports() -> None:
 
 
 @pytest.mark.parametrize(("effort", "reports"), [("high", True), ("xhigh", True), ("low", False), ("", False)])
-def test_todays_models_report_where_they_search_and_think_hard(effort: str, reports: bool) -> None:
-    asked = decide(ask("Why tides?", model="gpt-6.1-sol", searches=True, effort=effort))
+def test_other_models_report_if_they_search_at_high_effort(effort: str, reports: bool) -> None:
+    asked = complete(ask("Why tides?", model="gpt-6.1-sol", searches=True, effort=effort))
     assert asked.text.startswith("# Offline demo research") is reports
-    assert not decide(ask("Why?", model="gpt-6.1-sol", effort=effort)).text.startswith("#")
+    assert not complete(ask("Why?", model="gpt-6.1-sol", effort=effort)).text.startswith("#")
 
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
@@ -106,34 +106,34 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"t
         "get_weather로 알아봐",
     ],
 )
-def test_a_function_that_the_prompt_names_is_called(prompt: str) -> None:
-    reply = decide(ask(prompt, functions={"other": {}, "get_weather": CITY}))
+def test_a_function_named_in_the_prompt_is_called(prompt: str) -> None:
+    reply = complete(ask(prompt, functions={"other": {}, "get_weather": CITY}))
     assert (reply.call, json.loads(reply.arguments)) == ("get_weather", {"city": prompt, "days": 0})
 
 
-def test_arguments_that_the_prompt_gives_are_used() -> None:
-    reply = decide(ask('Call get_weather with {"city": "부산", "days": 3}', functions={"get_weather": CITY}))
+def test_arguments_in_the_prompt_are_used() -> None:
+    reply = complete(ask('Call get_weather with {"city": "부산", "days": 3}', functions={"get_weather": CITY}))
     assert json.loads(reply.arguments) == {"city": "부산", "days": 3}
-    reply = decide(ask("Call get_weather with {city: Busan}", functions={"get_weather": CITY}))
+    reply = complete(ask("Call get_weather with {city: Busan}", functions={"get_weather": CITY}))
     assert json.loads(reply.arguments)["days"] == 0
 
 
 @pytest.mark.parametrize("prompt", ["my_get_weather", "get_weather2", "Reply with exactly: get_weather", "weather"])
-def test_a_function_that_is_not_named_is_not_called(prompt: str) -> None:
-    assert decide(ask(prompt, functions={"get_weather": CITY})).call == ""
+def test_a_function_not_named_in_the_prompt_is_not_called(prompt: str) -> None:
+    assert complete(ask(prompt, functions={"get_weather": CITY})).call == ""
 
 
 def test_a_named_function_without_a_schema_gets_an_object() -> None:
-    assert decide(ask("call ping", functions={"ping": {}})).arguments == "{}"
+    assert complete(ask("call ping", functions={"ping": {}})).arguments == "{}"
 
 
-def test_a_forced_function_is_called_with_arguments_that_fit() -> None:
+def test_a_forced_function_gets_arguments_that_fit_its_schema() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
-    reply = decide(ask("Busan", functions={"weather": schema}, forced="weather"))
+    reply = complete(ask("Busan", functions={"weather": schema}, forced="weather"))
     assert (reply.call, json.loads(reply.arguments)) == ("weather", {"city": "Busan", "days": 0})
 
 
-def test_a_wanted_shape_is_kept() -> None:
+def test_an_answer_follows_its_schema() -> None:
     shape = {
         "type": "object",
         "properties": {
@@ -147,12 +147,12 @@ def test_a_wanted_shape_is_kept() -> None:
         },
         "$defs": {"Part": {"type": "object", "properties": {"name": {"type": "string"}}}},
     }
-    made = json.loads(decide(ask("hello", shape=shape)).text)
+    made = json.loads(complete(ask("hello", shape=shape)).text)
     assert made.pop("title").endswith("You said: hello")
     assert made.pop("part")["name"].endswith("You said: hello")
     assert made == {"kind": "a", "version": 2, "maybe": 0, "tags": [], "nullable": False}
 
 
-def test_a_shape_without_end_comes_to_one() -> None:
+def test_a_recursive_schema_ends() -> None:
     shape = {"type": "object", "properties": {"next": {"$ref": "#"}}}
-    assert json.loads(decide(ask("hello", shape=shape)).text)["next"]
+    assert json.loads(complete(ask("hello", shape=shape)).text)["next"]

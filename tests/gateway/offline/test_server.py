@@ -1,4 +1,4 @@
-"""The offline provider, seen by the SDK."""
+"""The offline provider, as the SDK sees it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def client(provider: OfflineProvider) -> Iterator[OpenAI]:
 
 
 def finished(client: OpenAI, response_id: str) -> tuple[Any, list[str]]:
-    """A background response at its end, and the statuses on the way."""
+    """Poll a background response to its end; return it and the statuses on the way."""
     seen: list[str] = []
     for _ in range(1200):
         response = client.responses.retrieve(response_id)
@@ -86,7 +86,7 @@ def test_chat_stream(client: OpenAI, with_usage: bool) -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
 
 
-def test_chat_calls_a_function_and_answers_from_its_output(client: OpenAI) -> None:
+def test_chat_with_a_function_call_and_its_output(client: OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": "Compare tea and coffee"}]
     first = client.chat.completions.create(model="m", messages=messages, tools=[CHAT_RESEARCH])
     assert first.choices[0].finish_reason == "tool_calls"
@@ -152,7 +152,7 @@ def test_web_search_cites_its_source(client: OpenAI) -> None:
     assert made.output_text[citation.start_index : citation.end_index] == SOURCE
 
 
-def test_a_conversation_goes_on(client: OpenAI) -> None:
+def test_a_conversation_continues(client: OpenAI) -> None:
     first = client.responses.create(model="m", input="I am Mina", instructions="Be kind")
     assert "Instructions: Be kind" in first.output_text
     second = client.responses.create(model="m", input="Who am I?", previous_response_id=first.id)
@@ -237,7 +237,7 @@ def test_a_forced_call(client: OpenAI, choice: Any) -> None:
     assert call_of(made).name == "deep_research"
 
 
-def test_no_call_where_none_is_allowed(client: OpenAI) -> None:
+def test_tool_choice_none(client: OpenAI) -> None:
     made = client.responses.create(model="m", input="Research tides", tools=[RESEARCH], tool_choice="none")
     assert DEMO in made.output_text
 
@@ -260,7 +260,7 @@ def test_cancel(client: OpenAI) -> None:
     assert client.responses.retrieve(made.id).status == "cancelled"
 
 
-def test_what_is_finished_or_in_the_foreground_cannot_be_cancelled(client: OpenAI) -> None:
+def test_completed_and_foreground_responses_cannot_be_cancelled(client: OpenAI) -> None:
     made = client.responses.create(model="m", input="x", background=True)
     finished(client, made.id)
     for response_id in (made.id, client.responses.create(model="m", input="x").id):
@@ -276,7 +276,7 @@ def test_delete(client: OpenAI) -> None:
             call(made.id)
 
 
-def test_what_is_not_stored_is_not_found(client: OpenAI) -> None:
+def test_a_response_that_is_not_stored_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(client.responses.create(model="m", input="x", store=False).id)
 
@@ -299,12 +299,12 @@ def test_research_as_a_stream(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("tools", [[], [RESEARCH], [SEARCH, RESEARCH], [{"type": "code_interpreter"}]])
-def test_research_needs_a_data_source_and_no_function(client: OpenAI, tools: Any) -> None:
+def test_research_needs_a_data_source_and_takes_no_function(client: OpenAI, tools: Any) -> None:
     with pytest.raises(openai.BadRequestError, match="Deep research models"):
         client.responses.create(model="o3-deep-research", input="Why?", tools=tools)
 
 
-def test_todays_research_recipe(client: OpenAI) -> None:
+def test_research_with_a_general_model(client: OpenAI) -> None:
     made = client.responses.create(
         model="gpt-6.1-sol",
         input="왜 밀물과 썰물이 생길까?",
@@ -330,7 +330,7 @@ def refused(client: OpenAI, model: str, **how: Any) -> openai.BadRequestError:
     return raised.value
 
 
-def test_what_todays_models_refuse(client: OpenAI) -> None:
+def test_refusals_of_models(client: OpenAI) -> None:
     error: Any = refused(client, "gpt-6.1-sol", tools=[SEARCH])
     assert error.body["message"] == "Web search preview tool is not supported with this model, use `web_search`"
     assert refused(client, "gpt-4o", reasoning={"effort": "high"}).param == "reasoning.effort"
@@ -347,7 +347,7 @@ def test_what_todays_models_refuse(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-def test_embeddings_are_the_same_for_the_same_text(client: OpenAI, encoding: Any) -> None:
+def test_equal_texts_have_equal_embeddings(client: OpenAI, encoding: Any) -> None:
     texts = ["한글", "other", "한글"]
     made = client.embeddings.create(model="text-embedding-3-small", input=texts, encoding_format=encoding, dimensions=8)
     vectors = [one.embedding for one in made.data]
@@ -368,7 +368,7 @@ def test_embeddings_have_the_usual_size(client: OpenAI) -> None:
 @pytest.mark.parametrize(
     "body", [{"input": []}, {"input": ""}, {"input": ["a", None]}, {"input": "a", "dimensions": 0}, {"input": {}}, {}]
 )
-def test_embeddings_of_nothing_are_refused(provider: OfflineProvider, body: dict[str, Any]) -> None:
+def test_invalid_embedding_requests(provider: OfflineProvider, body: dict[str, Any]) -> None:
     status, answer = raw(provider, "POST", "/v1/embeddings", json.dumps({"model": "m", **body}).encode())
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
@@ -429,7 +429,7 @@ def raw(provider: OfflineProvider, method: str, path: str, body: bytes, **header
      b'{"model": "m", "input": "x", "tools": [1]}',
      b'{"model": "m", "input": "x", "tool_choice": {"type": "function", "name": "none"}}'],
 )  # fmt: skip
-def test_what_cannot_be_understood_is_a_400_in_openais_shape(provider: OfflineProvider, body: bytes) -> None:
+def test_a_malformed_body_is_a_400_in_openais_format(provider: OfflineProvider, body: bytes) -> None:
     status, answer = raw(provider, "POST", "/v1/responses", body)
     assert status == 400
     assert answer["error"]["type"] == "invalid_request_error"
@@ -451,7 +451,7 @@ def test_unknown_paths(provider: OfflineProvider, method: str, path: str) -> Non
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/models", "/v1/responses", "/"])
 @pytest.mark.parametrize("key", ["", "Bearer ", "Bearer offline", "Basic x", "Bearer \xe9"])
-def test_without_the_key_nothing_is_answered(provider: OfflineProvider, method: str, path: str, key: str) -> None:
+def test_every_request_needs_the_key(provider: OfflineProvider, method: str, path: str, key: str) -> None:
     status, answer = raw(provider, method, path, b"{}", authorization=key)
     assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
 
@@ -466,12 +466,12 @@ def test_a_rebound_name_is_refused(provider: OfflineProvider, host: str) -> None
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80"])
-def test_names_of_loopback_are_known(provider: OfflineProvider, host: str) -> None:
+def test_loopback_names_are_accepted(provider: OfflineProvider, host: str) -> None:
     assert raw(provider, "GET", "/v1/files", b"", host=host)[0] == 200
 
 
 @pytest.mark.parametrize(("method", "path"), [("CONNECT", "example.com:443"), ("GET", "http://example.com/v1/files")])
-def test_it_is_no_way_out_of_this_machine(provider: OfflineProvider, method: str, path: str) -> None:
+def test_it_does_not_act_as_a_proxy(provider: OfflineProvider, method: str, path: str) -> None:
     assert raw(provider, method, path, b"")[0] == 403
 
 
@@ -498,7 +498,7 @@ fields = st.sampled_from(["input", "messages", "tools", "tool_choice", "text", "
 @pytest.mark.fuzz
 @settings(deadline=None, max_examples=300, derandomize=FIXED)
 @given(body=st.dictionaries(fields, likely, max_size=6), path=st.sampled_from(["responses", "chat/completions"]))
-def test_no_body_breaks_it(provider: OfflineProvider, body: dict[str, Any], path: str) -> None:
+def test_any_body_gets_a_200_or_a_400(provider: OfflineProvider, body: dict[str, Any], path: str) -> None:
     whole = {"model": "m", "input": "x", "messages": [{"role": "user", "content": "x"}], **body}
     status, _ = raw(provider, "POST", f"/v1/{path}", json.dumps(whole).encode())
     assert status in (200, 400)

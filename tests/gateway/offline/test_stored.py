@@ -1,4 +1,4 @@
-"""What the offline provider has answered outlives it."""
+"""Responses outlive the offline provider that created them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from litellm_openai_example.gateway.offline import stored as stored_responses
+from litellm_openai_example.gateway.offline import storage
 from litellm_openai_example.gateway.offline.server import OfflineProvider
 
 from ...fakes.scripted import eventually
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Start a provider on the same folder, as the next command does."""
+    """Start further providers on the same folder, as each command does."""
     with ExitStack() as stack:
 
         def another() -> openai.OpenAI:
@@ -42,7 +42,7 @@ def ask(client: openai.OpenAI, text: str = "Reply with exactly: kept", **more: A
     return client.responses.create(model="m", input=text, **more)
 
 
-def test_the_next_provider_finishes_what_this_one_began(start: Start, folder: Path) -> None:
+def test_the_next_provider_completes_a_background_response(start: Start, folder: Path) -> None:
     made = ask(start(), background=True)
     later = start()
     assert eventually(lambda: later.responses.retrieve(made.id).output_text == "kept")
@@ -50,13 +50,13 @@ def test_the_next_provider_finishes_what_this_one_began(start: Start, folder: Pa
     assert (file.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
-def test_a_conversation_goes_on(start: Start) -> None:
+def test_a_conversation_continues_at_the_next_provider(start: Start) -> None:
     made = ask(start(), "My name is Mina.")
     answer = ask(start(), "What did I say?", previous_response_id=made.id)
     assert "Before that you said: My name is Mina." in answer.output_text
 
 
-def test_what_was_cancelled_deleted_or_not_to_be_stored_stays_so(start: Start, folder: Path) -> None:
+def test_cancelled_deleted_and_unstored_responses_stay_so(start: Start, folder: Path) -> None:
     client = start()
     cancelled, deleted = ask(client, background=True), ask(client)
     client.responses.cancel(cancelled.id)
@@ -70,33 +70,34 @@ def test_what_was_cancelled_deleted_or_not_to_be_stored_stays_so(start: Start, f
     assert len(list(folder.iterdir())) == 1
 
 
-def test_few_and_young_files(start: Start, folder: Path) -> None:
+def test_old_and_surplus_files_are_removed(start: Start, folder: Path) -> None:
     client = start()
-    first = folder / f"{ask(client).id}.json"
-    for number in range(1000):
-        (folder / f"resp_{number:032x}.json").write_bytes(first.read_bytes())
-    ask(client)
-    few = len(list(folder.iterdir()))
-    assert few <= 200
-    aged = folder / f"{ask(client).id}.json"
-    os.utime(aged, (0, time.time() - 4 * 24 * 3600))
-    ask(client, "x" * 600_000)  # too large to be kept for long, and no reason to fail
-    ask(client)
-    assert len(list(folder.iterdir())) <= few
-    assert not aged.exists()
+    first = ask(client).id
+    for number in range(250):
+        (folder / f"resp_{number:032x}.json").touch()
+        os.utime(folder / f"resp_{number:032x}.json", (0, time.time() - 3600 - number))
+    os.utime(folder / f"{first}.json", (0, time.time() - 4 * 24 * 3600))
+    last = ask(client).id
+    left = {file.stem for file in folder.iterdir()}
+    assert len(left) == 200
+    assert last in left
+    assert first not in left
+    assert f"resp_{249:032x}" not in left  # the oldest of the surplus
+    ask(client, "x" * 600_000)  # too large for a file, and not an error
+    assert {file.stem for file in folder.iterdir()} == left
 
 
-def test_an_id_is_no_path_and_a_file_is_not_trusted(start: Start, folder: Path) -> None:
+def test_ids_are_not_paths_and_files_are_not_trusted(start: Start, folder: Path) -> None:
     made = ask(start())
     (folder.parent / "outside.json").write_text((folder / f"{made.id}.json").read_text())
     (folder / f"resp_{'0' * 32}.json").write_text('{"whole": 1}')
-    provider = stored_responses.Responses(folder)
+    provider = storage.Responses(folder)
     assert provider.find("../outside") is None
     assert provider.find(f"resp_{'0' * 32}") is None
     assert provider.find(made.id) is not None
 
 
-def test_a_folder_that_cannot_be_written(start: Start, folder: Path) -> None:
+def test_an_unwritable_directory_does_not_cost_an_answer(start: Start, folder: Path) -> None:
     folder.write_text("not a directory")
     client = start()
     assert client.responses.retrieve(ask(client).id).output_text == "kept"

@@ -1,4 +1,4 @@
-"""`make docs`: write the generated parts of the documents anew."""
+"""`make docs`: regenerate parts of the documents."""
 
 from .blocks import DOCUMENTS, fill
 
@@ -6,4 +6,4 @@ for document in DOCUMENTS:
     text = document.read_text()
     if (filled := fill(text)) != text:
         document.write_text(filled)
-        print(f"{document.name}: written anew")
+        print(f"{document.name}: regenerated")

@@ -1,6 +1,6 @@
-"""The parts of the documents that are generated: help texts, and the public names with their docstrings.
+"""The generated parts of the documents: help texts, and the public names with their docstrings.
 
-A block stands between `<!-- NAME -->` and `<!-- /NAME -->`; `make docs` writes all of them anew.
+A block is between `<!-- NAME -->` and `<!-- /NAME -->`; `make docs` regenerates them all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
 def fill(text: str) -> str:
-    """`text` with every block in it made anew; a mark that is not known is left alone."""
+    """Return a text with each known block regenerated; unknown marks stay."""
     for name, make in _BLOCKS.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"\n<!-- /{name} -->")
@@ -56,7 +56,7 @@ def _names() -> str:
 
 
 def _methods(name: str, value: type) -> list[tuple[str, object]]:
-    # The asynchronous twins have the same methods; the SDK's own are the SDK's to document.
+    # The asynchronous twins have the same methods, and the SDK documents its own.
     if name.startswith("Async"):
         return []
     found: dict[str, object] = {}
@@ -75,7 +75,7 @@ def _described(name: str, value: object) -> str:
 
 
 def _signature(value: object) -> str:
-    """As it stands in the code, one argument a line where it is long: `inspect`'s own text varies with Python's."""
+    """Return the signature as in the code; the text of `inspect` varies with Python."""
     try:
         found = inspect.signature(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -96,7 +96,7 @@ def _signature(value: object) -> str:
 
 
 def _has_constructor(value: type) -> bool:
-    """Whether its constructor is described with it: its own, or that of a private base. A public one has it itself."""
+    """Return True if a class defines its constructor, or inherits it from a private base, which is not documented."""
     owner = next(one for one in value.__mro__ if "__init__" in vars(one))
     return isinstance(vars(owner)["__init__"], FunctionType) and (owner is value or owner.__name__.startswith("_"))
 
@@ -108,7 +108,7 @@ def _parameter(one: inspect.Parameter) -> str:
     return f"{stars}{one.name}: {_written(one.annotation)}{default}"
 
 
-# Names that stand in signatures and that a user cannot look up, as what they mean.
+# Names in signatures that a user cannot look up, with their meaning.
 _ALIASES = {"JsonObject": "dict[str, Any]", "Path_": "str | os.PathLike[str]"}
 
 

@@ -1,7 +1,7 @@
 """`python -m tests.tools.docs.session`: the picture of a terminal session, made from a real run on this machine.
 
-It runs each command on a terminal of its own, with the embedded gateway and the offline model, and draws what a person
-would have seen at the end: progress that was written over is gone.
+Each command runs on a new terminal, with the embedded gateway and the offline model. The picture shows the terminal at
+the end, without progress that was overwritten.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _COMMANDS = (
     'make run-auto PROMPT="Research the history of jajangmyeon"',
 )
 _WIDTH, _LINE, _LEFT, _TOP = 100, 19, 20, 52
-_LONGEST = 24  # lines of one answer
+_LONGEST = 24  # lines of a command
 
 
 def record(command: str, state: str) -> list[str]:
-    """The lines that are on the terminal when a command has ended."""
+    """Run a command and return the lines on its terminal at the end."""
     reader, terminal = pty.openpty()
     env = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     env |= {"XDG_STATE_HOME": state, "COLUMNS": str(_WIDTH), "TERM": "xterm-256color", "NO_COLOR": "1"}
@@ -35,7 +35,7 @@ def record(command: str, state: str) -> list[str]:
         try:
             while piece := os.read(reader, 4096):
                 shown += piece
-        except OSError:  # the terminal has gone with the last program on it
+        except OSError:  # the terminal closed with the last program on it
             pass
         os.close(reader)
     if process.returncode:
@@ -46,13 +46,13 @@ def record(command: str, state: str) -> list[str]:
 
 
 def _as_seen(line: str) -> str | None:
-    """A line after all that was written over it; None if nothing of it is left."""
+    """Return the visible rest of an overwritten line; None if it was erased."""
     written = line.split("\r")[-1].replace("\x1b", "")
     return None if not written.strip() and "\r" in line else written
 
 
 def draw(sessions: dict[str, list[str]]) -> str:
-    """Commands and what they showed, as a picture."""
+    """Return a picture of commands and their output."""
     rows: list[tuple[str, str]] = []
     for command, lines in sessions.items():
         rows.append(("command", f"$ {command}"))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from litellm_openai_example.gateway.environment import find_uv
 from litellm_openai_example.gateway.offline import wire
-from litellm_openai_example.gateway.offline.model import Reply
+from litellm_openai_example.gateway.offline.model import Completion
 
 from ...fakes.scripted import Answer, Seen, reply, sse
 from ...fakes.served import FakeGateway
@@ -149,11 +149,11 @@ def answered(seen: Seen) -> Answer:
     calls_tool = bool(body.get("tools")) and not any("call_id" in item for item in wire.input_items(body))
     if not calls_tool and situation in FAULTS:
         return FAULTS[situation]
-    said = Reply(call=body["tools"][0]["name"], arguments="{}") if calls_tool else Reply(TEXT)
+    said = Completion(call=body["tools"][0]["name"], arguments="{}") if calls_tool else Completion(TEXT)
     if not seen.path.endswith("/responses"):
-        chat = wire.chat_completion(wire.chat_turn(body), said)
+        chat = wire.chat_completion(wire.chat_request(body), said)
         return sse(*wire.chat_chunks(chat, with_usage=True)) if body.get("stream") else reply(chat)
-    response = wire.response(body, wire.response_turn(body, ()), said)
+    response = wire.response(body, wire.response_request(body, ()), said)
     if not body.get("stream"):
         return reply(response)
     events = ({**event, "sequence_number": number} for number, event in enumerate(wire.response_events(response)))
