@@ -15,10 +15,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
 from .attachments import content_of
-from .calls import calls
-from .calls.calls import CHAT, RESPONSES, Api
-from .calls.reply import Reply
-from .calls.requests import Tools, chat_request, check_prompt, check_response_id, further, response_request
+from .calls import requests
+from .calls.reply import RawResponse, Reply
+from .calls.requests import (
+    CHAT,
+    RESPONSES,
+    Api,
+    Tools,
+    chat_request,
+    check_prompt,
+    check_response_id,
+    further,
+    response_request,
+)
 from .calls.steps import run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
@@ -27,7 +36,6 @@ from .payer import SESSION_HEADER, Payer, who_pays
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
-from .transport.raw_response import RawResponse
 
 if TYPE_CHECKING:
     from .research.loop import Conversation, ToolCallingResult
@@ -200,7 +208,7 @@ class LiteLLMClient(_Client):
     ) -> str:
         """The text of a chat completion."""
         request = self._chat(prompt, instructions, files, model, fields)
-        return self.run(calls.ask(CHAT, request), timeout).text
+        return self.run(requests.create(CHAT, request), timeout).text
 
     def chat(
         self,
@@ -214,7 +222,7 @@ class LiteLLMClient(_Client):
     ) -> Reply:
         """A chat completion with all that came along; one that calls functions may have `calls` and no text."""
         request = self._chat(prompt, instructions, files, model, fields)
-        return self.run(calls.ask(CHAT, request, may_call=True), timeout)
+        return self.run(requests.create(CHAT, request, may_call=True), timeout)
 
     def create_response(
         self,
@@ -231,7 +239,7 @@ class LiteLLMClient(_Client):
     ) -> str:
         """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
         request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        reply = self.run(calls.ask(RESPONSES, request), timeout)
+        reply = self.run(requests.create(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
     def respond(
@@ -253,7 +261,7 @@ class LiteLLMClient(_Client):
         may have `calls` and no text.
         """
         request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        return self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+        return self.run(requests.create(RESPONSES, request, may_call=True), timeout)
 
     def stream_chat_completion(
         self,
@@ -292,7 +300,7 @@ class LiteLLMClient(_Client):
         on_status: Callable[[str], None] | None = None,
     ) -> str:
         """Poll a background response until it has ended; its text. See `wait_for_reply`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status)
         return self.run(operation, timeout).text
 
     def wait_for_reply(
@@ -309,16 +317,16 @@ class LiteLLMClient(_Client):
             timeout: seconds to wait at most.
             on_status: told the status of each poll.
         """
-        operation = calls.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status)
         return self.run(operation, timeout)
 
     def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """The gateway's JSON of a response, whatever its status."""
-        return self.run(calls.retrieve(check_response_id(response_id)), timeout).raw
+        return self.run(requests.retrieve(check_response_id(response_id)), timeout).raw
 
     def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """Stop a background response; the gateway's JSON."""
-        return self.run(calls.cancel(check_response_id(response_id)), timeout).raw
+        return self.run(requests.cancel(check_response_id(response_id)), timeout).raw
 
     def create_response_with_tool_calling(
         self,
@@ -414,7 +422,7 @@ class AsyncLiteLLMClient(_Client):
     ) -> str:
         """See `LiteLLMClient.create_chat_completion`."""
         request = self._chat(prompt, instructions, files, model, fields)
-        return (await self.run(calls.ask(CHAT, request), timeout)).text
+        return (await self.run(requests.create(CHAT, request), timeout)).text
 
     async def chat(
         self,
@@ -428,7 +436,7 @@ class AsyncLiteLLMClient(_Client):
     ) -> Reply:
         """See `LiteLLMClient.chat`."""
         request = self._chat(prompt, instructions, files, model, fields)
-        return await self.run(calls.ask(CHAT, request, may_call=True), timeout)
+        return await self.run(requests.create(CHAT, request, may_call=True), timeout)
 
     async def create_response(
         self,
@@ -445,7 +453,7 @@ class AsyncLiteLLMClient(_Client):
     ) -> str:
         """See `LiteLLMClient.create_response`."""
         request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        reply = await self.run(calls.ask(RESPONSES, request), timeout)
+        reply = await self.run(requests.create(RESPONSES, request), timeout)
         return reply.raw if background else reply.text
 
     async def respond(
@@ -463,7 +471,7 @@ class AsyncLiteLLMClient(_Client):
     ) -> Reply:
         """See `LiteLLMClient.respond`."""
         request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        return await self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+        return await self.run(requests.create(RESPONSES, request, may_call=True), timeout)
 
     def stream_chat_completion(
         self,
@@ -502,7 +510,7 @@ class AsyncLiteLLMClient(_Client):
         on_status: Callable[[str], None] | None = None,
     ) -> str:
         """See `LiteLLMClient.wait_for_response`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status)
         return (await self.run(operation, timeout)).text
 
     async def wait_for_reply(
@@ -513,17 +521,17 @@ class AsyncLiteLLMClient(_Client):
         on_status: Callable[[str], None] | None = None,
     ) -> Reply:
         """See `LiteLLMClient.wait_for_reply`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status)
         return await self.run(operation, timeout)
 
     async def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """See `LiteLLMClient.retrieve_response`."""
-        operation = calls.retrieve(check_response_id(response_id))
+        operation = requests.retrieve(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
     async def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
         """See `LiteLLMClient.cancel_response`."""
-        operation = calls.cancel(check_response_id(response_id))
+        operation = requests.cancel(check_response_id(response_id))
         return (await self.run(operation, timeout)).raw
 
     async def create_response_with_tool_calling(
@@ -548,8 +556,8 @@ class AsyncLiteLLMClient(_Client):
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         async def open_() -> tuple[RawResponse, StreamReader]:
-            raw = await self.run(calls.open_stream(api, request), timeout)
-            return raw, StreamReader(raw, api.assembly(), self.openai.api_key)
+            raw = await self.run(requests.open_stream(api, request), timeout)
+            return raw, StreamReader(raw, api.accumulator(), self.openai.api_key)
 
         return AsyncTextStream(open_)
 
@@ -570,8 +578,8 @@ class AsyncLiteLLMClient(_Client):
 
 def text_stream(client: LiteLLMClient, api: Api, request: JsonObject, timeout: float | None = None) -> TextStream:
     """Send a request whose answer comes in pieces."""
-    opened = client.run(calls.open_stream(api, request), timeout)
-    return TextStream(opened, StreamReader(opened, api.assembly(), client.openai.api_key))
+    opened = client.run(requests.open_stream(api, request), timeout)
+    return TextStream(opened, StreamReader(opened, api.accumulator(), client.openai.api_key))
 
 
 async def _with_tools(conversation: Conversation, relay: RelayCalls) -> ToolCallingResult:

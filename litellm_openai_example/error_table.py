@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,10 +51,12 @@ class Report:
 
     @property
     def html(self) -> bool:
-        start = self.message.lstrip()[:15].lower()
-        return "html" in self.content_type or start.startswith(("<!doctype", "<html"))
+        """Is the error a web page?"""
+        return is_web_page({"content-type": self.content_type}, self.message.encode(errors="replace"))
 
 
+# A page begins with a tag; `<|` begins a token of a model, which an error may quote.
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
 _STREAM = r"\bstream(ing)?\b"
 # Fields without which a request may be sent again, as the names of a provider's parameters begin.
 _REFUSABLE = ("reasoning", "tool", "store", "stream")
@@ -275,6 +277,17 @@ def is_gateway_error(content: bytes) -> bool:
         return False
     error = body.get("error") if isinstance(body, dict) else None
     return isinstance(error, dict) and isinstance(error.get("message"), str) and {"type", "code"} <= error.keys()
+
+
+def is_web_page(headers: Mapping[str, str], content: bytes) -> bool:
+    """Return True if a body that is not JSON is a web page, such as a proxy's sign-in page.
+
+    Neither LiteLLM nor a relay answers with a page, so neither has seen the request. Any other unreadable body may be
+    a provider's that LiteLLM passed on.
+    """
+    return _PAGE.match(content) is not None or (
+        "html" in headers.get("content-type", "").lower() and bool(content[:64].strip())
+    )
 
 
 def row_of(report: Report) -> Row:

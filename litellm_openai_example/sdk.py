@@ -27,9 +27,9 @@ from .errors import UNKNOWN, as_sdk_errors
 from .http_library import httpx
 from .payer import NOBODY, Payer, who_pays
 from .transport.creates import Create
+from .transport.environment import check_host, tls_options
 from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from .transport.policy import sdk_call
-from .transport.tls import check_host, tls_options
 
 # Default headers without what the SDK tells of the machine that it runs on. Our own calls do without: LiteLLM hands no
 # `x-stainless-` header on (its `_get_forwardable_headers`), and seven of 17 headers are some 5 % of a call's time. The

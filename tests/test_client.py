@@ -174,7 +174,7 @@ def test_a_wait_that_outlasts_its_deadline(call: Client, gateway: ScriptedServer
 
 
 def test_a_poll_that_hangs_is_given_up(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litellm_openai_example.calls.calls.POLL_TIMEOUT", 0.3)
+    monkeypatch.setattr("litellm_openai_example.calls.requests.POLL_TIMEOUT", 0.3)
     gateway.answers(Answer(pause=30), reply(response_body("done")))
     assert call("wait_for_response", "resp_1", 20) == "done"
 

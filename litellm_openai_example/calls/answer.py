@@ -1,12 +1,15 @@
-"""What an answer says: text, calls, sources, usage and ids out of JSON that may hold anything.
+"""The answer in a chat completion or a response: text, function calls, sources, usage and ids.
 
-Gateways and providers leave fields out, set them to null or change their type, so nothing here relies on a
-shape: what cannot be read counts as absent, and it is for the caller to say that an answer is missing.
+Gateways and providers omit fields, set them to null or change their type. Nothing here relies on a shape: a value of
+another type counts as absent, and the caller decides whether the answer can do without it.
+
+Longer than other files, because both APIs stand side by side here with everything that their answers share.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -14,16 +17,47 @@ from itertools import pairwise
 from ..error_table import words_of
 from ..errors import one_line
 from ..json_object import JsonObject
-from ..transport.headers import read_cost
-from .items import besides_message, besides_text
-from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
-from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, is_gone, read_reason, read_status
-from .sources import Source, anthropic_pages, read_sources, search_results
+from .finish_reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, is_gone, read_reason, read_status
 
 # Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
 _OTHER_ROLES = frozenset({"user", "system", "developer", "tool"})  # some servers repeat the input in the output
 _DEEPEST = 6  # levels of parts within parts
+# Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_LARGEST_INT = 2**53  # up to here a float is exact
+_HIGHEST_COST = 1e12  # US dollars; no call costs that much
+
+# Types of output items and of parts of a message (openai.types.responses, openai.types.chat; Anthropic's `thinking`).
+_WORDS = {
+    "apply_patch_call": "a patch",
+    "audio": "audio",
+    "code_interpreter_call": "a run of the code interpreter",
+    "compaction": "a compacted context",
+    "computer_call": "a computer call",
+    "custom_tool_call": "a call of a custom tool",
+    "file_search_call": "a file search",
+    "image": "an image",
+    "image_generation_call": "an image",
+    "image_url": "an image",
+    "input_audio": "audio",
+    "input_image": "an image",
+    "local_shell_call": "a shell command",
+    "mcp_approval_request": "a request to approve an MCP call",
+    "mcp_call": "an MCP call",
+    "mcp_list_tools": "a list of MCP tools",
+    "output_audio": "audio",
+    "output_image": "an image",
+    "reasoning": "reasoning",
+    "shell_call": "a shell command",
+    "thinking": "reasoning",
+    "redacted_thinking": "reasoning",
+    "tool_search_call": "a search for tools",
+    "tool_use": "a call of a tool",
+    "web_search_call": "a web search",
+}
+# They hold the text, a refusal, or a call that is told by its own name.
+_TOLD_ELSEWHERE = frozenset({"", "function_call", "message", "output_text", "refusal", "text"})
 
 
 @dataclass(frozen=True)
@@ -44,6 +78,14 @@ class Usage:
     output_tokens: int | None = None
     total_tokens: int | None = None
     cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A page that an answer rests on; `title` is empty where none is given."""
+
+    url: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +273,56 @@ def blank_line(before: str, after: str) -> str:
     return "\n" * max(0, 2 - have)
 
 
+def read_sources(*lists: object) -> tuple[Source, ...]:
+    """The pages named in lists of annotations, search results or addresses, each once, with the first title given.
+
+    An annotation holds its address itself (Responses API) or under its type, `url_citation` (chat).
+    """
+    titles: dict[str, str] = {}
+    for entry in (entry for entries in lists for entry in as_list(entries)):
+        note = {"url": entry} if isinstance(entry, str) else as_dict(as_dict(entry).get("url_citation")) or entry
+        note = as_dict(note)
+        url = as_str(note.get("url"))
+        if url.startswith(("https://", "http://")) and url.isprintable() and " " not in url:
+            titles[url] = titles.get(url) or as_str(note.get("title"))
+    return tuple(Source(url, title) for url, title in titles.items())
+
+
+def search_results(item: object) -> list[object]:
+    """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
+    places = (as_dict(as_dict(item).get("action")), as_dict(item))
+    return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
+
+
+def anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
+    """What an Anthropic model cites and what it has read, with titles: LiteLLM leaves both as they came."""
+    extra = as_dict(place.get("provider_specific_fields"))
+    yield from map(as_list, as_list(extra.get("citations")))
+    yield from (as_list(as_dict(result).get("content")) for result in as_list(extra.get("web_search_results")))
+
+
+def besides_text(items: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Return what the output items of a response, and the parts of its messages, are; each kind once."""
+    found: dict[str, None] = {}
+    for item in items:
+        for one in (item, *map(as_dict, as_list(item.get("content")))):
+            if words := _item_words(one):
+                found[words] = None
+    return tuple(found)
+
+
+def besides_message(message: JsonObject) -> tuple[str, ...]:
+    """Return what the message of a chat completion holds besides text: pictures, sound, reasoning."""
+    found = dict.fromkeys(besides_text([{"content": message.get("content")}]))
+    if message.get("images"):
+        found["an image"] = None
+    if message.get("audio"):
+        found["audio"] = None
+    if message.get("reasoning_content") or message.get("reasoning") or message.get("thinking_blocks"):
+        found["reasoning"] = None
+    return tuple(found)
+
+
 def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     """A response's status, and why it is incomplete if it is."""
     given = data.get("status")
@@ -333,3 +425,74 @@ def _usage(usage: object) -> Usage:
         as_int(data.get("total_tokens")),
         read_cost(data.get("cost")),
     )
+
+
+def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
+    """Where a choice may say how it ended: LiteLLM keeps what it does not know in fields of its own, at both."""
+    return [
+        place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
+    ]
+
+
+def _item_words(item: JsonObject) -> str:
+    kind = as_str(item.get("type"))
+    if kind in _TOLD_ELSEWHERE:
+        return ""
+    words = _WORDS.get(kind) or f"an item of the type {one_line(kind)[:60]}"
+    name = one_line(as_str(item.get("name")))[:60]
+    return f"{words} ({name})" if name else words
+
+
+def as_dict(value: object) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def as_str(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_int(value: object) -> int | None:
+    """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if abs(number) < _LARGEST_INT else None  # NaN is not smaller either
+
+
+def as_id(value: object) -> str:
+    """An id that can be sent again; a broken one is none."""
+    text = as_str(value)
+    return text if text.isprintable() and "\ufffd" not in text else ""
+
+
+def sendable(value: object) -> str:
+    """A text that can be sent on, printed and stored: half a surrogate pair in it is replaced."""
+    return as_str(value).encode("utf-8", "replace").decode()
+
+
+def join(pieces: list[str]) -> str:
+    """Pieces of a text put together, and with them the characters whose halves came apart."""
+    text = "".join(pieces)
+    if text.isascii():
+        return text
+    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+def read_cost(value: object) -> float | None:
+    """Return the US dollars in a header or a JSON value; None if it is not a number that can be a cost."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        dollars = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return dollars if 0 <= dollars < _HIGHEST_COST else None

@@ -9,17 +9,30 @@ from typing import ClassVar
 
 from ..diagnosis import explain_body
 from ..json_object import JsonObject
-from .answer import Answer, index_of, read_chat, read_error, refusal_of, refusal_words, text_of
-from .assembly import Assembly
-from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, missing
-from .reasons import REASONS, cut_short, ends_of, read_reason
-from .sse import error_of, says_error
+from .accumulator import Accumulator, Text, error_of, missing, says_error
+from .answer import (
+    Answer,
+    as_dict,
+    as_id,
+    as_int,
+    as_list,
+    as_str,
+    ends_of,
+    index_of,
+    join,
+    read_chat,
+    read_error,
+    refusal_of,
+    refusal_words,
+    text_of,
+)
+from .finish_reasons import REASONS, cut_short, read_reason
 
 _TOP = ("model", "usage", "citations", "search_results")
 _BESIDES = ("images", "audio", "reasoning_content", "reasoning", "thinking_blocks")
 
 
-class ChatStream(Assembly):
+class ChatStream(Accumulator):
     """Puts the chunks of a chat stream together. It is whole once a chunk gave a reason to stop, or `[DONE]` came.
 
     Its text is that of the first choice, as it comes. Some bridges put all of it into another choice, which is shown

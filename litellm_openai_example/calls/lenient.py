@@ -8,10 +8,6 @@ import re
 
 from ..json_object import DEEPEST, JsonObject
 
-# Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
-_LARGEST = 2**53  # up to here a float is exact
 _BETWEEN = re.compile(r"[\s\0\ufeff]*")  # what may stand between two values
 
 # The brackets of a JSON text; strings are matched as well, because they may hold some.
@@ -139,42 +135,6 @@ def _parse_beginning(content: bytes | str) -> object:
         return from_json(_without_depths(with_whole_characters(content), 190), allow_partial="trailing-strings")
 
 
-def as_dict(value: object) -> JsonObject:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def as_str(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def as_int(value: object) -> int | None:
-    """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
-    if type(value) is int:
-        return value
-    if isinstance(value, bool) or not isinstance(value, float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return int(number) if abs(number) < _LARGEST else None  # NaN is not smaller either
-
-
-def as_id(value: object) -> str:
-    """An id that can be sent again; a broken one is none."""
-    text = as_str(value)
-    return text if text.isprintable() and "\ufffd" not in text else ""
-
-
-def sendable(value: object) -> str:
-    """A text that can be sent on, printed and stored: half a surrogate pair in it is replaced."""
-    return as_str(value).encode("utf-8", "replace").decode()
-
-
 def all_sendable(data: JsonObject) -> JsonObject:
     """The same of every text in an object. Raises ValueError where it is nested too deeply."""
     try:
@@ -187,59 +147,3 @@ def all_sendable(data: JsonObject) -> JsonObject:
         mended: JsonObject = json.loads(text.encode("utf-8", "replace"))
         return mended
     return data
-
-
-def join(pieces: list[str]) -> str:
-    """Pieces of a text put together, and with them the characters whose halves came apart."""
-    text = "".join(pieces)
-    if text.isascii():
-        return text
-    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
-
-
-def missing(sent: str, text: str) -> str:
-    """What of `text` was not sent yet, if what was is its beginning; a piece may end with half a character."""
-    if text.startswith(sent):
-        return text[len(sent) :]
-    if _HIGH_HALF.search(sent) and text.startswith(sent[:-1]):
-        halves = text[len(sent) - 1 :].encode("utf-16-be", "surrogatepass")
-        if halves[:2] == sent[-1].encode("utf-16-be", "surrogatepass"):
-            low = int.from_bytes(halves[2:4], "big")
-            return chr(low) + text[len(sent) :]
-    return ""
-
-
-class Text:
-    """A text that arrives in pieces, in time that grows with its length alone."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._half = ""
-
-    def add(self, piece: str) -> str:
-        """Take a piece; what can be shown of the text now that could not be shown before."""
-        if self._half or not piece.isascii():
-            piece, self._half = join([self._half, piece]), ""
-            if _HIGH_HALF.search(piece):
-                piece, self._half = piece[:-1], piece[-1]
-        if piece:
-            self._pieces.append(piece)
-        return piece
-
-    def so_far(self) -> str:
-        """Return what can be shown of the pieces that were taken."""
-        self._pieces = ["".join(self._pieces)]
-        return self._pieces[0]
-
-    def end(self) -> str:
-        """What was held back for a second half that never came."""
-        half, self._half = self._half, ""
-        if half:
-            self._pieces.append(half)
-        return half
-
-    def __str__(self) -> str:
-        return self.so_far() + self._half
-
-    def __bool__(self) -> bool:
-        return bool(self._half) or any(self._pieces)

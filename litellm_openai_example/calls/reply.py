@@ -1,19 +1,44 @@
-"""What a call gives back: the answer with everything that came along, and the verdict whether it is whole."""
+"""Replies: the body of a call read, its answer with usage, cost and sources, and errors for one that is not whole."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import codecs
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ..diagnosis import explain_body
+from ..error_table import is_web_page, words_of
 from ..errors import CutShortError, ErrorKind, GatewayError, one_line
-from ..transport import headers
+from ..http_library import httpx
+from ..json_object import JsonObject
 from ..transport.bodies import MAX_ANSWER, is_cut, too_large
-from ..transport.raw_response import RawResponse
-from .answer import Answer, FunctionCall, Usage, as_beginning
-from .assembly import Assembly, read_body
-from .reasons import RUNNING, TERMINAL
-from .sources import Source
+from .accumulator import Accumulator
+from .answer import Answer, FunctionCall, Source, Usage, as_beginning, read_cost
+from .finish_reasons import RUNNING, TERMINAL, Cut, CutKind
+from .lenient import read_json, with_whole_characters
+from .sse import EventParser
+
+COST_HEADER = "x-litellm-response-cost"
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+
+
+class RawResponse(Protocol):
+    """An answer as it came over HTTP; the SDK's `LegacyAPIResponse` and `APIResponse` fit."""
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """Of the answer; names in any case."""
+
+    @property
+    def http_response(self) -> httpx.Response:
+        """The answer itself, whose body may not be read yet."""
+
+    @property
+    def retries_taken(self) -> int:
+        """How many times the SDK sent the request again."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +102,29 @@ class Reply:
         """
         if self.answer.status in RUNNING:
             return None
-        cost = headers.cost(self.headers)
+        cost = response_cost(self.headers)
         return self.answer.usage.cost if cost is None else cost
 
 
-def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
+def response_cost(headers: Mapping[str, str]) -> float | None:
+    """Return the US dollars that LiteLLM charges for a call; None if it does not say."""
+    return read_cost(headers.get(COST_HEADER))
+
+
+def key_budget(headers: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Return the US dollars spent with the key, and its budget; None for each that LiteLLM does not give."""
+    return _finite(headers.get("x-litellm-key-spend")), _finite(headers.get("x-litellm-key-max-budget"))
+
+
+def _finite(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
     """Put a reply together from the SDK's raw response, whose body has been read.
 
     Raises:
@@ -90,7 +133,7 @@ def read_reply(raw: RawResponse, kind: type[Assembly]) -> Reply:
             text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
-    if headers.is_web_page({}, content):  # by its first bytes alone: some gateways label their JSON as HTML
+    if is_web_page({}, content):  # by its first bytes alone: some gateways label their JSON as HTML
         raise GatewayError(
             "the gateway's answer cannot be read: it is a web page",
             kind=ErrorKind.WRONG_ADDRESS,
@@ -194,3 +237,111 @@ def _why_empty(answer: Answer) -> str:
         return f"the model called a function instead of answering: {names}"
     only = f", only {', '.join(answer.besides)}" if answer.besides else ""
     return f"the answer holds no text{only}"
+
+
+def read_body(
+    content: bytes | str, kind: type[Accumulator], *, beginning: bool = False
+) -> tuple[Answer, JsonObject, Accumulator | None]:
+    """Read an answer that came in one piece.
+
+    Gateways send events though none were asked for, lines of JSON, or JSON with the end of a stream behind it.
+
+    Args:
+        content: the body.
+        kind: reads the events of this API.
+        beginning: the body ends somewhere in the middle; what is there is read.
+
+    Returns:
+        The answer, its JSON, and what has put it together if it came as events.
+
+    Raises:
+        ValueError: it is neither JSON nor events.
+    """
+    if looks_like_events(content):
+        return _read_events(content, kind)
+    try:
+        return *_read_json(content, kind, beginning), None
+    except ValueError:
+        answer, body, reader = _read_events(content, kind)
+        if not (answer.text or answer.refusal or answer.calls or answer.error_message):
+            raise
+        return answer, body, reader
+
+
+def _read_json(content: bytes | str, kind: type[Accumulator], beginning: bool) -> tuple[Answer, JsonObject]:
+    try:
+        body = read_json(content, beginning=beginning)
+        return _or_error(kind.read(body), body), body
+    except ValueError:
+        body = read_json(with_whole_characters(content), beginning=beginning)
+        answer = kind.read(body)
+        if not answer.text:  # one broken byte is no reason to lose the text around it, but ids and errors need all
+            raise
+        return answer, body
+
+
+def _or_error(answer: Answer, body: JsonObject) -> Answer:
+    """Return the answer; one that says nothing may be an error in another form than the API's."""
+    silent = answer.status in ("", "completed") and not (answer.text or answer.refusal or answer.calls)
+    if not silent or answer.besides or answer.error_message is not None:
+        return answer
+    return replace(answer, error_message=words_of(body) or None)
+
+
+def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer, JsonObject, Accumulator]:
+    reader, parser = kind(), EventParser()
+    try:
+        for event in parser.feed(content.encode() if isinstance(content, str) else content) + parser.end():
+            reader.take(event)
+            if reader.ended:
+                break
+    except GatewayError as error:
+        message = error.message or error.cause
+        answer = replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
+        return answer, reader.body(), reader
+    reader.rest()
+    answer = reader.answer()
+    if not answer.status:
+        told = kind.read(reader.body())
+        if told.status == "queued" and told.id and not answer.text:  # the answer to a background submit, as events
+            return replace(answer, status=told.status), reader.body(), reader
+        answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
+    return answer, reader.body(), reader
+
+
+def looks_like_events(content: bytes | str) -> bool:
+    """Return True if a body that should be JSON begins as an event stream does."""
+    start = content[:64].encode() if isinstance(content, str) else content[:64]
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_EVENT_FIELDS)
+
+
+class Cited(Protocol):
+    """A page that an answer cites."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+
+
+def source_list(sources: Iterable[Cited], text: str) -> str:
+    """The pages whose address does not stand in the text, under a heading, none twice; empty if there are none.
+
+    Nothing in the sources is trusted.
+    """
+    lines: dict[str, str] = {}
+    for source in sources:
+        url, title = _one_line(source.url), _one_line(source.title)
+        page = url.rstrip("/")
+        if page and page not in lines and not _holds(text, page):
+            lines[page] = f"- {title}: {url}" if title and title != url else f"- {url}"
+    return "\n".join(["Sources:", *lines.values()]) if lines else ""
+
+
+def _holds(text: str, page: str) -> bool:
+    """Whether an address stands in the text, and not only as the beginning of a longer one."""
+    return page in text and re.search(re.escape(page) + r"/?(?![\w/%?&=#~+@:-]|[.,;!]\w)", text, re.ASCII) is not None
+
+
+def _one_line(text: object) -> str:
+    return " ".join(text.split()) if isinstance(text, str) else ""

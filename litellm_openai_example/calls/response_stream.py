@@ -7,10 +7,16 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..json_object import JsonObject
+from .accumulator import Accumulator, Text, error_of, missing, says_error
 from .answer import (
     Answer,
+    as_dict,
+    as_int,
+    as_list,
+    as_str,
     blank_line,
     is_message,
+    join,
     message_text,
     read_error,
     read_response,
@@ -18,13 +24,10 @@ from .answer import (
     refusal_words,
     text_of,
 )
-from .assembly import Assembly
-from .lenient import Text, as_dict, as_int, as_list, as_str, join, missing
-from .reasons import RUNNING, TERMINAL, cut_by
-from .sse import error_of, says_error
+from .finish_reasons import RUNNING, TERMINAL, cut_by
 
 
-class ResponseStream(Assembly):
+class ResponseStream(Accumulator):
     """Puts the events of a response stream together. It is whole once a terminal event arrived.
 
     A text comes as deltas, again in up to three `*.done` events, and again in the last one. Some gateways leave out

@@ -11,13 +11,9 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import NamedTuple
 
-from ..diagnosis import explain_body
 from ..http_library import httpx
-from ..json_object import JsonObject
 from .lenient import parse_json, split_json
 
-_ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "response", "text", "usage"})
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 # A proxy may take each line that it receives, comments included, for data of its own: `data: data: {...}`.
 _WRAPPING = re.compile(r"(?:data:[ \t]*)*(?=(?:data|event|id|retry|error)?:)")
 _DONE = re.compile(r"""["\s]*(?:data:\s*)*(?:\[DONE\]|DONE["\s]*\Z)""", re.IGNORECASE)
@@ -134,56 +130,9 @@ def has_events(headers: Mapping[str, str]) -> bool:
     return "json" not in content_type and "html" not in content_type
 
 
-def looks_like_events(content: bytes | str) -> bool:
-    """Return True if a body that should be JSON begins as an event stream does."""
-    start = content[:64].encode() if isinstance(content, str) else content[:64]
-    return start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_FIELDS)
-
-
 def is_done(text: str) -> bool:
     """Is it the word that ends a chat stream, however it is quoted and spelled?"""
     return text[:1] != "{" and _DONE.match(text) is not None
-
-
-def data_of(event: Event) -> tuple[list[object], list[str]]:
-    """Return the JSON values in an event, and its lines that are none. A gateway may pack several values into one.
-
-    Raises:
-        GatewayError: the event is called an error.
-    """
-    text = event.data
-    values, others = _read(text)
-    if event.name == "error":
-        report = next((value for value in values if value), None) or text.strip()
-        known = report.get("error") or report if isinstance(report, dict) else report
-        raise explain_body({"error": known or "an error without a message"})
-    return values, others
-
-
-def _read(text: str) -> tuple[list[object], list[str]]:
-    if not text.strip() or is_done(text):
-        return [], []
-    try:
-        value = parse_json(text)
-    except (ValueError, RecursionError):
-        return split_json(text)
-    if isinstance(value, str):  # JSON encoded twice, or a word that says nothing
-        nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
-        return nested, []
-    return value if isinstance(value, list) else [value], []
-
-
-def says_error(data: JsonObject) -> bool:
-    """Whether an event reports an error though it has no field of that name, as vLLM and FastAPI do."""
-    if "error" in (data.get("type"), data.get("object")):
-        return True
-    named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
-    return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
-
-
-def error_of(data: JsonObject) -> object:
-    """What an event that reports an error says of it."""
-    return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
 def _is_complete(line: str) -> bool:

@@ -7,11 +7,10 @@ from typing import Self
 
 from ..diagnosis import explain
 from ..errors import GatewayError, raise_from, redact
-from ..transport.raw_response import RawResponse
+from .accumulator import Accumulator
 from .answer import Answer
-from .assembly import Assembly
-from .reasons import TERMINAL
-from .reply import Reply, headers_of, read_reply, require_complete, with_text
+from .finish_reasons import TERMINAL
+from .reply import RawResponse, Reply, headers_of, read_reply, require_complete, with_text
 from .sse import Event, Events, has_events
 from .steps import EXPECTED
 
@@ -19,7 +18,7 @@ from .steps import EXPECTED
 class StreamReader:
     """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
 
-    def __init__(self, raw: RawResponse, reader: Assembly, secret: str) -> None:
+    def __init__(self, raw: RawResponse, reader: Accumulator, secret: str) -> None:
         self._raw = raw
         self._reader = reader
         self._secret = secret

@@ -28,6 +28,7 @@ from ..config import (
     is_visible_ascii,
     setting,
 )
+from ..error_table import is_web_page
 from ..errors import (
     ClosedClientError,
     DeadlineExceededError,
@@ -41,9 +42,8 @@ from ..http_library import httpx
 from ..json_object import JsonObject
 from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
-from ..transport.headers import is_web_page, retry_after
-from ..transport.policy import sdk_call
-from ..transport.tls import check_host
+from ..transport.environment import check_host
+from ..transport.policy import retry_after, sdk_call
 from . import contract
 from .arguments import ToolArguments
 from .contract import AcceptedInvocation, Invocation

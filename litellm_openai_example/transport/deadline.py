@@ -6,16 +6,15 @@ asynchronous call can be cancelled from outside; a blocking one cannot, so each 
 
 from __future__ import annotations
 
+import inspect
 import math
 import ssl
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-
-from .weak import weakly
 
 _NEVER = 1e9  # seconds; the clocks of the operating system overflow not much later
 _SHORTEST = 0.001  # seconds; a timeout of 0 would mean not to wait, which is another error
@@ -106,6 +105,24 @@ def clamp(stream: Any) -> None:
 
     stream.read, stream.write, stream.start_tls = clamped_read, clamped_write, clamped_start_tls
     _clamp_tls(stream.get_extra_info("socket"))
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `method` and does not keep its object alive.
+
+    The object holds what replaces its method, and is alive whenever that is called. A plain function is returned as it
+    is: an earlier replacement.
+    """
+    if not inspect.ismethod(method):
+        return method
+    held = weakref.WeakMethod(method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = held()
+        assert found is not None
+        return found(*args, **kwargs)
+
+    return call
 
 
 def _clamp_tls(socket: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,13 +16,11 @@ from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClie
 
 from ..errors import raise_from
 from ..http_library import httpx
-from . import proxies
 from .bodies import AsyncBoundedBody, BoundedBody, part_from_stream
-from .deadline import bounded_io, clamp
-from .idle import ask_cheaply
+from .deadline import bounded_io, clamp, weakly
+from .environment import as_configuration_errors, check_proxies, proxy_mounts
 from .packets import join_writes, join_writes_async
 from .policy import Attempt
-from .tls import as_configuration_errors
 
 # A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
 # (uvicorn, Node) close at 5 s, so connections are given up well before.
@@ -95,9 +94,9 @@ class _PolicyClient:
         """Return the transports of a client whose environment names a proxy that cannot be used."""
         options = {name: settings[name] for name in _OF_TRANSPORT if name in settings}
         direct = self._transport_type(**options)
-        found = proxies.mounts(direct, **options)
+        found = proxy_mounts(direct, **options)
         if base_url := str(settings.get("base_url", "")):
-            proxies.check(found, base_url)
+            check_proxies(found, base_url)
         return {"transport": direct, "mounts": found}
 
     def _of_this_process(self) -> Self:
@@ -284,3 +283,19 @@ def _running_loop() -> object:
         return asyncio.get_running_loop()
     except RuntimeError:
         return "another library's"
+
+
+def ask_cheaply(stream: Any) -> None:
+    """Keep a poll object for a network stream of the HTTP library (its `get_extra_info` is public)."""
+    socket, usual = stream.get_extra_info("socket"), weakly(stream.get_extra_info)
+    if socket is None or socket.fileno() < 0 or not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    poll.register(socket, select.POLLIN)
+
+    def get_extra_info(info: str) -> Any:
+        if info != "is_readable":
+            return usual(info)
+        return socket.fileno() < 0 or bool(poll.poll(0))
+
+    stream.get_extra_info = get_extra_info

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .weak import weakly
+from .deadline import weakly
 
 _LARGE = 2**16  # bytes of a body that is not copied to its head
 

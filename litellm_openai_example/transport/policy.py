@@ -22,10 +22,12 @@ twice than fail says `retry_server_errors=True`; then a 500 is sent again, unles
 
 from __future__ import annotations
 
+import email.utils
 import json
 import math
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,8 +41,9 @@ from ..diagnosis import kind_of
 from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from ..http_library import httpx
 from .deadline import Deadline, current_deadline
-from .headers import retry_after
 
+# LiteLLM forwards the provider's Retry-After under its own header name.
+_RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))  # in seconds
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
@@ -258,3 +261,27 @@ def _stays_so(response: httpx.Response) -> bool:
 def _backoff(retries: int) -> float:
     """Seconds before the next attempt: exponential, with jitter."""
     return min(_FIRST_DELAY * 2.0 ** min(retries, 10), _LONGEST_DELAY) * (1 - 0.25 * random.random())  # noqa: S311
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that an answer asks to wait before the call is sent again; None if it does not say."""
+    for name, unit in _RETRY_AFTER:
+        seconds = _seconds(headers.get(name) or "", unit)
+        if seconds is not None and seconds >= 0:
+            return seconds
+    return None
+
+
+def _seconds(value: str, unit: float) -> float | None:
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        return _from_now(value)
+    return seconds if math.isfinite(seconds) else None
+
+
+def _from_now(date: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.errors import GatewayError
 
@@ -40,7 +41,7 @@ def completed(*output: Json, **more: Any) -> Json:
     return {"type": "response.completed", "response": {"status": "completed", "output": output, **more}}
 
 
-def fed(reader: Assembly, *events: object) -> str:
+def fed(reader: Accumulator, *events: object) -> str:
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()
 
 
@@ -110,7 +111,7 @@ def test_a_last_event_may_be_a_name_alone(name: str, status: str, more: Json) ->
     ],
 )
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Assembly]) -> None:
+def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, _, _ = read_body(as_body(begun, event) + b"data: [DONE]\n\n", kind)
     assert (answer.text, answer.status) == ("Half", "failed")
@@ -119,7 +120,7 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
 
 @pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
+def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.calls.sse import EventParser
 
@@ -86,7 +87,7 @@ DRESSES: dict[str, Callable[[list[Any]], str]] = {
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 @pytest.mark.parametrize("name", DRESSES)
-def test_a_stream_is_read_however_it_is_dressed(name: str, kind: type[Assembly], newline: str) -> None:
+def test_a_stream_is_read_however_it_is_dressed(name: str, kind: type[Accumulator], newline: str) -> None:
     content = DRESSES[name](CHUNKS if kind is ChatStream else EVENTS).replace("\n", newline).encode()
     for step in (1, 5, len(content)):
         reader, parser, shown = kind(), EventParser(), ""
@@ -106,7 +107,7 @@ def test_lines_that_cannot_be_read_are_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_a_stream_that_does_not_end_names_what_it_holds_instead(kind: type[Assembly]) -> None:
+def test_a_stream_that_does_not_end_names_what_it_holds_instead(kind: type[Accumulator]) -> None:
     begun = chunk("Hel") if kind is ChatStream else EVENTS[1]
     answer, _, _ = read_body(lines(begun) + "data: upstream gone\n\ndata: bye\n\n", kind)
     assert answer.status == "incomplete"
@@ -146,7 +147,7 @@ def test_an_error_is_found_in_its_dress(event: str) -> None:
 )
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 def test_a_whole_answer_with_something_glued_on_is_read(
-    kind: type[Assembly], after: str, before: str, indent: int | None
+    kind: type[Accumulator], after: str, before: str, indent: int | None
 ) -> None:
     body = whole("Hello") if kind is ChatStream else FINAL
     content = (before + json.dumps(body, indent=indent) + after).encode()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from litellm_openai_example import GatewayError
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
-from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.reply import Reply, read_body, require_complete
 from litellm_openai_example.calls.response_stream import ResponseStream
 
 Json = dict[str, Any]
@@ -191,7 +191,7 @@ def test_a_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
     assert why(content, ChatStream) == "the model called a function instead of answering: sql"
 
 
-def why(content: str, kind: type[Assembly]) -> str:
+def why(content: str, kind: type[Accumulator]) -> str:
     answer, _, _ = read_body(content, kind)
     with pytest.raises(GatewayError) as caught:
         require_complete(Reply(answer, content, {}))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
-from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.reply import Reply, read_body, require_complete
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.diagnosis import explain_body
 from litellm_openai_example.errors import GatewayError
@@ -83,7 +83,7 @@ def test_the_words_of_an_error_are_found(name: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("name", [name for name in ERRORS if name != "OAuth"])
-def test_the_words_of_an_error_in_place_of_an_answer_are_found(name: str, kind: type[Assembly]) -> None:
+def test_the_words_of_an_error_in_place_of_an_answer_are_found(name: str, kind: type[Accumulator]) -> None:
     assert read_body(json.dumps(ERRORS[name]), kind)[0].error_message == "no luck"
 
 
@@ -117,7 +117,7 @@ def test_the_words_of_a_refusal_are_told_although_a_filter_stopped_it(message: J
 
 
 @BOTH
-def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Assembly]) -> None:
+def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Accumulator]) -> None:
     body = json.dumps(chat("one\ntwo\tthree") if kind is ChatStream else response(message("one\ntwo\tthree")))
     raw = body.replace("\\n", "\n").replace("\\t", "\t")
     assert read_body(raw, kind)[0].text == "one\ntwo\tthree"

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from litellm_openai_example.calls.answer import Answer, as_beginning, read_response
-from litellm_openai_example.calls.assembly import read_body
-from litellm_openai_example.calls.reasons import Cut, CutKind, cut_by
+from litellm_openai_example.calls.finish_reasons import Cut, CutKind, cut_by
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.relay.engine.outcome import outcome_of
 

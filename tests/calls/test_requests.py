@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.requests import create
+from litellm_openai_example.calls.requests import create_with
 
 
 def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: Any = None, timeout: float = 1) -> Any:
@@ -31,5 +31,5 @@ def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: A
 )
 def test_what_becomes_an_argument(request_: dict[str, Any], given: Any) -> None:
     before = dict(request_)
-    assert create(take, request_) == given
+    assert create_with(take, request_) == given
     assert request_ == before

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.calls.sse import Event, EventParser
 
@@ -28,7 +29,7 @@ def completed(*output: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": output, **more}}
 
 
-def fed(reader: Assembly, *events: object) -> str:
+def fed(reader: Accumulator, *events: object) -> str:
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()
 
 
@@ -120,7 +121,7 @@ def test_events_that_nobody_asked_for_are_an_answer() -> None:
 @pytest.mark.parametrize("kind", ["chat", "responses", "refusals"])
 def test_time_grows_with_the_length_alone(kind: str) -> None:
     def seconds(pieces: int) -> float:
-        reader: Assembly = ChatStream() if kind == "chat" else ResponseStream()
+        reader: Accumulator = ChatStream() if kind == "chat" else ResponseStream()
         event: dict[str, object] = delta("word ", output_index=0)
         if kind == "chat":
             event = {"choices": [{"delta": {"content": "word "}}]}

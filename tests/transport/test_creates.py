@@ -13,7 +13,7 @@ from openai import omit
 from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ErrorKind, GatewayError, LiteLLM, LiteLLMClient
-from litellm_openai_example.calls.requests import create
+from litellm_openai_example.calls.requests import create_with
 
 from ..fakes.scripted import (
     COMPLETED,
@@ -53,13 +53,13 @@ def bodies(gateway: ScriptedServer) -> list[dict[str, Any]]:
 
 
 WAYS: dict[str, Callable[[LiteLLM], object]] = {
-    "create": lambda sdk: create(sdk.responses.create, ASKED),
-    "stream": lambda sdk: list(create(sdk.responses.create, ASKED, stream=True)),
-    "raw": lambda sdk: create(sdk.responses.with_raw_response.create, ASKED),
-    "parse": lambda sdk: create(sdk.responses.parse, ASKED, text_format=Named),
+    "create": lambda sdk: create_with(sdk.responses.create, ASKED),
+    "stream": lambda sdk: list(create_with(sdk.responses.create, ASKED, stream=True)),
+    "raw": lambda sdk: create_with(sdk.responses.with_raw_response.create, ASKED),
+    "parse": lambda sdk: create_with(sdk.responses.parse, ASKED, text_format=Named),
     "helper": lambda sdk: sdk.responses.stream(**CREATE, extra_body=DROPPED).__enter__().until_done(),
     "extra_body": lambda sdk: sdk.responses.create(**CREATE, extra_body=DROPPED),
-    "copy": lambda sdk: create(sdk.with_options(timeout=7).responses.create, ASKED),
+    "copy": lambda sdk: create_with(sdk.with_options(timeout=7).responses.create, ASKED),
     "post": lambda sdk: sdk.post("/responses", body={**CREATE, **DROPPED}, cast_to=object),
     "address": lambda sdk: sdk.post(f"{sdk.base_url}responses/?a=b", body={**CREATE, **DROPPED}, cast_to=object),
 }
@@ -82,8 +82,8 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
     async def use() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
             gateway.answers(REFUSED, reply(RESPONSE))
-            await create(sdk.responses.create, ASKED, background=True)
-            async with create(sdk.responses.with_streaming_response.create, ASKED) as response:
+            await create_with(sdk.responses.create, ASKED, background=True)
+            async with create_with(sdk.responses.with_streaming_response.create, ASKED) as response:
                 await response.read()
 
     asyncio.run(use())
@@ -105,7 +105,7 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
     ],
 )
 def test_what_the_caller_says_wins(given: Any, carried: Any, sdk: LiteLLM, gateway: ScriptedServer) -> None:
-    create(sdk.responses.create, {**ASKED, "extra_body": given})
+    create_with(sdk.responses.create, {**ASKED, "extra_body": given})
     assert bodies(gateway)[0].get("extra_body") == carried
 
 
@@ -164,7 +164,7 @@ def test_a_background_create_is_stored(given: Any, store: object, sdk: LiteLLM, 
 
 def test_a_refused_store_is_left_out_once(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(REFUSED, reply(RESPONSE))
-    assert create(sdk.responses.create, ASKED, background=True).id == "resp_1"
+    assert create_with(sdk.responses.create, ASKED, background=True).id == "resp_1"
     gateway.answers(REFUSED)
     with pytest.raises(openai.BadRequestError):
         sdk.responses.create(**CREATE, background=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient
-from litellm_openai_example.transport.idle import ask_cheaply
+from litellm_openai_example.transport.http_clients import ask_cheaply
 
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, response_body

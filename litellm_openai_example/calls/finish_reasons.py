@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import one_line
-from ..json_object import JsonObject
-from .lenient import as_dict, as_str
 
 REASONS = ("finish_reason", "native_finish_reason")  # the fields of a choice
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
@@ -62,19 +60,12 @@ def read_reason(value: object) -> str:
     return "of an unknown kind" if value else ""
 
 
-def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
-    """Where a choice may say how it ended: LiteLLM keeps what it does not know in fields of its own, at both."""
-    return [
-        place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
-    ]
-
-
 def read_status(value: object) -> str:
     """A response's status in the words of the Responses API; one that means nothing there as it was given.
 
     A bridge may put a finish reason there.
     """
-    given = as_str(value)
+    given = value if isinstance(value, str) else ""
     word = _plain(given)
     if word in _KNOWN:
         return word

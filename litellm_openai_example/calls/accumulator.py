@@ -1,25 +1,28 @@
-"""Answers that come in pieces, put together. What is done for a piece costs no more when much has arrived before."""
+"""Accumulators: what the events of a stream add up to. An event costs no more when much has arrived before it."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 from ..diagnosis import explain_body
-from ..error_table import words_of
-from ..errors import GatewayError, one_line
+from ..errors import one_line
 from ..json_object import JsonObject
-from .answer import Answer, read_error
-from .lenient import parse_json, read_json, with_whole_characters
-from .reasons import Cut, CutKind
-from .sse import Event, EventParser, data_of, is_done, looks_like_events
+from .answer import Answer, join, read_error
+from .finish_reasons import Cut, CutKind
+from .lenient import parse_json, split_json
+from .sse import Event, is_done
 
 _CUT = "the stream ended before the answer was complete"
+_HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")  # the first half of a character beyond U+FFFF, cut from its second
+# Fields of an event that holds a piece of an answer, and so is not an error.
+_ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "response", "text", "usage"})
 
 
-class Assembly(ABC):
+class Accumulator(ABC):
     """Puts the events of a stream together.
 
     A line that is not JSON is skipped and counted: proxies add comments, greetings and pages of HTML. Only one that
@@ -118,71 +121,90 @@ class Assembly(ABC):
         return replace(answer, status="incomplete", cut_short=cut)
 
 
-def read_body(
-    content: bytes | str, kind: type[Assembly], *, beginning: bool = False
-) -> tuple[Answer, JsonObject, Assembly | None]:
-    """Read an answer that came in one piece.
-
-    Gateways send events though none were asked for, lines of JSON, or JSON with the end of a stream behind it.
-
-    Args:
-        content: the body.
-        kind: reads the events of this API.
-        beginning: the body ends somewhere in the middle; what is there is read.
-
-    Returns:
-        The answer, its JSON, and what has put it together if it came as events.
+def data_of(event: Event) -> tuple[list[object], list[str]]:
+    """Return the JSON values in an event, and its lines that are none. A gateway may pack several values into one.
 
     Raises:
-        ValueError: it is neither JSON nor events.
+        GatewayError: the event is called an error.
     """
-    if looks_like_events(content):
-        return _read_events(content, kind)
+    text = event.data
+    values, others = _read(text)
+    if event.name == "error":
+        report = next((value for value in values if value), None) or text.strip()
+        known = report.get("error") or report if isinstance(report, dict) else report
+        raise explain_body({"error": known or "an error without a message"})
+    return values, others
+
+
+def _read(text: str) -> tuple[list[object], list[str]]:
+    if not text.strip() or is_done(text):
+        return [], []
     try:
-        return *_read_json(content, kind, beginning), None
-    except ValueError:
-        answer, body, reader = _read_events(content, kind)
-        if not (answer.text or answer.refusal or answer.calls or answer.error_message):
-            raise
-        return answer, body, reader
+        value = parse_json(text)
+    except (ValueError, RecursionError):
+        return split_json(text)
+    if isinstance(value, str):  # JSON encoded twice, or a word that says nothing
+        nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
+        return nested, []
+    return value if isinstance(value, list) else [value], []
 
 
-def _read_json(content: bytes | str, kind: type[Assembly], beginning: bool) -> tuple[Answer, JsonObject]:
-    try:
-        body = read_json(content, beginning=beginning)
-        return _or_error(kind.read(body), body), body
-    except ValueError:
-        body = read_json(with_whole_characters(content), beginning=beginning)
-        answer = kind.read(body)
-        if not answer.text:  # one broken byte is no reason to lose the text around it, but ids and errors need all
-            raise
-        return answer, body
+def says_error(data: JsonObject) -> bool:
+    """Whether an event reports an error though it has no field of that name, as vLLM and FastAPI do."""
+    if "error" in (data.get("type"), data.get("object")):
+        return True
+    named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
+    return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
 
 
-def _or_error(answer: Answer, body: JsonObject) -> Answer:
-    """Return the answer; one that says nothing may be an error in another form than the API's."""
-    silent = answer.status in ("", "completed") and not (answer.text or answer.refusal or answer.calls)
-    if not silent or answer.besides or answer.error_message is not None:
-        return answer
-    return replace(answer, error_message=words_of(body) or None)
+def error_of(data: JsonObject) -> object:
+    """What an event that reports an error says of it."""
+    return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
-def _read_events(content: bytes | str, kind: type[Assembly]) -> tuple[Answer, JsonObject, Assembly]:
-    reader, parser = kind(), EventParser()
-    try:
-        for event in parser.feed(content.encode() if isinstance(content, str) else content) + parser.end():
-            reader.take(event)
-            if reader.ended:
-                break
-    except GatewayError as error:
-        message = error.message or error.cause
-        answer = replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
-        return answer, reader.body(), reader
-    reader.rest()
-    answer = reader.answer()
-    if not answer.status:
-        told = kind.read(reader.body())
-        if told.status == "queued" and told.id and not answer.text:  # the answer to a background submit, as events
-            return replace(answer, status=told.status), reader.body(), reader
-        answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
-    return answer, reader.body(), reader
+def missing(sent: str, text: str) -> str:
+    """What of `text` was not sent yet, if what was is its beginning; a piece may end with half a character."""
+    if text.startswith(sent):
+        return text[len(sent) :]
+    if _HIGH_HALF.search(sent) and text.startswith(sent[:-1]):
+        halves = text[len(sent) - 1 :].encode("utf-16-be", "surrogatepass")
+        if halves[:2] == sent[-1].encode("utf-16-be", "surrogatepass"):
+            low = int.from_bytes(halves[2:4], "big")
+            return chr(low) + text[len(sent) :]
+    return ""
+
+
+class Text:
+    """A text that arrives in pieces, in time that grows with its length alone."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        """Take a piece; what can be shown of the text now that could not be shown before."""
+        if self._half or not piece.isascii():
+            piece, self._half = join([self._half, piece]), ""
+            if _HIGH_HALF.search(piece):
+                piece, self._half = piece[:-1], piece[-1]
+        if piece:
+            self._pieces.append(piece)
+        return piece
+
+    def so_far(self) -> str:
+        """Return what can be shown of the pieces that were taken."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
+
+    def end(self) -> str:
+        """What was held back for a second half that never came."""
+        half, self._half = self._half, ""
+        if half:
+            self._pieces.append(half)
+        return half
+
+    def __str__(self) -> str:
+        return self.so_far() + self._half
+
+    def __bool__(self) -> bool:
+        return bool(self._half) or any(self._pieces)
