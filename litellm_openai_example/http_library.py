@@ -17,4 +17,7 @@ else:
     # The SDK's default client is a subclass of the library's own.
     httpx = sys.modules[DefaultHttpxClient.__base__.__module__.partition(".")[0]]
 
-__all__ = ["httpx"]
+# In httpx the stream of a response refers back to the response: a cycle, unless the two are parted.
+STREAM_HOLDS_RESPONSE = httpx.__name__ == "httpx"
+
+__all__ = ["STREAM_HOLDS_RESPONSE", "httpx"]

@@ -15,6 +15,7 @@ from openai import (
     DefaultAsyncHttpxClient,
     DefaultHttpxClient,
     NotGiven,
+    Omit,
     OpenAI,
     Timeout,
     not_given,
@@ -23,10 +24,10 @@ from openai import (
 
 from .config import ConfigurationError, resolve_api_key, resolve_base_url
 from .diagnosis import explain
-from .errors import UNKNOWN, as_sdk_errors
+from .errors import UNKNOWN, ErrorKind, as_sdk_errors
 from .http_library import httpx
+from .json_object import JsonObject
 from .payer import NOBODY, Payer, who_pays
-from .transport.creates import Create
 from .transport.environment import check_host, tls_options
 from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from .transport.policy import sdk_call
@@ -37,6 +38,14 @@ from .transport.policy import sdk_call
 NO_PLATFORM: Mapping[str, Any] = {
     f"X-Stainless-{name}": omit
     for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+}
+
+
+# The fields that LiteLLM drops, by the path of the create. tests/e2e/test_fields_real.py finds them by posting every
+# field of the SDK's methods. 1.108.12 drops all of them; 1.110.2 passes `moderation` and `prompt_cache_retention` on.
+DROPPED: Mapping[str, tuple[str, ...]] = {
+    "/responses": ("access_programs", "background_options", "conversation", "image", "moderation"),
+    "/chat/completions": ("prompt_cache_retention",),
 }
 
 
@@ -74,7 +83,7 @@ class LiteLLM(OpenAI):
     """`openai.OpenAI` on a LiteLLM gateway; every resource and option of the SDK is there, unchanged.
 
     Fields that LiteLLM would drop on the way to the provider arrive there, and a background response is stored unless
-    `store` says otherwise (False, or None for the provider's own default): see `transport.creates`.
+    `store` says otherwise (False, or None for the provider's own default): see `DROPPED` and `_Create`.
 
     The SDK's own variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) name another account than
     the gateway's, and are not read.
@@ -135,7 +144,7 @@ class LiteLLM(OpenAI):
     def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.OpenAI.request`."""
         options = _options(args, kwargs)
-        create = Create(options)
+        create = _Create(options)
         with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
             while True:
                 try:
@@ -202,7 +211,7 @@ class AsyncLiteLLM(AsyncOpenAI):
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
         options = _options(args, kwargs)
-        create = Create(options)
+        create = _Create(options)
         with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
             while True:
                 try:
@@ -277,3 +286,79 @@ def _say_if_unknown(error: openai.APIStatusError) -> None:
     if explain(error).outcome_unknown:
         error.message = f"{error.message} ({UNKNOWN})"
         error.args = (error.message,)
+
+
+class _Create:
+    """One call of the SDK: where it is a create, its body is completed.
+
+    Args:
+        options: the SDK's options of the call. A body that is not a JSON object, and any other call, are left alone.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        self._stored = False
+        path = _create_path(options)
+        body = _create_body(options) if path else None
+        if path and body is not None:
+            self._stored = _wants_store(path, body)
+            if self._stored:
+                self._add(store=True)
+            elif "store" in body and body["store"] is None:  # the provider is to decide, as without the field
+                self._add(store=omit)
+            inner = _extra_body(path, body)
+            if inner is not None:
+                self._add(extra_body=inner)
+
+    def drop_refused_store(self, error: openai.APIStatusError) -> bool:
+        """Take `store` out of the body if it was added here and `error` refuses it; return True if the call may repeat.
+
+        Such an error is a 400 or 422: the request was not executed.
+        """
+        if not self._stored or explain(error).kind is not ErrorKind.UNSUPPORTED_STORE:
+            return False
+        self._stored = False
+        self._add(store=omit)
+        return True
+
+    def _add(self, **fields: object) -> None:
+        self._options.extra_json = {**(self._options.extra_json or {}), **fields}
+
+
+def _extra_body(path: str, body: JsonObject) -> JsonObject | None:
+    """Return the `extra_body` of a body, with the fields that LiteLLM drops; None if the body may stay as it is.
+
+    Args:
+        path: a key of `DROPPED`.
+        body: what the caller put into its `extra_body` wins.
+    """
+    inner = body.get("extra_body")
+    carried = {name: body[name] for name in DROPPED[path] if body.get(name) is not None}
+    if path == "/chat/completions" and body.get("store") is True and isinstance(body.get("metadata"), Mapping):
+        # On this path `metadata` is LiteLLM's own (tags, trace ids), and goes no further. A provider takes texts alone,
+        # and only with a completion that it stores.
+        carried["metadata"] = {name: value for name, value in body["metadata"].items() if isinstance(value, str)}
+    if not carried or not isinstance(inner, Mapping | None):
+        return None
+    return {**carried, **(inner or {})}
+
+
+def _create_path(options: Any) -> str | None:
+    if str(getattr(options, "method", "")).upper() != "POST":
+        return None
+    path = "/" + str(options.url).partition("?")[0].strip("/")
+    return next((known for known in DROPPED if path.endswith(known)), None)
+
+
+def _create_body(options: Any) -> JsonObject | None:
+    """The JSON object that the SDK would send: the fields of the method, and its `extra_body` over them."""
+    fields, further = options.json_data or {}, options.extra_json or {}
+    if not isinstance(fields, Mapping) or not isinstance(further, Mapping):
+        return None
+    return {name: value for name, value in {**fields, **further}.items() if not isinstance(value, Omit)}
+
+
+def _wants_store(path: str, body: JsonObject) -> bool:
+    inner = body.get("extra_body")
+    said = "store" in body or (isinstance(inner, Mapping) and "store" in inner)
+    return path == "/responses" and body.get("background") is True and not said

@@ -14,8 +14,9 @@ from typing import Any
 import anyio
 
 from ..errors import ErrorKind, GatewayError
-from ..http_library import httpx
-from .deadline import Deadline, bounded_io
+from ..http_library import STREAM_HOLDS_RESPONSE, httpx
+from .connections import bounded_io
+from .deadline import Deadline
 from .packing import Packing
 
 # Bytes of one answer that the command, the library and the relay read at most. A deep-research response with all
@@ -24,7 +25,6 @@ MAX_ANSWER = 32 * 2**20
 # A stream is not kept as it comes, and wraps each word in some 300 bytes.
 _STREAM_FACTOR = 8
 _CUT = "cut_short_at"
-_HOLDS_RESPONSE = httpx.__name__ == "httpx"
 
 
 def is_cut(response: httpx.Response) -> bool:
@@ -35,12 +35,6 @@ def is_cut(response: httpx.Response) -> bool:
 def too_large(limit: int) -> GatewayError:
     """The error of an answer that is larger than the limit (bytes)."""
     return GatewayError(f"the answer is larger than {limit / 2**20:.0f} MB", kind=ErrorKind.ANSWER_TOO_LARGE)
-
-
-def part_from_stream(response: httpx.Response) -> None:
-    """Part a closed response from its stream, which holds it in httpx: only the collector would free the two."""
-    if _HOLDS_RESPONSE:
-        response.stream = httpx.ByteStream(b"")
 
 
 class _Measure:
@@ -81,7 +75,7 @@ class _Bounded:
         return self._stream.elapsed  # type: ignore[no-any-return]
 
     def _let_go(self) -> None:
-        if _HOLDS_RESPONSE:
+        if STREAM_HOLDS_RESPONSE:
             self._stream = httpx.ByteStream(b"")
 
 

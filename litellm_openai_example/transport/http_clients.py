@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,11 +14,10 @@ import anyio
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from ..errors import raise_from
-from ..http_library import httpx
-from .bodies import AsyncBoundedBody, BoundedBody, part_from_stream
-from .deadline import bounded_io, clamp, weakly
+from ..http_library import STREAM_HOLDS_RESPONSE, httpx
+from .bodies import AsyncBoundedBody, BoundedBody
+from .connections import bounded_io, clamp, join_writes, join_writes_async, keep_poll
 from .environment import as_configuration_errors, check_proxies, proxy_mounts
-from .packets import join_writes, join_writes_async
 from .policy import Attempt
 
 # A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
@@ -142,10 +140,10 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
-                        part_from_stream(response)
+                        _release_stream(response)
                 except BaseException:
                     response.close()
-                    part_from_stream(response)
+                    _release_stream(response)
                     raise
         except Exception as error:
             raise_from(attempt.failure(error, closed=self.is_closed), error)
@@ -203,10 +201,10 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
                 connected = info["return_value"]
                 join_writes_async(connected)
-                ask_cheaply(connected)
+                keep_poll(connected)
             elif name.endswith(".start_tls.complete"):
                 join_writes_async(info["return_value"])
-                ask_cheaply(info["return_value"])
+                keep_poll(info["return_value"])
             elif name.endswith(".start_tls.failed") and connected is not None:
                 # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
                 with anyio.CancelScope(shield=True):
@@ -222,11 +220,11 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
-                        part_from_stream(response)
+                        _release_stream(response)
                 except BaseException:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
-                    part_from_stream(response)
+                    _release_stream(response)
                     raise
         except Exception as error:
             raise_from(attempt.failure(error, closed=self.is_closed), error)
@@ -285,17 +283,7 @@ def _running_loop() -> object:
         return "another library's"
 
 
-def ask_cheaply(stream: Any) -> None:
-    """Keep a poll object for a network stream of the HTTP library (its `get_extra_info` is public)."""
-    socket, usual = stream.get_extra_info("socket"), weakly(stream.get_extra_info)
-    if socket is None or socket.fileno() < 0 or not hasattr(select, "poll"):
-        return
-    poll = select.poll()
-    poll.register(socket, select.POLLIN)
-
-    def get_extra_info(info: str) -> Any:
-        if info != "is_readable":
-            return usual(info)
-        return socket.fileno() < 0 or bool(poll.poll(0))
-
-    stream.get_extra_info = get_extra_info
+def _release_stream(response: httpx.Response) -> None:
+    """Take the stream from a closed response, so that the two can be freed without the garbage collector."""
+    if STREAM_HOLDS_RESPONSE:
+        response.stream = httpx.ByteStream(b"")

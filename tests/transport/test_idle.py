@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient
-from litellm_openai_example.transport.http_clients import ask_cheaply
+from litellm_openai_example.transport.connections import keep_poll
 
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, response_body
@@ -31,7 +31,7 @@ def test_what_an_idle_connection_tells() -> None:
     near, far = socket.socketpair()
     with near, far:
         stream = Stream(near)
-        ask_cheaply(stream)
+        keep_poll(stream)
         assert stream.get_extra_info("is_readable") is False
         assert stream.get_extra_info("socket") is near
         assert stream.get_extra_info("server_addr") == "usual server_addr"
@@ -49,15 +49,15 @@ def test_where_there_is_no_socket_or_no_poll(monkeypatch: pytest.MonkeyPatch) ->
     closed = socket.socket()
     closed.close()
     stream = Stream(closed)
-    ask_cheaply(stream)
+    keep_poll(stream)
     assert stream.get_extra_info("is_readable") == "usual is_readable"
     without = Stream(None)
-    ask_cheaply(without)
+    keep_poll(without)
     assert without.get_extra_info("is_readable") == "usual is_readable"
     monkeypatch.delattr(select, "poll")
     with socket.socket() as near:
         stream = Stream(near)
-        ask_cheaply(stream)
+        keep_poll(stream)
         assert stream.get_extra_info("is_readable") == "usual is_readable"
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient, LiteLLMClient
-from litellm_openai_example.transport.packets import join_writes, join_writes_async
+from litellm_openai_example.transport.connections import join_writes, join_writes_async
 
 from ..fakes.scripted import KEY, response_body
 
