@@ -83,7 +83,7 @@ class LiteLLM(OpenAI):
     """`openai.OpenAI` on a LiteLLM gateway; every resource and option of the SDK is there, unchanged.
 
     Fields that LiteLLM would drop on the way to the provider arrive there, and a background response is stored unless
-    `store` says otherwise (False, or None for the provider's own default): see `DROPPED` and `_Create`.
+    `store` says otherwise (False, or None for the provider's own default): see `DROPPED` in `sdk.py`.
 
     The SDK's own variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) name another account than
     the gateway's, and are not read.

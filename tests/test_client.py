@@ -151,7 +151,7 @@ def test_background(call: Client, gateway: ScriptedServer) -> None:
 
     gateway.script = script
     assert json.loads(call("create_response", "hi", background=True)) == queued
-    assert call("wait_for_response", "resp_1", 10) == "done"
+    assert call("wait", "resp_1", 10).text == "done"
     left.append("in_progress")
     assert json.loads(call("retrieve_response", "resp_1"))["status"] == "in_progress"
     assert json.loads(call("cancel_response", "resp_1"))["status"] == "cancelled"
@@ -162,21 +162,21 @@ def test_statuses_are_told(gateway: ScriptedServer) -> None:
     gateway.script = lambda _: reply(response_body("done", left.pop(0)), **{"openai-poll-after-ms": "10"})
     told: list[str] = []
     with LiteLLMClient(gateway.url, KEY) as client:
-        client.wait_for_response("resp_1", on_status=told.append)
+        client.wait("resp_1", on_status=told.append)
     assert told == ["queued", "in_progress", "completed"]
 
 
 def test_a_wait_that_outlasts_its_deadline(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body(None, "in_progress")))
     with pytest.raises(StillRunningError) as caught:
-        call("wait_for_response", "resp_1", 0.7)
+        call("wait", "resp_1", 0.7)
     assert caught.value.response_id == "resp_1"
 
 
 def test_a_poll_that_hangs_is_given_up(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("litellm_openai_example.calls.requests.POLL_TIMEOUT", 0.3)
     gateway.answers(Answer(pause=30), reply(response_body("done")))
-    assert call("wait_for_response", "resp_1", 20) == "done"
+    assert call("wait", "resp_1", 20).text == "done"
 
 
 def test_errors_are_of_one_family(call: Client, gateway: ScriptedServer) -> None:
@@ -220,7 +220,7 @@ def test_a_timeout_that_is_none(timeout: Any, call: Client, gateway: ScriptedSer
 
 @pytest.mark.parametrize("response_id", ["", " ", "a b", "한", None])
 def test_an_id_that_cannot_be_one(response_id: Any, call: Client, gateway: ScriptedServer) -> None:
-    for method in ("retrieve_response", "cancel_response", "wait_for_response"):
+    for method in ("retrieve_response", "cancel_response", "wait"):
         with pytest.raises(ValueError, match="response id"):
             call(method, response_id)
     assert gateway.seen == []
@@ -280,8 +280,6 @@ def test_a_reply_tells_all_that_came_along(call: Client, gateway: ScriptedServer
     assert json.loads(got.raw) == body
     gateway.answers(reply(chat_body("Hello")))
     assert call("chat", "hi").text == "Hello"
-    gateway.answers(reply(response_body("done")))
-    assert call("wait_for_reply", "resp_1", 10).text == "done"
 
 
 def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: ScriptedServer) -> None:

@@ -47,7 +47,7 @@ BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], object]]] = {
     ),
     "LiteLLMClient, waiting": (
         lambda url: LiteLLMClient(base_url=url, api_key=KEY),
-        lambda c: c.wait_for_response("resp_1"),
+        lambda c: c.wait("resp_1"),
     ),
     "RelayClient.get": (lambda url: RelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "RelayClient.wait": (lambda url: RelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
@@ -75,7 +75,7 @@ NOT_BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], Awaitable[ob
     "AsyncLiteLLMClient": (lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY), lambda c: c.chat("Hi")),
     "AsyncLiteLLMClient, waiting": (
         lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY),
-        lambda c: c.wait_for_response("resp_1"),
+        lambda c: c.wait("resp_1"),
     ),
     "AsyncRelayClient.get": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "AsyncRelayClient.wait": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
