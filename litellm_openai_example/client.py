@@ -33,7 +33,7 @@ from .calls.steps import Operation, run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .json_object import JsonObject
-from .payer import SESSION_HEADER, Payer, who_pays
+from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
@@ -194,7 +194,7 @@ class LiteLLMClient(_Client):
         http_client: DefaultHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, who_pays(tags, end_user))
+        super().__init__(model, timeout, resolve_payer(tags, end_user))
         self.openai = LiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )
@@ -366,7 +366,7 @@ class LiteLLMClient(_Client):
 def _awaitable(
     method: Callable[Concatenate[LiteLLMClient, P], T],
 ) -> Callable[Concatenate[AsyncLiteLLMClient, P], Coroutine[Any, Any, T]]:
-    """Return a method of the blocking client for the asynchronous one, whose `run` returns what is to be awaited."""
+    """Return a method of the blocking client for the asynchronous one, whose `run` returns an awaitable."""
 
     @wraps(method)
     async def call(self: AsyncLiteLLMClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -393,7 +393,7 @@ class AsyncLiteLLMClient(_Client):
         http_client: DefaultAsyncHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, who_pays(tags, end_user))
+        super().__init__(model, timeout, resolve_payer(tags, end_user))
         self.openai = AsyncLiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )
@@ -520,7 +520,7 @@ def _sdk_options(options: ClientOptions, payer: Payer) -> dict[str, Any]:
 
 
 def _sdk_of(sdk: T, session_id: str) -> T:
-    """Return `sdk` with the header of a session, by which the gateway can add up the cost of its calls."""
+    """Return `sdk` with a session header, for the gateway's cost report of these calls."""
     if not session_id:
         return sdk
     made: T = sdk.with_options(default_headers={SESSION_HEADER: session_id})  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The HTTP library of the installed SDK: httpx2 under openai 3, httpx under openai 2.
 
-The SDK takes and returns objects of the library that it is built on, so the decision follows the SDK and not what else
-is installed. Both have the same API as far as this project uses it; types are checked against httpx2.
+The SDK accepts and returns objects of the library it is built on, so the choice follows the SDK, not the installed
+packages. Both libraries have the same API as far as this project uses it; types are checked against httpx2.
 """
 
 from __future__ import annotations

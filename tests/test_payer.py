@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from litellm_openai_example import ConfigurationError, LiteLLM, LiteLLMClient, RelayClient
-from litellm_openai_example.payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer, who_pays
+from litellm_openai_example.payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer, resolve_payer
 
 from .cli.test_main import R, polling
 from .conftest import RunCommand
@@ -24,19 +24,19 @@ def said(seen: Seen) -> tuple[str | None, ...]:
 @pytest.mark.parametrize("tag", ["a b", "a,b", "급식", "a\nb", "x" * 201, "\x7f"])
 def test_a_tag_that_cannot_travel_is_refused(tag: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        who_pays([tag])
+        resolve_payer([tag])
     assert tag not in str(caught.value)
 
 
 def test_what_the_environment_says() -> None:
     env = {"LITELLM_TAGS": " team-a, team-b ,,team-a", "LITELLM_END_USER": " kim@example.com "}
-    assert who_pays(env=env) == Payer(("team-a", "team-b"), "kim@example.com")
-    assert who_pays([], "", env=env) == Payer()
-    assert who_pays("team-c", env=env).tags == ("team-c",)
+    assert resolve_payer(env=env) == Payer(("team-a", "team-b"), "kim@example.com")
+    assert resolve_payer([], "", env=env) == Payer()
+    assert resolve_payer("team-c", env=env).tags == ("team-c",)
     with pytest.raises(ConfigurationError, match="more than 20"):
-        who_pays(map(str, range(21)), env={})
+        resolve_payer(map(str, range(21)), env={})
     with pytest.raises(ConfigurationError, match="LITELLM_END_USER"):
-        who_pays(env={"LITELLM_END_USER": "Kim Gap-sun"})
+        resolve_payer(env={"LITELLM_END_USER": "Kim Gap-sun"})
 
 
 @pytest.mark.parametrize("kept", [None, 3, [], {TAGS_HEADER: 3}, {TAGS_HEADER: "a b"}, {"authorization": "x"}])

@@ -23,16 +23,15 @@ _ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "
 
 
 class Accumulator(ABC):
-    """Puts the events of a stream together.
+    """The answer that the events of a stream add up to.
 
-    A line that is not JSON is skipped and counted: proxies add comments, greetings and pages of HTML. Only one that
+    A line that is not JSON is skipped and counted: proxies add comments, greetings and pages of HTML. Only a line that
     begins like JSON was a piece of the answer.
 
     Attributes:
-        id: of the answer, once an event has given it.
-        ended: the terminal event has arrived.
-        skipped: lines that could not be read.
-        broken: a piece of the answer that could not be read, empty if there is none.
+        id: the answer's id, once an event has it.
+        skipped: the number of unreadable lines.
+        broken: the first unreadable piece of the answer; empty if there is none.
     """
 
     read: ClassVar[Callable[[object], Answer]]
@@ -43,7 +42,7 @@ class Accumulator(ABC):
         self.skipped = 0
         self.broken = ""
         self._first_skipped = ""
-        self._is_over = False  # the answer was whole when a piece could not be read
+        self._is_over = False  # the answer was whole before the first unreadable piece
 
     @property
     @abstractmethod
@@ -52,29 +51,29 @@ class Accumulator(ABC):
 
     @abstractmethod
     def feed(self, data: object) -> str:
-        """Take the JSON of one event and return the text that it adds."""
+        """Add the JSON of an event, and return the text that it brings."""
 
     @abstractmethod
     def end(self) -> str:
-        """Take the `[DONE]` at the end of the events."""
+        """Note the `[DONE]` at the end of the events, and return the text that was held back."""
 
     @abstractmethod
     def rest(self) -> str:
-        """Return what was held back of the text, when nothing more comes."""
+        """Return the text that was held back, after the last event."""
 
     @abstractmethod
     def body(self) -> JsonObject:
-        """Return what has arrived so far, as the API would have sent it in one piece."""
+        """Return the answer so far, as the API would have sent it without a stream."""
 
     @abstractmethod
     def answer(self) -> Answer:
-        """Return what has arrived so far; its status is empty while the stream has not reached its end."""
+        """Return the answer so far; its status is empty until the stream has reached its end."""
 
     def take(self, event: Event) -> str:
-        """Take one event and return the text that it adds. Raises GatewayError if it reports an error."""
+        """Add an event, and return the text that it brings. Raises GatewayError if it reports an error."""
         if event.is_last:
             return self.end()
-        if event.name != "error" and event.data.startswith("{"):  # as nearly all are
+        if event.name != "error" and event.data.startswith("{"):  # like nearly all events: the fast path
             try:
                 value = parse_json(event.data)
             except (ValueError, RecursionError):
@@ -89,7 +88,7 @@ class Accumulator(ABC):
 
     @property
     def why_cut(self) -> str:
-        """Why the answer of a stream without its terminal event is only a part."""
+        """The reason why the answer of a stream without a terminal event is incomplete."""
         if not self.skipped:
             return _CUT
         lines = "a line" if self.skipped == 1 else f"{self.skipped} lines"
@@ -114,7 +113,7 @@ class Accumulator(ABC):
         return ""
 
     def _without_broken(self, answer: Answer) -> Answer:
-        """Return the answer as incomplete if a piece of it could not be read."""
+        """Return the answer, as incomplete if a piece of it was unreadable."""
         if not self.broken or answer.status != "completed":
             return answer
         cut = Cut(CutKind.BROKEN, f"a piece of it cannot be read: {self.broken} is not JSON")
@@ -122,10 +121,10 @@ class Accumulator(ABC):
 
 
 def data_of(event: Event) -> tuple[list[object], list[str]]:
-    """Return the JSON values in an event, and its lines that are none. A gateway may pack several values into one.
+    """Return the JSON values in an event, since a gateway may pack several into one, and its other lines.
 
     Raises:
-        GatewayError: the event is called an error.
+        GatewayError: the event is named `error`.
     """
     text = event.data
     values, others = _read(text)
@@ -143,14 +142,14 @@ def _read(text: str) -> tuple[list[object], list[str]]:
         value = parse_json(text)
     except (ValueError, RecursionError):
         return split_json(text)
-    if isinstance(value, str):  # JSON encoded twice, or a word that says nothing
+    if isinstance(value, str):  # JSON that was encoded twice, or a meaningless word
         nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
         return nested, []
     return value if isinstance(value, list) else [value], []
 
 
 def says_error(data: JsonObject) -> bool:
-    """Whether an event reports an error though it has no field of that name, as vLLM and FastAPI do."""
+    """Does an event report an error without a field of that name, as those of vLLM and FastAPI do?"""
     if "error" in (data.get("type"), data.get("object")):
         return True
     named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
@@ -158,12 +157,12 @@ def says_error(data: JsonObject) -> bool:
 
 
 def error_of(data: JsonObject) -> object:
-    """What an event that reports an error says of it."""
+    """Return the error in an event that reports one."""
     return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
 def missing(sent: str, text: str) -> str:
-    """What of `text` was not sent yet, if what was is its beginning; a piece may end with half a character."""
+    """Return the rest of `text` after `sent`, which may end in half a character; empty if it does not begin so."""
     if text.startswith(sent):
         return text[len(sent) :]
     if _HIGH_HALF.search(sent) and text.startswith(sent[:-1]):
@@ -175,14 +174,14 @@ def missing(sent: str, text: str) -> str:
 
 
 class Text:
-    """A text that arrives in pieces, in time that grows with its length alone."""
+    """A text that arrives in pieces; a piece costs no more when the text is long."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Take a piece; what can be shown of the text now that could not be shown before."""
+        """Add a piece, and return the text that can be shown now: half a character is held back."""
         if self._half or not piece.isascii():
             piece, self._half = join([self._half, piece]), ""
             if _HIGH_HALF.search(piece):
@@ -192,12 +191,12 @@ class Text:
         return piece
 
     def so_far(self) -> str:
-        """Return what can be shown of the pieces that were taken."""
+        """Return all text that can be shown."""
         self._pieces = ["".join(self._pieces)]
         return self._pieces[0]
 
     def end(self) -> str:
-        """What was held back for a second half that never came."""
+        """Return the half character that was held back, after the last piece."""
         half, self._half = self._half, ""
         if half:
             self._pieces.append(half)

@@ -19,11 +19,11 @@ from ..errors import one_line
 from ..json_object import JsonObject
 from .finish_reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, is_gone, read_reason, read_status
 
-# Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
+# Types of parts that are text of the answer; others (thinking, tool_use, image, ...) are not.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
 _OTHER_ROLES = frozenset({"user", "system", "developer", "tool"})  # some servers repeat the input in the output
 _DEEPEST = 6  # levels of parts within parts
-# Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
+# Providers split a text anywhere, even between the two halves of a character beyond U+FFFF.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _LARGEST_INT = 2**53  # up to here a float is exact
 _HIGHEST_COST = 1e12  # US dollars; no call costs that much
@@ -56,13 +56,13 @@ _WORDS = {
     "tool_use": "a call of a tool",
     "web_search_call": "a web search",
 }
-# They hold the text, a refusal, or a call that is told by its own name.
+# Types that hold the text or a refusal, and function calls, which are named elsewhere.
 _TOLD_ELSEWHERE = frozenset({"", "function_call", "message", "output_text", "refusal", "text"})
 
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A function that the model asks for; `arguments` is its JSON text, not yet checked."""
+    """A function that the model calls; `arguments` is JSON text from the model, unchecked."""
 
     call_id: str
     name: str
@@ -72,7 +72,7 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as counted by the provider, and US dollars where a gateway adds them; None where it does not say."""
+    """Tokens as the provider counted them, and US dollars if the gateway adds them; None for each unknown."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -82,7 +82,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Source:
-    """A page that an answer rests on; `title` is empty where none is given."""
+    """A page that an answer cites or was searched for it; `title` is empty if unknown."""
 
     url: str
     title: str = ""
@@ -90,12 +90,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one reply says, whichever API it came from.
+    """The answer of a chat completion or a response.
 
-    `status` is that of the Responses API: completed, incomplete, failed, cancelled, queued, in_progress; an
-    unknown one is kept as it came. `cut_short` tells why the text is only a part of the answer. `sources` holds each
-    page once, cited ones first; `searched` tells whether there is any sign that the model searched. `besides` names
-    what came besides text, such as an image.
+    Attributes:
+        status: as in the Responses API: completed, incomplete, failed, cancelled, queued or in_progress. An unknown
+            status is kept unchanged.
+        cut_short: the reason why the text is incomplete; None if it is whole.
+        sources: each page once, cited ones first.
+        searched: True if there is any sign that the model searched the web.
+        output: the output items of a response, unchanged.
+        besides: names of the other contents, such as "an image".
     """
 
     text: str = ""
@@ -115,19 +119,19 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether the reply says of itself that it is no answer."""
+        """Did the call fail, according to the answer itself?"""
         return self.status in ("failed", "cancelled") or self.error_message is not None
 
 
 def as_beginning(answer: Answer, words: str) -> Answer:
-    """The answer in a body of which only the beginning was read: as long as it does not say that it runs, a part."""
+    """Return the answer of a body that was cut off at the limit, as incomplete unless it is still running."""
     if answer.status in RUNNING:
         return answer
     return replace(answer, status="incomplete", cut_short=Cut(CutKind.TOO_LARGE, words), calls=())
 
 
 def read_response(body: object) -> Answer:
-    """Read a response object of the Responses API; a chat completion in its place is read as one."""
+    """Read a response of the Responses API, or a chat completion in its place."""
     data = as_dict(body)
     if as_list(data.get("choices")) and "output" not in data:
         return read_chat(data)
@@ -162,7 +166,7 @@ def read_response(body: object) -> Answer:
 def read_chat(body: object) -> Answer:
     """Read a chat completion, or a response in its place.
 
-    One choice is asked for, but some bridges spread one answer over several: the first that holds a text counts.
+    Requests ask for one choice, but some bridges spread an answer over several; the first one with a text counts.
     """
     data = as_dict(body)
     if as_list(data.get("output")) and "choices" not in data:
@@ -176,7 +180,7 @@ def read_chat(body: object) -> Answer:
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
     given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *anthropic_pages(message))
     sources = read_sources(*given, *map(search_results, searches))
-    # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
+    # LiteLLM maps unknown finish reasons to `stop`, and keeps the provider's reason beside it.
     reason = cut_short(*(read_reason(place.get(name)) for place in places for name in REASONS))
     return Answer(
         text=text_of(message.get("content")),
@@ -196,7 +200,7 @@ def read_chat(body: object) -> Answer:
 
 
 def choices_of(data: JsonObject) -> list[JsonObject]:
-    """Return the choices in the order of their indexes; one without an index has that of its place."""
+    """Return the choices by their indexes; a choice without one has its position as the index."""
     given = [(position, one) for position, one in enumerate(as_list(data.get("choices"))) if isinstance(one, dict)]
     return [one for _, one in sorted(given, key=lambda placed: index_of(placed[1], placed[0]))]
 
@@ -208,7 +212,7 @@ def index_of(choice: JsonObject, position: int) -> int:
 
 
 def read_error(error: object) -> tuple[str | None, str | None]:
-    """Code and message of an `error` field, which may be an object, a text, or anything else; None if absent."""
+    """Return code and message of an `error` field of any type; None for each that is absent."""
     if not error or (isinstance(error, dict) and not any(error.values())):  # some send an empty one with each answer
         return None, None
     if isinstance(error, dict):
@@ -220,7 +224,7 @@ def read_error(error: object) -> tuple[str | None, str | None]:
 
 
 def is_message(item: JsonObject) -> bool:
-    """Is an output item a message of the model? A gateway may leave its type out, or put a part in its place."""
+    """Is an output item a message of the model? Gateways may omit its type, or put a part in its place."""
     if as_str(item.get("role")) in _OTHER_ROLES:
         return False
     kind = item.get("type")
@@ -228,15 +232,15 @@ def is_message(item: JsonObject) -> bool:
 
 
 def message_text(item: JsonObject) -> str:
-    """The text of a message item."""
+    """Return the text of a message item."""
     return text_of(item.get("content", item))
 
 
 def text_of(content: object, depth: int = 0) -> str:
-    """A text however it is given: plain, as a number, as `{"text": ...}` or `{"value": ...}`, or in a list of parts."""
+    """Return a text in any form: plain, a number, `{"text": ...}`, `{"value": ...}`, or a list of parts."""
     if isinstance(content, str):
         return content
-    if isinstance(content, int | float) and not isinstance(content, bool):  # "42" that a template made 42 of
+    if isinstance(content, int | float) and not isinstance(content, bool):  # a template may turn "42" into 42
         return json.dumps(content)
     if depth > _DEEPEST:
         return ""
@@ -245,7 +249,7 @@ def text_of(content: object, depth: int = 0) -> str:
     part = as_dict(content)
     if part.get("type") is not None and as_str(part["type"]).lower() not in _TEXT_PARTS:
         return ""
-    # Only what is there is read: nothing, read as deep as parts may lie, would cost thousands of calls at every look.
+    # Only fields that exist are followed: to follow absent ones to the deepest level would cost thousands of calls.
     found = (
         text_of(part[name], depth + 1) for name in ("text", "value", "content", "parts") if part.get(name) is not None
     )
@@ -253,13 +257,13 @@ def text_of(content: object, depth: int = 0) -> str:
 
 
 def refusal_of(content: object) -> str:
-    """Return what a message's parts say in place of an answer."""
+    """Return the refusals in the parts of a message."""
     parts = content if isinstance(content, list) else [content]
     return join([_refusal(part) or _text_of_refusal(part) for part in map(as_dict, parts)])
 
 
 def refusal_words(refusal: object, depth: int = 0) -> str:
-    """Return the words of a `refusal` field: a text, a part, or a list of them."""
+    """Return the text of a `refusal` field: a text, a part, or a list of them."""
     if isinstance(refusal, list):
         return join([refusal_words(part, depth + 1) for part in refusal]) if depth <= _DEEPEST else ""
     if isinstance(refusal, dict) and depth <= _DEEPEST:
@@ -268,15 +272,15 @@ def refusal_words(refusal: object, depth: int = 0) -> str:
 
 
 def blank_line(before: str, after: str) -> str:
-    """What must stand between two texts so that a blank line sets them apart."""
+    """Return the line breaks to insert between two texts so that a blank line separates them."""
     have = len(before[-2:]) - len(before[-2:].rstrip("\n")) + len(after[:2]) - len(after[:2].lstrip("\n"))
     return "\n" * max(0, 2 - have)
 
 
 def read_sources(*lists: object) -> tuple[Source, ...]:
-    """The pages named in lists of annotations, search results or addresses, each once, with the first title given.
+    """Return the pages in lists of annotations, search results or URLs, each once, with the first title given.
 
-    An annotation holds its address itself (Responses API) or under its type, `url_citation` (chat).
+    An annotation has its URL at the top (Responses API) or under its type, `url_citation` (chat).
     """
     titles: dict[str, str] = {}
     for entry in (entry for entries in lists for entry in as_list(entries)):
@@ -289,20 +293,20 @@ def read_sources(*lists: object) -> tuple[Source, ...]:
 
 
 def search_results(item: object) -> list[object]:
-    """What a `web_search_call` item read; LiteLLM puts an Anthropic model's sources there, and nowhere else."""
+    """Return the pages of a `web_search_call` item, the one place where LiteLLM puts an Anthropic model's sources."""
     places = (as_dict(as_dict(item).get("action")), as_dict(item))
     return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
 
 
 def anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
-    """What an Anthropic model cites and what it has read, with titles: LiteLLM leaves both as they came."""
+    """Yield the pages that an Anthropic model cites and those it has read, which LiteLLM passes on unchanged."""
     extra = as_dict(place.get("provider_specific_fields"))
     yield from map(as_list, as_list(extra.get("citations")))
     yield from (as_list(as_dict(result).get("content")) for result in as_list(extra.get("web_search_results")))
 
 
 def besides_text(items: Iterable[JsonObject]) -> tuple[str, ...]:
-    """Return what the output items of a response, and the parts of its messages, are; each kind once."""
+    """Return names for the output items of a response and the parts of its messages other than text, each once."""
     found: dict[str, None] = {}
     for item in items:
         for one in (item, *map(as_dict, as_list(item.get("content")))):
@@ -312,7 +316,7 @@ def besides_text(items: Iterable[JsonObject]) -> tuple[str, ...]:
 
 
 def besides_message(message: JsonObject) -> tuple[str, ...]:
-    """Return what the message of a chat completion holds besides text: pictures, sound, reasoning."""
+    """Return names for the contents of a chat message other than text: images, audio, reasoning."""
     found = dict.fromkeys(besides_text([{"content": message.get("content")}]))
     if message.get("images"):
         found["an image"] = None
@@ -324,7 +328,7 @@ def besides_message(message: JsonObject) -> tuple[str, ...]:
 
 
 def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
-    """A response's status, and why it is incomplete if it is."""
+    """Return a response's status, and the reason if it is incomplete."""
     given = data.get("status")
     status = read_status(given)
     details = data.get("incomplete_details")
@@ -339,7 +343,7 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
 
 
 def _gone(data: JsonObject, status: str) -> str:
-    """Return why a response can never be had, in words; empty if it can."""
+    """Return a sentence if the response can never be retrieved (deleted, expired); empty otherwise."""
     if data.get("deleted") is True or as_str(data.get("object")).endswith(".deleted"):
         return "the response was deleted"
     given = as_str(data.get("status"))
@@ -347,18 +351,18 @@ def _gone(data: JsonObject, status: str) -> str:
 
 
 def _messages_text(messages: list[JsonObject]) -> str:
-    """Return the texts of the messages, each once: an answer may repeat the commentary, and a message be sent twice."""
+    """Return the texts of the messages, each once: a gateway may send a message twice, or repeat it in the next."""
     texts: list[str] = []
     seen: set[str] = set()
     named: dict[str, int] = {}
     apart = True
     for item in messages:
         text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") == "output_text"
-        if is_part and not apart and text:  # parts of one message in place of messages
+        if is_part and not apart and text:  # the parts of a message in place of messages
             texts[-1] = join([texts[-1], text])
             continue
         earlier = named.get(name) if name else None
-        if earlier is not None and text.startswith(texts[earlier]):  # sent again, and longer
+        if earlier is not None and text.startswith(texts[earlier]):  # a longer version of the same message
             texts[earlier] = text
         elif text and text.strip() not in seen:
             named[name] = len(texts)
@@ -395,7 +399,7 @@ def _each_once(texts: Iterable[str]) -> str:
 
 def _calls(message: JsonObject) -> tuple[FunctionCall, ...]:
     calls = [_chat_call(call) for call in as_list(message.get("tool_calls")) if isinstance(call, dict)]
-    function = as_dict(message.get("function_call"))  # the API's first form of it
+    function = as_dict(message.get("function_call"))  # the older form of the API
     if not calls and function.get("name"):
         calls = [_chat_call({"function": function})]
     return tuple(calls)
@@ -412,7 +416,7 @@ def _chat_call(call: JsonObject) -> FunctionCall:
 
 
 def _arguments(call: JsonObject) -> str:
-    """JSON text, also where a gateway has read it already."""
+    """Return the arguments as JSON text; some gateways send the parsed object."""
     given = call.get("arguments")
     return sendable(json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given)
 
@@ -428,7 +432,7 @@ def _usage(usage: object) -> Usage:
 
 
 def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
-    """Where a choice may say how it ended: LiteLLM keeps what it does not know in fields of its own, at both."""
+    """Return the objects of a choice that may have its finish reason; LiteLLM puts unknown fields into further ones."""
     return [
         place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
     ]
@@ -456,7 +460,7 @@ def as_str(value: object) -> str:
 
 
 def as_int(value: object) -> int | None:
-    """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
+    """Return a count or an index, which some gateways send as 3.0 or "3"; None for any other value."""
     if type(value) is int:
         return value
     if isinstance(value, bool) or not isinstance(value, float | str):
@@ -465,22 +469,22 @@ def as_int(value: object) -> int | None:
         number = float(value)
     except ValueError:
         return None
-    return int(number) if abs(number) < _LARGEST_INT else None  # NaN is not smaller either
+    return int(number) if abs(number) < _LARGEST_INT else None  # false for NaN, too
 
 
 def as_id(value: object) -> str:
-    """An id that can be sent again; a broken one is none."""
+    """Return an id that can be sent in a request; empty if it is absent or broken."""
     text = as_str(value)
     return text if text.isprintable() and "\ufffd" not in text else ""
 
 
 def sendable(value: object) -> str:
-    """A text that can be sent on, printed and stored: half a surrogate pair in it is replaced."""
+    """Return a text that can be sent, printed and stored: half a surrogate pair is replaced."""
     return as_str(value).encode("utf-8", "replace").decode()
 
 
 def join(pieces: list[str]) -> str:
-    """Pieces of a text put together, and with them the characters whose halves came apart."""
+    """Join pieces of a text, and the halves of characters that were split between them."""
     text = "".join(pieces)
     if text.isascii():
         return text

@@ -1,4 +1,4 @@
-"""JSON that may hold anything: what is not of the kind that is asked for counts as absent."""
+"""JSON as gateways send it: cut off, too deep, with other text around it, or slightly broken."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import re
 
 from ..json_object import DEEPEST, JsonObject
 
-_BETWEEN = re.compile(r"[\s\0\ufeff]*")  # what may stand between two values
+_BETWEEN = re.compile(r"[\s\0\ufeff]*")  # separators between two values
 
-# The brackets of a JSON text; strings are matched as well, because they may hold some.
+# The brackets of a JSON text. Strings are matched as well, because they may contain brackets.
 _BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 _LARGE = 2**20  # bytes
-_DEEPEST_PARSED = DEEPEST + 60  # deeper than what is passed on, so that it is seen there that something is missing
+_DEEPEST_PARSED = DEEPEST + 60  # deeper than the limit for passing on, which then reports the missing part
 
 
 def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
-    """The JSON object in a body.
+    """Return the JSON object in a body.
 
     Args:
-        beginning: the body ends somewhere in the middle; what is there is read.
+        beginning: the body is cut off; read the part that is there.
 
     Raises:
-        ValueError: the body is empty, is not JSON, or is JSON of another kind than an object.
+        ValueError: the body is empty, not JSON, or not an object.
     """
     if not content.strip():
         raise ValueError("the answer is empty")
@@ -37,15 +37,15 @@ def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
 
 
 def with_whole_characters(content: bytes | str) -> str:
-    """A body with U+FFFD in place of what is no Unicode."""
+    """Return a body as text, with U+FFFD in place of invalid Unicode."""
     return content if isinstance(content, str) else content.decode(json.detect_encoding(content), "replace")
 
 
 def parse_json(content: bytes | str) -> object:
     """Parse JSON as `json.loads` does, but without its limits.
 
-    A number of thousands of digits is kept as its text. If the value is nested deeper than Python can parse, what lies
-    below some hundred levels is null: a tool's output must not cost the answer around it.
+    A number with thousands of digits is kept as text. If the value is nested deeper than Python can parse, everything
+    below some hundred levels becomes null, so that the output of a tool does not cost the answer around it.
 
     Raises:
         ValueError: it is not JSON.
@@ -55,8 +55,8 @@ def parse_json(content: bytes | str) -> object:
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Invalid control character"):
             raise
-        return json.loads(content, strict=False)  # a server that does not escape the line breaks of a text
-    except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
+        return json.loads(content, strict=False)  # some servers do not escape line breaks
+    except ValueError:  # Python's limit on the digits of an integer, or invalid Unicode
         return json.loads(content, parse_int=_integer)
     except RecursionError:
         text = content if isinstance(content, str) else content.decode(json.detect_encoding(content), "surrogatepass")
@@ -64,19 +64,19 @@ def parse_json(content: bytes | str) -> object:
 
 
 def _decoded(content: bytes | str) -> bytes | str:
-    """Decode a large body piece by piece: in one piece, text beyond ASCII takes three times its size meanwhile."""
+    """Decode a large body piece by piece: in one go, text beyond ASCII takes three times its size meanwhile."""
     if isinstance(content, str) or json.detect_encoding(content) != "utf-8":
         return content
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(content)
     try:
         pieces = [decoder.decode(view[start : start + _LARGE]) for start in range(0, len(view), _LARGE)]
         return "".join([*pieces, decoder.decode(b"", final=True)])
-    except UnicodeDecodeError:  # halves of characters, which `json.loads` lets pass
+    except UnicodeDecodeError:  # halves of characters, which `json.loads` accepts
         return content
 
 
 def _without_depths(text: str, levels: int) -> str:
-    """Return the JSON with null in place of each object and list that lies below so many levels."""
+    """Return the JSON with null for each object and list below `levels`."""
     kept: list[str] = []
     depth = start = 0
     for token in _BRACKET.finditer(text):
@@ -94,7 +94,7 @@ def _without_depths(text: str, levels: int) -> str:
 
 
 def split_json(text: str) -> tuple[list[object], list[str]]:
-    """Return the objects, lists and texts that follow one another in `text`, and the lines between that are no JSON."""
+    """Return the objects, lists and strings that follow one another in `text`, and the lines between them."""
     values: list[object] = []
     others: list[str] = []
     decoder = json.JSONDecoder(parse_int=_integer)
@@ -127,16 +127,16 @@ def _integer(digits: str) -> int | str:
 
 
 def _parse_beginning(content: bytes | str) -> object:
-    from pydantic_core import from_json  # seldom needed, and slow to import
+    from pydantic_core import from_json  # rarely needed, and slow to import
 
     try:
         return from_json(content, allow_partial="trailing-strings")
-    except ValueError:  # its own limit is 200 levels
+    except ValueError:  # its limit is 200 levels
         return from_json(_without_depths(with_whole_characters(content), 190), allow_partial="trailing-strings")
 
 
 def all_sendable(data: JsonObject) -> JsonObject:
-    """The same of every text in an object. Raises ValueError where it is nested too deeply."""
+    """Return an object with every text in it made sendable. Raises ValueError if it is nested too deeply."""
     try:
         text = json.dumps(data, ensure_ascii=False)
     except RecursionError:
@@ -144,6 +144,6 @@ def all_sendable(data: JsonObject) -> JsonObject:
     try:
         text.encode()
     except UnicodeEncodeError:
-        mended: JsonObject = json.loads(text.encode("utf-8", "replace"))
-        return mended
+        fixed: JsonObject = json.loads(text.encode("utf-8", "replace"))
+        return fixed
     return data

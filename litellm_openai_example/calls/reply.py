@@ -26,31 +26,31 @@ _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
 
 
 class RawResponse(Protocol):
-    """An answer as it came over HTTP; the SDK's `LegacyAPIResponse` and `APIResponse` fit."""
+    """A raw response of the SDK (`with_raw_response`): `LegacyAPIResponse` or `APIResponse`, which differ by call."""
 
     @property
     def headers(self) -> httpx.Headers:
-        """Of the answer; names in any case."""
+        """The headers of the answer; names in any case."""
 
     @property
     def http_response(self) -> httpx.Response:
-        """The answer itself, whose body may not be read yet."""
+        """The HTTP answer; its body may be unread."""
 
     @property
     def retries_taken(self) -> int:
-        """How many times the SDK sent the request again."""
+        """The number of retries by the SDK."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answered call.
+    """The reply to a call.
 
     Attributes:
-        answer: everything that was read out of it.
-        raw: the gateway's JSON text, exactly; empty for a stream.
-        headers: of the HTTP answer, lower case.
-        retries: how often the call was sent again before it was answered.
-        skipped: lines of a stream that could not be read, such as a proxy's comments.
+        answer: everything that was read from the body.
+        raw: the gateway's JSON text, unchanged; empty for a stream.
+        headers: the headers of the HTTP answer, names in lower case.
+        retries: the number of retries before the answer.
+        skipped: the number of unreadable lines in a stream, such as a proxy's comments.
     """
 
     answer: Answer
@@ -66,7 +66,7 @@ class Reply:
 
     @property
     def id(self) -> str | None:
-        """Its id, by which a response is continued or retrieved; None if the gateway gives none."""
+        """The id, to continue or retrieve a response; None if the gateway sends none."""
         return self.answer.id
 
     @property
@@ -76,7 +76,7 @@ class Reply:
 
     @property
     def model(self) -> str | None:
-        """The model that answered, by the name the gateway gives it."""
+        """The model that answered, as the gateway names it."""
         return self.answer.model
 
     @property
@@ -86,19 +86,19 @@ class Reply:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The pages that the answer rests on, each once, cited ones first."""
+        """The pages behind the answer, each once, cited ones first."""
         return self.answer.sources
 
     @property
     def calls(self) -> tuple[FunctionCall, ...]:
-        """The functions that the model asks for."""
+        """The functions that the model calls."""
         return self.answer.calls
 
     @property
     def cost(self) -> float | None:
-        """US dollars as LiteLLM reckons them, in `x-litellm-response-cost` or (a stream) in `usage`; None if unknown.
+        """US dollars by LiteLLM, from `x-litellm-response-cost` or (a stream) `usage`; None if unknown.
 
-        A job that is queued has cost nothing yet, which LiteLLM calls 0 from 1.110 on.
+        LiteLLM reports 0 for a queued response from 1.110 on, although its cost is not known yet.
         """
         if self.answer.status in RUNNING:
             return None
@@ -125,12 +125,11 @@ def _finite(value: str | None) -> float | None:
 
 
 def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
-    """Put a reply together from the SDK's raw response, whose body has been read.
+    """Return the reply in a raw response of the SDK, whose body has been read.
 
     Raises:
         ValueError: the body is not a JSON object.
-        GatewayError: it is a web page; or it is larger than what is read of one answer, and its beginning holds no
-            text.
+        GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
     if is_web_page({}, content):  # by its first bytes alone: some gateways label their JSON as HTML
@@ -150,22 +149,22 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
 
 
 def headers_of(raw: RawResponse) -> dict[str, str]:
-    """The headers of the SDK's raw response, names in lower case."""
-    return dict(raw.headers.items())  # which are in lower case there
+    """Return the headers of a raw response, names in lower case."""
+    return dict(raw.headers.items())  # `items` yields the names in lower case
 
 
 def require_complete(reply: Reply) -> Reply:
-    """The reply, if it holds a whole answer.
+    """Return the reply if it has a whole answer.
 
     Raises:
-        CutShortError: it holds only a part of one, or one that is said to have failed.
-        GatewayError: it holds none.
+        CutShortError: the answer is incomplete, or has a text although the call failed.
+        GatewayError: it has no answer.
     """
     answer = reply.answer
     failure = _failure(answer)
     if failure is not None:
         raise with_text(failure, reply)
-    refused = answer.refusal and not answer.text  # its words say more than the filter that stopped it
+    refused = answer.refusal and not answer.text  # the refusal says more than the filter that stopped it
     if answer.cut_short and not refused and not (answer.calls and not answer.text):
         raise CutShortError(
             f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
@@ -179,21 +178,21 @@ def require_complete(reply: Reply) -> Reply:
 
 
 def require_submitted(reply: Reply) -> Reply:
-    """The reply to a background submit, if there is something to pick up."""
+    """Return the reply to a background submit if its response can be retrieved. Raises GatewayError otherwise."""
     answer = reply.answer
     if answer.failed:
         return require_complete(reply)
     if not answer.id:
         raise GatewayError(
             "the gateway accepted the background response without an id",
-            hint="it cannot be picked up; look into the gateway's log",
+            hint="it cannot be retrieved; check the gateway's log",
             outcome_unknown=True,
         )
     return reply
 
 
 def with_text(failure: GatewayError, reply: Reply, cause: str = "") -> GatewayError:
-    """The same failure, with the part of an answer that the call has brought, if it has."""
+    """Return `failure` with the text that the call has brought, if any, as a `CutShortError`."""
     if isinstance(failure, CutShortError) or not reply.text:
         return failure
     return CutShortError(
@@ -217,7 +216,7 @@ def _failure(answer: Answer) -> GatewayError | None:
             "the response failed" if answer.status == "failed" else "the gateway reported an error",
             kind=ErrorKind.FAILED if explained.kind is ErrorKind.OTHER else explained.kind,
             code=explained.code,
-            message=explained.message or "no reason is given",
+            message=explained.message or "no reason given",
             hint=explained.hint,
             response_id=answer.id,
         )
@@ -242,20 +241,20 @@ def _why_empty(answer: Answer) -> str:
 def read_body(
     content: bytes | str, kind: type[Accumulator], *, beginning: bool = False
 ) -> tuple[Answer, JsonObject, Accumulator | None]:
-    """Read an answer that came in one piece.
+    """Read a whole body.
 
-    Gateways send events though none were asked for, lines of JSON, or JSON with the end of a stream behind it.
+    Gateways may send events without having been asked, lines of JSON, or JSON followed by the end of a stream.
 
     Args:
         content: the body.
-        kind: reads the events of this API.
-        beginning: the body ends somewhere in the middle; what is there is read.
+        kind: the accumulator for events of this API.
+        beginning: the body is cut off; read the part that is there.
 
     Returns:
-        The answer, its JSON, and what has put it together if it came as events.
+        The answer, its JSON, and the accumulator if it came as events.
 
     Raises:
-        ValueError: it is neither JSON nor events.
+        ValueError: the body is neither JSON nor events.
     """
     if looks_like_events(content):
         return _read_events(content, kind)
@@ -275,13 +274,13 @@ def _read_json(content: bytes | str, kind: type[Accumulator], beginning: bool) -
     except ValueError:
         body = read_json(with_whole_characters(content), beginning=beginning)
         answer = kind.read(body)
-        if not answer.text:  # one broken byte is no reason to lose the text around it, but ids and errors need all
+        if not answer.text:  # a broken byte must not cost the text, but ids and errors need every byte
             raise
         return answer, body
 
 
 def _or_error(answer: Answer, body: JsonObject) -> Answer:
-    """Return the answer; one that says nothing may be an error in another form than the API's."""
+    """Return the answer, or an error if it is empty and the body has one in another shape than the API's."""
     silent = answer.status in ("", "completed") and not (answer.text or answer.refusal or answer.calls)
     if not silent or answer.besides or answer.error_message is not None:
         return answer
@@ -303,14 +302,14 @@ def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer,
     answer = reader.answer()
     if not answer.status:
         told = kind.read(reader.body())
-        if told.status == "queued" and told.id and not answer.text:  # the answer to a background submit, as events
+        if told.status == "queued" and told.id and not answer.text:  # a background submit that was answered with events
             return replace(answer, status=told.status), reader.body(), reader
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
     return answer, reader.body(), reader
 
 
 def looks_like_events(content: bytes | str) -> bool:
-    """Return True if a body that should be JSON begins as an event stream does."""
+    """Does a body that should be JSON begin like an event stream?"""
     start = content[:64].encode() if isinstance(content, str) else content[:64]
     return start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_EVENT_FIELDS)
 
@@ -325,7 +324,7 @@ class Cited(Protocol):
 
 
 def source_list(sources: Iterable[Cited], text: str) -> str:
-    """The pages whose address does not stand in the text, under a heading, none twice; empty if there are none.
+    """Return a list, under a heading, of the pages that the text does not mention; empty if there are none.
 
     Nothing in the sources is trusted.
     """
@@ -339,7 +338,7 @@ def source_list(sources: Iterable[Cited], text: str) -> str:
 
 
 def _holds(text: str, page: str) -> bool:
-    """Whether an address stands in the text, and not only as the beginning of a longer one."""
+    """Does the text have this URL, and not only a longer one that begins with it?"""
     return page in text and re.search(re.escape(page) + r"/?(?![\w/%?&=#~+@:-]|[.,;!]\w)", text, re.ASCII) is not None
 
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 Tools = list[JsonObject]
 
-# Fields that a method sets itself, and how to have them otherwise.
+# Fields that a method sets itself, and the way to set them.
 RESERVED = {
     "input": "the prompt",
     "messages": "the prompt",
@@ -57,7 +57,7 @@ _LONGEST_POLL_AFTER = 3600.0  # seconds; a longer interval is a mistake of the g
 
 
 def chat_request(model: str, content: object, instructions: str | None, fields: Mapping[str, object]) -> JsonObject:
-    """The fields of a chat completion for one prompt; see `response_request`."""
+    """Return the fields of a chat completion for one prompt; see `response_request`."""
     messages = [{"role": "system", "content": instructions}] if instructions else []
     return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields)
 
@@ -72,14 +72,14 @@ def response_request(
     instructions: str | None = None,
     background: bool = False,
 ) -> JsonObject:
-    """The fields of a response; what is not given is not sent.
+    """Return the fields of a response, without those that are None.
 
     Args:
         input: the prompt, or a list of items.
-        fields: further ones, as the API has them.
+        fields: further fields of the API.
 
     Raises:
-        ValueError: one of the further fields is set by the method itself.
+        ValueError: the method itself sets one of the further fields.
     """
     given = {
         "tools": tools,
@@ -92,15 +92,15 @@ def response_request(
 
 
 def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
-    """Return `fields`, if a caller may set them.
+    """Return `fields` if a caller may set them.
 
     Args:
-        fields: of a create call; `extra_body`, `extra_query` and `extra_headers` are those of the SDK.
-        taken: further fields that are set otherwise, and by what.
+        fields: fields of a create call; `extra_body`, `extra_query` and `extra_headers` are those of the SDK.
+        taken: further reserved fields, with the way to set each.
 
     Raises:
-        ValueError: one of them may not be set, inside `extra_body` too, and inside the `extra_body` of that: LiteLLM
-            puts what it holds over the fields of the body.
+        ValueError: one of them is reserved, at the top, in `extra_body`, or in the `extra_body` inside that, which
+            LiteLLM merges over the fields of the body.
     """
     reserved = {**RESERVED, **taken}
     level: object = fields
@@ -113,10 +113,10 @@ def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
 
 
 def create_with(method: Callable[..., T], request: JsonObject, **more: object) -> T:
-    """Call a `create` of the SDK with the fields of a request, those that it does not know in `extra_body`.
+    """Call a `create` of the SDK with the fields of a request; those that it does not know go into `extra_body`.
 
-    Texts go there too, unless the method demands them: the SDK would hold each against all that its field can be (the
-    hundred names of `model`, the forms of `input`), for a tenth of the time of a call.
+    So do texts, unless the method requires them: the SDK would match each against every type of its field (the hundred
+    names of `model`, the forms of `input`), and a call would take 1.14 times as long.
     """
     known, demanded = _parameters(inspect.unwrap(method))
     body = {
@@ -129,14 +129,14 @@ def create_with(method: Callable[..., T], request: JsonObject, **more: object) -
 
 
 def foreign_fields(method: Callable[..., object], fields: Mapping[str, object]) -> list[str]:
-    """Return the names of those fields that a `create` of the SDK does not have."""
+    """Return the names of the fields that a `create` of the SDK does not have."""
     known, _ = _parameters(inspect.unwrap(method))
     return [name for name in fields if name not in known]
 
 
 @cache
 def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], frozenset[str]]:
-    """The names of all parameters, and of those that have no default."""
+    """Return the names of all parameters, and of the required ones."""
     parameters = inspect.signature(function).parameters
     return frozenset(parameters), frozenset(
         n for n, parameter in parameters.items() if parameter.default is parameter.empty
@@ -144,7 +144,7 @@ def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], frozen
 
 
 def renamed_search(tools: Sequence[object] | None) -> Tools | None:
-    """`tools` with web search by its newer name, for a model that refused the older one; None if none bears it."""
+    """Return `tools` with the newer name of web search, for a model that refused the older; None if it is absent."""
     found = [dict(tool) for tool in tools or () if isinstance(tool, Mapping)]
     if not any(tool.get("type") == OLD_SEARCH for tool in found):
         return None
@@ -152,10 +152,10 @@ def renamed_search(tools: Sequence[object] | None) -> Tools | None:
 
 
 def check_prompt(prompt: object, name: str = "prompt") -> str:
-    """`prompt`, if it can be sent.
+    """Return `prompt` if it can be sent.
 
     Raises:
-        ValueError: it is not a text, is blank, or is no valid Unicode.
+        ValueError: it is not a text, blank, or not valid Unicode.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"the {name} is empty")
@@ -165,10 +165,10 @@ def check_prompt(prompt: object, name: str = "prompt") -> str:
 
 
 def check_response_id(response_id: object) -> str:
-    """`response_id`, if it can stand in a URL: whole, without white space.
+    """Return `response_id` if it can be part of a URL.
 
     Raises:
-        ValueError: it is not a text, or is blank or broken.
+        ValueError: it is not a text, blank, or broken.
     """
     if not isinstance(response_id, str) or not response_id.strip():
         raise ValueError("the response id is empty")
@@ -177,7 +177,7 @@ def check_response_id(response_id: object) -> str:
 
 @dataclass(frozen=True)
 class Api:
-    """One of the two APIs: its resource of the SDK's client, and what puts its streams together."""
+    """One of the two APIs: its resource in the SDK, and the accumulator of its streams."""
 
     resource: Callable[[Any], Any]
     accumulator: type[Accumulator]
@@ -188,12 +188,12 @@ RESPONSES = Api(lambda sdk: sdk.responses.with_raw_response, ResponseStream)
 
 
 async def create(api: Api, request: JsonObject, *, may_call: bool = False) -> Reply:
-    """Create a chat completion or a response, and return it if it is whole.
+    """Create a chat completion or a response, and return its reply if the answer is whole.
 
-    A background response is returned as it is submitted, and with `may_call` an answer that calls functions as well.
+    A background response is returned once it is submitted; with `may_call`, an answer that calls functions is, too.
 
     Args:
-        request: the fields of the call; where the model wants the web search by another name, it has that afterwards.
+        request: the fields of the call. If the model requires the other name of web search, it is changed in place.
     """
     reply = await _explained(_fetch(_sent(api, request), api.accumulator), request["model"])
     if may_call and reply.answer.calls and reply.answer.status in ("completed", "") and not reply.answer.failed:
@@ -207,7 +207,7 @@ async def open_stream(api: Api, request: JsonObject) -> RawResponse:
 
 
 async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
-    """Send a create; once more where its search tool was refused by name, because that was not executed."""
+    """Send a create, and again with the newer name of web search if the model refused the older: it did not run."""
 
     def send(sdk: Any) -> Any:
         return create_with(api.resource(sdk).create, request, **more)
@@ -223,20 +223,20 @@ async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
 
 
 async def retrieve(response_id: str, **options: Any) -> Reply:
-    """Look at a response once, whatever its status; options are those of the SDK."""
+    """Retrieve a response once, in any status; `options` are those of the SDK."""
     send = call(lambda sdk: sdk.responses.with_raw_response.retrieve(response_id, **options))
-    return await _looked_up(send, response_id)
+    return await _retrieved(send, response_id)
 
 
 async def cancel(response_id: str) -> Reply:
-    """Ask the gateway to stop a background response."""
-    return await _looked_up(call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id)), response_id)
+    """Cancel a background response."""
+    return await _retrieved(call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id)), response_id)
 
 
 async def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Reply:
-    """Poll a background response until it has ended, and return it if it is whole.
+    """Poll a background response until it has ended, and return its reply if the answer is whole.
 
-    A poll that fails says nothing about the response, so it is repeated, unless the error is of a kind that stays.
+    A failed poll says nothing about the response, so it is repeated, unless the error is permanent.
 
     Raises:
         StillRunningError: the deadline passed first.
@@ -254,7 +254,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             if stays or closed or missing >= _MISSING_POLLS:
                 error.response_id = response_id
                 raise
-            trouble = f"; the last look at it failed: {error}"
+            trouble = f"; the last poll failed: {error}"
         else:
             trouble, missing = "", 0
             asked = poll_after(reply.headers)
@@ -262,14 +262,15 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
                 on_status(reply.answer.status)
             if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
                 return require_complete(reply)
-            if reply.answer.status not in RUNNING:  # it says nothing about the response either
-                trouble = f"; the last look at it showed: {one_line(reply.raw)}"
+            if reply.answer.status not in RUNNING:  # as uninformative as a failed poll
+                trouble = f"; the last poll returned: {one_line(reply.raw)}"
         until = current_deadline()
         left = math.inf if until is None else until.remaining()
-        if left <= _LAST_POLL:
+        if until is not None and left <= _LAST_POLL:
             await sleep(left)
             raise StillRunningError(
-                f"the response still runs after {until.seconds if until else 0:g} s{trouble}", response_id=response_id
+                f"the response is still running after {until.seconds:g} s{trouble}",
+                response_id=response_id,
             )
         await sleep(min(asked if asked is not None else pause, left - _LAST_POLL / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
@@ -288,14 +289,14 @@ async def _fetch(send: Awaitable[RawResponse], kind: type[Accumulator]) -> Reply
     return read_reply(await send, kind)
 
 
-async def _looked_up(send: Awaitable[RawResponse], response_id: str) -> Reply:
+async def _retrieved(send: Awaitable[RawResponse], response_id: str) -> Reply:
     reply = await _explained(_fetch(send, ResponseStream))
-    # A gateway gives the same response another id on every reply, some of which cannot be retrieved.
+    # Gateways give the same response another id on every reply, and some of those cannot be retrieved.
     return replace(reply, answer=replace(reply.answer, id=response_id))
 
 
 async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
-    """Turn whatever an operation raises into a `GatewayError`, with the gateway's models where that helps."""
+    """Await an operation, and turn its errors into a `GatewayError`, with the gateway's models if one is unknown."""
     try:
         return await operation
     except EXPECTED as error:
@@ -307,11 +308,11 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
     try:
         raise_from(failure, cause)
     finally:
-        del failure, cause  # the traceback holds this frame, and would form a cycle with it
+        del failure, cause  # the traceback refers to this frame: a cycle
 
 
 async def _model_names(wanted: str) -> list[str]:
-    """Up to ten models that the gateway lists, the likeliest first; none if it does not tell."""
+    """Return up to ten models of the gateway, the most similar first; none if it does not list them."""
     try:
         raw = await call(lambda sdk: sdk.models.with_raw_response.list(timeout=_MODELS_TIMEOUT))
         entries = as_list(read_json(raw.http_response.content).get("data"))

@@ -1,7 +1,7 @@
-"""Server-sent events of a gateway, as the standard has them and as gateways really send them.
+"""Server-sent events, by the standard and as gateways really send them.
 
-The SDK's own reader takes an event without data for a broken one, and the HTTP library's leaves out what is not of the
-standard: errors in a field named `error` (llama.cpp), JSON without `data:`, a last event without the blank line.
+The SDK's reader fails on an event without data, and the HTTP library's skips everything outside the standard: errors in
+a field named `error` (llama.cpp), JSON without `data:`, a last event without its blank line.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NamedTuple
 from ..http_library import httpx
 from .lenient import parse_json, split_json
 
-# A proxy may take each line that it receives, comments included, for data of its own: `data: data: {...}`.
+# A proxy may wrap each line that it receives, comments included, into another event: `data: data: {...}`.
 _WRAPPING = re.compile(r"(?:data:[ \t]*)*(?=(?:data|event|id|retry|error)?:)")
 _DONE = re.compile(r"""["\s]*(?:data:\s*)*(?:\[DONE\]|DONE["\s]*\Z)""", re.IGNORECASE)
 _NOISE = "\ufeff\0"  # a byte order mark before any line, and the padding of some servers
 
 
 class Event(NamedTuple):
-    """One event: its name (`message` by default), its data, and the last id of the stream up to here."""
+    """One event: its name (`message` by default), its data, and the latest id of the stream."""
 
     name: str
     data: str
@@ -34,7 +34,7 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Bytes in, events out, however the bytes are cut into pieces."""
+    """An incremental parser of events; the bytes may be split anywhere."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
@@ -45,7 +45,7 @@ class EventParser:
         self._stray: list[str] = []
 
     def feed(self, content: bytes) -> list[Event]:
-        """The events that `content` completes."""
+        """Return the events that `content` completes."""
         text = self._decoder.decode(content)
         if self._after_cr and text.startswith("\n"):
             text = text[1:]
@@ -59,7 +59,7 @@ class EventParser:
         return [event for line in lines for event in self._take(line)]
 
     def end(self) -> list[Event]:
-        """What the end of the body completes: a last event without its blank line, if all of it is there."""
+        """Return the events that the end of the body completes: a whole last event without its blank line."""
         line = "".join(self._line) + self._decoder.decode(b"", True)
         events = self._take(line) if line else []
         last = "\n".join(self._data)
@@ -90,7 +90,7 @@ class EventParser:
         elif name in ("", "retry"):
             pass
         elif not self._stray and line.startswith("{") and _is_complete(line):
-            return [Event("message", line)]  # a line of JSON without `data:`, to be shown as soon as it arrives
+            return [Event("message", line)]  # JSON without `data:`, complete on its line
         else:
             self._stray.append(line)
         return []
@@ -104,7 +104,7 @@ class EventParser:
 
 
 class Events:
-    """The events of a body; to be read with `for` or `async for`, as the client is."""
+    """The events of a body, for `for` or `async for`."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -125,13 +125,13 @@ class Events:
 
 
 def has_events(headers: Mapping[str, str]) -> bool:
-    """Whether an answer to a request with `stream` is a stream: a gateway that ignores it answers with plain JSON."""
+    """Is the answer to a request with `stream` a stream? A gateway that ignores the field answers with JSON."""
     content_type = headers.get("content-type", "").lower()
     return "json" not in content_type and "html" not in content_type
 
 
 def is_done(text: str) -> bool:
-    """Is it the word that ends a chat stream, however it is quoted and spelled?"""
+    """Is `text` the `[DONE]` that ends a chat stream, in any quotes and spelling?"""
     return text[:1] != "{" and _DONE.match(text) is not None
 
 

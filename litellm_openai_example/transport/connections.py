@@ -93,7 +93,7 @@ def join_writes(stream: Any) -> None:
     """Let a blocking connection send the head and the body of a request in one packet.
 
     The HTTP library writes the two one after the other: two packets, for which the server is woken twice. It ends every
-    HTTP/1.1 request with a write, of nothing if there is no body, so a head that is held back always leaves.
+    HTTP/1.1 request with a write, an empty one without a body, so a head that is held back always leaves.
     """
     write, joined = weakly(stream.write), _Joined()
 

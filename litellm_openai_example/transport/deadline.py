@@ -17,10 +17,10 @@ _NEVER = 1e9  # seconds; the clocks of the operating system overflow not much la
 
 
 class Deadline:
-    """A moment on the monotonic clock.
+    """A point in time on the monotonic clock.
 
     Args:
-        seconds: from now; None or infinity for never.
+        seconds: the time from now; None or infinity for no limit.
     """
 
     __slots__ = ("at", "seconds")
@@ -30,7 +30,7 @@ class Deadline:
         self.at = time.monotonic() + self.seconds if self.seconds < _NEVER else math.inf
 
     def remaining(self) -> float:
-        """Seconds left, 0 when it has passed, infinite when there is no limit."""
+        """Return the seconds left: 0 after the deadline, infinity without a limit."""
         return max(0.0, self.at - time.monotonic())
 
     @property
@@ -42,16 +42,16 @@ _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 def current_deadline() -> Deadline | None:
-    """The deadline that `deadline` set around this code, if any."""
+    """Return the deadline that `deadline` has set for this context, if any."""
     return _current.get()
 
 
 @contextmanager
 def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
-    """Bound everything sent inside the block, streams that are opened inside it to their end included.
+    """Bound everything sent inside the block, and streams opened inside it to their end.
 
     Args:
-        seconds: of the whole block, or a deadline that already runs. A deadline around it that is nearer wins.
+        seconds: the time for the whole block, or an existing deadline. An enclosing deadline that is nearer wins.
     """
     mine = seconds if isinstance(seconds, Deadline) else Deadline(seconds)
     outer = _current.get()

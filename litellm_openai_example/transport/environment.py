@@ -25,9 +25,9 @@ _NOWHERE = httpx.MockTransport(lambda _: httpx.Response(204))
 
 
 class LateTrust(ssl.SSLContext):
-    """The HTTP library's own default context, made when the first connection needs one.
+    """The default TLS context of the HTTP library, created for the first connection that needs it.
 
-    To read the certificates that a machine trusts costs 18 ms, which a gateway on this machine never needs.
+    Reading the machine's trusted certificates takes 18 ms, in vain for a gateway on this machine.
     """
 
     _trust_env: bool
@@ -62,9 +62,9 @@ class LateTrust(ssl.SSLContext):
 
 
 def tls_options(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an HTTP client for `base_url`, with trust that is loaded late if it uses no TLS.
+    """Return the options of an HTTP client for `base_url`, with late trust if the URL uses no TLS.
 
-    It is loaded once it is needed: the client may be pointed elsewhere, or go through a proxy.
+    Such a client may still need TLS, for another URL or through a proxy.
     """
     options = {"base_url": base_url, **options}
     if base_url.startswith("https:") or "verify" in options or "cert" in options:
@@ -74,7 +74,7 @@ def tls_options(base_url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def as_configuration_errors() -> Iterator[None]:
-    """Say what of the environment the HTTP library cannot use, without repeating it: a proxy may have a password.
+    """Turn errors of the HTTP library about the environment into messages without its values (a proxy's password).
 
     Raises:
         ConfigurationError: a certificate file or a proxy cannot be used.
@@ -93,10 +93,10 @@ def as_configuration_errors() -> Iterator[None]:
 
 
 def check_host(url: str) -> str:
-    """`url`, if its host is one that the HTTP library can look up.
+    """Return `url` if the HTTP library can look up its host.
 
     Raises:
-        ConfigurationError: the host is no name and no address.
+        ConfigurationError: the host is neither a name nor an address.
     """
     try:
         httpx.URL(url)
@@ -106,11 +106,11 @@ def check_host(url: str) -> str:
 
 
 class UnusableProxy(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """In place of a proxy: refuses what would go through it.
+    """A transport in place of an unusable proxy, which refuses the requests that would go through it.
 
     Args:
-        reason: why the proxy cannot be used, with the name of its variable.
-        direct: sends what stays on this machine without the proxy; None if that is refused too.
+        reason: the message of the refusal, with the name of the proxy's variable.
+        direct: the transport for requests to this machine, which need no proxy; None to refuse these too.
     """
 
     def __init__(self, reason: str, direct: Any) -> None:
@@ -128,7 +128,7 @@ class UnusableProxy(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return await self._direct.handle_async_request(request)  # type: ignore[no-any-return]
 
     def without_sending(self) -> UnusableProxy:
-        """Return one that refuses the same requests and sends none."""
+        """Return a transport that refuses the same requests and sends none."""
         return UnusableProxy(self.reason, self._direct and _NOWHERE)
 
     def _check(self, request: httpx.Request) -> None:
@@ -137,11 +137,11 @@ class UnusableProxy(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
 
 def proxy_mounts(direct: Any, **options: Any) -> dict[str, Any]:
-    """Return the transports of the environment's proxies by URL pattern, as the HTTP library has them.
+    """Return the transports of the environment's proxies by URL pattern, as the HTTP library would make them.
 
     Args:
         direct: the client's transport without a proxy.
-        **options: of its kind, such as `verify` and `limits`.
+        **options: the options of each transport, such as `verify` and `limits`.
     """
     found: dict[str, Any] = {}
     proxies = getproxies()
@@ -157,10 +157,10 @@ def proxy_mounts(direct: Any, **options: Any) -> dict[str, Any]:
 
 
 def check_proxies(found: dict[str, Any], url: str) -> None:
-    """Raise ConfigurationError if what is sent to `url` would go through one of the proxies that cannot be used."""
+    """Raise ConfigurationError if requests to `url` would go through an unusable proxy."""
     probes = {pattern: one.without_sending() for pattern, one in found.items() if isinstance(one, UnusableProxy)}
     others = {pattern: one and _NOWHERE for pattern, one in found.items() if pattern not in probes}
-    with httpx.Client(transport=_NOWHERE, mounts={**probes, **others}) as client:  # which knows what each pattern means
+    with httpx.Client(transport=_NOWHERE, mounts={**probes, **others}) as client:  # it matches the patterns
         client.head(url)
 
 
@@ -171,13 +171,13 @@ def _transport(scheme: str, url: str, direct: Any, options: dict[str, Any]) -> A
         reason = SOCKS_PACKAGE
     except (ValueError, httpx.InvalidURL):
         reason = _why_unusable(url)
-    # A SOCKS proxy is that of a VPN or of a tunnel, behind which this machine is another one.
+    # A SOCKS proxy belongs to a VPN or a tunnel, behind which 127.0.0.1 would be another machine.
     own = direct if url.lower().startswith("socks") else None
     return UnusableProxy(f"the proxy in {scheme.upper()}_PROXY cannot be used: {reason}", own)
 
 
 def _why_unusable(url: str) -> str:
-    """Return what is wrong with a proxy's address, without repeating it: it may hold a password."""
+    """Return the fault of a proxy's address without quoting it, since it may have a password."""
     if oddity := odd_form(url.removeprefix("http://")):
         return f"it {oddity}"
     if url.strip() != url:
