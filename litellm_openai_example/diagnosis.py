@@ -71,9 +71,11 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
     report = read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
     explained = _explain_report(report, _support_ids(headers))
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
-    if explained.kind is ErrorKind.NOT_SUPPORTED:  # LiteLLM answers with 500 before it sends anything
+    # LiteLLM answers with 500 before it sends anything.
+    if explained.kind is ErrorKind.NOT_SUPPORTED:
         explained.outcome_unknown = False
-    if explained.kind is ErrorKind.SERVER and error.status_code < 500:  # executed, but the provider's answer was lost
+    # Executed, but the provider's answer was lost.
+    if explained.kind is ErrorKind.SERVER and error.status_code < 500:
         explained.outcome_unknown = error.request.method == "POST"
     if 300 <= error.status_code < 400:
         explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
@@ -107,7 +109,8 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
 
 
 def _is_distrust(error: BaseException | None) -> bool:
-    seen: set[int] = set()  # causes and contexts form a cycle when an error is raised again
+    # Causes and contexts form a cycle when an error is raised again.
+    seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True

@@ -301,7 +301,8 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body
         words = words_of({**body, "error": None})
-        if isinstance(error, str) and words and words != error:  # OAuth: a code, with the message beside it
+        # OAuth: a code, with the message beside it.
+        if isinstance(error, str) and words and words != error:
             error = {"code": error, "message": words}
     if not isinstance(error, dict):
         text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)

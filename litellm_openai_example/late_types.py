@@ -85,7 +85,8 @@ class _LateLoader(Loader):
 
     def _run(self, module: ModuleType) -> None:
         with self._lock:
-            if self._begun:  # by this thread: a circular import sees the names so far
+            # By this thread: a circular import sees the names so far.
+            if self._begun:
                 return
             self._begun = True
             try:

@@ -312,7 +312,8 @@ class _Create:
             self._stored = _wants_store(path, body)
             if self._stored:
                 self._add(store=True)
-            elif "store" in body and body["store"] is None:  # the provider decides, as if the field were absent
+            elif "store" in body and body["store"] is None:
+                # The provider decides, as if the field were absent.
                 self._add(store=omit)
             inner = _extra_body(path, body)
             if inner is not None:

@@ -42,7 +42,8 @@ class Accumulator(ABC):
         self.skipped = 0
         self.broken = ""
         self._first_skipped = ""
-        self._is_over = False  # the answer was whole before the first unreadable piece
+        # The answer was whole before the first unreadable piece.
+        self._is_over = False
 
     @property
     @abstractmethod
@@ -95,6 +96,7 @@ class Accumulator(ABC):
         return f"{_CUT}, and {lines} of it cannot be read: {self._first_skipped} is not JSON"
 
     def _value(self, value: object, name: str) -> str:
+        # Some gateways go on after the terminal event, with usage or a repetition.
         if self.ended:
             return ""
         if isinstance(value, dict):
@@ -142,7 +144,8 @@ def _read(text: str) -> tuple[list[object], list[str]]:
         value = parse_json(text)
     except (ValueError, RecursionError):
         return split_json(text)
-    if isinstance(value, str):  # JSON that was encoded twice, or a meaningless word
+    # JSON that was encoded twice, or a meaningless word.
+    if isinstance(value, str):
         nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
         return nested, []
     return value if isinstance(value, list) else [value], []

@@ -143,6 +143,7 @@ def read_response(body: object) -> Answer:
     code, message = read_error(data.get("error") or data.get("last_error"))
     status, reason = _ended(data, messages)
     text = _messages_text(messages) or text_of(data.get("output_text"))
+    # A deleted or expired response may still come with its text, which the caller has paid for.
     if gone := _gone(data, status):
         status, reason, message = ("incomplete", gone, message) if text else ("failed", "", message or gone)
     return Answer(
@@ -173,6 +174,7 @@ def read_chat(body: object) -> Answer:
         return read_response(data)
     choices = choices_of(data)
     messages = [_message_of(choice) for choice in choices] or [{}]
+    # A text counts more than a refusal, and a refusal more than function calls.
     first = next((n for says in (_says, _refuses, _calls) for n, one in enumerate(messages) if says(one)), 0)
     message = messages[first]
     places = ends_of(choices[first] if choices else {}, message)
@@ -335,6 +337,7 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     reason = read_reason(as_dict(details).get("reason")) or as_str(details)
     reason = reason or next((word for word in map(read_reason, map(data.get, REASONS)) if cut_short(word)), "")
     statuses = (read_status(item.get("status")) for item in messages)
+    # Bridges report `completed` although the finish reason, or the status of a message, says otherwise.
     if status in ("completed", "") and (cut_short(reason) or "incomplete" in statuses):
         return "incomplete", reason
     if status == "incomplete" and not reason and as_str(given).lower() != "incomplete":
@@ -358,9 +361,11 @@ def _messages_text(messages: list[JsonObject]) -> str:
     apart = True
     for item in messages:
         text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") == "output_text"
-        if is_part and not apart and text:  # the parts of a message in place of messages
+        # The parts of a message in place of messages.
+        if is_part and not apart and text:
             texts[-1] = join([texts[-1], text])
             continue
+        # Two messages without ids, or with broken ones, are compared by their text alone.
         earlier = named.get(name) if name else None
         if earlier is not None and text.startswith(texts[earlier]):  # a longer version of the same message
             texts[earlier] = text

@@ -48,7 +48,8 @@ class ChatStream(Accumulator):
         self._choices: dict[int, _Choice] = {}
         self._shown: _Choice | None = None
         self._latest = 0  # the choice of the latest piece of text
-        self._mixed = False  # the pieces of several choices are interleaved
+        # The pieces of several choices are interleaved.
+        self._mixed = False
 
     @property
     def ended(self) -> bool:
@@ -76,6 +77,7 @@ class ChatStream(Accumulator):
         if piece:
             self._mixed = self._mixed or index < self._latest
             self._latest = index
+        # Before a choice is chosen, all pieces are held back: they may belong to a choice that is not shown.
         if choice is self._shown:
             return piece
         first = self._choices.get(0)
@@ -151,7 +153,8 @@ class _Choice:
         places = ends_of(choice, {**_as_message(choice.get("message")), **_as_message(choice.get("delta"))})
         for name in REASONS:
             said = [reason for place in places if (reason := read_reason(place.get(name)))]
-            if said:  # a gateway may report a failure as `stop` in one place, and by its name in another
+            # A gateway may report a failure as `stop` in one place, and by its name in another.
+            if said:
                 self._ends[name] = next(filter(cut_short, said), said[0])
         if error := next((place["error"] for place in places if any(read_error(place.get("error")))), None):
             self._ends["error"] = error
@@ -185,7 +188,8 @@ class _Choice:
         for position, call in enumerate(calls):
             self._call(as_dict(call), position)
         piece = text_of(delta.get("content")) or ("" if whole else text_of(choice.get("text")))
-        if whole:  # a gateway that fakes streaming, or repeats the message at the end
+        # A gateway that fakes streaming, or repeats the message at the end.
+        if whole:
             sent, text = str(self.text), text_of(whole.get("content"))
             # A gateway that calls each piece a message sends no deltas.
             piece = text if not self._by_delta and not text.startswith(sent) else missing(sent, text)
@@ -193,6 +197,7 @@ class _Choice:
         return self.text.add(piece)
 
     def _call(self, call: JsonObject, position: int) -> None:
+        # Gateways without an index send each call whole, in order.
         index = as_int(call.get("index"))
         known = self._calls.setdefault(position if index is None else index, {"id": "", "name": "", "arguments": []})
         function = as_dict(call.get("function")) or as_dict(call.get("custom"))

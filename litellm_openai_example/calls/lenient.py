@@ -56,7 +56,8 @@ def parse_json(content: bytes | str) -> object:
         if not error.msg.startswith("Invalid control character"):
             raise
         return json.loads(content, strict=False)  # some servers do not escape line breaks
-    except ValueError:  # Python's limit on the digits of an integer, or invalid Unicode
+    except ValueError:
+        # Python's limit on the digits of an integer, or invalid Unicode.
         return json.loads(content, parse_int=_integer)
     except RecursionError:
         text = content if isinstance(content, str) else content.decode(json.detect_encoding(content), "surrogatepass")
@@ -71,7 +72,8 @@ def _decoded(content: bytes | str) -> bytes | str:
     try:
         pieces = [decoder.decode(view[start : start + _LARGE]) for start in range(0, len(view), _LARGE)]
         return "".join([*pieces, decoder.decode(b"", final=True)])
-    except UnicodeDecodeError:  # halves of characters, which `json.loads` accepts
+    except UnicodeDecodeError:
+        # Halves of characters, which `json.loads` accepts.
         return content
 
 
@@ -116,7 +118,8 @@ def split_json(text: str) -> tuple[list[object], list[str]]:
 
 
 def _end_of(match: re.Match[str] | None) -> int:
-    return match.end() if match else 0  # a pattern that matches the empty text always matches
+    # A pattern that matches the empty text always matches.
+    return match.end() if match else 0
 
 
 def _integer(digits: str) -> int | str:

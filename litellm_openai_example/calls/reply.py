@@ -132,7 +132,8 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
-    if is_web_page({}, content):  # by its first bytes alone: some gateways label their JSON as HTML
+    # By its first bytes alone: some gateways label their JSON as HTML.
+    if is_web_page({}, content):
         raise GatewayError(
             "the gateway's answer cannot be read: it is a web page",
             kind=ErrorKind.WRONG_ADDRESS,
@@ -164,7 +165,8 @@ def require_complete(reply: Reply) -> Reply:
     failure = _failure(answer)
     if failure is not None:
         raise with_text(failure, reply)
-    refused = answer.refusal and not answer.text  # the refusal says more than the filter that stopped it
+    # The refusal says more than the filter that stopped it.
+    refused = answer.refusal and not answer.text
     if answer.cut_short and not refused and not (answer.calls and not answer.text):
         raise CutShortError(
             f"the answer is cut short: {answer.cut_short}", text=answer.text, raw=reply.raw, response_id=answer.id
@@ -261,6 +263,7 @@ def read_body(
     try:
         return *_read_json(content, kind, beginning), None
     except ValueError:
+        # Lines of JSON, or JSON followed by `[DONE]`: the parser of events reads both.
         answer, body, reader = _read_events(content, kind)
         if not (answer.text or answer.refusal or answer.calls or answer.error_message):
             raise
@@ -274,7 +277,8 @@ def _read_json(content: bytes | str, kind: type[Accumulator], beginning: bool) -
     except ValueError:
         body = read_json(with_whole_characters(content), beginning=beginning)
         answer = kind.read(body)
-        if not answer.text:  # a broken byte must not cost the text, but ids and errors need every byte
+        # A broken byte must not cost the text, but ids and errors need every byte.
+        if not answer.text:
             raise
         return answer, body
 
@@ -295,14 +299,17 @@ def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer,
             if reader.ended:
                 break
     except GatewayError as error:
+        # The text before the error was paid for, so it stays in the answer.
         message = error.message or error.cause
         answer = replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
         return answer, reader.body(), reader
+    # Moves text that was held back into the answer.
     reader.rest()
     answer = reader.answer()
     if not answer.status:
         told = kind.read(reader.body())
-        if told.status == "queued" and told.id and not answer.text:  # a background submit that was answered with events
+        # A background submit that was answered with events.
+        if told.status == "queued" and told.id and not answer.text:
             return replace(answer, status=told.status), reader.body(), reader
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
     return answer, reader.body(), reader

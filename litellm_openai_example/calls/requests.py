@@ -104,6 +104,7 @@ def further(fields: Mapping[str, object], **taken: str) -> JsonObject:
     """
     reserved = {**RESERVED, **taken}
     level: object = fields
+    # Each level is merged over the one before: by the SDK the first, by LiteLLM the second.
     while isinstance(level, Mapping):
         for name in level:
             if name in reserved:
@@ -218,6 +219,7 @@ async def _sent(api: Api, request: JsonObject, **more: bool) -> RawResponse:
         renamed = renamed_search(request.get("tools"))
         if renamed is None or explain(error).kind is not ErrorKind.UNSUPPORTED_TOOL:
             raise
+    # In place, so that the caller's next turn sends the name that the model accepts.
     request["tools"] = renamed
     return await call(send)  # type: ignore[no-any-return]
 
@@ -248,6 +250,7 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         try:
             reply = await retrieve(response_id, timeout=POLL_TIMEOUT)
         except GatewayError as error:
+            # A replica that lags behind answers with 404, so one alone proves nothing.
             missing = missing + 1 if error.status == 404 else 0
             stays = error.status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED
             closed = isinstance(error.__cause__, ClosedClientError)
@@ -260,12 +263,14 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             asked = poll_after(reply.headers)
             if on_status is not None:
                 on_status(reply.answer.status)
+            # Some gateways omit the status; a text proves that the response has ended.
             if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
                 return require_complete(reply)
             if reply.answer.status not in RUNNING:  # as uninformative as a failed poll
                 trouble = f"; the last poll returned: {one_line(reply.raw)}"
         until = current_deadline()
         left = math.inf if until is None else until.remaining()
+        # No further poll would be answered in time. The caller gets the error at the deadline, not before.
         if until is not None and left <= _LAST_POLL:
             await sleep(left)
             raise StillRunningError(
@@ -308,7 +313,8 @@ async def _explained(operation: Awaitable[T], model: str | None = None) -> T:
     try:
         raise_from(failure, cause)
     finally:
-        del failure, cause  # the traceback refers to this frame: a cycle
+        # The traceback refers to this frame: a cycle.
+        del failure, cause
 
 
 async def _model_names(wanted: str) -> list[str]:

@@ -176,6 +176,7 @@ class ResponseStream(Accumulator):
             self._refusals.append(refusal)
 
     def _response(self, kind: str, response: JsonObject) -> str:
+        # Some gateways leave the output of the terminal event empty.
         if not as_list(response.get("output")) and self._items:
             response = {**response, "output": [item for _, item in sorted(self._items.items())]}
         answer = read_response(response)
@@ -184,13 +185,15 @@ class ResponseStream(Accumulator):
         if not kind and not answer.status:
             kind = "completed"
         if kind not in TERMINAL:
+            # A gateway that fakes streaming sends the finished response in an event of any other name.
             if kind in ("created", "queued", "in_progress") or answer.status not in TERMINAL:
                 return ""
             kind = answer.status
         if kind == "completed" and answer.status not in TERMINAL | RUNNING | {""}:
             answer = replace(answer, status="incomplete", cut_short=cut_by(answer.status))
         elif answer.status not in TERMINAL or kind != "completed":
-            answer = replace(answer, status=kind)  # the event's name is more reliable: the status may be null
+            # The event's name is more reliable: the status may be null.
+            answer = replace(answer, status=kind)
         if answer.status == "incomplete" and answer.cut_short is None:
             answer = replace(answer, cut_short=cut_by("incomplete"))
         self._final = answer

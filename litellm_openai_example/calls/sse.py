@@ -47,6 +47,7 @@ class EventParser:
     def feed(self, content: bytes) -> list[Event]:
         """Return the events that `content` completes."""
         text = self._decoder.decode(content)
+        # A CRLF that was split between two chunks is one line break.
         if self._after_cr and text.startswith("\n"):
             text = text[1:]
         self._after_cr = text.endswith("\r") if text else self._after_cr
@@ -71,6 +72,7 @@ class EventParser:
         if line.startswith("data: {"):  # as nearly all are
             self._data.append(line[6:])
             return []
+        # Outside the standard from here on: padding, wrapped lines, capital names, JSON without a field.
         line = line.strip(_NOISE)
         if not line:
             return self._dispatch()
@@ -90,7 +92,8 @@ class EventParser:
         elif name in ("", "retry"):
             pass
         elif not self._stray and line.startswith("{") and _is_complete(line):
-            return [Event("message", line)]  # JSON without `data:`, complete on its line
+            # JSON without `data:`, complete on its line.
+            return [Event("message", line)]
         else:
             self._stray.append(line)
         return []

@@ -59,6 +59,7 @@ async def call(function: Callable[[Any], Any]) -> Any:
         result = function(client)
         return await result if asynchronous else result
     except ConfigurationError as error:
+        # It is a ValueError, or an OpenAIError as well, and an operation would take it for a failed call.
         raise _CallersOwn(error) from None
     except _ON_THE_WAY:
         raise
@@ -90,6 +91,7 @@ def run(client: object, operation: Operation[T]) -> T:
     """
     with _driving(_Driven(client, asynchronous=False)):
         try:
+            # Every await inside has blocked instead of suspending, so one `send` runs the coroutine to its end.
             operation.send(None)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
@@ -125,6 +127,7 @@ def _gather_threads(client: object, operations: Sequence[Operation[object]]) -> 
             outcomes[index] = error
 
     # Daemon threads, so that Ctrl-C does not wait for a research run. Each has the caller's deadline.
+    # The copied context has the deadline and the session of the caller.
     threads = [
         threading.Thread(target=copy_context().run, args=(one, index, operation), daemon=True)
         for index, operation in enumerate(operations)
@@ -154,5 +157,6 @@ async def _gather_tasks(client: object, operations: Sequence[Operation[object]])
                 tasks.start_soon(one, index, operation)
     finally:
         for operation in operations:
-            operation.close()  # those that were cancelled before they began
+            # Those that were cancelled before they began.
+            operation.close()
     return outcomes

@@ -62,6 +62,7 @@ class StreamReader:
         """Raise the error of a stream that is incomplete or broke with `error`; return if it is whole."""
         reply = self.reply
         try:
+            # After the terminal event a broken connection does no harm.
             if error is not None and reply.answer.status not in TERMINAL:
                 raise explain(error)
             if not reply.answer.status and self._body is None:
@@ -70,7 +71,8 @@ class StreamReader:
         except GatewayError as failure:
             raise_from(redact(with_text(failure, reply), self._secret), error)
         finally:
-            error = None  # the traceback refers to this frame: a cycle
+            # The traceback refers to this frame: a cycle.
+            error = None
 
 
 class TextStream(Iterator[str]):
@@ -124,7 +126,8 @@ class TextStream(Iterator[str]):
         try:
             self._reading.verdict(failure)
         finally:
-            del failure  # its traceback refers to this frame: a cycle
+            # Its traceback refers to this frame: a cycle.
+            del failure
 
 
 class AsyncTextStream(AsyncIterator[str]):

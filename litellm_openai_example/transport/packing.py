@@ -107,7 +107,8 @@ class _Gunzip:
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
         self._members = 0  # the number of complete members
-        self._head = b""  # the first two bytes of the current member
+        # The first two bytes of the current member.
+        self._head = b""
         self._came = self._over = False
 
     def pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

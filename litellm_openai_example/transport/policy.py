@@ -105,7 +105,8 @@ class Attempt:
         self.background = not self.reading and content_type.startswith("application/json") and _is_background(request)
         carries_file = content_type.startswith("multipart/") or _wants_file(request)
         self.sent = False
-        self.phase = ""  # the step before the request is sent, for an error message
+        # The step before the request is sent, for an error message.
+        self.phase = ""
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
         self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
@@ -130,7 +131,8 @@ class Attempt:
             self.phase = ": the TLS handshake did not end (does that port speak https?)"
         elif self.leaves_with(name, info):
             self.sent = True
-            self.request.extensions.pop("trace", None)  # later events say nothing new, and take time
+            # Later events say nothing new, and take time.
+            self.request.extensions.pop("trace", None)
 
     def leaves_with(self, name: str, info: Mapping[str, object]) -> bool:
         """Is this the event just before the first byte of the request?"""
@@ -150,7 +152,8 @@ class Attempt:
             return ClosedClientError(
                 "this client was closed", self.request, outcome_unknown=self.sent and not self.reading
             )
-        if isinstance(error, ConfigurationError):  # certificates are read on the first connection
+        # Certificates are read on the first connection.
+        if isinstance(error, ConfigurationError):
             return UnusableSettingError(str(error))
         if cut or self.until.passed:
             return self._too_late()
