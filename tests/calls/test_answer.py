@@ -1,4 +1,4 @@
-"""What answers say, read from JSON that may hold anything."""
+"""Answers are read from JSON of any shape."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_a_bridged_answer_has_its_sources_in_the_search_item_alone() -> None:
     assert answer.sources == (Source(A),)
 
 
-def test_an_answer_without_search_item_and_citation_was_not_searched_for() -> None:
+def test_an_answer_without_search_item_or_citation_is_not_searched() -> None:
     assert not read_response({"status": "completed", "output": [cited()]}).searched
     assert read_response({"status": "completed", "output": [searched(), cited()]}).searched
     assert read_response({"status": "completed", "output": [cited(A)]}).searched
 
 
-def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
+def test_chat_annotations_nest_the_citation() -> None:
     notes = [{"type": "url_citation", "url_citation": {"url": A, "title": "T"}}]
     answer = read_chat(
         {"choices": [{"message": {"content": "x", "annotations": notes}, "finish_reason": "stop"}], "citations": [B, A]}
@@ -46,7 +46,7 @@ def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
     assert answer.searched
 
 
-def test_broken_sources_are_left_out() -> None:
+def test_broken_sources_are_skipped() -> None:
     odd: list[Any] = [None, 5, {"url": None}, {"url": ["x"]}, {"url": "javascript:alert(1)"}, {"url": "https://a b"}]
     part = {"type": "output_text", "text": "x", "annotations": [*odd, {"url": A, "title": 7}]}
     items = [{"type": "web_search_call", "action": action} for action in (None, "x", {"sources": 3}, {"sources": odd})]
@@ -54,8 +54,8 @@ def test_broken_sources_are_left_out() -> None:
     assert answer.sources == (Source(A),)
 
 
-def test_an_answer_without_a_text_is_read_at_once() -> None:
-    """It is what each look at a running response brings."""
+def test_an_answer_without_text_is_read_quickly() -> None:
+    """Every poll of a running response returns one."""
     calls = 0
 
     def count(_: object, event: str, __: object) -> None:
@@ -71,7 +71,7 @@ def test_an_answer_without_a_text_is_read_at_once() -> None:
     assert calls < 300
 
 
-def test_what_an_anthropic_model_cites_comes_first_and_has_its_title() -> None:
+def test_pages_cited_by_an_anthropic_model_come_first_with_titles() -> None:
     extra = {
         "citations": [[{"type": "web_search_result_location", "url": B, "title": "Two"}], None, "x"],
         "web_search_results": [

@@ -1,4 +1,4 @@
-"""Answers in the dialects of gateways and providers: half ones are not told as whole, whole ones are shown."""
+"""The dialects of gateways and providers: partial answers are not reported as whole, whole ones are shown."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def as_body(*events: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["finish_reason", "native_finish_reason"])
 @pytest.mark.parametrize("wrap", [lambda said: said, lambda said: {"provider_specific_fields": said}])
-def test_a_break_that_is_told_beside_a_stop_is_found_in_the_message_too(
-    name: str, wrap: Callable[[Json], Json]
-) -> None:
+def test_a_failure_beside_a_stop_is_found_in_the_message_too(name: str, wrap: Callable[[Json], Json]) -> None:
     said = wrap({name: "insufficient_system_resource"})
     assert read_body(json.dumps(whole("Half", **said)), ChatStream)[0].cut_short
     reader = ChatStream()
@@ -61,7 +59,7 @@ def test_a_break_that_is_told_beside_a_stop_is_found_in_the_message_too(
     assert reader.answer().cut_short
 
 
-def test_an_error_that_is_told_beside_a_stop_is_found_in_the_message_too() -> None:
+def test_an_error_beside_a_stop_is_found_in_the_message_too() -> None:
     said: Json = {"provider_specific_fields": {"error": {"message": WHY}}}
     assert read_body(json.dumps(whole("Half", **said)), ChatStream)[0].error_message == WHY
     reader = ChatStream()
@@ -81,7 +79,7 @@ def test_a_response_whose_message_was_cut_is_not_whole(body: Json) -> None:
 
 
 @pytest.mark.parametrize(("status", "is_whole"), [("expired", False), (None, True), ("in_progress", True)])
-def test_a_last_event_with_an_unknown_status_is_not_whole(status: str | None, is_whole: bool) -> None:
+def test_a_terminal_event_with_an_unknown_status_is_not_whole(status: str | None, is_whole: bool) -> None:
     reader = ResponseStream()
     assert fed(reader, delta("T"), completed(message("T"), status=status)) == "T"
     assert (reader.answer().status, reader.answer().cut_short is None) == (
@@ -94,7 +92,7 @@ def test_a_last_event_with_an_unknown_status_is_not_whole(status: str | None, is
     ("name", "status"), [("completed", "completed"), ("incomplete", "incomplete"), ("failed", "failed")]
 )
 @pytest.mark.parametrize("more", [{}, {"response": None}])
-def test_a_last_event_may_be_a_name_alone(name: str, status: str, more: Json) -> None:
+def test_the_terminal_event_may_be_only_a_name(name: str, status: str, more: Json) -> None:
     reader = ResponseStream()
     assert fed(reader, STARTED, delta("Hi"), {"type": f"response.{name}", **more}) == "Hi"
     assert (reader.answer().text, reader.answer().status, reader.answer().id) == ("Hi", status, "r")
@@ -120,14 +118,14 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
 
 @pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Accumulator]) -> None:
+def test_an_error_in_an_error_field_is_found(field: str, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")
     assert WHY in (answer.error_message or "")
 
 
-def test_words_in_place_of_an_event_are_told() -> None:
+def test_text_in_place_of_an_event_is_reported() -> None:
     answer, _, _ = read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
     assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", WHY)
 
@@ -157,13 +155,13 @@ def test_an_answer_of_the_other_api_is_shown() -> None:
 @pytest.mark.parametrize(
     "events",
     [
-        [{"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")],  # each piece called a message
+        [{"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")],  # each piece named a message
         [{"choices": [{"message": {"content": text}}]} for text in ("Hel", "Hello")],
         [{"choices": [{"delta": piece}]} for piece in ("Hel", "lo")],
         [chunk("Hello"), whole(" Hello ")],
     ],
 )
-def test_pieces_are_shown_once_whatever_they_are_called(events: list[Json]) -> None:
+def test_pieces_are_shown_once_under_any_name(events: list[Json]) -> None:
     reader = ChatStream()
     assert fed(reader, *events, {"choices": [{"finish_reason": "stop"}]}) == "Hello"
     assert (reader.answer().text, reader.answer().status) == ("Hello", "completed")
@@ -181,6 +179,6 @@ def test_half_a_character_is_completed_by_the_whole_text(rest: list[Json]) -> No
     assert fed(reader, delta("a\ud83c", output_index=0), *rest) == reader.answer().text == f"a{FRUIT}b"
 
 
-def test_one_broken_byte_costs_no_answer() -> None:
+def test_a_broken_byte_does_not_cost_the_answer() -> None:
     answer, _, _ = read_body(json.dumps(whole("a?b")).encode().replace(b"?", b"\xff"), ChatStream)
     assert answer.text == "a\ufffdb"

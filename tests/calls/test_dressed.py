@@ -1,4 +1,4 @@
-"""Streams as proxies dress them: what is not JSON is skipped and counted, and what is whole is told as whole."""
+"""Streams as proxies wrap them: lines other than JSON are skipped and counted, and whole answers stay whole."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ DRESSES: dict[str, Callable[[list[Any]], str]] = {
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 @pytest.mark.parametrize("name", DRESSES)
-def test_a_stream_is_read_however_it_is_dressed(name: str, kind: type[Accumulator], newline: str) -> None:
+def test_a_stream_is_read_in_any_wrapping(name: str, kind: type[Accumulator], newline: str) -> None:
     content = DRESSES[name](CHUNKS if kind is ChatStream else EVENTS).replace("\n", newline).encode()
     for step in (1, 5, len(content)):
         reader, parser, shown = kind(), EventParser(), ""
@@ -107,7 +107,7 @@ def test_lines_that_cannot_be_read_are_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_a_stream_that_does_not_end_names_what_it_holds_instead(kind: type[Accumulator]) -> None:
+def test_a_stream_without_an_end_quotes_the_unreadable_line(kind: type[Accumulator]) -> None:
     begun = chunk("Hel") if kind is ChatStream else EVENTS[1]
     answer, _, _ = read_body(lines(begun) + "data: upstream gone\n\ndata: bye\n\n", kind)
     assert answer.status == "incomplete"
@@ -134,7 +134,7 @@ def test_a_broken_piece_costs_nothing_if_the_last_event_has_the_whole_text() -> 
 @pytest.mark.parametrize(
     "event", ['data: error: {"message": "X"}', "data: event: error\ndata: data: X", 'data: [{"error": "X"}]']
 )
-def test_an_error_is_found_in_its_dress(event: str) -> None:
+def test_an_error_is_found_in_any_wrapping(event: str) -> None:
     answer, _, _ = read_body(lines(chunk("Half")) + event + "\n\n" + "data: [DONE]\n\n", ChatStream)
     assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", "X")
 
@@ -146,7 +146,7 @@ def test_an_error_is_found_in_its_dress(event: str) -> None:
     ["\n\ndata: [DONE]\n\n", "\ndata: [DONE]", "[DONE]", "data: [DONE]\n\n", "\n\n[DONE]\n", "\n", "\0", "\n\n</html>"],
 )
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_a_whole_answer_with_something_glued_on_is_read(
+def test_an_answer_with_trailing_data_is_read(
     kind: type[Accumulator], after: str, before: str, indent: int | None
 ) -> None:
     body = whole("Hello") if kind is ChatStream else FINAL
@@ -161,18 +161,18 @@ def test_a_whole_answer_with_something_glued_on_is_read(
 @pytest.mark.parametrize(
     "body", ["hello", "<html><p>Hello</html>", "42", "null", "[]", '"OK"', "{oops", "data", "{}{}"]
 )
-def test_what_is_no_answer_stays_none(body: str) -> None:
+def test_a_body_without_an_answer_is_not_read_as_one(body: str) -> None:
     with pytest.raises(ValueError, match="the answer is not"):
         read_body(body, ChatStream)
 
 
-def test_a_line_of_many_prefixes_is_read_at_once() -> None:
+def test_a_line_with_many_prefixes_is_read_quickly() -> None:
     events = EventParser().feed(b"data:" * 200_000 + b"\n\n" + b"data: {" + b" " * 200_000 + b"}\n\n")
     assert len(events) == 2
 
 
 @pytest.mark.parametrize("index", [0, "0", 0.0, None])
-def test_the_choice_that_counts_is_the_first_that_holds_a_text(index: object) -> None:
+def test_the_first_choice_with_a_text_counts(index: object) -> None:
     first: Json = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
     second = {"index": 1, "finish_reason": "length", "message": {"content": "Hello"}}
     for choices in ([first, second], [second, first]) if index is not None else ([first, second],):
@@ -183,7 +183,7 @@ def test_the_choice_that_counts_is_the_first_that_holds_a_text(index: object) ->
     assert (answer.text, answer.status) == (("First", "completed") if index is not None else ("Hello", "incomplete"))
 
 
-def test_a_text_and_a_call_may_stand_in_different_choices() -> None:
+def test_text_and_function_call_may_be_in_different_choices() -> None:
     call = {"id": "call_1", "function": {"name": "f", "arguments": "{}"}}
     choices = [
         {"index": 0, "finish_reason": "stop", "message": {"content": "I look."}},
@@ -247,7 +247,7 @@ def test_a_refusal_is_read_in_each_form(message: Json) -> None:
     assert (response.refusal, response.text) == (WORDS, "")
 
 
-def test_a_refusal_in_pieces_is_put_together() -> None:
+def test_the_pieces_of_a_refusal_are_joined() -> None:
     deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help"}}]
     events = [{"choices": [{"delta": delta}]} for delta in deltas]
     answer, _, _ = read_body(lines(*events, chunk(None, "stop")), ChatStream)
@@ -255,7 +255,7 @@ def test_a_refusal_in_pieces_is_put_together() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 3.0, "3", "3.0"])
-def test_tokens_are_counted_in_each_notation(count: object) -> None:
+def test_token_counts_are_read_in_each_notation(count: object) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": "many", "total_tokens": float("inf")}
     answer, _, _ = read_body(json.dumps({**whole("Hi"), "usage": usage}), ChatStream)
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, None, None)

@@ -1,4 +1,4 @@
-"""Several messages in one response: each text once, apart by a blank line. And what to say when there is no text."""
+"""Several messages in a response, each text once and separated by a blank line; the error of an answer without text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OUTPUTS: dict[str, tuple[list[Json], str]] = {
 
 
 def streamed(output: list[Json], *, places: bool, deltas: bool, done: bool, last: bool) -> list[Json]:
-    """The events of a stream, in pieces of two characters; each kind of event may be left out."""
+    """Return the events of a stream, in pieces of two characters; each kind of event can be omitted."""
     events: list[Json] = []
     for index, item in enumerate(output):
         place = {"output_index": index} if places else {}
@@ -70,7 +70,7 @@ def streamed(output: list[Json], *, places: bool, deltas: bool, done: bool, last
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_each_text_is_there_once(name: str) -> None:
+def test_each_text_is_read_once(name: str) -> None:
     output, text = OUTPUTS[name]
     answer, _, _ = read_body(json.dumps({"status": "completed", "output": output}), ResponseStream)
     assert answer.text == text
@@ -111,7 +111,7 @@ def test_a_message_whose_index_or_id_changes_stays_one(ids: str, indexes: tuple[
     assert shown == reader.answer().text == "Hello"
 
 
-def test_messages_with_one_id_stay_apart_once_they_are_announced() -> None:
+def test_announced_messages_with_the_same_id_stay_separate() -> None:
     reader, shown = ResponseStream(), ""
     for index, text in enumerate("AB"):
         item = {"output_index": index, "item": message(text, id="m")}
@@ -151,7 +151,7 @@ KINDS: list[tuple[Json, str]] = [
 
 @pytest.mark.parametrize(("item", "words"), KINDS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream: bool) -> None:
+def test_an_answer_without_text_names_its_contents(item: Json, words: str, stream: bool) -> None:
     body: Json = {"status": "completed", "output": [{"type": "message", "content": None}, item]}
     content = json.dumps(body)
     if stream:
@@ -171,7 +171,7 @@ def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream:
     ],
 )
 @pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, name: str) -> None:
+def test_a_chat_answer_without_text_names_its_contents(message: Json, words: str, name: str) -> None:
     body = json.dumps({"choices": [{name: {"content": None, **message}, "finish_reason": "stop"}]})
     content = body if name == "message" else f"data: {body}\n\n"
     assert why(content, ChatStream) == f"the answer holds no text, only {words}"
@@ -185,7 +185,7 @@ def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, 
     ],
 )
 @pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
+def test_a_function_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
     body = json.dumps({"choices": [{name: message, "finish_reason": "stop"}]})
     content = body if name == "message" else f"data: {body}\n\n"
     assert why(content, ChatStream) == "the model called a function instead of answering: sql"
@@ -207,12 +207,12 @@ def why(content: str, kind: type[Accumulator]) -> str:
         {"object": "response", "status": "deleted", "output": []},
     ],
 )
-def test_a_response_that_is_gone_has_failed(body: Json) -> None:
+def test_a_deleted_or_expired_response_has_failed(body: Json) -> None:
     answer, _, _ = read_body(json.dumps({"id": "resp_1", **body}), ResponseStream)
     assert answer.status == "failed"
     assert "the response" in (answer.error_message or "")
 
 
-def test_the_text_of_a_response_that_expired_is_kept() -> None:
+def test_the_text_of_an_expired_response_is_kept() -> None:
     answer, _, _ = read_body(json.dumps({"status": "expired", "output": [message("Half")]}), ResponseStream)
     assert (answer.text, answer.status) == ("Half", "incomplete")

@@ -1,4 +1,4 @@
-"""Answers in forms that the API does not have: numbers for texts, errors in other words, the input in the output."""
+"""Answers outside the API: numbers for texts, errors in other shapes, the input in the output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def message(text: object, **more: Any) -> Json:
 
 
 @pytest.mark.parametrize(("content", "text"), [(42, "42"), (0, "0"), (4.5, "4.5"), (-1, "-1"), (False, ""), (None, "")])
-def test_a_number_is_a_text(content: object, text: str) -> None:
+def test_a_number_is_read_as_text(content: object, text: str) -> None:
     assert read_body(json.dumps(chat(content)), ChatStream)[0].text == text
     assert read_body(json.dumps(response(message(content))), ResponseStream)[0].text == text
 
@@ -46,7 +46,7 @@ def test_numbers_among_the_pieces_of_a_stream_are_not_lost() -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
-def test_the_input_is_no_answer_where_a_server_repeats_it(role: str) -> None:
+def test_input_repeated_in_the_output_is_not_the_answer(role: str) -> None:
     echo = {"type": "message", "role": role, "content": [{"type": "input_text", "text": "Why?"}]}
     body = response(echo, message("Therefore."))
     assert read_body(json.dumps(body), ResponseStream)[0].text == "Therefore."
@@ -77,13 +77,13 @@ ERRORS: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_the_words_of_an_error_are_found(name: str) -> None:
+def test_the_message_of_an_error_is_found(name: str) -> None:
     assert explain_body(ERRORS[name]).message == "no luck"
 
 
 @BOTH
 @pytest.mark.parametrize("name", [name for name in ERRORS if name != "OAuth"])
-def test_the_words_of_an_error_in_place_of_an_answer_are_found(name: str, kind: type[Accumulator]) -> None:
+def test_the_message_of_an_error_in_place_of_an_answer_is_found(name: str, kind: type[Accumulator]) -> None:
     assert read_body(json.dumps(ERRORS[name]), kind)[0].error_message == "no luck"
 
 
@@ -93,7 +93,7 @@ def test_the_reason_of_a_failed_run_of_another_api_is_found() -> None:
 
 
 @pytest.mark.parametrize("error", [{}, [], "", False, 0, {"code": 0, "message": ""}, {"code": None, "message": None}])
-def test_an_error_that_says_nothing_is_none(error: object) -> None:
+def test_an_empty_error_is_ignored(error: object) -> None:
     answers = [
         read_body(json.dumps(chat("Hello", error=error)), ChatStream)[0],
         read_body("data: " + json.dumps(chat("Hello", error=error)) + "\n\n", ChatStream)[0],
@@ -110,21 +110,21 @@ FILTERED = [
 
 
 @pytest.mark.parametrize(("message", "reason"), FILTERED)
-def test_the_words_of_a_refusal_are_told_although_a_filter_stopped_it(message: Json, reason: str) -> None:
+def test_a_refusal_is_quoted_although_a_filter_stopped_it(message: Json, reason: str) -> None:
     answer = read_body(json.dumps({"choices": [{"message": message, "finish_reason": reason}]}), ChatStream)[0]
     with pytest.raises(GatewayError, match="the model refused: I can not"):
         require_complete(Reply(answer, "", {}))
 
 
 @BOTH
-def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Accumulator]) -> None:
+def test_unescaped_line_breaks_are_read(kind: type[Accumulator]) -> None:
     body = json.dumps(chat("one\ntwo\tthree") if kind is ChatStream else response(message("one\ntwo\tthree")))
     raw = body.replace("\\n", "\n").replace("\\t", "\t")
     assert read_body(raw, kind)[0].text == "one\ntwo\tthree"
 
 
 @pytest.mark.parametrize(("status", "read"), [("queued", "queued"), ("in_progress", "incomplete")])
-def test_a_submit_that_is_answered_with_events_was_submitted(status: str, read: str) -> None:
+def test_a_submit_may_be_answered_with_events(status: str, read: str) -> None:
     event = {"type": "response.created", "response": {"id": "resp_1", "status": status}}
     answer = read_body(f"event: response.created\ndata: {json.dumps(event)}\n\n", ResponseStream)[0]
     assert (answer.id, answer.status) == ("resp_1", read)

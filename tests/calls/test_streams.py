@@ -1,4 +1,4 @@
-"""Streams put together: pieces, ends, and what gateways do to both."""
+"""Accumulated streams: their pieces and ends, and the faults of gateways in both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fed(reader: Accumulator, *events: object) -> str:
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
-def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int) -> None:
+def test_events_do_not_depend_on_how_the_bytes_are_split(newline: str, step: int) -> None:
     lines = [
         "\ufeff: a comment",
         "",
@@ -59,12 +59,12 @@ def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int)
     ]
 
 
-def test_half_an_event_at_the_end_is_none() -> None:
+def test_half_an_event_at_the_end_is_dropped() -> None:
     parser = EventParser()
     assert parser.feed(b'data: {"a": 1}\n\ndata: {"a"') + parser.end() == [Event("message", '{"a": 1}')]
 
 
-def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
+def test_a_blank_line_separates_the_commentary_from_the_report() -> None:
     added = [
         {"type": "response.output_item.added", "output_index": n, "item": {"type": "message", "phase": phase}}
         for n, phase in enumerate(("commentary", "final_answer"))
@@ -79,7 +79,7 @@ def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
 
 
 @pytest.mark.parametrize("place", [{}, {"output_index": 1, "content_index": 0}, {"item_id": "m"}])
-def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
+def test_text_repeated_in_a_done_event_is_shown_once(place: dict[str, Any]) -> None:
     where = {"item_id": "m", "output_index": 1, "content_index": 0}
     part = {"type": "output_text", "text": "Hello"}
     reader = ResponseStream()
@@ -91,13 +91,13 @@ def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
     assert shown == reader.answer().text == "Hello"
 
 
-def test_an_event_that_says_incomplete_without_a_reason_is_not_whole() -> None:
+def test_an_incomplete_event_without_a_reason_is_not_whole() -> None:
     reader = ResponseStream()
     fed(reader, delta("Half"), {"type": "response.incomplete", "response": {"id": "r"}})
     assert reader.answer().cut_short
 
 
-def test_calls_of_a_chat_stream_are_put_together() -> None:
+def test_function_calls_of_a_chat_stream_are_joined() -> None:
     def call(**function: str) -> dict[str, Any]:
         return {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": function}]}}]}
 
@@ -106,12 +106,12 @@ def test_calls_of_a_chat_stream_are_put_together() -> None:
     assert [(c.call_id, c.name, c.arguments) for c in reader.answer().calls] == [("c1", "f", '{"a":1}')]
 
 
-def test_halves_of_a_character_come_together_and_a_lone_one_is_not_lost() -> None:
+def test_halves_of_a_character_are_joined_and_a_lone_half_is_kept() -> None:
     reader = ResponseStream()
     assert fed(reader, delta("a\ud83c"), delta("\udf5cb"), delta("\ud83c")) == f"a{FRUIT}b\ud83c"
 
 
-def test_events_that_nobody_asked_for_are_an_answer() -> None:
+def test_unrequested_events_are_an_answer() -> None:
     body = b'event: response.completed\ndata: {"response": {"id": "r", "output_text": "Hi"}}\n\n'
     assert read_body(body, ResponseStream)[0].text == "Hi"
     cut = read_body(b'data: {"choices": [{"delta": {"content": "Hal"}}]}\n\n', ChatStream)[0]
@@ -119,7 +119,7 @@ def test_events_that_nobody_asked_for_are_an_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "responses", "refusals"])
-def test_time_grows_with_the_length_alone(kind: str) -> None:
+def test_time_grows_linearly_with_the_length(kind: str) -> None:
     def seconds(pieces: int) -> float:
         reader: Accumulator = ChatStream() if kind == "chat" else ResponseStream()
         event: dict[str, object] = delta("word ", output_index=0)

@@ -1,4 +1,4 @@
-"""An idle connection that its server has closed is noticed, with one poll object for each connection."""
+"""One poll object per connection detects that the server has closed it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stream:
         return self.near if info == "socket" else f"usual {info}"
 
 
-def test_what_an_idle_connection_tells() -> None:
+def test_an_idle_connection_is_readable_after_data_or_close() -> None:
     near, far = socket.socketpair()
     with near, far:
         stream = Stream(near)
@@ -45,7 +45,7 @@ def test_what_an_idle_connection_tells() -> None:
         assert stream.get_extra_info("is_readable") is True
 
 
-def test_where_there_is_no_socket_or_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_socket_or_poll_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = socket.socket()
     closed.close()
     stream = Stream(closed)
@@ -61,7 +61,7 @@ def test_where_there_is_no_socket_or_no_poll(monkeypatch: pytest.MonkeyPatch) ->
         assert stream.get_extra_info("is_readable") == "usual is_readable"
 
 
-def test_a_connection_is_asked_by_one_poll_object_and_left_when_it_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_keeps_one_poll_object_and_is_dropped_once_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     made, poll = [], select.poll
 
     def counted() -> object:
