@@ -11,7 +11,7 @@ from typing import Literal
 
 from .json_object import JsonObject
 
-Api = Literal["chat", "responses"]
+ApiName = Literal["chat", "responses"]
 Path_ = str | os.PathLike[str]
 
 MAX_FILE = 32 * 1024 * 1024  # bytes of one file
@@ -20,7 +20,7 @@ _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif
 _WHITE = b"\t\n\x0b\x0c\r\x1b"  # control characters of texts, such as the colour escapes of a log
 
 
-def file_part(path: Path_, api: Api = "responses") -> JsonObject:
+def file_part(path: Path_, api: ApiName = "responses") -> JsonObject:
     """Return a file as a part of a message's content, for `responses.create` or `chat.completions.create`.
 
     Its first bytes decide: a PNG, JPEG, GIF or WebP image becomes `input_image` (`image_url` for chat), a PDF
@@ -48,12 +48,12 @@ def file_part(path: Path_, api: Api = "responses") -> JsonObject:
     return text_part(f"File: {name}\n\n{_text(content, name)}", api)
 
 
-def text_part(text: str, api: Api) -> JsonObject:
+def text_part(text: str, api: ApiName) -> JsonObject:
     """Return a text as a part of a message's content."""
     return {"type": "text" if api == "chat" else "input_text", "text": text}
 
 
-def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[JsonObject]:
+def content_of(prompt: str, files: Sequence[Path_], api: ApiName) -> str | list[JsonObject]:
     """Return the content of a chat message, or the input of a response: the files, then the prompt.
 
     Raises:

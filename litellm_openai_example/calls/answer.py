@@ -57,7 +57,7 @@ _WORDS = {
     "web_search_call": "a web search",
 }
 # Types that hold the text or a refusal, and function calls, which are named elsewhere.
-_TOLD_ELSEWHERE = frozenset({"", "function_call", "message", "output_text", "refusal", "text"})
+_NAMED_ELSEWHERE = frozenset({"", "function_call", "message", "output_text", "refusal", "text"})
 
 
 @dataclass(frozen=True)
@@ -445,7 +445,7 @@ def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
 
 def _item_words(item: JsonObject) -> str:
     kind = as_str(item.get("type"))
-    if kind in _TOLD_ELSEWHERE:
+    if kind in _NAMED_ELSEWHERE:
         return ""
     words = _WORDS.get(kind) or f"an item of the type {one_line(kind)[:60]}"
     name = one_line(as_str(item.get("name")))[:60]
