@@ -81,7 +81,7 @@ class Accumulator(ABC):
                 pass
             else:
                 return self._value(value, event.name)
-        values, others = data_of(event)
+        values, others = _data_of(event)
         text = "".join([self._value(value, event.name) for value in values])
         for line in others:
             text += self.end() if is_done(line) else self._skip(line)
@@ -122,7 +122,7 @@ class Accumulator(ABC):
         return replace(answer, status="incomplete", cut_short=cut)
 
 
-def data_of(event: Event) -> tuple[list[object], list[str]]:
+def _data_of(event: Event) -> tuple[list[object], list[str]]:
     """Return the JSON values in an event, since a gateway may pack several into one, and its other lines.
 
     Raises:

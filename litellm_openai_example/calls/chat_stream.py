@@ -86,7 +86,7 @@ class ChatStream(Accumulator):
         return ""
 
     def _show(self) -> str:
-        """Choose the choice whose text counts, and return its text so far."""
+        """Pick the choice whose text counts, and return its text so far."""
         self._shown = next((choice for _, choice in sorted(self._choices.items()) if choice.text), None)
         return self._shown.text.so_far() if self._shown else ""
 
