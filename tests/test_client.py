@@ -364,6 +364,17 @@ def test_public_signatures_name_public_types() -> None:
                     assert not own or part in public, f"{kind.__name__}.{name}: {part}"
 
 
+def test_both_clients_have_the_same_methods() -> None:
+    methods = inspect.getmembers(LiteLLMClient, inspect.isfunction)
+    public = {name: method for name, method in methods if not name.startswith("_")}
+    assert {"chat", "respond", "wait", "create_response", "stream_response"} <= public.keys()
+    for name, method in public.items():
+        other = getattr(AsyncLiteLLMClient, name)
+        given, expected = inspect.signature(other).parameters, inspect.signature(method).parameters
+        assert str(given) == str(expected), name
+        assert inspect.iscoroutinefunction(other) is not name.startswith("stream"), name
+
+
 def parts(hint: Any) -> list[Any]:
     """Return a type and all types inside it."""
     return [hint, *(part for one in typing.get_args(hint) for part in parts(one))]
