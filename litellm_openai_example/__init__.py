@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .attachments import file_part
-    from .calls.answer import Answer, FunctionCall, Usage
+    from .calls.answer import Answer, FunctionCall, Source, Usage
     from .calls.reply import Reply
-    from .calls.sources import Source
     from .calls.streams import AsyncTextStream, TextStream
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
@@ -46,7 +45,7 @@ _HOMES = {
     "Reply": "calls.reply",
     "ResearchRunningError": "research.relay_calls",
     "ResearchUnconfirmedError": "research.relay_calls",
-    "Source": "calls.sources",
+    "Source": "calls.answer",
     "StillRunningError": "errors",
     "TextStream": "calls.streams",
     "ToolCall": "research.conversation",

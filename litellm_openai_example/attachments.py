@@ -11,28 +11,28 @@ from typing import Literal
 
 from .json_object import JsonObject
 
-Api = Literal["chat", "responses"]
+ApiName = Literal["chat", "responses"]
 Path_ = str | os.PathLike[str]
 
 MAX_FILE = 32 * 1024 * 1024  # bytes of one file
-MAX_FILES = 36 * 1024 * 1024  # bytes of all together; as base64 they stay below the 50 MB that OpenAI takes
+MAX_FILES = 36 * 1024 * 1024  # bytes of all files; as base64 they stay below OpenAI's limit of 50 MB
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
-_WHITE = b"\t\n\x0b\x0c\r\x1b"  # control characters that texts do hold: a log is coloured with escapes
+_WHITE = b"\t\n\x0b\x0c\r\x1b"  # control characters of texts, such as the colour escapes of a log
 
 
-def file_part(path: Path_, api: Api = "responses") -> JsonObject:
-    """A file as a part of a message's content, for `responses.create` or `chat.completions.create`.
+def file_part(path: Path_, api: ApiName = "responses") -> JsonObject:
+    """Return a file as a part of a message's content, for `responses.create` or `chat.completions.create`.
 
-    What it is, its first bytes tell: a PNG, JPEG, GIF or WebP image becomes `input_image` (`image_url` for chat), a PDF
-    `input_file` (`file`), both as a data URL; what is UTF-8 becomes a text under the file's name.
+    Its first bytes decide: a PNG, JPEG, GIF or WebP image becomes `input_image` (`image_url` for chat), a PDF
+    `input_file` (`file`), both as a data URL; UTF-8 becomes a text under the file's name.
 
     Args:
-        path: of a regular file, at most 32 MB large.
-        api: which API the part is for.
+        path: a regular file of at most 32 MB.
+        api: the API of the message.
 
     Raises:
-        OSError: it cannot be read, or is a directory.
-        ValueError: it is empty, too large, no regular file, or of a kind that a model cannot be given.
+        OSError: the file cannot be read, or is a directory.
+        ValueError: the file is empty, too large, not a regular file, or of an unsupported type.
     """
     name = _name(path)
     content = _read(path, name)
@@ -48,16 +48,16 @@ def file_part(path: Path_, api: Api = "responses") -> JsonObject:
     return text_part(f"File: {name}\n\n{_text(content, name)}", api)
 
 
-def text_part(text: str, api: Api) -> JsonObject:
-    """A text as a part of a message's content."""
+def text_part(text: str, api: ApiName) -> JsonObject:
+    """Return a text as a part of a message's content."""
     return {"type": "text" if api == "chat" else "input_text", "text": text}
 
 
-def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[JsonObject]:
-    """What is asked, as the content of a chat message or the input of a response: the prompt after the files.
+def content_of(prompt: str, files: Sequence[Path_], api: ApiName) -> str | list[JsonObject]:
+    """Return the content of a chat message, or the input of a response: the files, then the prompt.
 
     Raises:
-        OSError, ValueError: one of the files cannot be sent; see `file_part`. Or they are too large together.
+        OSError, ValueError: one of the files cannot be sent (see `file_part`), or together they are too large.
     """
     if isinstance(files, str | bytes | os.PathLike):
         raise ValueError("files is a list of paths, not a single one")
@@ -77,7 +77,7 @@ def content_of(prompt: str, files: Sequence[Path_], api: Api) -> str | list[Json
 def _read(path: Path_, name: str) -> bytes:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError(f"{name} is no regular file")  # opening a pipe could last for ever
+        raise ValueError(f"{name} is not a regular file")  # opening a pipe could block
     with open(path, "rb") as file:
         content = file.read(MAX_FILE + 1)
     if len(content) > MAX_FILE:
@@ -94,7 +94,7 @@ def _image_type(content: bytes) -> str | None:
 
 
 def _text(content: bytes, name: str) -> str:
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # what Windows saves as "Unicode"
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # the "Unicode" of Windows
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
@@ -109,6 +109,6 @@ def _data_url(kind: str, content: bytes) -> str:
 
 
 def _name(path: Path_) -> str:
-    """The name without its folder, as it can be sent: those of Unix may hold any byte."""
+    """Return the file's name without its folder, printable: a name on Unix may have any byte."""
     name = os.fsencode(Path(path).name or os.fspath(path)).decode("utf-8", "replace")
     return "".join(character if character.isprintable() else "?" for character in name)

@@ -1,7 +1,7 @@
-"""The few calls that a program needs: prompts in, text out, with one deadline for each call.
+"""The clients of the library: prompts in, replies out, with one deadline for each call.
 
-Longer than other files, because every signature stands here twice, so that editors complete both clients: half of it is
-signatures. A new field of the API needs none of them, for what a method does not name goes through `**fields`.
+Longer than other files, because every signature stands here twice, so that editors complete both clients. A new field
+of the API needs no new signature: each method passes fields that it does not name through `**fields`.
 """
 
 from __future__ import annotations
@@ -10,38 +10,48 @@ import math
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
 from .attachments import content_of
-from .calls import calls
-from .calls.calls import CHAT, RESPONSES, Api
-from .calls.reply import Reply
-from .calls.requests import Tools, chat_request, check_prompt, check_response_id, further, response_request
-from .calls.steps import run, run_async
+from .calls import requests
+from .calls.reply import RawResponse, Reply
+from .calls.requests import (
+    CHAT,
+    RESPONSES,
+    Api,
+    Tools,
+    chat_request,
+    check_prompt,
+    check_response_id,
+    further,
+    response_request,
+)
+from .calls.steps import Operation, run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .json_object import JsonObject
-from .payer import SESSION_HEADER, Payer, who_pays
+from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
-from .transport.raw_response import RawResponse
 
 if TYPE_CHECKING:
     from .research.loop import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Files = Sequence[str | os.PathLike[str]]
 
-# The deadline ends the retries; this only keeps a loop from being endless where there is no deadline.
+# The deadline ends the retries. This bounds them for a call without a deadline.
 _MAX_RETRIES = 10
 
 
 class ClientOptions(SDKOptions, total=False):
-    """The options of `LiteLLM` that a client hands on to it."""
+    """The options of `LiteLLM` that a client passes on."""
 
     max_retries: int
     retry_server_errors: bool
@@ -60,19 +70,25 @@ class EnvironmentOptions(ClientOptions, total=False):
 
 
 class _Client:
-    """Arguments in, requests out: what both clients share."""
+    """The arguments of both clients, checked and turned into requests."""
+
+    openai: LiteLLM | AsyncLiteLLM
 
     def __init__(self, model: str, timeout: float | None, payer: Payer) -> None:
         self.model = check_prompt(model, "model name")
         self.timeout = check_timeout(timeout)
         self._payer = payer
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._base_url!r}, model={self.model!r}, timeout={self.timeout!r})"
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
+        """Return a client from `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`; options win over them."""
+        settings = gateway_settings(env)
+        given: dict[str, Any] = {"base_url": settings.base_url, "api_key": settings.api_key, "model": settings.model}
+        return cls(**{**given, **options})
 
-    @property
-    def _base_url(self) -> str:
-        raise NotImplementedError
+    def __repr__(self) -> str:
+        name, url = type(self).__name__, str(self.openai.base_url)
+        return f"{name}(base_url={url!r}, model={self.model!r}, timeout={self.timeout!r})"
 
     def _seconds(self, timeout: float | None) -> float | None:
         return self.timeout if timeout is None else check_timeout(timeout)
@@ -81,7 +97,12 @@ class _Client:
         return self.model if model is None else check_prompt(model, "model name")
 
     def _chat(
-        self, prompt: str, instructions: str | None, files: Files, model: str | None, fields: dict[str, object]
+        self,
+        prompt: str,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        **fields: object,
     ) -> JsonObject:
         content = content_of(check_prompt(prompt), files, "chat")
         return chat_request(self._model(model), content, instructions, fields)
@@ -89,20 +110,19 @@ class _Client:
     def _response(
         self,
         prompt: str,
-        files: Files,
-        model: str | None,
-        fields: dict[str, object],
-        tools: Tools | None,
-        previous_response_id: str | None,
-        instructions: str | None,
         background: bool = False,
+        tools: Tools | None = None,
+        previous_response_id: str | None = None,
+        instructions: str | None = None,
+        model: str | None = None,
+        files: Files = (),
+        **fields: object,
     ) -> JsonObject:
         if previous_response_id is not None:
             check_response_id(previous_response_id)
-        content = content_of(check_prompt(prompt), files, "responses")
         return response_request(
             self._model(model),
-            content,
+            content_of(check_prompt(prompt), files, "responses"),
             tools=tools,
             previous_response_id=previous_response_id,
             instructions=instructions,
@@ -119,7 +139,7 @@ class _Client:
         model: str | None,
         fields: dict[str, object],
     ) -> Conversation:
-        # Here and below: what only this call needs would cost every other one a good part of its start.
+        # Imported here, and so are the relay's clients below: every other call would start noticeably later.
         from .research.loop import Conversation
 
         if previous_response_id is not None:
@@ -138,23 +158,29 @@ class LiteLLMClient(_Client):
     """Blocking calls to a LiteLLM gateway.
 
     Args:
-        base_url: the gateway's root or `/v1`; else `LITELLM_BASE_URL`.
-        api_key: a gateway key; else `LITELLM_API_KEY`.
+        base_url: the gateway's root or `/v1`; otherwise `LITELLM_BASE_URL`.
+        api_key: a gateway key; otherwise `LITELLM_API_KEY`.
         model: the model of every call.
         timeout: seconds that a whole call may take, retries and polling included; None for no limit. Each method
-            takes a `timeout` of its own as well.
-        tags: by which the gateway tells what its calls cost apart; else `LITELLM_TAGS`, separated by commas.
-        end_user: for whom they are made; else `LITELLM_END_USER`.
+            accepts a `timeout` for its call, too.
+        tags: tags for the gateway's cost reports; otherwise `LITELLM_TAGS`, separated by commas.
+        end_user: the user on whose behalf the calls are made; otherwise `LITELLM_END_USER`.
         http_client, **options: those of `LiteLLM`.
 
-    Every method that asks takes `model`, `timeout` (seconds) and any further field of the API's create call, such as
-    `temperature`, `reasoning` or `metadata`; it refuses those that it sets itself. Most take `files`, paths of texts,
-    images and PDFs that go with the prompt (see `file_part`).
+    `chat`, `respond` and `wait` return a `Reply`: the text with usage, cost and sources. `stream_chat_completion` and
+    `stream_response` yield the text in pieces and have the reply at the end. `create_chat_completion` and
+    `create_response` return the text alone.
 
-    Every method raises `GatewayError` when the call failed, its `CutShortError` (with `text`) when the answer is only
-    a part, its `StillRunningError` (with `response_id`) when the deadline passed while background work runs on, and
-    `ValueError` for an argument that cannot be sent (`OSError` for a file that cannot be read).
+    Every create method accepts `model`, `timeout` (seconds) and any further field of the API's create call, such as
+    `temperature`, `reasoning` or `metadata`; it refuses the fields that it sets itself. Most accept `files`, paths of
+    texts, images and PDFs that go with the prompt (see `file_part`).
+
+    Every method raises `GatewayError` if the call fails, its subclass `CutShortError` (with `text`) if the answer is
+    incomplete, its subclass `StillRunningError` (with `response_id`) if the deadline passes while background work
+    continues, and `ValueError` for an argument that cannot be sent (`OSError` for a file that cannot be read).
     """
+
+    openai: LiteLLM
 
     def __init__(
         self,
@@ -168,42 +194,26 @@ class LiteLLMClient(_Client):
         http_client: DefaultHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, who_pays(tags, end_user))
+        super().__init__(model, timeout, resolve_payer(tags, end_user))
         self.openai = LiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )
 
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
-        """A client from `LITELLM_BASE_URL`, `LITELLM_API_KEY` and `LITELLM_MODEL`; options win over them."""
-        settings = gateway_settings(env)
-        given: dict[str, Any] = {"model": settings.model, **options}
-        return cls(settings.base_url, settings.api_key, **given)
+    def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
+        """Run an operation of this package within `timeout` seconds, with its calls in one session.
 
-    def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
-        """Carry out an operation, its calls in one session, within so many seconds.
-
-        A deadline around the call that is nearer wins.
+        The nearer deadline wins if another one encloses the call.
         """
         with closing(operation), deadline(self._seconds(timeout)):
             return run(_sdk_of(self.openai, session_id), operation)
 
-    def create_chat_completion(
-        self,
-        prompt: str,
-        *,
-        instructions: str | None = None,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> str:
-        """The text of a chat completion."""
-        request = self._chat(prompt, instructions, files, model, fields)
-        return self.run(calls.ask(CHAT, request), timeout).text
+    def create_chat_completion(self, /, prompt: str, *, timeout: float | None = None, **options: Any) -> str:
+        """Return the text of a chat completion. Accepts the arguments of `chat`."""
+        return self.run(_text(requests.create, CHAT, self._chat(prompt, **options)), timeout)
 
     def chat(
         self,
+        /,
         prompt: str,
         *,
         instructions: str | None = None,
@@ -212,30 +222,29 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         **fields: object,
     ) -> Reply:
-        """A chat completion with all that came along; one that calls functions may have `calls` and no text."""
-        request = self._chat(prompt, instructions, files, model, fields)
-        return self.run(calls.ask(CHAT, request, may_call=True), timeout)
+        """Return the reply to a chat completion. If the model calls functions, it may have `calls` and no text."""
+        request = self._chat(prompt, instructions, model, files, **fields)
+        return self.run(requests.create(CHAT, request, may_call=True), timeout)
 
     def create_response(
         self,
+        /,
         prompt: str,
         background: bool = False,
         tools: Tools | None = None,
         previous_response_id: str | None = None,
         instructions: str | None = None,
         *,
-        model: str | None = None,
-        files: Files = (),
         timeout: float | None = None,
-        **fields: object,
+        **options: Any,
     ) -> str:
-        """The text of a response; for a background one the gateway's JSON (id, status, ...) as it came."""
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        reply = self.run(calls.ask(RESPONSES, request), timeout)
-        return reply.raw if background else reply.text
+        """Return the text of a response, or the JSON of a background one. Accepts the arguments of `respond`."""
+        request = self._response(prompt, background, tools, previous_response_id, instructions, **options)
+        return self.run((_raw if background else _text)(requests.create, RESPONSES, request), timeout)
 
     def respond(
         self,
+        /,
         prompt: str,
         *,
         background: bool = False,
@@ -247,13 +256,12 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         **fields: object,
     ) -> Reply:
-        """A response with all that came along.
+        """Return the reply to a response. If the model calls functions, it may have `calls` and no text.
 
-        A background one is returned as it was submitted; its `id` is for `wait_for_reply`. One that calls functions
-        may have `calls` and no text.
+        With `background` it is the reply to the submit; pass its `id` to `wait`.
         """
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        return self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+        request = self._response(prompt, background, tools, previous_response_id, instructions, model, files, **fields)
+        return self.run(requests.create(RESPONSES, request, may_call=True), timeout)
 
     def stream_chat_completion(
         self,
@@ -265,8 +273,8 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         **fields: object,
     ) -> TextStream:
-        """The text of a chat completion in pieces, as they arrive; at the end its `reply` holds the rest."""
-        return text_stream(self, CHAT, self._chat(prompt, instructions, files, model, fields), timeout)
+        """Return a stream of the text of a chat completion; at its end, `reply` has usage, cost and sources."""
+        return text_stream(self, CHAT, self._chat(prompt, instructions, model, files, **fields), timeout)
 
     def stream_response(
         self,
@@ -280,45 +288,34 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         **fields: object,
     ) -> TextStream:
-        """The text of a response in pieces, as they arrive; at the end its `reply` holds the rest."""
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions)
+        """Return a stream of the text of a response; at its end, `reply` has usage, cost and sources."""
+        request = self._response(prompt, False, tools, previous_response_id, instructions, model, files, **fields)
         return text_stream(self, RESPONSES, request, timeout)
 
-    def wait_for_response(
+    def wait(
         self,
-        response_id: str,
-        timeout: float | None = None,
-        *,
-        on_status: Callable[[str], None] | None = None,
-    ) -> str:
-        """Poll a background response until it has ended; its text. See `wait_for_reply`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
-        return self.run(operation, timeout).text
-
-    def wait_for_reply(
-        self,
-        response_id: str,
+        response_id: str | None,
         timeout: float | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
     ) -> Reply:
-        """Poll a background response until it has ended.
+        """Poll a background response until it has ended, and return its reply.
 
         Args:
-            response_id: as `create_response` printed it; an id of a later reply may not work.
+            response_id: the `id` of the submit's reply; that of a later reply may not work.
             timeout: seconds to wait at most.
-            on_status: told the status of each poll.
+            on_status: called with the status of each poll.
         """
-        operation = calls.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status)
         return self.run(operation, timeout)
 
     def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
-        """The gateway's JSON of a response, whatever its status."""
-        return self.run(calls.retrieve(check_response_id(response_id)), timeout).raw
+        """Return the gateway's JSON of a response in any status."""
+        return self.run(_raw(requests.retrieve, check_response_id(response_id)), timeout)
 
     def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
-        """Stop a background response; the gateway's JSON."""
-        return self.run(calls.cancel(check_response_id(response_id)), timeout).raw
+        """Cancel a background response, and return the gateway's JSON of it."""
+        return self.run(_raw(requests.cancel, check_response_id(response_id)), timeout)
 
     def create_response_with_tool_calling(
         self,
@@ -333,31 +330,27 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         **fields: object,
     ) -> ToolCallingResult:
-        """The answer to a prompt, for which the model may have deep_research run by a relay.
+        """Answer a prompt for which the model may call deep_research, which a relay runs.
 
         Args:
             prompt: the question.
-            relay_base_url: the relay's root; else `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
+            relay_base_url: the relay's root; otherwise `RELAY_BASE_URL` or `http://127.0.0.1:8080`.
             web_search: offer web search as well.
-            relay_api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
+            relay_api_key: the relay's key, if it requires one; otherwise `RELAY_API_KEY`.
             timeout: seconds; a research run takes minutes.
 
         Raises:
-            StillRunningError: the deadline passed while a research run goes on; its `ResearchRunningError` has the
-                invocation's id and token.
+            StillRunningError: the deadline passed while a research run continues; its subclass `ResearchRunningError`
+                has the invocation's id and token.
             ResearchUnconfirmedError: the deadline passed, or the answer was lost, before the relay confirmed a run;
                 `idempotency_key` and `arguments` find it. `others` has the further runs of the same turn.
-            GatewayError: `research` on it is the text of what was paid for before it failed.
+            GatewayError: the call failed; its `research` is the text of the runs that were paid for before.
         """
         from .research.relay_client import RelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
-
-    @property
-    def _base_url(self) -> str:
-        return str(self.openai.base_url)
 
     def close(self) -> None:
         """Close the connections."""
@@ -370,8 +363,23 @@ class LiteLLMClient(_Client):
         self.close()
 
 
+def _awaitable(
+    method: Callable[Concatenate[LiteLLMClient, P], T],
+) -> Callable[Concatenate[AsyncLiteLLMClient, P], Coroutine[Any, Any, T]]:
+    """Return a method of the blocking client for the asynchronous one, whose `run` returns an awaitable."""
+
+    @wraps(method)
+    async def call(self: AsyncLiteLLMClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        of_either: Callable[..., Any] = method
+        return await of_either(self, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return call
+
+
 class AsyncLiteLLMClient(_Client):
-    """Asynchronous calls to a LiteLLM gateway; see `LiteLLMClient`, which has the same methods."""
+    """Asynchronous calls to a LiteLLM gateway, with the methods of `LiteLLMClient`."""
+
+    openai: AsyncLiteLLM
 
     def __init__(
         self,
@@ -385,85 +393,23 @@ class AsyncLiteLLMClient(_Client):
         http_client: DefaultAsyncHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, who_pays(tags, end_user))
+        super().__init__(model, timeout, resolve_payer(tags, end_user))
         self.openai = AsyncLiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )
 
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
-        """See `LiteLLMClient.from_env`."""
-        settings = gateway_settings(env)
-        given: dict[str, Any] = {"model": settings.model, **options}
-        return cls(settings.base_url, settings.api_key, **given)
-
-    async def run(self, operation: Coroutine[Any, Any, T], timeout: float | None = None, session_id: str = "") -> T:
+    async def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""
         with closing(operation), deadline(self._seconds(timeout)):
             return await run_async(_sdk_of(self.openai, session_id), operation)
 
-    async def create_chat_completion(
-        self,
-        prompt: str,
-        *,
-        instructions: str | None = None,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> str:
-        """See `LiteLLMClient.create_chat_completion`."""
-        request = self._chat(prompt, instructions, files, model, fields)
-        return (await self.run(calls.ask(CHAT, request), timeout)).text
-
-    async def chat(
-        self,
-        prompt: str,
-        *,
-        instructions: str | None = None,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> Reply:
-        """See `LiteLLMClient.chat`."""
-        request = self._chat(prompt, instructions, files, model, fields)
-        return await self.run(calls.ask(CHAT, request, may_call=True), timeout)
-
-    async def create_response(
-        self,
-        prompt: str,
-        background: bool = False,
-        tools: Tools | None = None,
-        previous_response_id: str | None = None,
-        instructions: str | None = None,
-        *,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> str:
-        """See `LiteLLMClient.create_response`."""
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        reply = await self.run(calls.ask(RESPONSES, request), timeout)
-        return reply.raw if background else reply.text
-
-    async def respond(
-        self,
-        prompt: str,
-        *,
-        background: bool = False,
-        tools: Tools | None = None,
-        previous_response_id: str | None = None,
-        instructions: str | None = None,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> Reply:
-        """See `LiteLLMClient.respond`."""
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions, background)
-        return await self.run(calls.ask(RESPONSES, request, may_call=True), timeout)
+    create_chat_completion = _awaitable(LiteLLMClient.create_chat_completion)
+    chat = _awaitable(LiteLLMClient.chat)
+    create_response = _awaitable(LiteLLMClient.create_response)
+    respond = _awaitable(LiteLLMClient.respond)
+    wait = _awaitable(LiteLLMClient.wait)
+    retrieve_response = _awaitable(LiteLLMClient.retrieve_response)
+    cancel_response = _awaitable(LiteLLMClient.cancel_response)
 
     def stream_chat_completion(
         self,
@@ -476,7 +422,7 @@ class AsyncLiteLLMClient(_Client):
         **fields: object,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_chat_completion`."""
-        return self._stream(CHAT, self._chat(prompt, instructions, files, model, fields), timeout)
+        return self._stream(CHAT, self._chat(prompt, instructions, model, files, **fields), timeout)
 
     def stream_response(
         self,
@@ -491,40 +437,8 @@ class AsyncLiteLLMClient(_Client):
         **fields: object,
     ) -> AsyncTextStream:
         """See `LiteLLMClient.stream_response`."""
-        request = self._response(prompt, files, model, fields, tools, previous_response_id, instructions)
+        request = self._response(prompt, False, tools, previous_response_id, instructions, model, files, **fields)
         return self._stream(RESPONSES, request, timeout)
-
-    async def wait_for_response(
-        self,
-        response_id: str,
-        timeout: float | None = None,
-        *,
-        on_status: Callable[[str], None] | None = None,
-    ) -> str:
-        """See `LiteLLMClient.wait_for_response`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
-        return (await self.run(operation, timeout)).text
-
-    async def wait_for_reply(
-        self,
-        response_id: str,
-        timeout: float | None = None,
-        *,
-        on_status: Callable[[str], None] | None = None,
-    ) -> Reply:
-        """See `LiteLLMClient.wait_for_reply`."""
-        operation = calls.wait(check_response_id(response_id), on_status)
-        return await self.run(operation, timeout)
-
-    async def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
-        """See `LiteLLMClient.retrieve_response`."""
-        operation = calls.retrieve(check_response_id(response_id))
-        return (await self.run(operation, timeout)).raw
-
-    async def cancel_response(self, response_id: str, *, timeout: float | None = None) -> str:
-        """See `LiteLLMClient.cancel_response`."""
-        operation = calls.cancel(check_response_id(response_id))
-        return (await self.run(operation, timeout)).raw
 
     async def create_response_with_tool_calling(
         self,
@@ -548,14 +462,10 @@ class AsyncLiteLLMClient(_Client):
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         async def open_() -> tuple[RawResponse, StreamReader]:
-            raw = await self.run(calls.open_stream(api, request), timeout)
-            return raw, StreamReader(raw, api.assembly(), self.openai.api_key)
+            raw = await self.run(requests.open_stream(api, request), timeout)
+            return raw, StreamReader(raw, api.accumulator(), self.openai.api_key)
 
         return AsyncTextStream(open_)
-
-    @property
-    def _base_url(self) -> str:
-        return str(self.openai.base_url)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -569,23 +479,31 @@ class AsyncLiteLLMClient(_Client):
 
 
 def text_stream(client: LiteLLMClient, api: Api, request: JsonObject, timeout: float | None = None) -> TextStream:
-    """Send a request whose answer comes in pieces."""
-    opened = client.run(calls.open_stream(api, request), timeout)
-    return TextStream(opened, StreamReader(opened, api.assembly(), client.openai.api_key))
+    """Send a request, and return its answer as a stream of text."""
+    opened = client.run(requests.open_stream(api, request), timeout)
+    return TextStream(opened, StreamReader(opened, api.accumulator(), client.openai.api_key))
+
+
+async def _text(operation: Callable[..., Operation[Reply]], *arguments: Any) -> str:
+    return (await operation(*arguments)).text
+
+
+async def _raw(operation: Callable[..., Operation[Reply]], *arguments: Any) -> str:
+    return (await operation(*arguments)).raw
 
 
 async def _with_tools(conversation: Conversation, relay: RelayCalls) -> ToolCallingResult:
     from .research.loop import converse, research_through
 
-    await relay.check_operation()  # before anything is paid for
+    await relay.check_operation()  # before the first call that costs money
     return await converse(conversation, research_through(relay))
 
 
 def check_timeout(seconds: float | None) -> float | None:
-    """`seconds`, if a deadline can be made of it: None (no limit), or a finite number above 0.
+    """Return `seconds` if it is a usable timeout: None (no limit) or a finite number above 0.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: it is not.
     """
     if seconds is None:
         return None
@@ -595,14 +513,14 @@ def check_timeout(seconds: float | None) -> float | None:
 
 
 def _sdk_options(options: ClientOptions, payer: Payer) -> dict[str, Any]:
-    # Reads are bounded by the deadline of the call, not one by one.
+    # The deadline of the call bounds its reads; a timeout for each one would cut slow answers off.
     ours = {"timeout": Timeout(None, connect=5.0), "max_retries": _MAX_RETRIES, "max_answer": MAX_ANSWER}
     headers = {**NO_PLATFORM, **(options.get("default_headers") or {})}
     return {**ours, "payer": payer, **options, "default_headers": headers}
 
 
 def _sdk_of(sdk: T, session_id: str) -> T:
-    """`sdk` for the calls of one session, by which the gateway can add up what they cost."""
+    """Return `sdk` with a session header, for the gateway's cost report of these calls."""
     if not session_id:
         return sdk
     made: T = sdk.with_options(default_headers={SESSION_HEADER: session_id})  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""What each gateway answer means: its kind for programs, cause, hint and support ids for a person.
+"""Diagnosis of failed calls: a kind for programs; a cause, a hint and support ids for people.
 
-`explain` turns any exception of the SDK, and the gateway's JSON behind it, into a `GatewayError`. What the words
-of a gateway mean is in `error_table`.
+`explain` turns any exception of the SDK, with the gateway's JSON behind it, into a `GatewayError`. The messages of
+gateways are recognized in `error_table`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id"
 
 
 def explain(error: Exception) -> GatewayError:
-    """What an exception of a call through the SDK, or one met while reading an answer, means to a person."""
+    """Return the `GatewayError` for an exception of a call through the SDK or of reading its answer."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, openai.APIStatusError):
@@ -51,12 +51,12 @@ def explain(error: Exception) -> GatewayError:
 
 
 def explain_body(body: object) -> GatewayError:
-    """What an error in the JSON of an answer means (a 200 answer or a stream may hold one)."""
+    """Return the error for the JSON of an answer that reports one, which a 200 or a stream may do."""
     return _explain_report(read_report(body, None, ""), {})
 
 
 def kind_of(response: httpx.Response) -> ErrorKind:
-    """What kind of error an answer is that was read to its end."""
+    """Return the kind of error of an answer whose body has been read."""
     try:
         body = json.loads(response.content)
     except (ValueError, RecursionError):
@@ -71,9 +71,11 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
     report = read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
     explained = _explain_report(report, _support_ids(headers))
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
-    if explained.kind is ErrorKind.NOT_SUPPORTED:  # LiteLLM says 500 for that, before it sends anything
+    # LiteLLM answers with 500 before it sends anything.
+    if explained.kind is ErrorKind.NOT_SUPPORTED:
         explained.outcome_unknown = False
-    if explained.kind is ErrorKind.SERVER and error.status_code < 500:  # the provider's answer was lost on the way
+    # Executed, but the provider's answer was lost.
+    if explained.kind is ErrorKind.SERVER and error.status_code < 500:
         explained.outcome_unknown = error.request.method == "POST"
     if 300 <= error.status_code < 400:
         explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
@@ -107,7 +109,8 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
 
 
 def _is_distrust(error: BaseException | None) -> bool:
-    seen: set[int] = set()  # causes and contexts may form a circle when an error is raised again
+    # Causes and contexts form a cycle when an error is raised again.
+    seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
@@ -117,8 +120,8 @@ def _is_distrust(error: BaseException | None) -> bool:
 
 
 def _proxy_for(url: httpx.URL) -> str:
-    """Host and port of the proxy that the environment names for an address, without its password; empty if none."""
-    from urllib.request import getproxies, proxy_bypass  # only where something has failed
+    """Return host and port of the environment's proxy for an address, without its password; empty if none."""
+    from urllib.request import getproxies, proxy_bypass  # only needed after a failure
 
     try:
         proxies = getproxies()
@@ -136,7 +139,7 @@ def _explain_report(report: Report, support_ids: Mapping[str, str]) -> GatewayEr
     if report.status == 429 and report.delay is not None:
         hint = f"{hint}; the gateway says to retry after {report.delay:.4g} s"
     code = report.provider_code or report.code
-    if code == str(report.status):  # LiteLLM repeats the status there
+    if code == str(report.status):  # LiteLLM repeats the status as the code
         code = report.type
     return GatewayError(
         cause,

@@ -1,13 +1,13 @@
-"""The table of what gateways say: which words, statuses and parameters mean which kind of error.
+"""The error table: the kind of error behind each message, status and parameter of a gateway.
 
-The wire facts were measured with LiteLLM 1.106. This is the one place of the package that tests the words of a gateway.
+The wire facts were measured with LiteLLM 1.106. No other module of the package tests the words of a gateway.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .json_object import JsonObject
 
 @dataclass(frozen=True)
 class Report:
-    """An error as it arrived: the gateway's own words, and the provider's that LiteLLM wrapped up in them."""
+    """An error as received: the gateway's fields, and those of the provider's error that LiteLLM embedded in them."""
 
     status: int | None
     content_type: str
@@ -34,13 +34,13 @@ class Report:
         return any(word in self.everything for word in words)
 
     def refuses(self, field: str, words: str, *, param: str = "", said: Sequence[str] = ()) -> bool:
-        """Was a request refused because of one of `_REFUSABLE`?
+        """Return True if the request was refused because of a field.
 
         Args:
-            field: the one of them. A parameter that the gateway names decides, if it is one of them.
-            words: pattern of the words about it, for a gateway that names no parameter or another one.
-            param: pattern of the parameter's name, if its beginning is not enough.
-            said: what a refusal may say, beside `_UNSUPPORTED`.
+            field: one of `_REFUSABLE`. If the gateway names one of these as the parameter, that alone decides.
+            words: a pattern for the message, if the gateway names no parameter or another one.
+            param: a pattern for the parameter's name, if its beginning does not suffice.
+            said: phrases of a refusal, in addition to `_UNSUPPORTED`.
         """
         if self.status not in (400, 422):
             return False
@@ -51,12 +51,14 @@ class Report:
 
     @property
     def html(self) -> bool:
-        start = self.message.lstrip()[:15].lower()
-        return "html" in self.content_type or start.startswith(("<!doctype", "<html"))
+        """Is the error a web page?"""
+        return is_web_page({"content-type": self.content_type}, self.message.encode(errors="replace"))
 
 
+# A page begins with a tag; `<|` begins a token of a model, which an error may quote.
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
 _STREAM = r"\bstream(ing)?\b"
-# Fields without which a request may be sent again, as the names of a provider's parameters begin.
+# Fields that a request can be repeated without: the beginnings of the providers' parameter names.
 _REFUSABLE = ("reasoning", "tool", "store", "stream")
 _UNSUPPORTED = (
     "not support",
@@ -68,30 +70,31 @@ _UNSUPPORTED = (
     "unrecognized",
     "not permitted",
 )
-# For fields that we send unasked: no harm is done where a refusal of something else is taken for one of theirs.
+# Further phrases for fields that we add ourselves. To mistake another refusal for one of these does no harm: the repeat
+# without the field is refused as well.
 _REFUSED = (
     *("not available", "not allowed", "not accept", "n't accept", "not recognized", "not implemented", "unexpected"),
     *("not a valid", "not valid", "is invalid", "must be", "should be", "cannot", "disabled", "zero data retention"),
 )
-# Effort has other names where LiteLLM bridges a model; OpenAI may name its value alone.
+# LiteLLM renames the effort for a bridged model, and OpenAI may quote only its value.
 _REASONING = r"\breasoning|\bthinking|\beffort\b"
 _EFFORT = r"\bvalue: '(minimal|low|medium|high|xhigh|max)'"
-# Not a vector store, which is something else.
+# A vector store is another thing.
 _STORE = r"(?<!vector )(?<!vector_)\bstore\b|\bstoring\b"
 
 
-# Fields that hold the words of an error, the most telling first: OpenAI, FastAPI, AWS, OAuth, problem+json, Apigee.
+# Fields with the message of an error, the most specific first: OpenAI, FastAPI, AWS, OAuth, problem+json, Apigee.
 _WORDS = (
     *("message", "Message", "detail", "msg", "error_message", "error_msg", "errorMessage", "error_description"),
     *("faultstring", "status_msg", "title", "reason"),
 )
-# Fields that hold an object, or a list of objects, with such a field: Azure, Cloudflare, Apigee, MiniMax.
+# Fields with an object, or a list of objects, that has such a field: Azure, Cloudflare, Apigee, MiniMax.
 _AROUND_WORDS = ("innererror", "error", "errors", "fault", "base_resp")
 _DEEPEST_ERROR = 4  # levels of errors within errors
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """A row of the table."""
 
     fits: Callable[[Report], bool]
     kind: ErrorKind
@@ -99,7 +102,7 @@ class Row(NamedTuple):
     hint: str = ""
 
 
-# The first row that fits explains an error. Rows about a cause come before those about a bare status.
+# The first matching row explains an error. Rows about a cause precede those about a bare status.
 ROWS: Sequence[Row] = (
     Row(
         lambda r: r.says("budget has been exceeded", "budget_exceeded", "exceededbudget"),
@@ -147,7 +150,7 @@ ROWS: Sequence[Row] = (
         "this model does not work without a tool to search with",
         "give it one: --web-search, or tools=[{'type': 'web_search_preview'}]",
     ),
-    # The one cause below 500 of which the provider has executed the request: LiteLLM says 422 or 400 for it.
+    # The one error below 500 after which the provider has executed the request: LiteLLM answers with 422 or 400.
     Row(
         lambda r: r.says("error converting to valid response", "unable to get json response"),
         ErrorKind.SERVER,
@@ -264,10 +267,10 @@ ROWS: Sequence[Row] = (
 
 
 def is_gateway_error(content: bytes) -> bool:
-    """Whether the body of an error is the gateway's own, not that of a proxy or an ingress before it.
+    """Return True if the body of an error comes from the gateway, not from a proxy or an ingress before it.
 
-    LiteLLM's errors are OpenAI's: `{"error": {"message", "type", "param", "code"}}`, of which all but the message may
-    be null. To a wrong path it answers in another shape, FastAPI's `{"detail": "Not Found"}`.
+    LiteLLM's errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, where all but the message
+    may be null. Only for a wrong path it answers in FastAPI's shape, `{"detail": "Not Found"}`.
     """
     try:
         body = json.loads(content)
@@ -277,8 +280,19 @@ def is_gateway_error(content: bytes) -> bool:
     return isinstance(error, dict) and isinstance(error.get("message"), str) and {"type", "code"} <= error.keys()
 
 
+def is_web_page(headers: Mapping[str, str], content: bytes) -> bool:
+    """Return True if a body that is not JSON is a web page, such as a proxy's sign-in page.
+
+    Neither LiteLLM nor a relay answers with a page, so neither has seen the request. Any other unreadable body may be
+    a provider's that LiteLLM passed on.
+    """
+    return _PAGE.match(content) is not None or (
+        "html" in headers.get("content-type", "").lower() and bool(content[:64].strip())
+    )
+
+
 def row_of(report: Report) -> Row:
-    """The line of the table that explains an error."""
+    """Return the row of the table that explains an error."""
     return next(row for row in ROWS if row.fits(report))
 
 
@@ -287,7 +301,8 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body
         words = words_of({**body, "error": None})
-        if isinstance(error, str) and words and words != error:  # OAuth: a code, and the words beside it
+        # OAuth: a code, with the message beside it.
+        if isinstance(error, str) and words and words != error:
             error = {"code": error, "message": words}
     if not isinstance(error, dict):
         text = error if isinstance(error, str) else "" if error is None else json.dumps(error, ensure_ascii=False)
@@ -310,7 +325,7 @@ def read_report(body: object, status: int | None, content_type: str, delay: floa
 
 
 def words_of(error: object, depth: int = 0) -> str:
-    """Return the words of an error in any of the forms that gateways and the proxies before them have; else empty."""
+    """Return the message of an error in any shape that gateways and their proxies use; empty if it has none."""
     if isinstance(error, str):
         return error
     if depth > _DEEPEST_ERROR:
@@ -325,7 +340,7 @@ def words_of(error: object, depth: int = 0) -> str:
 
 
 def _provider_error(message: str) -> JsonObject:
-    """The provider's own error object, which LiteLLM puts as JSON into its message after `Exception - `."""
+    """Return the provider's error object, which LiteLLM embeds as JSON in its message after `Exception - `."""
     found = re.search(r"Exception - .*?(\{)", message, re.DOTALL)
     if not found:
         return {}

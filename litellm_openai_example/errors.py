@@ -1,7 +1,7 @@
-"""The exceptions: what went wrong, in words for a person, with exit codes.
+"""The exceptions of the package, with messages for people and exit codes.
 
-The SDK's exceptions are left as they are for drop-in users; the two here that are raised under the SDK are subclasses
-of them. The client and the command raise `GatewayError`, whose text is one line.
+Drop-in users get the SDK's exceptions unchanged; those that are raised here under the SDK are subclasses of them. The
+client and the command raise `GatewayError`, whose text is one line.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import openai
 from .config import ConfigurationError, redact_text
 from .http_library import httpx
 
-INTERNAL_ERROR = "hit an internal error"  # the words for a fault of this program
+INTERNAL_ERROR = "hit an internal error"  # the message for a fault of this program
 UNKNOWN = "the outcome is unknown: it may have been executed, and it was not sent again"
 _LONGEST = 600
 
 
 class ErrorKind(StrEnum):
-    """What kind of failure it was: the thing to branch on. The words of an error may change, these do not."""
+    """The kind of a failure, for programs to branch on. Messages may change, kinds do not."""
 
-    BUDGET = "budget"  # the money or quota of this gateway key is spent
+    BUDGET = "budget"  # the budget or quota of this gateway key is spent
     BAD_KEY = "bad_key"  # the gateway does not accept or know this key
     PROVIDER_KEY = "provider_key"  # the provider does not accept the gateway's own key
-    FORBIDDEN = "forbidden"  # this key may not do that
+    FORBIDDEN = "forbidden"  # this key lacks the permission
     UNKNOWN_MODEL = "unknown_model"  # the gateway has no such model for this key
     UNKNOWN_RESPONSE = "unknown_response"  # the gateway does not know that response id
-    NOT_FOUND = "not_found"  # it found nothing there, and does not say what
-    NOT_SUPPORTED = "not_supported"  # this model can never do that on this gateway
-    UNSUPPORTED_TOOL = "unsupported_tool"  # the model refuses a tool by its name
+    NOT_FOUND = "not_found"  # 404 for something that it does not name
+    NOT_SUPPORTED = "not_supported"  # this gateway never supports that for this model
+    UNSUPPORTED_TOOL = "unsupported_tool"  # the model refuses the type of a tool
     MISSING_TOOL = "missing_tool"  # the model does not work without a tool to search with
     UNSUPPORTED_REASONING = "unsupported_reasoning"  # the model refuses `reasoning`
     UNSUPPORTED_STORE = "unsupported_store"  # the provider refuses `store` as it was sent
@@ -41,31 +41,31 @@ class ErrorKind(StrEnum):
     TOO_LARGE = "too_large"  # the request is longer than the model or the gateway takes
     POLICY = "policy"  # a content policy refused the request
     BAD_REQUEST = "bad_request"  # any other 4xx
-    RATE_LIMIT = "rate_limit"  # too many requests, or a model that is paused
+    RATE_LIMIT = "rate_limit"  # too many requests, or the gateway has paused the model
     UNAVAILABLE = "unavailable"  # 503: overloaded
     SERVER = "server"  # any other 5xx
     TIMEOUT = "timeout"  # no complete answer in time
     UNREACHABLE = "unreachable"  # no connection could be made, so nothing was sent
     LOST = "lost"  # the connection broke after the request was sent
-    WRONG_ADDRESS = "wrong_address"  # what answers there is no gateway
-    ANSWER_TOO_LARGE = "answer_too_large"  # the answer is longer than what is read of one
-    UNREADABLE = "unreadable"  # the answer is not what the API promises
+    WRONG_ADDRESS = "wrong_address"  # that address is not a gateway
+    ANSWER_TOO_LARGE = "answer_too_large"  # the answer is larger than the limit
+    UNREADABLE = "unreadable"  # the answer does not follow the API
     REFUSED = "refused"  # the model refused to answer
     CANCELLED = "cancelled"  # the response was cancelled
-    FAILED = "failed"  # the response failed for a reason that is not told
-    CUT_SHORT = "cut_short"  # the answer is only a part
-    STILL_RUNNING = "still_running"  # the deadline passed while the work runs on
-    UNCONFIRMED = "unconfirmed"  # a research run may have been accepted: no answer tells
+    FAILED = "failed"  # the response failed for no given reason
+    CUT_SHORT = "cut_short"  # the answer is incomplete
+    STILL_RUNNING = "still_running"  # the deadline passed while the work continues
+    UNCONFIRMED = "unconfirmed"  # a research run may have been accepted; the answer was lost
     OTHER = "other"
 
 
 class UnusableSettingError(ConfigurationError, openai.OpenAIError):
-    """A `ConfigurationError` of a client: the SDK raises an `OpenAIError` where a setting of its own is missing."""
+    """A `ConfigurationError` of a client that is also an `OpenAIError`, as the SDK's own errors about settings are."""
 
 
 @contextmanager
 def as_sdk_errors() -> Iterator[None]:
-    """Raise a `ConfigurationError` inside the block as one that programs written for the SDK expect as well."""
+    """Turn a `ConfigurationError` inside the block into one that programs written for the SDK catch, too."""
     try:
         yield
     except ConfigurationError as error:
@@ -75,7 +75,7 @@ def as_sdk_errors() -> Iterator[None]:
 
 
 class PortableError(Exception):
-    """An exception that can be copied and pickled with all its attributes, whatever its constructor wants."""
+    """An exception that can be copied and pickled with all its attributes, independently of its constructor."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _carried_over, (type(self), self.args, self.__dict__)
@@ -92,8 +92,8 @@ class LostAnswerError(PortableError, openai.APIConnectionError):
     """The connection broke after the request was sent; it is not sent again.
 
     Attributes:
-        what: what happened, in a few words.
-        outcome_unknown: False where a repeat would cost nothing.
+        what: a short description of the failure.
+        outcome_unknown: False if a repeat would cost nothing.
     """
 
     def __init__(self, what: str, request: httpx.Request, *, outcome_unknown: bool) -> None:
@@ -103,11 +103,11 @@ class LostAnswerError(PortableError, openai.APIConnectionError):
 
 
 class ClosedClientError(LostAnswerError):
-    """The client was closed before the call, between two of its attempts, or while it waited for an answer."""
+    """The client was closed before or during the call."""
 
 
 class DeadlineExceededError(PortableError, openai.APITimeoutError):
-    """The deadline of the call passed; attributes as of `LostAnswerError`, the outcome is known if nothing was sent."""
+    """The deadline of the call passed. Attributes as in `LostAnswerError`; the outcome is known if nothing was sent."""
 
     def __init__(self, what: str, request: httpx.Request, *, outcome_unknown: bool) -> None:
         super().__init__(request=request)
@@ -122,20 +122,20 @@ def _with_outcome(what: str, outcome_unknown: bool) -> str:
 
 
 class GatewayError(PortableError, openai.OpenAIError):
-    """A call failed; `str()` is one line with everything a person needs, and never holds the key.
+    """A failed call. `str()` is one line with everything a person needs, and never contains the key.
 
     Attributes:
-        kind: what kind of failure it is, for a program to branch on.
-        cause: what happened, in plain words.
-        status: the HTTP status, if there was an answer.
-        code: the error code, the provider's own where LiteLLM passed it on.
-        message: what the gateway said, on one line, shortened.
-        hint: what to do about it.
-        support_ids: ids that the people who run the gateway or the provider can look up.
-        outcome_unknown: the request may have been executed although no answer tells.
-        response_id: of the response that the error is about, if there is one.
-        retry_after: seconds that the gateway asks to wait before the next attempt, if it does.
-        research: text of a research run that was paid for before the call failed.
+        kind: the kind of failure, for a program to branch on.
+        cause: the failure in plain words.
+        status: the HTTP status; None without an answer.
+        code: the error code, the provider's if LiteLLM passed it on.
+        message: the gateway's message, on one line and shortened.
+        hint: advice for the user.
+        support_ids: ids that the operators of the gateway or the provider can look up.
+        outcome_unknown: True if the request may have been executed.
+        response_id: the id of the response that the error is about, if any.
+        retry_after: seconds to wait before the next attempt, if the gateway gives them.
+        research: the text of a research run that was paid for before the call failed.
     """
 
     exit_code: ClassVar[int] = 1
@@ -185,7 +185,7 @@ class GatewayError(PortableError, openai.OpenAIError):
 
 
 class CutShortError(GatewayError):
-    """The answer is only a part of what was asked for; `text` holds what arrived, `raw` the JSON if there is any."""
+    """An incomplete answer: `text` is the part that arrived, `raw` its JSON, empty for a stream."""
 
     exit_code = 3
     kind = ErrorKind.CUT_SHORT
@@ -197,10 +197,10 @@ class CutShortError(GatewayError):
 
 
 class StillRunningError(GatewayError):
-    """The deadline passed while the response runs on at the gateway; `response_id` picks it up later.
+    """The deadline passed while the response continues at the gateway; `response_id` retrieves it later.
 
     Attributes:
-        others: the errors of the same kind of the other function calls of that turn, which ran side by side.
+        others: the errors of this kind from the function calls that ran side by side in the same turn.
     """
 
     exit_code = 4
@@ -209,10 +209,10 @@ class StillRunningError(GatewayError):
 
 
 def raise_from(failure: BaseException, cause: BaseException | None) -> NoReturn:
-    """Raise `failure` with its cause, or alone if they are one error, and leave nothing to the garbage collector.
+    """Raise `failure` from `cause`, without reference cycles; alone if both are the same error.
 
     An error that is its own cause, or that a frame of its traceback refers to, keeps all frames of the call alive
-    until the collector runs. From Python 3.13 on the HTTP library leaves such frames where a connection fails.
+    until the garbage collector runs. From Python 3.13 on the HTTP library leaves such frames when a connection fails.
     """
     try:
         if isinstance(cause, httpx.TransportError):
@@ -228,7 +228,7 @@ def raise_from(failure: BaseException, cause: BaseException | None) -> NoReturn:
 
 
 def redact(error: GatewayError, *secrets: str | None) -> GatewayError:
-    """Take keys out of everything that an error says: a gateway may well quote one."""
+    """Remove keys from every text of an error, since a gateway may quote one."""
     for name in ("cause", "message", "hint", "code"):
         value = getattr(error, name)
         setattr(error, name, redact_text(value, *secrets) if value else value)
@@ -238,6 +238,6 @@ def redact(error: GatewayError, *secrets: str | None) -> GatewayError:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, shortened to a readable length."""
+    """Return `text` without line breaks and control characters, shortened to a readable length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: _LONGEST * 4]).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [...]"

@@ -1,7 +1,7 @@
 """The HTTP library of the installed SDK: httpx2 under openai 3, httpx under openai 2.
 
-The SDK takes and returns objects of the library that it is built on, so the decision follows the SDK and not what else
-is installed. Both have the same API as far as this project uses it; types are checked against httpx2.
+The SDK accepts and returns objects of the library it is built on, so the choice follows the SDK, not the installed
+packages. Both libraries have the same API as far as this project uses it; types are checked against httpx2.
 """
 
 from __future__ import annotations
@@ -17,4 +17,7 @@ else:
     # The SDK's default client is a subclass of the library's own.
     httpx = sys.modules[DefaultHttpxClient.__base__.__module__.partition(".")[0]]
 
-__all__ = ["httpx"]
+# In httpx the stream of a response refers back to the response: a cycle, unless the two are parted.
+STREAM_HOLDS_RESPONSE = httpx.__name__ == "httpx"
+
+__all__ = ["STREAM_HOLDS_RESPONSE", "httpx"]

@@ -1,4 +1,4 @@
-"""The one name of what every room passes on: an object of JSON. And what of JSON can be sent on."""
+"""JSON objects: their type, and the limits of JSON that can be sent."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 JsonObject = dict[str, Any]
-"""An object of JSON: what a request says, and what an answer, an event or a file of ours says.
+"""A JSON object: a request, an answer, an event, or the content of a file.
 
-Where it came from outside, nothing about its values is known: any field can be missing, null or of another type,
-whatever the API's reference promises. Code that reads one checks each value before use: see `calls/lenient.py`.
+An object from outside may lack any field, or have null or another type in it, despite the API's reference. Code that
+reads one checks each value before use; see `calls/answer.py`.
 """
 
 DEEPEST: Final = 240
-"""Levels of objects and lists that are passed on. pydantic serializes 255, its own models around them included."""
+"""Levels of nesting that are passed on. pydantic serializes 255, including those of the enclosing models."""
 
 
 def strict_json(text: str) -> object:
-    """The value in a JSON text that a person wrote.
+    """Parse a JSON text that a person wrote.
 
     Raises:
-        ValueError: it is not JSON as the standard has it, which knows no NaN; or it is nested too deeply.
+        ValueError: it is not standard JSON, which excludes NaN, or it is nested too deeply.
     """
-    import json  # here: `--help` does without it
+    import json  # here, because `--help` needs no JSON
 
     try:
         return json.loads(text, parse_constant=_refuse)
@@ -31,7 +31,7 @@ def strict_json(text: str) -> object:
 
 
 def can_be_sent(value: object) -> bool:
-    """Whether a value of JSON can be sent: no number in it is without end, and no text holds half a surrogate pair."""
+    """Return True if a JSON value can be sent: its numbers are finite, and no text has half a surrogate pair."""
     import json
 
     try:
@@ -42,7 +42,7 @@ def can_be_sent(value: object) -> bool:
 
 
 def within_depth(data: JsonObject, levels: int = DEEPEST) -> JsonObject:
-    """Return `data` with null in place of each object and list below that many levels; `data` itself if it has none."""
+    """Return `data` with null for each object and list below `levels`; `data` itself if it is not as deep."""
     level: list[object] = [data]
     for _ in range(levels):
         level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]

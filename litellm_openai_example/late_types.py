@@ -1,11 +1,11 @@
-"""Importing the SDK without most of its types, for a process that is ours alone.
+"""Importing the SDK without most of its types, for our own processes.
 
-Nearly half of the SDK's import is `openai.types`: some 470 modules of pydantic models and typed dictionaries. A call
-that reads raw answers touches few of them, so while a command of ours imports the SDK, the `__init__` of each package
-there waits for its first use. It is the same module that is run later, by the loader that would have run it: no
-proxies, no stand-ins. Should a release move its types, the finder finds nothing and the start is only slower.
+Nearly half of the SDK's import time goes into `openai.types`: some 470 modules of pydantic models and typed
+dictionaries. A call that reads raw answers uses few of them, so while our command imports the SDK, the `__init__` of
+each package there is deferred to its first use. The same loader then runs the same module; proxies and stand-ins are
+not involved. If a release moves its types, the finder finds nothing, and the start is merely slower.
 
-A library must not do this to its host; the program that imports us as a library gets the SDK as it comes.
+A library must not do this to its host: programs that import us as a library get the SDK unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TYPES = "openai.types"
 
 @contextmanager
 def late_types() -> Iterator[None]:
-    """Leave the packages under `openai.types` that are imported inside for their first use."""
+    """Defer packages under `openai.types` that are imported inside the block to their first use."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)
     try:
@@ -34,7 +34,7 @@ def late_types() -> Iterator[None]:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the packages under `openai.types`, as Python would, and gives them a loader that waits."""
+    """A finder that gives the packages under `openai.types` a deferring loader, and leaves the rest to Python."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -49,11 +49,11 @@ class _Finder(MetaPathFinder):
 
 
 class _LateLoader(Loader):
-    """Runs a package's `__init__` when a name is asked for that the package does not have yet."""
+    """A loader that runs a package's `__init__` on the first access to a name that the package does not have yet."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        # One lock a package, as the import system has one a module: to load one package, others may be needed.
+        # A lock per package, like the import system's per module, because a package may load others.
         self._lock = RLock()
         self._begun = False
 
@@ -66,8 +66,8 @@ class _LateLoader(Loader):
             module.__spec__.loader = self._loader
 
         def missing(name: str) -> object:
-            # `from . import module` asks the package first. To run its `__init__` then would begin circles that the
-            # SDK's own order of imports does not have (openai 2: evals -> responses.tool_param -> responses).
+            # `from . import module` looks in the package first. Running its `__init__` for that would create import
+            # cycles that the SDK's own order avoids (openai 2: evals -> responses.tool_param -> responses).
             submodule = f"{module.__name__}.{name}"
             if PathFinder.find_spec(submodule, module.__path__) is not None:
                 return import_module(submodule)
@@ -85,7 +85,8 @@ class _LateLoader(Loader):
 
     def _run(self, module: ModuleType) -> None:
         with self._lock:
-            if self._begun:  # by another thread, or by this one: a circular import sees what there is so far
+            # By this thread: a circular import sees the names so far.
+            if self._begun:
                 return
             self._begun = True
             try:

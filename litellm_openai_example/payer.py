@@ -1,7 +1,7 @@
-"""Who pays: what LiteLLM is told about a call beside its key, and keeps with what it logs.
+"""The payer of a call: tags, end user and session, which LiteLLM logs with the call besides its key.
 
-Its own headers, which go no further than the gateway (measured with 1.106 and 1.108). They are sent with every call, a
-look at a background response too: by that one LiteLLM bills the response.
+Every call sends them in headers of LiteLLM, which does not forward them (measured with 1.106 and 1.108). A poll of a
+background response needs them too, because LiteLLM bills the response by its poll.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONGEST_NAME = 200  # characters of a tag, an end user, a session
 
 
 class Payer(NamedTuple):
-    """Tags, end user and session of calls; nothing of it by default."""
+    """The tags, end user and session of calls; all empty by default."""
 
     tags: tuple[str, ...] = ()
     end_user: str = ""
@@ -29,16 +29,16 @@ class Payer(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """As LiteLLM reads them."""
+        """The payer as LiteLLM's headers."""
         named = {TAGS_HEADER: ",".join(self.tags), END_USER_HEADER: self.end_user, SESSION_HEADER: self.session_id}
         return {name: value for name, value in named.items() if value}
 
     @classmethod
     def of(cls, headers: object) -> Payer:
-        """From headers, or from what was kept of them.
+        """Return the payer in headers, or in the stored JSON of headers.
 
         Raises:
-            ConfigurationError: a value cannot be one of those that `who_pays` lets pass.
+            ConfigurationError: `resolve_payer` would refuse one of the values.
         """
         given: Mapping[str, Any] = headers if isinstance(headers, Mapping) else {}
         values = {name: given.get(name) or "" for name in (TAGS_HEADER, END_USER_HEADER, SESSION_HEADER)}
@@ -54,17 +54,17 @@ class Payer(NamedTuple):
 NOBODY = Payer()
 
 
-def who_pays(
+def resolve_payer(
     tags: Iterable[str] | None = None,
     end_user: str | None = None,
     session_id: str | None = None,
     env: Mapping[str, str] = os.environ,
 ) -> Payer:
-    """Who pays, from the arguments, else from `LITELLM_TAGS` (separated by commas) and `LITELLM_END_USER`.
+    """Return the payer in the arguments, otherwise in `LITELLM_TAGS` (separated by commas) and `LITELLM_END_USER`.
 
     Raises:
-        ConfigurationError: more than 20 tags; one with a comma; a value with anything but visible ASCII characters, or
-            with more than 200 of them.
+        ConfigurationError: there are more than 20 tags, a tag has a comma, or a value is longer than 200 characters or
+            has others than visible ASCII.
     """
     if tags is None:
         checked = _tags(setting("LITELLM_TAGS", env).split(","), "LITELLM_TAGS")

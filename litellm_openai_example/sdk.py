@@ -15,6 +15,7 @@ from openai import (
     DefaultAsyncHttpxClient,
     DefaultHttpxClient,
     NotGiven,
+    Omit,
     OpenAI,
     Timeout,
     not_given,
@@ -23,25 +24,33 @@ from openai import (
 
 from .config import ConfigurationError, resolve_api_key, resolve_base_url
 from .diagnosis import explain
-from .errors import UNKNOWN, as_sdk_errors
+from .errors import UNKNOWN, ErrorKind, as_sdk_errors
 from .http_library import httpx
-from .payer import NOBODY, Payer, who_pays
-from .transport.creates import Create
+from .json_object import JsonObject
+from .payer import NOBODY, Payer, resolve_payer
+from .transport.environment import check_host, tls_options
 from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from .transport.policy import sdk_call
-from .transport.tls import check_host, tls_options
 
-# Default headers without what the SDK tells of the machine that it runs on. Our own calls do without: LiteLLM hands no
-# `x-stainless-` header on (its `_get_forwardable_headers`), and seven of 17 headers are some 5 % of a call's time. The
-# User-Agent still names the client and the version of the SDK.
+# Drops the headers in which the SDK describes the machine it runs on. LiteLLM forwards no `x-stainless-` header (its
+# `_get_forwardable_headers`), and these seven of 17 headers take some 5 % of a call's time. The User-Agent still names
+# the client and the version of the SDK.
 NO_PLATFORM: Mapping[str, Any] = {
     f"X-Stainless-{name}": omit
     for name in ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
 }
 
 
+# The fields that LiteLLM drops, by the path of the create. tests/e2e/test_fields_real.py finds them by posting every
+# field of the SDK's methods. 1.108.12 drops all of them; 1.110.2 passes `moderation` and `prompt_cache_retention` on.
+DROPPED: Mapping[str, tuple[str, ...]] = {
+    "/responses": ("access_programs", "background_options", "conversation", "image", "moderation"),
+    "/chat/completions": ("prompt_cache_retention",),
+}
+
+
 class SDKOptions(TypedDict, total=False):
-    """The options of `openai.OpenAI` that are handed on to it. An older SDK lacks some."""
+    """The options that are passed on to `openai.OpenAI`. An older SDK lacks some of them."""
 
     organization: str | None
     project: str | None
@@ -73,30 +82,30 @@ class CopyOptions(SDKOptions, total=False):
 class LiteLLM(OpenAI):
     """`openai.OpenAI` on a LiteLLM gateway; every resource and option of the SDK is there, unchanged.
 
-    Fields that LiteLLM would drop on the way to the provider arrive there, and a background response is stored unless
-    `store` says otherwise (False, or None for the provider's own default): see `transport.creates`.
+    Fields that LiteLLM would drop reach the provider (see `DROPPED` in `sdk.py`), and a background response is stored
+    unless `store` says otherwise: False, or None for the provider's default.
 
-    The SDK's own variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) name another account than
-    the gateway's, and are not read.
+    The SDK's variables (`OPENAI_API_KEY`, `OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`, ...) belong to an account at
+    OpenAI, not at the gateway, and are not read.
 
     Args:
-        base_url: the gateway's root, `/v1` or path prefix; else `LITELLM_BASE_URL`.
-        api_key: a gateway key, or a function that returns one; else `LITELLM_API_KEY`.
-        timeout: seconds of one read, as the SDK has it. It also bounds a call as a whole, retries included, unless
-            the call streams or carries a file.
-        max_retries: how often a call is sent again at most, where that cannot pay twice.
-        retry_server_errors: send a create again that was answered with 500. It may have been executed, so this may
-            pay twice; background submits are never repeated. Clients made by `with_options` keep it.
-        payer: tags, end user and session by which LiteLLM bills, sent with every call; else what `LITELLM_TAGS` and
-            `LITELLM_END_USER` say. `default_headers` win over it.
-        max_answer: bytes that are read of one answer at most; None for no limit. A longer one ends there.
-        http_client: a `LiteLLMHttpxClient`, which takes `proxy`, `verify` and so on; under any other one nothing is
-            retried, because the sending policy is missing.
-        **options: as of `openai.OpenAI`: `organization`, `project`, `webhook_secret`, `admin_api_key`,
-            `default_headers`, `default_query`, `websocket_base_url`, and what else the SDK that is installed takes.
+        base_url: the gateway's root, `/v1` or path prefix; otherwise `LITELLM_BASE_URL`.
+        api_key: a gateway key, or a function that returns one; otherwise `LITELLM_API_KEY`.
+        timeout: seconds of one read, as in the SDK. It also bounds the whole call, retries included, unless the call
+            streams or carries a file.
+        max_retries: the most retries of a call. A call that may have been executed is never retried.
+        retry_server_errors: retry a create that was answered with 500. It may have been executed, so it may be paid
+            for twice; background submits are never retried. Clients made by `with_options` inherit the setting.
+        payer: the tags, end user and session by which LiteLLM bills every call; otherwise those in `LITELLM_TAGS` and
+            `LITELLM_END_USER`. `default_headers` take precedence.
+        max_answer: the most bytes to read of one answer; a longer one is cut off there. None for no limit.
+        http_client: a `LiteLLMHttpxClient`, which accepts `proxy`, `verify` and so on. With any other client nothing
+            is retried, because the sending policy is missing.
+        **options: those of `openai.OpenAI`: `organization`, `project`, `webhook_secret`, `admin_api_key`,
+            `default_headers`, `default_query`, `websocket_base_url`, and any other that the installed SDK accepts.
 
     Raises:
-        ConfigurationError: the address or the key is missing or unusable. It is an `openai.OpenAIError` as well.
+        ConfigurationError: the address or the key is missing or unusable. It is also an `openai.OpenAIError`.
     """
 
     retry_server_errors = False
@@ -119,7 +128,7 @@ class LiteLLM(OpenAI):
         with as_sdk_errors():
             _check_options(OpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
-            self.payer = who_pays() if payer is None else payer
+            self.payer = resolve_payer() if payer is None else payer
             if http_client is None:
                 http_client = LiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
@@ -133,9 +142,9 @@ class LiteLLM(OpenAI):
         _keep_only(self, options)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
-        """The one place through which all resources send; see `openai.OpenAI.request`."""
+        """Send a request of any resource; see `openai.OpenAI.request`."""
         options = _options(args, kwargs)
-        create = Create(options)
+        create = _Create(options)
         with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
             while True:
                 try:
@@ -155,8 +164,8 @@ class LiteLLM(OpenAI):
         """Return a client with some options replaced; see `openai.OpenAI.copy`.
 
         Args:
-            api_key, http_client, **options: those of the class, and `set_default_headers` and `set_default_query`,
-                which replace the mappings that `default_headers` and `default_query` add to.
+            api_key, http_client, **options: those of the class. `default_headers` and `default_query` add to the
+                mappings of this client, `set_default_headers` and `set_default_query` replace them.
         """
         return super().copy(api_key=api_key, http_client=http_client, **_copied(self, OpenAI.copy, options))
 
@@ -164,7 +173,7 @@ class LiteLLM(OpenAI):
 
 
 class AsyncLiteLLM(AsyncOpenAI):
-    """`openai.AsyncOpenAI` on a LiteLLM gateway; see `LiteLLM`, which takes the same arguments."""
+    """`openai.AsyncOpenAI` on a LiteLLM gateway, with the arguments of `LiteLLM`."""
 
     retry_server_errors = False
     payer = NOBODY
@@ -186,7 +195,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         with as_sdk_errors():
             _check_options(AsyncOpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
-            self.payer = who_pays() if payer is None else payer
+            self.payer = resolve_payer() if payer is None else payer
             if http_client is None:
                 http_client = AsyncLiteLLMHttpxClient(**_transport(resolved, timeout, max_answer))
         super().__init__(
@@ -200,9 +209,9 @@ class AsyncLiteLLM(AsyncOpenAI):
         _keep_only(self, options)
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
-        """The one place through which all resources send; see `openai.AsyncOpenAI.request`."""
+        """Send a request of any resource; see `openai.AsyncOpenAI.request`."""
         options = _options(args, kwargs)
-        create = Create(options)
+        create = _Create(options)
         with sdk_call(_timeout(self, options), retry_server_errors=self.retry_server_errors):
             while True:
                 try:
@@ -240,7 +249,7 @@ def _transport(base_url: str, timeout: float | Timeout | NotGiven | None, max_an
 
 
 def _check_options(method: Callable[..., object], options: Mapping[str, object]) -> None:
-    """Raise a `ConfigurationError` for an option that the SDK has, but not yet in the release that is installed."""
+    """Raise ConfigurationError for an option that the installed release of the SDK does not have yet."""
     if not options:
         return
     for name in options.keys() - inspect.signature(method).parameters.keys():
@@ -249,7 +258,7 @@ def _check_options(method: Callable[..., object], options: Mapping[str, object])
 
 
 def _keep_only(client: LiteLLM | AsyncLiteLLM, given: SDKOptions) -> None:
-    """Undo what the SDK read from its own environment: it would go to the gateway."""
+    """Undo the settings that the SDK read from its environment variables: they would go to the gateway."""
     client.organization, client.project = given.get("organization"), given.get("project")
     client.admin_api_key, client.webhook_secret = given.get("admin_api_key"), given.get("webhook_secret")
     client._custom_headers = {**client.payer.headers, **(given.get("default_headers") or {})}
@@ -264,7 +273,7 @@ def _copied(client: LiteLLM | AsyncLiteLLM, method: Callable[..., object], optio
 
 
 def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The SDK's options of a call, as `request` gets them."""
+    """Return the SDK's options of a call from the arguments of `request`."""
     return kwargs.get("options", args[1] if len(args) > 1 else None)
 
 
@@ -277,3 +286,88 @@ def _say_if_unknown(error: openai.APIStatusError) -> None:
     if explain(error).outcome_unknown:
         error.message = f"{error.message} ({UNKNOWN})"
         error.args = (error.message,)
+
+
+class _Create:
+    """A call of the SDK, its body completed if it is a create, so that the provider gets every field.
+
+    LiteLLM drops some fields without an error. It merges the body's `extra_body` object, its documented way to reach
+    a provider, into the request it sends, so each of those fields is copied there as well. A provider that LiteLLM
+    bridges to another API gets them too, and refuses those it does not know. That is better than to pay for less than
+    was asked for.
+
+    A background create asks the provider to store the response: in some projects OpenAI deletes one without an explicit
+    `store: true` ten minutes after its end, read or not.
+
+    Args:
+        options: the SDK's options of the call. A body that is not a JSON object, and any other call, stay unchanged.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        self._stored = False
+        path = _create_path(options)
+        body = _create_body(options) if path else None
+        if path and body is not None:
+            self._stored = _wants_store(path, body)
+            if self._stored:
+                self._add(store=True)
+            elif "store" in body and body["store"] is None:
+                # The provider decides, as if the field were absent.
+                self._add(store=omit)
+            inner = _extra_body(path, body)
+            if inner is not None:
+                self._add(extra_body=inner)
+
+    def drop_refused_store(self, error: openai.APIStatusError) -> bool:
+        """Remove `store` from the body if it was added here and `error` refuses it. Return True if it was removed.
+
+        Such an error is a 400 or 422, so the request was not executed and can be repeated.
+        """
+        if not self._stored or explain(error).kind is not ErrorKind.UNSUPPORTED_STORE:
+            return False
+        self._stored = False
+        self._add(store=omit)
+        return True
+
+    def _add(self, **fields: object) -> None:
+        self._options.extra_json = {**(self._options.extra_json or {}), **fields}
+
+
+def _extra_body(path: str, body: JsonObject) -> JsonObject | None:
+    """Return the `extra_body` of a body with the fields that LiteLLM drops, or None if it needs no change.
+
+    Args:
+        path: a key of `DROPPED`.
+        body: the body of the create. Fields in its own `extra_body` take precedence.
+    """
+    inner = body.get("extra_body")
+    carried = {name: body[name] for name in DROPPED[path] if body.get(name) is not None}
+    if path == "/chat/completions" and body.get("store") is True and isinstance(body.get("metadata"), Mapping):
+        # On this path LiteLLM keeps `metadata` (tags, trace ids) to itself. Providers accept only texts in it, and only
+        # with a completion that they store.
+        carried["metadata"] = {name: value for name, value in body["metadata"].items() if isinstance(value, str)}
+    if not carried or not isinstance(inner, Mapping | None):
+        return None
+    return {**carried, **(inner or {})}
+
+
+def _create_path(options: Any) -> str | None:
+    if str(getattr(options, "method", "")).upper() != "POST":
+        return None
+    path = "/" + str(options.url).partition("?")[0].strip("/")
+    return next((known for known in DROPPED if path.endswith(known)), None)
+
+
+def _create_body(options: Any) -> JsonObject | None:
+    """Return the JSON object that the SDK would send: the fields of the method, overridden by its `extra_body`."""
+    fields, further = options.json_data or {}, options.extra_json or {}
+    if not isinstance(fields, Mapping) or not isinstance(further, Mapping):
+        return None
+    return {name: value for name, value in {**fields, **further}.items() if not isinstance(value, Omit)}
+
+
+def _wants_store(path: str, body: JsonObject) -> bool:
+    inner = body.get("extra_body")
+    said = "store" in body or (isinstance(inner, Mapping) and "store" in inner)
+    return path == "/responses" and body.get("background") is True and not said

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.calls import calls
+from litellm_openai_example.calls import requests
 from litellm_openai_example.cli import main
 from litellm_openai_example.transport import policy
 
@@ -92,7 +92,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
     How long the waits really are is for tests/transport/test_policy.py and tests/test_client.py.
     """
-    for module, name in ((policy, "_FIRST_DELAY"), (policy, "_LONGEST_DELAY"), (calls, "_FIRST_PAUSE")):
+    for module, name in ((policy, "_FIRST_DELAY"), (policy, "_LONGEST_DELAY"), (requests, "_FIRST_PAUSE")):
         monkeypatch.setattr(module, name, 0.001)
 
 

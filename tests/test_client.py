@@ -1,4 +1,4 @@
-"""The two clients: what each call returns and raises, blocking and asynchronous."""
+"""The results and errors of both clients, blocking and asynchronous."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TOOLS = [{"type": "web_search_preview"}]
 
 
 class Client:
-    """Calls the client of one kind by the names of its methods."""
+    """A caller of the methods of one kind of client by their names."""
 
     def __init__(self, kind: str, server: ScriptedServer, **options: Any) -> None:
         self.kind = kind
@@ -87,7 +87,7 @@ def test_texts(call: Client, gateway: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_what_the_machine_is_stays_here(kind: str, gateway: ScriptedServer) -> None:
+def test_headers_do_not_describe_the_machine(kind: str, gateway: ScriptedServer) -> None:
     call = Client(kind, gateway, default_headers={"x-team": "blue", "X-Stainless-Lang": "none"})
     gateway.answers(reply(response_body()))
     call("create_response", "hi", extra_headers={"x-once": "1"})
@@ -123,14 +123,14 @@ def test_an_async_stream_can_be_awaited_first(gateway: ScriptedServer) -> None:
     asyncio.run(use())
 
 
-def test_a_stream_can_be_left(gateway: ScriptedServer) -> None:
+def test_a_stream_can_be_closed_early(gateway: ScriptedServer) -> None:
     gateway.answers(sse(*response_events(*["x"] * 1000), pause=0.01))
     with LiteLLMClient(gateway.url, KEY) as client, client.stream_response("hi") as stream:
         assert next(stream) == "x"
     assert stream.reply.text == "x"
 
 
-def test_a_server_that_keeps_a_whole_stream_open_is_not_waited_for(call: Client, gateway: ScriptedServer) -> None:
+def test_a_whole_stream_ends_although_the_server_keeps_it_open(call: Client, gateway: ScriptedServer) -> None:
     events = [json.dumps(event) for event in response_events("OK", end=COMPLETED)]
     parts = [(0.0, f"data: {event}\n\n".encode()) for event in events]
     gateway.answers(Answer(headers={"content-type": "text/event-stream"}, events=[*parts, (20.0, b": still here\n\n")]))
@@ -151,35 +151,35 @@ def test_background(call: Client, gateway: ScriptedServer) -> None:
 
     gateway.script = script
     assert json.loads(call("create_response", "hi", background=True)) == queued
-    assert call("wait_for_response", "resp_1", 10) == "done"
+    assert call("wait", "resp_1", 10).text == "done"
     left.append("in_progress")
     assert json.loads(call("retrieve_response", "resp_1"))["status"] == "in_progress"
     assert json.loads(call("cancel_response", "resp_1"))["status"] == "cancelled"
 
 
-def test_statuses_are_told(gateway: ScriptedServer) -> None:
+def test_on_status_gets_each_status(gateway: ScriptedServer) -> None:
     left = ["queued", "in_progress", "completed"]
     gateway.script = lambda _: reply(response_body("done", left.pop(0)), **{"openai-poll-after-ms": "10"})
     told: list[str] = []
     with LiteLLMClient(gateway.url, KEY) as client:
-        client.wait_for_response("resp_1", on_status=told.append)
+        client.wait("resp_1", on_status=told.append)
     assert told == ["queued", "in_progress", "completed"]
 
 
-def test_a_wait_that_outlasts_its_deadline(call: Client, gateway: ScriptedServer) -> None:
+def test_a_wait_ends_at_its_deadline(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body(None, "in_progress")))
     with pytest.raises(StillRunningError) as caught:
-        call("wait_for_response", "resp_1", 0.7)
+        call("wait", "resp_1", 0.7)
     assert caught.value.response_id == "resp_1"
 
 
-def test_a_poll_that_hangs_is_given_up(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litellm_openai_example.calls.calls.POLL_TIMEOUT", 0.3)
+def test_a_hanging_poll_is_abandoned(call: Client, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litellm_openai_example.calls.requests.POLL_TIMEOUT", 0.3)
     gateway.answers(Answer(pause=30), reply(response_body("done")))
-    assert call("wait_for_response", "resp_1", 20) == "done"
+    assert call("wait", "resp_1", 20).text == "done"
 
 
-def test_errors_are_of_one_family(call: Client, gateway: ScriptedServer) -> None:
+def test_errors_are_openai_errors(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply({"error": {"message": f"no {KEY}", "code": "401"}}, 401, **{"x-litellm-call-id": "call-1"}))
     with pytest.raises(GatewayError) as caught:
         call("create_response", "hi")
@@ -190,7 +190,7 @@ def test_errors_are_of_one_family(call: Client, gateway: ScriptedServer) -> None
     assert KEY not in f"{error} {error!r} {error.__dict__}"
 
 
-def test_a_part_of_an_answer_is_on_the_exception(call: Client, gateway: ScriptedServer) -> None:
+def test_the_exception_has_the_partial_text(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(chat_body("Half", "length")))
     with pytest.raises(CutShortError) as caught:
         call("create_chat_completion", "hi")
@@ -202,7 +202,7 @@ def test_a_part_of_an_answer_is_on_the_exception(call: Client, gateway: Scripted
 
 
 @pytest.mark.parametrize("prompt", ["", " \n", "half \ud83d", None, 7])
-def test_a_prompt_that_cannot_be_sent(prompt: Any, call: Client, gateway: ScriptedServer) -> None:
+def test_an_unusable_prompt_is_refused(prompt: Any, call: Client, gateway: ScriptedServer) -> None:
     for method in ("create_chat_completion", "create_response", "stream_response", "create_response_with_tool_calling"):
         with pytest.raises(ValueError, match="prompt"):
             call(method, prompt)
@@ -210,7 +210,7 @@ def test_a_prompt_that_cannot_be_sent(prompt: Any, call: Client, gateway: Script
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
-def test_a_timeout_that_is_none(timeout: Any, call: Client, gateway: ScriptedServer) -> None:
+def test_an_unusable_timeout_is_refused(timeout: Any, call: Client, gateway: ScriptedServer) -> None:
     with pytest.raises(ValueError, match="timeout"):
         call("create_response", "hi", timeout=timeout)
     with pytest.raises(ValueError, match="timeout"):
@@ -219,14 +219,14 @@ def test_a_timeout_that_is_none(timeout: Any, call: Client, gateway: ScriptedSer
 
 
 @pytest.mark.parametrize("response_id", ["", " ", "a b", "한", None])
-def test_an_id_that_cannot_be_one(response_id: Any, call: Client, gateway: ScriptedServer) -> None:
-    for method in ("retrieve_response", "cancel_response", "wait_for_response"):
+def test_an_unusable_id_is_refused(response_id: Any, call: Client, gateway: ScriptedServer) -> None:
+    for method in ("retrieve_response", "cancel_response", "wait"):
         with pytest.raises(ValueError, match="response id"):
             call(method, response_id)
     assert gateway.seen == []
 
 
-def test_an_id_cannot_leave_its_place_in_the_path(call: Client, gateway: ScriptedServer) -> None:
+def test_an_id_cannot_change_the_path(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body("OK")))
     call("retrieve_response", "../models?x=1")
     assert gateway.seen[0].path == "/v1/responses/..%2Fmodels%3Fx=1"
@@ -251,7 +251,7 @@ def test_threads_share_a_client(gateway: ScriptedServer) -> None:
         assert list(pool.map(client.create_response, prompts)) == prompts
 
 
-def test_tasks_have_deadlines_of_their_own(gateway: ScriptedServer) -> None:
+def test_tasks_have_separate_deadlines(gateway: ScriptedServer) -> None:
     gateway.script = lambda seen: Answer(pause=30) if seen.json["input"] == "slow" else reply(response_body("OK"))
 
     async def use() -> list[Any]:
@@ -267,7 +267,7 @@ def test_tasks_have_deadlines_of_their_own(gateway: ScriptedServer) -> None:
     assert fast == "OK"
 
 
-def test_a_reply_tells_all_that_came_along(call: Client, gateway: ScriptedServer) -> None:
+def test_a_reply_has_usage_cost_and_sources(call: Client, gateway: ScriptedServer) -> None:
     cited = {"type": "url_citation", "url": "https://a.example/", "title": "A"}
     body = response_body("Found.") | {"model": "m-1", "usage": {"input_tokens": 3, "output_tokens": 4}}
     body["output"][0]["content"][0]["annotations"] = [cited]
@@ -280,8 +280,6 @@ def test_a_reply_tells_all_that_came_along(call: Client, gateway: ScriptedServer
     assert json.loads(got.raw) == body
     gateway.answers(reply(chat_body("Hello")))
     assert call("chat", "hi").text == "Hello"
-    gateway.answers(reply(response_body("done")))
-    assert call("wait_for_reply", "resp_1", 10).text == "done"
 
 
 def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: ScriptedServer) -> None:
@@ -295,7 +293,7 @@ def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: 
 
 
 def test_any_further_field_is_sent(call: Client, gateway: ScriptedServer) -> None:
-    """Those that the SDK knows and those that it does not, by one way and with the model of the call."""
+    """Fields that the SDK knows and others are passed alike, and so is the model of the call."""
     gateway.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
     fields = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "extra_body": {"mine": 1}}
     sent = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "mine": 1}
@@ -332,7 +330,7 @@ REFUSED = {"message": "Invalid value: 'web_search_preview'.", "param": "tools[0]
 
 
 @pytest.mark.parametrize("method", ["create_response", "respond", "stream_response"])
-def test_web_search_by_the_name_that_the_model_takes(method: str, call: Client, gateway: ScriptedServer) -> None:
+def test_web_search_is_renamed_for_the_model(method: str, call: Client, gateway: ScriptedServer) -> None:
     def script(seen: Seen) -> Answer:
         if seen.json["tools"][0]["type"] == "web_search_preview":
             return reply({"error": REFUSED}, 400)
@@ -366,6 +364,17 @@ def test_public_signatures_name_public_types() -> None:
                     assert not own or part in public, f"{kind.__name__}.{name}: {part}"
 
 
+def test_both_clients_have_the_same_methods() -> None:
+    methods = inspect.getmembers(LiteLLMClient, inspect.isfunction)
+    public = {name: method for name, method in methods if not name.startswith("_")}
+    assert {"chat", "respond", "wait", "create_response", "stream_response"} <= public.keys()
+    for name, method in public.items():
+        other = getattr(AsyncLiteLLMClient, name)
+        given, expected = inspect.signature(other).parameters, inspect.signature(method).parameters
+        assert str(given) == str(expected), name
+        assert inspect.iscoroutinefunction(other) is not name.startswith("stream"), name
+
+
 def parts(hint: Any) -> list[Any]:
-    """A type and all that it is made of."""
+    """Return a type and all types inside it."""
     return [hint, *(part for one in typing.get_args(hint) for part in parts(one))]

@@ -1,4 +1,4 @@
-"""What an error means: its kind decides, never the words that tell a person of it."""
+"""Errors are diagnosed by kind; no decision depends on a message."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_kind_of_an_error(answer: Answer, kind: ErrorKind, gateway: Scripted
 
 
 OFFICIAL = "litellm.BadRequestError: OpenAIException - "
-# Refusals of what we send unasked, in the words of providers, of LiteLLM, and of what stands between.
+# Refusals of fields that we add ourselves, as providers, LiteLLM and proxies word them.
 REASONING = [
     ("Unsupported value: 'high' is not supported with the 'x' model. Supported values are: 'low'.", None),
     ("Invalid value: 'high'. Supported values are: 'low' and 'medium'.", None),
@@ -119,7 +119,7 @@ NEITHER = [
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_the_words_of_a_refusal(status: int) -> None:
+def test_the_message_of_a_refusal(status: int) -> None:
     for cases, kind in (
         (REASONING, ErrorKind.UNSUPPORTED_REASONING),
         (STORE, ErrorKind.UNSUPPORTED_STORE),
@@ -131,7 +131,7 @@ def test_the_words_of_a_refusal(status: int) -> None:
 
 
 def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
-    """All that depends on an error: exit codes, what is sent again, the relay's codes, how a conversation goes on.
+    """Return everything that depends on an error: exit codes, retries, the relay's codes, the rest of a conversation.
 
     A look that is repeated meets a whole response in the end, so that who goes on looking is told from who gives up.
     """
@@ -161,7 +161,7 @@ def meaning(call: Callable[[Exception], Exception], failure: Exception) -> Any:
 
 
 @pytest.mark.usefixtures("quick_retries")
-def test_no_decision_depends_on_words(
+def test_no_decision_depends_on_the_message(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = decisions(configured, command)
@@ -174,7 +174,7 @@ def test_no_decision_depends_on_words(
 
 
 @pytest.mark.parametrize("words", [CONVERTING, "Unable to get json response - "])
-def test_an_answer_that_the_gateway_could_not_read_was_executed(words: str, gateway: ScriptedServer) -> None:
+def test_an_answer_unreadable_to_the_gateway_was_executed(words: str, gateway: ScriptedServer) -> None:
     gateway.answers(error(422, f"litellm.BadRequestError: GeminiException - {words}Expecting value: line 1"))
     with LiteLLMClient(gateway.url, KEY, timeout=10) as client:
         with pytest.raises(GatewayError, match="the outcome is unknown") as caught:
@@ -204,7 +204,7 @@ OURS: list[Exception] = [
 
 @pytest.mark.parametrize("ours", OURS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("carry", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
-def test_errors_can_be_carried(ours: Exception, carry: Callable[[Exception], Exception]) -> None:
+def test_errors_can_be_pickled_and_copied(ours: Exception, carry: Callable[[Exception], Exception]) -> None:
     carried = carry(ours)
     assert type(carried) is type(ours)
     assert str(carried) == str(ours)
@@ -216,7 +216,7 @@ def _fail() -> None:
     raise CutShortError("cut", text="paid text", raw="{}", response_id="resp_1")
 
 
-def test_a_paid_text_comes_out_of_a_process_pool() -> None:
+def test_a_paid_text_survives_a_process_pool() -> None:
     with ProcessPoolExecutor(1) as pool, pytest.raises(CutShortError) as caught:
         pool.submit(_fail).result(60)
     assert (caught.value.text, caught.value.response_id, caught.value.kind) == ("paid text", "resp_1", "cut_short")
@@ -227,7 +227,7 @@ def _no_key() -> str:
 
 
 @pytest.mark.parametrize("mistake", ["key", "infinite"])
-def test_a_mistake_of_the_caller_stays_the_callers(mistake: str, gateway: ScriptedServer) -> None:
+def test_a_programming_error_is_not_turned_into_a_gateway_error(mistake: str, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body("OK")))
     key: Any = _no_key if mistake == "key" else KEY
     tools = [{"type": "web_search_preview", "x": float("inf")}] if mistake == "infinite" else None

@@ -1,4 +1,4 @@
-"""The SDK's types, left for their first use, are the types that the SDK would have had."""
+"""The SDK's types are the same when their import is deferred to the first use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python(code: str) -> str:
     return result.stdout
 
 
-def test_every_name_is_what_it_would_have_been() -> None:
+def test_every_name_is_unchanged() -> None:
     eager = json.loads(python(_INVENTORY + "import openai\nprint(json.dumps(inventory()))"))
     late = json.loads(
         python(
@@ -51,7 +51,7 @@ print(json.dumps(inventory()))
     assert late == eager
 
 
-def test_they_wait_for_their_first_use_and_can_be_used_by_many_threads_at_once() -> None:
+def test_types_load_on_first_use_from_many_threads() -> None:
     count = "sum(name.startswith('openai.types.') for name in sys.modules)"
     eager = int(python(f"import sys, openai\nprint({count})"))
     late = python(
@@ -102,7 +102,7 @@ else:
     assert int(loaded) < 120 or helpers == "True"
 
 
-def test_a_failed_first_use_can_be_tried_again() -> None:
+def test_a_failed_first_use_can_be_repeated() -> None:
     python(
         """
 import sys

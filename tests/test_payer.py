@@ -1,4 +1,4 @@
-"""Tags, end user and session: what may be said, and that every call says it."""
+"""The payer: valid tags, end users and sessions, sent with every call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from litellm_openai_example import ConfigurationError, LiteLLM, LiteLLMClient, RelayClient
-from litellm_openai_example.payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer, who_pays
+from litellm_openai_example.payer import END_USER_HEADER, SESSION_HEADER, TAGS_HEADER, Payer, resolve_payer
 
 from .cli.running import R, polling
 from .conftest import RunCommand
@@ -20,30 +20,30 @@ def said(seen: Seen) -> tuple[str | None, ...]:
 
 
 @pytest.mark.parametrize("tag", ["a b", "a,b", "급식", "a\nb", "x" * 201, "\x7f"])
-def test_a_tag_that_cannot_travel_is_refused(tag: str) -> None:
+def test_an_unusable_tag_is_refused(tag: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        who_pays([tag])
+        resolve_payer([tag])
     assert tag not in str(caught.value)
 
 
-def test_what_the_environment_says() -> None:
+def test_the_payer_of_the_environment() -> None:
     env = {"LITELLM_TAGS": " team-a, team-b ,,team-a", "LITELLM_END_USER": " kim@example.com "}
-    assert who_pays(env=env) == Payer(("team-a", "team-b"), "kim@example.com")
-    assert who_pays([], "", env=env) == Payer()
-    assert who_pays("team-c", env=env).tags == ("team-c",)
+    assert resolve_payer(env=env) == Payer(("team-a", "team-b"), "kim@example.com")
+    assert resolve_payer([], "", env=env) == Payer()
+    assert resolve_payer("team-c", env=env).tags == ("team-c",)
     with pytest.raises(ConfigurationError, match="more than 20"):
-        who_pays(map(str, range(21)), env={})
+        resolve_payer(map(str, range(21)), env={})
     with pytest.raises(ConfigurationError, match="LITELLM_END_USER"):
-        who_pays(env={"LITELLM_END_USER": "Kim Gap-sun"})
+        resolve_payer(env={"LITELLM_END_USER": "Kim Gap-sun"})
 
 
 @pytest.mark.parametrize("kept", [None, 3, [], {TAGS_HEADER: 3}, {TAGS_HEADER: "a b"}, {"authorization": "x"}])
-def test_what_was_kept_is_not_trusted(kept: object) -> None:
+def test_a_stored_payer_is_checked(kept: object) -> None:
     with suppress(ConfigurationError):
         assert Payer.of(kept) == Payer()
 
 
-def test_the_drop_in_says_it_with_every_call(configured: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drop_in_sends_the_payer(configured: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_TAGS", "team-a")
     configured.answers(reply(chat_body("OK")))
     with LiteLLM() as client:
@@ -54,21 +54,21 @@ def test_the_drop_in_says_it_with_every_call(configured: ScriptedServer, monkeyp
     assert [said(seen)[:2] for seen in configured.posts] == [("team-a", None)] * 2 + [("b", None), (None, "kim")]
 
 
-def test_the_command_says_it_when_it_submits_and_when_it_looks(
+def test_the_command_sends_the_payer_with_submit_and_poll(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured.script = polling("in_progress", "completed")
     monkeypatch.setenv("LITELLM_END_USER", "kim")
     assert command(*R, "--background", "--tag", "a", "--tag", "b", "hi").code == 0
     assert command("--retrieve", "resp_1").code == 0
-    monkeypatch.delenv("LITELLM_END_USER")  # another terminal: it is remembered with the response
+    monkeypatch.delenv("LITELLM_END_USER")  # another terminal: the payer is stored with the response
     assert command("--retrieve", "resp_1", "--wait").code == 0
     assert [said(seen) for seen in configured.seen] == [("a,b", "kim", None)] * len(configured.seen)
     assert command("--retrieve", "resp_2", "--tag", "c").code == 0
     assert said(configured.seen[-1]) == ("c", None, None)
 
 
-def test_the_command_line_wins_over_what_was_kept(
+def test_the_command_line_overrides_the_stored_payer(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured.script = polling("in_progress", "completed")
@@ -82,7 +82,7 @@ def test_the_command_line_wins_over_what_was_kept(
     assert said(configured.seen[-1]) == ("b", "kim", None)
 
 
-def test_a_bad_tag_is_told_before_anything_is_sent(configured: ScriptedServer, command: RunCommand) -> None:
+def test_a_bad_tag_is_refused_before_anything_is_sent(configured: ScriptedServer, command: RunCommand) -> None:
     run = command("--tag", "team a", "hi")
     assert run.code == 2
     assert "a tag must be" in run.err
@@ -104,7 +104,9 @@ def test_a_conversation_is_one_session(ask: Ask, gateway: ScriptedServer, relay:
     assert len(sessions) == 2
 
 
-def test_the_command_says_it_to_the_relay(configured: ScriptedServer, relay: FakeRelay, command: RunCommand) -> None:
+def test_the_command_names_the_payer_to_the_relay(
+    configured: ScriptedServer, relay: FakeRelay, command: RunCommand
+) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
     assert command(*AUTO, "--tag", "a", "Research noodles").code == 0
     (start,) = relay.starts
@@ -114,7 +116,7 @@ def test_the_command_says_it_to_the_relay(configured: ScriptedServer, relay: Fak
     assert said(relay.starts[-1]) == ("b", None, None)
 
 
-def test_a_client_says_what_it_was_told(gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_a_client_sends_its_payer(gateway: ScriptedServer, relay: FakeRelay) -> None:
     gateway.answers(reply(chat_body("OK")))
     with LiteLLMClient(gateway.url, KEY, tags=["a"], end_user="kim") as client:
         client.create_chat_completion("hi")
@@ -134,7 +136,7 @@ def test_a_client_says_what_it_was_told(gateway: ScriptedServer, relay: FakeRela
         ({"x-litellm-key-spend": "nan", "x-litellm-key-max-budget": "x"}, None),
     ],
 )
-def test_verbose_tells_the_budget_of_the_key(
+def test_verbose_prints_the_budget_of_the_key(
     headers: dict[str, str], told: str | None, configured: ScriptedServer, command: RunCommand
 ) -> None:
     configured.answers(reply(chat_body("OK"), **headers))

@@ -1,4 +1,4 @@
-"""The adapter is the SDK's client: everything works on it as on its parent."""
+"""The drop-in is the SDK's client: everything works as on its parent."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_raw_and_streaming_responses(sdk: LiteLLM, gateway: ScriptedServer) -> N
         assert json.loads(b"".join(response.iter_bytes()))["id"] == "resp_1"
 
 
-def test_a_response_tells_how_long_it_took(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+def test_a_response_has_its_elapsed_time(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(reply(RESPONSE))
     assert sdk.responses.with_raw_response.create(**CREATE).elapsed.total_seconds() > 0
     with sdk.responses.with_streaming_response.create(**CREATE) as response:
@@ -105,7 +105,7 @@ def test_a_response_tells_how_long_it_took(sdk: LiteLLM, gateway: ScriptedServer
     asyncio.run(use())
 
 
-def test_an_answer_needs_no_collector(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+def test_an_answer_is_freed_without_the_garbage_collector(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(reply(RESPONSE))
     gc.disable()
     try:
@@ -215,7 +215,7 @@ HOUSE = {
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_nothing_of_another_account_travels(
+def test_credentials_of_another_account_are_not_sent(
     kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in HOUSE.items():
@@ -228,7 +228,7 @@ def test_nothing_of_another_account_travels(
             with LiteLLM(base_url=gateway.url, api_key=KEY, **options) as sdk:
                 sdk.responses.create(**CREATE)
                 sdk.with_options(timeout=5).responses.create(**CREATE)
-                with contextlib.suppress(Exception):  # these want the admin key, which nobody gave
+                with contextlib.suppress(Exception):  # these require the admin key, which is not set
                     sdk.admin.organization.users.list()
         else:
             asyncio.run(use_async(**options))
@@ -259,7 +259,7 @@ def test_nothing_of_another_account_travels(
 @pytest.mark.parametrize("kind", [LiteLLM, AsyncLiteLLM])
 def test_an_option_that_the_installed_sdk_lacks(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = kind(base_url="https://gateway", api_key=KEY)
-    # openai 2.31 has no admin_api_key, 3.0 no data_residency: the next one is unknown yet.
+    # openai 2.31 has no admin_api_key, 3.0 no data_residency: the next one does not exist yet.
     monkeypatch.setitem(CopyOptions.__annotations__, "next_option", "str")
     for use in (lambda **options: kind(base_url="https://gateway", api_key=KEY, **options), client.copy):
         with pytest.raises(openai.OpenAIError) as caught:
@@ -270,7 +270,7 @@ def test_an_option_that_the_installed_sdk_lacks(kind: Any, monkeypatch: pytest.M
             use(timeuot=3)
 
 
-def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
+def test_a_custom_http_client(gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 429), reply(RESPONSE), reply({}, 502), reply(RESPONSE))
     with (
         LiteLLMHttpxClient(headers={"x-mine": "1"}) as http,
@@ -290,11 +290,11 @@ def test_a_http_client_of_ones_own(gateway: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     "missing", [{"base_url": "https://gateway"}, {"api_key": KEY}, {"base_url": "", "api_key": KEY}, {"api_key": " "}]
 )
-def test_what_is_missing_is_said(missing: dict[str, Any]) -> None:
+def test_missing_settings_are_named(missing: dict[str, Any]) -> None:
     for client in (LiteLLM, AsyncLiteLLM):
         with pytest.raises(ConfigurationError, match="LITELLM_") as caught:
             client(**missing)
-        assert isinstance(caught.value, openai.OpenAIError)  # as the SDK itself raises for a missing key
+        assert isinstance(caught.value, openai.OpenAIError)  # like the SDK's error for a missing key
 
 
 def test_asynchronously(gateway: ScriptedServer) -> None:

@@ -51,7 +51,11 @@ async def main() -> None:
         reveal_type(await other.responses.create(model="m", input="hi"))  # Response
         reveal_type(other.with_options(timeout=3))  # AsyncLiteLLM
         reveal_type(other.copy(payer=client.payer))  # AsyncLiteLLM
-    AsyncLiteLLMClient(webhook_secret="s", retry_server_errors=True)
+    asynchronous = AsyncLiteLLMClient(webhook_secret="s", retry_server_errors=True)
+    reveal_type(asynchronous.openai)  # AsyncLiteLLM
+    submitted = await asynchronous.respond("hi", background=True, temperature=0.5)
+    reveal_type(await asynchronous.wait(submitted.id, timeout=3))  # Reply
+    reveal_type(await asynchronous.create_chat_completion("hi", files=["a.png"]))  # str
 
 asyncio.run(main())
 """
@@ -85,6 +89,10 @@ LiteLLMClient(timeuot=3)
 AsyncLiteLLMClient(max_retires=3)
 LiteLLMClient.from_env(timeuot=3)
 client.responses.create(model="m", inptu="hi")
+LiteLLMClient().chat("hi", timeout="3")
+AsyncLiteLLMClient().chat("hi", timeout="3")
+AsyncLiteLLMClient().respond("hi", background="yes")
+AsyncLiteLLMClient().wait(1)
 from litellm_openai_example import LiteLLMClinet
 """
 

@@ -4,7 +4,6 @@ python background.py submit "Write a long report"    prints the id
 python background.py fetch ID                        waits for the text
 """
 
-import json
 import sys
 
 from litellm_openai_example import LiteLLMClient, StillRunningError
@@ -12,10 +11,10 @@ from litellm_openai_example import LiteLLMClient, StillRunningError
 with LiteLLMClient.from_env(timeout=60) as client:
     match sys.argv[1:]:
         case ["submit", prompt]:
-            print(json.loads(client.create_response(prompt, background=True))["id"])
+            print(client.respond(prompt, background=True).id)
         case ["fetch", response_id]:
             try:
-                print(client.wait_for_response(response_id, timeout=600))
+                print(client.wait(response_id, timeout=600).text)
             except StillRunningError as error:
                 sys.exit(f"still running: fetch {error.response_id} again later")
         case _:

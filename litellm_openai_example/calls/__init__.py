@@ -1,1 +1,1 @@
-"""Requests out, answers read, without I/O of their own."""
+"""A call: its request, the operations that send it, and its answer, read whole or from a stream."""

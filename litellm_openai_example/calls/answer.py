@@ -1,12 +1,15 @@
-"""What an answer says: text, calls, sources, usage and ids out of JSON that may hold anything.
+"""The answer in a chat completion or a response: text, function calls, sources, usage and ids.
 
-Gateways and providers leave fields out, set them to null or change their type, so nothing here relies on a
-shape: what cannot be read counts as absent, and it is for the caller to say that an answer is missing.
+Gateways and providers omit fields, set them to null or change their type. Nothing here relies on a shape: a value of
+another type counts as absent, and the caller decides whether the answer can do without it.
+
+Longer than other files, because both APIs stand side by side here with everything that their answers share.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -14,21 +17,52 @@ from itertools import pairwise
 from ..error_table import words_of
 from ..errors import one_line
 from ..json_object import JsonObject
-from ..transport.headers import read_cost
-from .items import besides_message, besides_text
-from .lenient import as_dict, as_id, as_int, as_list, as_str, join, sendable
-from .reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, ends_of, is_gone, read_reason, read_status
-from .sources import Source, anthropic_pages, read_sources, search_results
+from .finish_reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, is_gone, read_reason, read_status
 
-# Parts of a message that are its text; others (thinking, tool_use, image, ...) are not the answer.
+# Types of parts that are text of the answer; others (thinking, tool_use, image, ...) are not.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
 _OTHER_ROLES = frozenset({"user", "system", "developer", "tool"})  # some servers repeat the input in the output
 _DEEPEST = 6  # levels of parts within parts
+# Providers split a text anywhere, even between the two halves of a character beyond U+FFFF.
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_LARGEST_INT = 2**53  # up to here a float is exact
+_HIGHEST_COST = 1e12  # US dollars; no call costs that much
+
+# Types of output items and of parts of a message (openai.types.responses, openai.types.chat; Anthropic's `thinking`).
+_WORDS = {
+    "apply_patch_call": "a patch",
+    "audio": "audio",
+    "code_interpreter_call": "a run of the code interpreter",
+    "compaction": "a compacted context",
+    "computer_call": "a computer call",
+    "custom_tool_call": "a call of a custom tool",
+    "file_search_call": "a file search",
+    "image": "an image",
+    "image_generation_call": "an image",
+    "image_url": "an image",
+    "input_audio": "audio",
+    "input_image": "an image",
+    "local_shell_call": "a shell command",
+    "mcp_approval_request": "a request to approve an MCP call",
+    "mcp_call": "an MCP call",
+    "mcp_list_tools": "a list of MCP tools",
+    "output_audio": "audio",
+    "output_image": "an image",
+    "reasoning": "reasoning",
+    "shell_call": "a shell command",
+    "thinking": "reasoning",
+    "redacted_thinking": "reasoning",
+    "tool_search_call": "a search for tools",
+    "tool_use": "a call of a tool",
+    "web_search_call": "a web search",
+}
+# Types that hold the text or a refusal, and function calls, which are named elsewhere.
+_NAMED_ELSEWHERE = frozenset({"", "function_call", "message", "output_text", "refusal", "text"})
 
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A function that the model asks for; `arguments` is its JSON text, not yet checked."""
+    """A function that the model calls; `arguments` is JSON text from the model, unchecked."""
 
     call_id: str
     name: str
@@ -38,7 +72,7 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as counted by the provider, and US dollars where a gateway adds them; None where it does not say."""
+    """Tokens as the provider counted them, and US dollars if the gateway adds them; None for each unknown."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -47,13 +81,25 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one reply says, whichever API it came from.
+class Source:
+    """A page that an answer cites or was searched for it; `title` is empty if unknown."""
 
-    `status` is that of the Responses API: completed, incomplete, failed, cancelled, queued, in_progress; an
-    unknown one is kept as it came. `cut_short` tells why the text is only a part of the answer. `sources` holds each
-    page once, cited ones first; `searched` tells whether there is any sign that the model searched. `besides` names
-    what came besides text, such as an image.
+    url: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of a chat completion or a response.
+
+    Attributes:
+        status: as in the Responses API: completed, incomplete, failed, cancelled, queued or in_progress. An unknown
+            status is kept unchanged.
+        cut_short: the reason why the text is incomplete; None if it is whole.
+        sources: each page once, cited ones first.
+        searched: True if there is any sign that the model searched the web.
+        output: the output items of a response, unchanged.
+        besides: names of the other contents, such as "an image".
     """
 
     text: str = ""
@@ -73,19 +119,19 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether the reply says of itself that it is no answer."""
+        """Did the call fail, according to the answer itself?"""
         return self.status in ("failed", "cancelled") or self.error_message is not None
 
 
 def as_beginning(answer: Answer, words: str) -> Answer:
-    """The answer in a body of which only the beginning was read: as long as it does not say that it runs, a part."""
+    """Return the answer of a body that was cut off at the limit, as incomplete unless it is still running."""
     if answer.status in RUNNING:
         return answer
     return replace(answer, status="incomplete", cut_short=Cut(CutKind.TOO_LARGE, words), calls=())
 
 
 def read_response(body: object) -> Answer:
-    """Read a response object of the Responses API; a chat completion in its place is read as one."""
+    """Read a response of the Responses API, or a chat completion in its place."""
     data = as_dict(body)
     if as_list(data.get("choices")) and "output" not in data:
         return read_chat(data)
@@ -97,6 +143,7 @@ def read_response(body: object) -> Answer:
     code, message = read_error(data.get("error") or data.get("last_error"))
     status, reason = _ended(data, messages)
     text = _messages_text(messages) or text_of(data.get("output_text"))
+    # A deleted or expired response may still come with its text, which the caller has paid for.
     if gone := _gone(data, status):
         status, reason, message = ("incomplete", gone, message) if text else ("failed", "", message or gone)
     return Answer(
@@ -120,13 +167,14 @@ def read_response(body: object) -> Answer:
 def read_chat(body: object) -> Answer:
     """Read a chat completion, or a response in its place.
 
-    One choice is asked for, but some bridges spread one answer over several: the first that holds a text counts.
+    Requests ask for one choice, but some bridges spread an answer over several; the first one with a text counts.
     """
     data = as_dict(body)
     if as_list(data.get("output")) and "choices" not in data:
         return read_response(data)
     choices = choices_of(data)
     messages = [_message_of(choice) for choice in choices] or [{}]
+    # A text counts more than a refusal, and a refusal more than function calls.
     first = next((n for says in (_says, _refuses, _calls) for n, one in enumerate(messages) if says(one)), 0)
     message = messages[first]
     places = ends_of(choices[first] if choices else {}, message)
@@ -134,7 +182,7 @@ def read_chat(body: object) -> Answer:
     searches = as_list(as_dict(message.get("provider_specific_fields")).get("web_search_calls"))
     given = (message.get("annotations"), data.get("search_results"), data.get("citations"), *anthropic_pages(message))
     sources = read_sources(*given, *map(search_results, searches))
-    # LiteLLM calls an end that it does not know `stop`, and keeps the provider's own word for it beside.
+    # LiteLLM maps unknown finish reasons to `stop`, and keeps the provider's reason beside it.
     reason = cut_short(*(read_reason(place.get(name)) for place in places for name in REASONS))
     return Answer(
         text=text_of(message.get("content")),
@@ -154,7 +202,7 @@ def read_chat(body: object) -> Answer:
 
 
 def choices_of(data: JsonObject) -> list[JsonObject]:
-    """Return the choices in the order of their indexes; one without an index has that of its place."""
+    """Return the choices by their indexes; a choice without one has its position as the index."""
     given = [(position, one) for position, one in enumerate(as_list(data.get("choices"))) if isinstance(one, dict)]
     return [one for _, one in sorted(given, key=lambda placed: index_of(placed[1], placed[0]))]
 
@@ -166,7 +214,7 @@ def index_of(choice: JsonObject, position: int) -> int:
 
 
 def read_error(error: object) -> tuple[str | None, str | None]:
-    """Code and message of an `error` field, which may be an object, a text, or anything else; None if absent."""
+    """Return code and message of an `error` field of any type; None for each that is absent."""
     if not error or (isinstance(error, dict) and not any(error.values())):  # some send an empty one with each answer
         return None, None
     if isinstance(error, dict):
@@ -178,7 +226,7 @@ def read_error(error: object) -> tuple[str | None, str | None]:
 
 
 def is_message(item: JsonObject) -> bool:
-    """Is an output item a message of the model? A gateway may leave its type out, or put a part in its place."""
+    """Is an output item a message of the model? Gateways may omit its type, or put a part in its place."""
     if as_str(item.get("role")) in _OTHER_ROLES:
         return False
     kind = item.get("type")
@@ -186,15 +234,15 @@ def is_message(item: JsonObject) -> bool:
 
 
 def message_text(item: JsonObject) -> str:
-    """The text of a message item."""
+    """Return the text of a message item."""
     return text_of(item.get("content", item))
 
 
 def text_of(content: object, depth: int = 0) -> str:
-    """A text however it is given: plain, as a number, as `{"text": ...}` or `{"value": ...}`, or in a list of parts."""
+    """Return a text in any form: plain, a number, `{"text": ...}`, `{"value": ...}`, or a list of parts."""
     if isinstance(content, str):
         return content
-    if isinstance(content, int | float) and not isinstance(content, bool):  # "42" that a template made 42 of
+    if isinstance(content, int | float) and not isinstance(content, bool):  # a template may turn "42" into 42
         return json.dumps(content)
     if depth > _DEEPEST:
         return ""
@@ -203,7 +251,7 @@ def text_of(content: object, depth: int = 0) -> str:
     part = as_dict(content)
     if part.get("type") is not None and as_str(part["type"]).lower() not in _TEXT_PARTS:
         return ""
-    # Only what is there is read: nothing, read as deep as parts may lie, would cost thousands of calls at every look.
+    # Only fields that exist are followed: to follow absent ones to the deepest level would cost thousands of calls.
     found = (
         text_of(part[name], depth + 1) for name in ("text", "value", "content", "parts") if part.get(name) is not None
     )
@@ -211,13 +259,13 @@ def text_of(content: object, depth: int = 0) -> str:
 
 
 def refusal_of(content: object) -> str:
-    """Return what a message's parts say in place of an answer."""
+    """Return the refusals in the parts of a message."""
     parts = content if isinstance(content, list) else [content]
     return join([_refusal(part) or _text_of_refusal(part) for part in map(as_dict, parts)])
 
 
 def refusal_words(refusal: object, depth: int = 0) -> str:
-    """Return the words of a `refusal` field: a text, a part, or a list of them."""
+    """Return the text of a `refusal` field: a text, a part, or a list of them."""
     if isinstance(refusal, list):
         return join([refusal_words(part, depth + 1) for part in refusal]) if depth <= _DEEPEST else ""
     if isinstance(refusal, dict) and depth <= _DEEPEST:
@@ -226,19 +274,70 @@ def refusal_words(refusal: object, depth: int = 0) -> str:
 
 
 def blank_line(before: str, after: str) -> str:
-    """What must stand between two texts so that a blank line sets them apart."""
+    """Return the line breaks to insert between two texts so that a blank line separates them."""
     have = len(before[-2:]) - len(before[-2:].rstrip("\n")) + len(after[:2]) - len(after[:2].lstrip("\n"))
     return "\n" * max(0, 2 - have)
 
 
+def read_sources(*lists: object) -> tuple[Source, ...]:
+    """Return the pages in lists of annotations, search results or URLs, each once, with the first title given.
+
+    An annotation has its URL at the top (Responses API) or under its type, `url_citation` (chat).
+    """
+    titles: dict[str, str] = {}
+    for entry in (entry for entries in lists for entry in as_list(entries)):
+        note = {"url": entry} if isinstance(entry, str) else as_dict(as_dict(entry).get("url_citation")) or entry
+        note = as_dict(note)
+        url = as_str(note.get("url"))
+        if url.startswith(("https://", "http://")) and url.isprintable() and " " not in url:
+            titles[url] = titles.get(url) or as_str(note.get("title"))
+    return tuple(Source(url, title) for url, title in titles.items())
+
+
+def search_results(item: object) -> list[object]:
+    """Return the pages of a `web_search_call` item, the one place where LiteLLM puts an Anthropic model's sources."""
+    places = (as_dict(as_dict(item).get("action")), as_dict(item))
+    return [entry for place in places for name in ("sources", "results") for entry in as_list(place.get(name))]
+
+
+def anthropic_pages(place: JsonObject) -> Iterable[list[object]]:
+    """Yield the pages that an Anthropic model cites and those it has read, which LiteLLM passes on unchanged."""
+    extra = as_dict(place.get("provider_specific_fields"))
+    yield from map(as_list, as_list(extra.get("citations")))
+    yield from (as_list(as_dict(result).get("content")) for result in as_list(extra.get("web_search_results")))
+
+
+def besides_text(items: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Return names for the output items of a response and the parts of its messages other than text, each once."""
+    found: dict[str, None] = {}
+    for item in items:
+        for one in (item, *map(as_dict, as_list(item.get("content")))):
+            if words := _item_words(one):
+                found[words] = None
+    return tuple(found)
+
+
+def besides_message(message: JsonObject) -> tuple[str, ...]:
+    """Return names for the contents of a chat message other than text: images, audio, reasoning."""
+    found = dict.fromkeys(besides_text([{"content": message.get("content")}]))
+    if message.get("images"):
+        found["an image"] = None
+    if message.get("audio"):
+        found["audio"] = None
+    if message.get("reasoning_content") or message.get("reasoning") or message.get("thinking_blocks"):
+        found["reasoning"] = None
+    return tuple(found)
+
+
 def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
-    """A response's status, and why it is incomplete if it is."""
+    """Return a response's status, and the reason if it is incomplete."""
     given = data.get("status")
     status = read_status(given)
     details = data.get("incomplete_details")
     reason = read_reason(as_dict(details).get("reason")) or as_str(details)
     reason = reason or next((word for word in map(read_reason, map(data.get, REASONS)) if cut_short(word)), "")
     statuses = (read_status(item.get("status")) for item in messages)
+    # Bridges report `completed` although the finish reason, or the status of a message, says otherwise.
     if status in ("completed", "") and (cut_short(reason) or "incomplete" in statuses):
         return "incomplete", reason
     if status == "incomplete" and not reason and as_str(given).lower() != "incomplete":
@@ -247,7 +346,7 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
 
 
 def _gone(data: JsonObject, status: str) -> str:
-    """Return why a response can never be had, in words; empty if it can."""
+    """Return a sentence if the response can never be retrieved (deleted, expired); empty otherwise."""
     if data.get("deleted") is True or as_str(data.get("object")).endswith(".deleted"):
         return "the response was deleted"
     given = as_str(data.get("status"))
@@ -255,18 +354,20 @@ def _gone(data: JsonObject, status: str) -> str:
 
 
 def _messages_text(messages: list[JsonObject]) -> str:
-    """Return the texts of the messages, each once: an answer may repeat the commentary, and a message be sent twice."""
+    """Return the texts of the messages, each once: a gateway may send a message twice, or repeat it in the next."""
     texts: list[str] = []
     seen: set[str] = set()
     named: dict[str, int] = {}
     apart = True
     for item in messages:
         text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") == "output_text"
-        if is_part and not apart and text:  # parts of one message in place of messages
+        # The parts of a message in place of messages.
+        if is_part and not apart and text:
             texts[-1] = join([texts[-1], text])
             continue
+        # Two messages without ids, or with broken ones, are compared by their text alone.
         earlier = named.get(name) if name else None
-        if earlier is not None and text.startswith(texts[earlier]):  # sent again, and longer
+        if earlier is not None and text.startswith(texts[earlier]):  # a longer version of the same message
             texts[earlier] = text
         elif text and text.strip() not in seen:
             named[name] = len(texts)
@@ -303,7 +404,7 @@ def _each_once(texts: Iterable[str]) -> str:
 
 def _calls(message: JsonObject) -> tuple[FunctionCall, ...]:
     calls = [_chat_call(call) for call in as_list(message.get("tool_calls")) if isinstance(call, dict)]
-    function = as_dict(message.get("function_call"))  # the API's first form of it
+    function = as_dict(message.get("function_call"))  # the older form of the API
     if not calls and function.get("name"):
         calls = [_chat_call({"function": function})]
     return tuple(calls)
@@ -320,7 +421,7 @@ def _chat_call(call: JsonObject) -> FunctionCall:
 
 
 def _arguments(call: JsonObject) -> str:
-    """JSON text, also where a gateway has read it already."""
+    """Return the arguments as JSON text; some gateways send the parsed object."""
     given = call.get("arguments")
     return sendable(json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given)
 
@@ -333,3 +434,74 @@ def _usage(usage: object) -> Usage:
         as_int(data.get("total_tokens")),
         read_cost(data.get("cost")),
     )
+
+
+def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
+    """Return the objects of a choice that may have its finish reason; LiteLLM puts unknown fields into further ones."""
+    return [
+        place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
+    ]
+
+
+def _item_words(item: JsonObject) -> str:
+    kind = as_str(item.get("type"))
+    if kind in _NAMED_ELSEWHERE:
+        return ""
+    words = _WORDS.get(kind) or f"an item of the type {one_line(kind)[:60]}"
+    name = one_line(as_str(item.get("name")))[:60]
+    return f"{words} ({name})" if name else words
+
+
+def as_dict(value: object) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def as_str(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_int(value: object) -> int | None:
+    """Return a count or an index, which some gateways send as 3.0 or "3"; None for any other value."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if abs(number) < _LARGEST_INT else None  # false for NaN, too
+
+
+def as_id(value: object) -> str:
+    """Return an id that can be sent in a request; empty if it is absent or broken."""
+    text = as_str(value)
+    return text if text.isprintable() and "\ufffd" not in text else ""
+
+
+def sendable(value: object) -> str:
+    """Return a text that can be sent, printed and stored: half a surrogate pair is replaced."""
+    return as_str(value).encode("utf-8", "replace").decode()
+
+
+def join(pieces: list[str]) -> str:
+    """Join pieces of a text, and the halves of characters that were split between them."""
+    text = "".join(pieces)
+    if text.isascii():
+        return text
+    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
+
+
+def read_cost(value: object) -> float | None:
+    """Return the US dollars in a header or a JSON value; None if it is not a number that can be a cost."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        dollars = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return dollars if 0 <= dollars < _HIGHEST_COST else None

@@ -1,4 +1,4 @@
-"""The chunks of a chat stream, put together."""
+"""The accumulator of a chat stream."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from typing import ClassVar
 
 from ..diagnosis import explain_body
 from ..json_object import JsonObject
-from .answer import Answer, index_of, read_chat, read_error, refusal_of, refusal_words, text_of
-from .assembly import Assembly
-from .lenient import Text, as_dict, as_id, as_int, as_list, as_str, join, missing
-from .reasons import REASONS, cut_short, ends_of, read_reason
-from .sse import error_of, says_error
+from .accumulator import Accumulator, Text, error_of, missing, says_error
+from .answer import (
+    Answer,
+    as_dict,
+    as_id,
+    as_int,
+    as_list,
+    as_str,
+    ends_of,
+    index_of,
+    join,
+    read_chat,
+    read_error,
+    refusal_of,
+    refusal_words,
+    text_of,
+)
+from .finish_reasons import REASONS, cut_short, read_reason
 
 _TOP = ("model", "usage", "citations", "search_results")
 _BESIDES = ("images", "audio", "reasoning_content", "reasoning", "thinking_blocks")
 
 
-class ChatStream(Assembly):
-    """Puts the chunks of a chat stream together. It is whole once a chunk gave a reason to stop, or `[DONE]` came.
+class ChatStream(Accumulator):
+    """The accumulator of a chat stream, which is whole after a finish reason or `[DONE]`.
 
-    Its text is that of the first choice, as it comes. Some bridges put all of it into another choice, which is shown
-    when the first one has ended without any.
+    The text is that of the first choice. Some bridges put all of it into another choice, which is shown once the first
+    has ended without a text.
     """
 
     read: ClassVar[Callable[[object], Answer]] = staticmethod(read_chat)
@@ -34,8 +47,9 @@ class ChatStream(Assembly):
         self._top: JsonObject = {}
         self._choices: dict[int, _Choice] = {}
         self._shown: _Choice | None = None
-        self._latest = 0  # the choice that the last piece of text was for
-        self._mixed = False  # pieces of several choices came together, or not one choice after the other
+        self._latest = 0  # the choice of the latest piece of text
+        # The pieces of several choices are interleaved.
+        self._mixed = False
 
     @property
     def ended(self) -> bool:
@@ -43,7 +57,7 @@ class ChatStream(Assembly):
         return self._done
 
     def feed(self, data: object) -> str:
-        """Take one chunk and return the text that it adds."""
+        """Add a chunk, and return the text that it brings."""
         chunk = as_dict(data)
         if says_error(chunk):
             raise explain_body({"error": error_of(chunk)})
@@ -63,6 +77,7 @@ class ChatStream(Assembly):
         if piece:
             self._mixed = self._mixed or index < self._latest
             self._latest = index
+        # Before a choice is chosen, all pieces are held back: they may belong to a choice that is not shown.
         if choice is self._shown:
             return piece
         first = self._choices.get(0)
@@ -71,19 +86,20 @@ class ChatStream(Assembly):
         return ""
 
     def _show(self) -> str:
-        """Settle on the choice whose text counts, and return what of it has arrived."""
+        """Pick the choice whose text counts, and return its text so far."""
         self._shown = next((choice for _, choice in sorted(self._choices.items()) if choice.text), None)
         return self._shown.text.so_far() if self._shown else ""
 
     def end(self) -> str:
-        """Take the `[DONE]` at the end of the events."""
+        """Note the `[DONE]` at the end of the events, and return the text that was held back."""
         self._done = True
         return self.rest()
 
     def _gather(self) -> str:
-        """Put an answer together whose `index` counts chunks or blocks, and return what that adds to the first of them.
+        """Join choices that are one answer, because `index` counts chunks or blocks; return what the first one gains.
 
-        Each choice of several comes to an end, and their pieces come mixed: here only one does, and they come in order.
+        Real choices each have a finish reason, and their pieces are interleaved. Here only one has it, and they come in
+        order.
         """
         choices = [choice for _, choice in sorted(self._choices.items())]
         first, *others = [choice for choice in choices if choice.text] or choices
@@ -94,18 +110,18 @@ class ChatStream(Assembly):
         return "".join([first.go_on(choice) for choice in others])
 
     def rest(self) -> str:
-        """Return what was held back of the text, when nothing more comes."""
+        """Return the text that was held back, after the last event."""
         gathered = self._gather() if len(self._choices) > 1 else ""
         shown = gathered if self._shown else self._show()
         return shown + (self._shown.text.end() if self._shown else "")
 
     def body(self) -> JsonObject:
-        """Return what has arrived so far, as a chat completion."""
+        """Return the answer so far, as a chat completion."""
         choices = [choice.body(index) for index, choice in sorted(self._choices.items())]
         return {"id": self.id, "object": "chat.completion", **self._top, "choices": choices or [_Choice().body(0)]}
 
     def answer(self) -> Answer:
-        """Return what has arrived so far; its status is empty while the stream has not reached its end."""
+        """Return the answer so far; its status is empty until the stream has reached its end."""
         answer = read_chat(self.body())
         something = answer.text or answer.refusal or answer.calls
         shown = self._shown or self._choices.get(0)
@@ -114,7 +130,7 @@ class ChatStream(Assembly):
 
 
 class _Choice:
-    """One choice of a chat stream, put together."""
+    """The accumulator of one choice."""
 
     def __init__(self) -> None:
         self.text = Text()
@@ -129,26 +145,27 @@ class _Choice:
 
     @property
     def reason(self) -> str:
-        """Why it ended, empty while it has not."""
+        """The finish reason; empty until it has arrived."""
         return read_reason(self._ends.get("finish_reason"))
 
     def feed(self, choice: JsonObject) -> str:
-        """Take what a chunk says of the choice and return the text that it adds."""
+        """Add the choice of a chunk, and return the text that it brings."""
         places = ends_of(choice, {**_as_message(choice.get("message")), **_as_message(choice.get("delta"))})
         for name in REASONS:
             said = [reason for place in places if (reason := read_reason(place.get(name)))]
-            if said:  # a gateway may call a break `stop` in one place, and by its name in another
+            # A gateway may report a failure as `stop` in one place, and by its name in another.
+            if said:
                 self._ends[name] = next(filter(cut_short, said), said[0])
         if error := next((place["error"] for place in places if any(read_error(place.get("error")))), None):
             self._ends["error"] = error
         return self._delta(choice)
 
     def end_as(self, other: _Choice) -> None:
-        """Take the reason why another choice ended for the one of this."""
+        """Adopt the finish reason of another choice."""
         self._ends.update(other._ends)
 
     def go_on(self, other: _Choice) -> str:
-        """Take the text of another choice, which continues this one, and return what that adds."""
+        """Append the text of another choice, which continues this one, and return what can be shown of it."""
         self._notes += other._notes
         text, other.text = str(other.text), Text()
         return self.text.add(text)
@@ -166,19 +183,21 @@ class _Choice:
         if isinstance(content, list):
             self._parts += [{"type": as_dict(part).get("type")} for part in content]
         calls = as_list(told.get("tool_calls"))
-        if not calls and told.get("function_call"):  # the API's first form of it
+        if not calls and told.get("function_call"):  # the older form of the API
             calls = [{"function": told["function_call"]}]
         for position, call in enumerate(calls):
             self._call(as_dict(call), position)
         piece = text_of(delta.get("content")) or ("" if whole else text_of(choice.get("text")))
-        if whole:  # a gateway that feigns to stream, or repeats the whole message at the end
+        # A gateway that fakes streaming, or repeats the message at the end.
+        if whole:
             sent, text = str(self.text), text_of(whole.get("content"))
-            # One that calls each piece a message has sent nothing else.
+            # A gateway that calls each piece a message sends no deltas.
             piece = text if not self._by_delta and not text.startswith(sent) else missing(sent, text)
         self._by_delta = self._by_delta or bool(piece and not whole)
         return self.text.add(piece)
 
     def _call(self, call: JsonObject, position: int) -> None:
+        # Gateways without an index send each call whole, in order.
         index = as_int(call.get("index"))
         known = self._calls.setdefault(position if index is None else index, {"id": "", "name": "", "arguments": []})
         function = as_dict(call.get("function")) or as_dict(call.get("custom"))
@@ -188,7 +207,7 @@ class _Choice:
         known["arguments"].append(json.dumps(given) if isinstance(given, dict) else as_str(given))
 
     def body(self, index: int) -> JsonObject:
-        """Return what has arrived so far, as a choice of a chat completion."""
+        """Return the choice so far, as in a chat completion."""
         calls = [
             {"id": call["id"], "function": {"name": call["name"], "arguments": join(call["arguments"])}}
             for _, call in sorted(self._calls.items())

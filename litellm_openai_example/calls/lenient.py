@@ -1,4 +1,4 @@
-"""JSON that may hold anything: what is not of the kind that is asked for counts as absent."""
+"""JSON as gateways send it: cut off, too deep, with other text around it, or slightly broken."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import re
 
 from ..json_object import DEEPEST, JsonObject
 
-# Providers cut their pieces anywhere, also between the two halves of a character beyond U+FFFF.
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_HIGH_HALF = re.compile("[\ud800-\udbff]\\Z")
-_LARGEST = 2**53  # up to here a float is exact
-_BETWEEN = re.compile(r"[\s\0\ufeff]*")  # what may stand between two values
+_BETWEEN = re.compile(r"[\s\0\ufeff]*")  # separators between two values
 
-# The brackets of a JSON text; strings are matched as well, because they may hold some.
+# The brackets of a JSON text. Strings are matched as well, because they may contain brackets.
 _BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 _LARGE = 2**20  # bytes
-_DEEPEST_PARSED = DEEPEST + 60  # deeper than what is passed on, so that it is seen there that something is missing
+_DEEPEST_PARSED = DEEPEST + 60  # deeper than the limit for passing on, which then reports the missing part
 
 
 def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
-    """The JSON object in a body.
+    """Return the JSON object in a body.
 
     Args:
-        beginning: the body ends somewhere in the middle; what is there is read.
+        beginning: the body is cut off; read the part that is there.
 
     Raises:
-        ValueError: the body is empty, is not JSON, or is JSON of another kind than an object.
+        ValueError: the body is empty, not JSON, or not an object.
     """
     if not content.strip():
         raise ValueError("the answer is empty")
@@ -41,15 +37,15 @@ def read_json(content: bytes | str, *, beginning: bool = False) -> JsonObject:
 
 
 def with_whole_characters(content: bytes | str) -> str:
-    """A body with U+FFFD in place of what is no Unicode."""
+    """Return a body as text, with U+FFFD in place of invalid Unicode."""
     return content if isinstance(content, str) else content.decode(json.detect_encoding(content), "replace")
 
 
 def parse_json(content: bytes | str) -> object:
     """Parse JSON as `json.loads` does, but without its limits.
 
-    A number of thousands of digits is kept as its text. If the value is nested deeper than Python can parse, what lies
-    below some hundred levels is null: a tool's output must not cost the answer around it.
+    A number with thousands of digits is kept as text. If the value is nested deeper than Python can parse, everything
+    below some hundred levels becomes null, so that the output of a tool does not cost the answer around it.
 
     Raises:
         ValueError: it is not JSON.
@@ -59,8 +55,9 @@ def parse_json(content: bytes | str) -> object:
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Invalid control character"):
             raise
-        return json.loads(content, strict=False)  # a server that does not escape the line breaks of a text
-    except ValueError:  # the limit on the digits of an integer, or bytes that are no Unicode
+        return json.loads(content, strict=False)  # some servers do not escape line breaks
+    except ValueError:
+        # Python's limit on the digits of an integer, or invalid Unicode.
         return json.loads(content, parse_int=_integer)
     except RecursionError:
         text = content if isinstance(content, str) else content.decode(json.detect_encoding(content), "surrogatepass")
@@ -68,19 +65,20 @@ def parse_json(content: bytes | str) -> object:
 
 
 def _decoded(content: bytes | str) -> bytes | str:
-    """Decode a large body piece by piece: in one piece, text beyond ASCII takes three times its size meanwhile."""
+    """Decode a large body piece by piece: in one go, text beyond ASCII takes three times its size meanwhile."""
     if isinstance(content, str) or json.detect_encoding(content) != "utf-8":
         return content
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(content)
     try:
         pieces = [decoder.decode(view[start : start + _LARGE]) for start in range(0, len(view), _LARGE)]
         return "".join([*pieces, decoder.decode(b"", final=True)])
-    except UnicodeDecodeError:  # halves of characters, which `json.loads` lets pass
+    except UnicodeDecodeError:
+        # Halves of characters, which `json.loads` accepts.
         return content
 
 
 def _without_depths(text: str, levels: int) -> str:
-    """Return the JSON with null in place of each object and list that lies below so many levels."""
+    """Return the JSON with null for each object and list below `levels`."""
     kept: list[str] = []
     depth = start = 0
     for token in _BRACKET.finditer(text):
@@ -98,7 +96,7 @@ def _without_depths(text: str, levels: int) -> str:
 
 
 def split_json(text: str) -> tuple[list[object], list[str]]:
-    """Return the objects, lists and texts that follow one another in `text`, and the lines between that are no JSON."""
+    """Return the objects, lists and strings that follow one another in `text`, and the lines between them."""
     values: list[object] = []
     others: list[str] = []
     decoder = json.JSONDecoder(parse_int=_integer)
@@ -120,7 +118,8 @@ def split_json(text: str) -> tuple[list[object], list[str]]:
 
 
 def _end_of(match: re.Match[str] | None) -> int:
-    return match.end() if match else 0  # a pattern that matches the empty text always matches
+    # A pattern that matches the empty text always matches.
+    return match.end() if match else 0
 
 
 def _integer(digits: str) -> int | str:
@@ -131,52 +130,16 @@ def _integer(digits: str) -> int | str:
 
 
 def _parse_beginning(content: bytes | str) -> object:
-    from pydantic_core import from_json  # seldom needed, and slow to import
+    from pydantic_core import from_json  # rarely needed, and slow to import
 
     try:
         return from_json(content, allow_partial="trailing-strings")
-    except ValueError:  # its own limit is 200 levels
+    except ValueError:  # its limit is 200 levels
         return from_json(_without_depths(with_whole_characters(content), 190), allow_partial="trailing-strings")
 
 
-def as_dict(value: object) -> JsonObject:
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def as_str(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def as_int(value: object) -> int | None:
-    """A count or an index. Gateways written in other languages send it as 3.0 or "3" too."""
-    if type(value) is int:
-        return value
-    if isinstance(value, bool) or not isinstance(value, float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return int(number) if abs(number) < _LARGEST else None  # NaN is not smaller either
-
-
-def as_id(value: object) -> str:
-    """An id that can be sent again; a broken one is none."""
-    text = as_str(value)
-    return text if text.isprintable() and "\ufffd" not in text else ""
-
-
-def sendable(value: object) -> str:
-    """A text that can be sent on, printed and stored: half a surrogate pair in it is replaced."""
-    return as_str(value).encode("utf-8", "replace").decode()
-
-
 def all_sendable(data: JsonObject) -> JsonObject:
-    """The same of every text in an object. Raises ValueError where it is nested too deeply."""
+    """Return an object with every text in it made sendable. Raises ValueError if it is nested too deeply."""
     try:
         text = json.dumps(data, ensure_ascii=False)
     except RecursionError:
@@ -184,62 +147,6 @@ def all_sendable(data: JsonObject) -> JsonObject:
     try:
         text.encode()
     except UnicodeEncodeError:
-        mended: JsonObject = json.loads(text.encode("utf-8", "replace"))
-        return mended
+        fixed: JsonObject = json.loads(text.encode("utf-8", "replace"))
+        return fixed
     return data
-
-
-def join(pieces: list[str]) -> str:
-    """Pieces of a text put together, and with them the characters whose halves came apart."""
-    text = "".join(pieces)
-    if text.isascii():
-        return text
-    return _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
-
-
-def missing(sent: str, text: str) -> str:
-    """What of `text` was not sent yet, if what was is its beginning; a piece may end with half a character."""
-    if text.startswith(sent):
-        return text[len(sent) :]
-    if _HIGH_HALF.search(sent) and text.startswith(sent[:-1]):
-        halves = text[len(sent) - 1 :].encode("utf-16-be", "surrogatepass")
-        if halves[:2] == sent[-1].encode("utf-16-be", "surrogatepass"):
-            low = int.from_bytes(halves[2:4], "big")
-            return chr(low) + text[len(sent) :]
-    return ""
-
-
-class Text:
-    """A text that arrives in pieces, in time that grows with its length alone."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._half = ""
-
-    def add(self, piece: str) -> str:
-        """Take a piece; what can be shown of the text now that could not be shown before."""
-        if self._half or not piece.isascii():
-            piece, self._half = join([self._half, piece]), ""
-            if _HIGH_HALF.search(piece):
-                piece, self._half = piece[:-1], piece[-1]
-        if piece:
-            self._pieces.append(piece)
-        return piece
-
-    def so_far(self) -> str:
-        """Return what can be shown of the pieces that were taken."""
-        self._pieces = ["".join(self._pieces)]
-        return self._pieces[0]
-
-    def end(self) -> str:
-        """What was held back for a second half that never came."""
-        half, self._half = self._half, ""
-        if half:
-            self._pieces.append(half)
-        return half
-
-    def __str__(self) -> str:
-        return self.so_far() + self._half
-
-    def __bool__(self) -> bool:
-        return bool(self._half) or any(self._pieces)

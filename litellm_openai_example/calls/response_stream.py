@@ -1,4 +1,4 @@
-"""The events of a response stream, put together."""
+"""The accumulator of a response stream."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..json_object import JsonObject
+from .accumulator import Accumulator, Text, error_of, missing, says_error
 from .answer import (
     Answer,
+    as_dict,
+    as_int,
+    as_list,
+    as_str,
     blank_line,
     is_message,
+    join,
     message_text,
     read_error,
     read_response,
@@ -18,18 +24,15 @@ from .answer import (
     refusal_words,
     text_of,
 )
-from .assembly import Assembly
-from .lenient import Text, as_dict, as_int, as_list, as_str, join, missing
-from .reasons import RUNNING, TERMINAL, cut_by
-from .sse import error_of, says_error
+from .finish_reasons import RUNNING, TERMINAL, cut_by
 
 
-class ResponseStream(Assembly):
-    """Puts the events of a response stream together. It is whole once a terminal event arrived.
+class ResponseStream(Accumulator):
+    """The accumulator of a response stream, which is whole after a terminal event.
 
-    A text comes as deltas, again in up to three `*.done` events, and again in the last one. Some gateways leave out
-    all but one of them, so each adds what the ones before did not bring. Messages are set apart by a blank line, and
-    one that repeats another is shown once.
+    A text comes in deltas, again in up to three `*.done` events, and again in the terminal event. Some gateways omit
+    all but one of these, so each adds only the text that is still missing. A blank line separates messages, and a
+    message that repeats another is shown once.
     """
 
     read: ClassVar[Callable[[object], Answer]] = staticmethod(read_response)
@@ -54,7 +57,7 @@ class ResponseStream(Assembly):
         return self._final is not None
 
     def feed(self, data: object) -> str:
-        """Take the JSON of one event and return the text that it adds."""
+        """Add the JSON of an event, and return the text that it brings."""
         return self._event(as_dict(data))
 
     def _event(self, data: JsonObject) -> str:
@@ -66,9 +69,9 @@ class ResponseStream(Assembly):
             return ""
         if isinstance(data.get("response"), dict):
             return self._response(kind, data["response"])
-        if data.get("object") == "response" or "output" in data:  # a gateway that feigns to stream
+        if data.get("object") == "response" or "output" in data:  # a gateway that fakes streaming
             return self._response("", data)
-        if kind in TERMINAL:  # the name of the event says it all
+        if kind in TERMINAL:  # an event without the response
             return self._response(kind, self._body)
         return self._piece(kind, data)
 
@@ -108,9 +111,9 @@ class ResponseStream(Assembly):
         return piece + self._end_echo() if self._echo and self._echo.index == index else piece
 
     def _index(self, data: JsonObject) -> int | None:
-        """Return the output item that an event is about, None if it does not say.
+        """Return the index of an event's output item; None if the event does not give it.
 
-        Some gateways change the index of an item from event to event, some the id.
+        Some gateways change the index of an item from event to event, some its id.
         """
         index, name = as_int(data.get("output_index")), as_str(data.get("item_id"))
         if index in self._announced or not name:
@@ -120,13 +123,13 @@ class ResponseStream(Assembly):
         return self._indexes.get(name)
 
     def _add(self, index: int | None, part: object, piece: str) -> str:
-        """Take a piece of one part of one item."""
+        """Add a piece to a part of an item, and return the text to show."""
         if not piece:
             return ""
         shown = ""
         if index not in self._parts:
             shown = self._end_echo()
-            if self._tail:  # a message after another one
+            if self._tail:  # not the first message
                 self._echo = _Echo(index, [_joined(parts) for parts in self._parts.values()])
             self._parts[index] = {}
         self._parts[index].setdefault(as_int(part) or 0, []).append(piece)
@@ -139,22 +142,22 @@ class ResponseStream(Assembly):
         return self._text.add(piece)
 
     def _echoed(self, text: str) -> str:
-        """Show a message that turned out to be another one than those before."""
+        """Show a message that turned out not to repeat an earlier one."""
         if not text:
             return ""
         self._echo = None
         return self._show(blank_line(self._tail, text) + text)
 
     def _end_echo(self) -> str:
-        """Show what was held back of a message, unless it repeats another one."""
+        """Show the message that was held back, unless it repeats an earlier one."""
         text = self._echo.end() if self._echo else ""
         self._echo = None
         return self._echoed(text)
 
     def _settle(self, index: int | None, part: object, text: str) -> str:
-        """Take the whole text of a part, or (without `part`) of an item: what of it has not come before."""
+        """Add the whole text of a part, or of an item if `part` is None, and return the missing rest."""
         if index is not None and index not in self._parts and None in self._parts:
-            self._parts[index] = self._parts.pop(None)  # the deltas did not say of which item they are
+            self._parts[index] = self._parts.pop(None)  # deltas that did not name their item
             if self._echo and self._echo.index is None:
                 self._echo.index = index
         parts = self._parts.get(index, {})
@@ -163,7 +166,8 @@ class ResponseStream(Assembly):
         return self._add(index, part, missing(sent, text))
 
     def _refuse(self, refusal: str) -> None:
-        # The last pieces tell, so that one event costs no more when much has come; half a character counts as one.
+        # Only the last pieces are compared, so that an event costs no more after many. Twice the length, because half a
+        # character counts as one.
         taken = length = 0
         while length < 2 * len(refusal) and taken < len(self._refusals):
             taken += 1
@@ -172,6 +176,7 @@ class ResponseStream(Assembly):
             self._refusals.append(refusal)
 
     def _response(self, kind: str, response: JsonObject) -> str:
+        # Some gateways leave the output of the terminal event empty.
         if not as_list(response.get("output")) and self._items:
             response = {**response, "output": [item for _, item in sorted(self._items.items())]}
         answer = read_response(response)
@@ -180,34 +185,36 @@ class ResponseStream(Assembly):
         if not kind and not answer.status:
             kind = "completed"
         if kind not in TERMINAL:
+            # A gateway that fakes streaming sends the finished response in an event of any other name.
             if kind in ("created", "queued", "in_progress") or answer.status not in TERMINAL:
                 return ""
             kind = answer.status
         if kind == "completed" and answer.status not in TERMINAL | RUNNING | {""}:
             answer = replace(answer, status="incomplete", cut_short=cut_by(answer.status))
         elif answer.status not in TERMINAL or kind != "completed":
-            answer = replace(answer, status=kind)  # the event's name is the surer of the two: a status may be null
+            # The event's name is more reliable: the status may be null.
+            answer = replace(answer, status=kind)
         if answer.status == "incomplete" and answer.cut_short is None:
             answer = replace(answer, cut_short=cut_by("incomplete"))
         self._final = answer
-        # A bridge may send the text, or the end of it, in the last event alone.
+        # A bridge may send the text, or its end, only in the terminal event.
         piece = self._end_echo() + self._text.add(missing(str(self._text), answer.text))
         return piece + self.rest()
 
     def end(self) -> str:
-        """Take a `[DONE]`, which says nothing here."""
+        """Return the text that was held back; `[DONE]` has no meaning in a response stream."""
         return self.rest()
 
     def rest(self) -> str:
-        """Return what was held back of the text, when nothing more comes."""
+        """Return the text that was held back, after the last event."""
         return self._end_echo() + self._text.end()
 
     def body(self) -> JsonObject:
-        """Return the response as the last event that held one had it."""
+        """Return the response in the latest event that has one."""
         return self._body
 
     def answer(self) -> Answer:
-        """Return what has arrived so far; its status is empty while the stream has not reached its end."""
+        """Return the answer so far; its status is empty until the stream has reached its end."""
         final, sent = self._final or Answer(), str(self._text)
         if not final.sources and self._notes:
             found = read_response({"output": [{"type": "message", "content": [{"annotations": self._notes}]}]})
@@ -216,16 +223,16 @@ class ResponseStream(Assembly):
             final = self._without_broken(final)
         return replace(
             final,
-            # What was shown, unless the last event knows better.
+            # The text that was shown, unless the terminal event has more.
             text=sent if sent.startswith(final.text) else final.text,
-            # The id of the first event is the one that can be retrieved later: gateways change it on every reply.
+            # Only the id of the first event can be retrieved later: gateways change it on every reply.
             id=self.id or final.id,
             refusal=final.refusal or join(self._refusals),
         )
 
 
 class _Echo:
-    """A message that says so far what another one has said: held back, because it may be that one sent twice."""
+    """A message that equals an earlier one so far, held back because it may be that one, sent twice."""
 
     def __init__(self, index: int | None, texts: list[str]) -> None:
         self.index = index
@@ -234,20 +241,20 @@ class _Echo:
         self._length = 0
 
     def take(self, piece: str) -> str:
-        """Take a piece, and return all that was held back once the message is another one."""
+        """Add a piece, and return everything held back once the message differs."""
         self._alike = [text for text in self._alike if _goes_on(text, self._length, piece)]
         self._pieces.append(piece)
         self._length += len(piece)
         return "" if self._alike else join(self._pieces)
 
     def end(self) -> str:
-        """Return what was held back when the message has ended, if it is not one of those before."""
+        """Return everything held back at the end of the message, unless it repeats an earlier one."""
         text = join(self._pieces)
         return "" if any(text.strip() == other.strip() for other in self._texts) else text
 
 
 def _goes_on(text: str, at: int, piece: str) -> bool:
-    """Does a piece stand there in a text, or is only white space what it has behind its end?"""
+    """Does `text` have `piece` at `at`, apart from white space beyond its end?"""
     return text.startswith(piece, at) or not piece.removeprefix(text[at:]).strip()
 
 

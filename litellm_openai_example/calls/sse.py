@@ -1,7 +1,7 @@
-"""Server-sent events of a gateway, as the standard has them and as gateways really send them.
+"""Server-sent events, by the standard and as gateways really send them.
 
-The SDK's own reader takes an event without data for a broken one, and the HTTP library's leaves out what is not of the
-standard: errors in a field named `error` (llama.cpp), JSON without `data:`, a last event without the blank line.
+The SDK's reader fails on an event without data, and the HTTP library's skips everything outside the standard: errors in
+a field named `error` (llama.cpp), JSON without `data:`, a last event without its blank line.
 """
 
 from __future__ import annotations
@@ -11,21 +11,17 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import NamedTuple
 
-from ..diagnosis import explain_body
 from ..http_library import httpx
-from ..json_object import JsonObject
 from .lenient import parse_json, split_json
 
-_ANSWERS = frozenset({"choices", "content", "delta", "item", "output", "part", "response", "text", "usage"})
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
-# A proxy may take each line that it receives, comments included, for data of its own: `data: data: {...}`.
+# A proxy may wrap each line that it receives, comments included, into another event: `data: data: {...}`.
 _WRAPPING = re.compile(r"(?:data:[ \t]*)*(?=(?:data|event|id|retry|error)?:)")
 _DONE = re.compile(r"""["\s]*(?:data:\s*)*(?:\[DONE\]|DONE["\s]*\Z)""", re.IGNORECASE)
 _NOISE = "\ufeff\0"  # a byte order mark before any line, and the padding of some servers
 
 
 class Event(NamedTuple):
-    """One event: its name (`message` by default), its data, and the last id of the stream up to here."""
+    """One event: its name (`message` by default), its data, and the latest id of the stream."""
 
     name: str
     data: str
@@ -38,7 +34,7 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Bytes in, events out, however the bytes are cut into pieces."""
+    """An incremental parser of events; the bytes may be split anywhere."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
@@ -49,8 +45,9 @@ class EventParser:
         self._stray: list[str] = []
 
     def feed(self, content: bytes) -> list[Event]:
-        """The events that `content` completes."""
+        """Return the events that `content` completes."""
         text = self._decoder.decode(content)
+        # A CRLF that was split between two chunks is one line break.
         if self._after_cr and text.startswith("\n"):
             text = text[1:]
         self._after_cr = text.endswith("\r") if text else self._after_cr
@@ -63,7 +60,7 @@ class EventParser:
         return [event for line in lines for event in self._take(line)]
 
     def end(self) -> list[Event]:
-        """What the end of the body completes: a last event without its blank line, if all of it is there."""
+        """Return the events that the end of the body completes: a whole last event without its blank line."""
         line = "".join(self._line) + self._decoder.decode(b"", True)
         events = self._take(line) if line else []
         last = "\n".join(self._data)
@@ -75,6 +72,7 @@ class EventParser:
         if line.startswith("data: {"):  # as nearly all are
             self._data.append(line[6:])
             return []
+        # Outside the standard from here on: padding, wrapped lines, capital names, JSON without a field.
         line = line.strip(_NOISE)
         if not line:
             return self._dispatch()
@@ -94,7 +92,8 @@ class EventParser:
         elif name in ("", "retry"):
             pass
         elif not self._stray and line.startswith("{") and _is_complete(line):
-            return [Event("message", line)]  # a line of JSON without `data:`, to be shown as soon as it arrives
+            # JSON without `data:`, complete on its line.
+            return [Event("message", line)]
         else:
             self._stray.append(line)
         return []
@@ -108,7 +107,7 @@ class EventParser:
 
 
 class Events:
-    """The events of a body; to be read with `for` or `async for`, as the client is."""
+    """The events of a body, for `for` or `async for`."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -129,61 +128,14 @@ class Events:
 
 
 def has_events(headers: Mapping[str, str]) -> bool:
-    """Whether an answer to a request with `stream` is a stream: a gateway that ignores it answers with plain JSON."""
+    """Is the answer to a request with `stream` a stream? A gateway that ignores the field answers with JSON."""
     content_type = headers.get("content-type", "").lower()
     return "json" not in content_type and "html" not in content_type
 
 
-def looks_like_events(content: bytes | str) -> bool:
-    """Return True if a body that should be JSON begins as an event stream does."""
-    start = content[:64].encode() if isinstance(content, str) else content[:64]
-    return start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_FIELDS)
-
-
 def is_done(text: str) -> bool:
-    """Is it the word that ends a chat stream, however it is quoted and spelled?"""
+    """Is `text` the `[DONE]` that ends a chat stream, in any quotes and spelling?"""
     return text[:1] != "{" and _DONE.match(text) is not None
-
-
-def data_of(event: Event) -> tuple[list[object], list[str]]:
-    """Return the JSON values in an event, and its lines that are none. A gateway may pack several values into one.
-
-    Raises:
-        GatewayError: the event is called an error.
-    """
-    text = event.data
-    values, others = _read(text)
-    if event.name == "error":
-        report = next((value for value in values if value), None) or text.strip()
-        known = report.get("error") or report if isinstance(report, dict) else report
-        raise explain_body({"error": known or "an error without a message"})
-    return values, others
-
-
-def _read(text: str) -> tuple[list[object], list[str]]:
-    if not text.strip() or is_done(text):
-        return [], []
-    try:
-        value = parse_json(text)
-    except (ValueError, RecursionError):
-        return split_json(text)
-    if isinstance(value, str):  # JSON encoded twice, or a word that says nothing
-        nested, _ = split_json(value) if value.lstrip().startswith(("{", "[")) else ([], [])
-        return nested, []
-    return value if isinstance(value, list) else [value], []
-
-
-def says_error(data: JsonObject) -> bool:
-    """Whether an event reports an error though it has no field of that name, as vLLM and FastAPI do."""
-    if "error" in (data.get("type"), data.get("object")):
-        return True
-    named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
-    return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
-
-
-def error_of(data: JsonObject) -> object:
-    """What an event that reports an error says of it."""
-    return next((data[name] for name in ("error", "detail", "errors") if data.get(name)), data)
 
 
 def _is_complete(line: str) -> bool:

@@ -1,8 +1,8 @@
-"""Operations, written once for the blocking and the asynchronous client.
+"""The runner of operations, which are written once for the blocking and the asynchronous client.
 
-An operation is a coroutine that awaits `call`, `sleep` and `gather`, and these find the client in a context variable.
-A blocking client does their work at once: the coroutine never suspends, and `run` is one `send`. An asynchronous
-client is awaited.
+An operation is a coroutine that awaits `call`, `sleep` and `gather`, which find the client in a context variable. With
+a blocking client they block, so the coroutine never suspends and `run` is one `send`. With an asynchronous client they
+await.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ..http_library import httpx
 
 T = TypeVar("T")
 
-# The failures of a request on its way.
+# The errors of sending a request.
 _ON_THE_WAY = (OpenAIError, httpx.RequestError)
-# The failures of fetching and reading a reply; anything else is a programming error.
+# The errors of sending a request and reading its reply; any other is a programming error.
 EXPECTED = (OpenAIError, httpx.RequestError, ValueError, RecursionError, OSError)
 
 Operation = Coroutine[Any, Any, T]
 
 
 class _Driven(NamedTuple):
-    """The client of the operation that runs in this context."""
+    """The client that runs the operation of this context."""
 
     client: Any
     asynchronous: bool
@@ -42,9 +42,9 @@ _driven: ContextVar[_Driven] = ContextVar("driven")
 
 
 class _CallersOwn(BaseException):
-    """An exception of the caller's code or settings, on its way past the `except` clauses of an operation.
+    """A carrier that takes an exception of the caller's code past the `except` clauses of an operation.
 
-    A function that provides the key may raise anything, and the caller gets it unchanged.
+    The function that provides the API key may raise anything, and the caller gets it unchanged.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -53,12 +53,13 @@ class _CallersOwn(BaseException):
 
 
 async def call(function: Callable[[Any], Any]) -> Any:
-    """Return `function(client)`, which an asynchronous client's function returns as an awaitable."""
+    """Return `function(client)`, awaited if the client is asynchronous."""
     client, asynchronous = _driven.get()
     try:
         result = function(client)
         return await result if asynchronous else result
     except ConfigurationError as error:
+        # It is a ValueError, or an OpenAIError as well, and an operation would take it for a failed call.
         raise _CallersOwn(error) from None
     except _ON_THE_WAY:
         raise
@@ -71,11 +72,11 @@ async def sleep(seconds: float) -> None:
     if _driven.get().asynchronous:
         await anyio.sleep(seconds)
     else:
-        time.sleep(seconds)  # noqa: ASYNC251 (no event loop waits for a blocking client)
+        time.sleep(seconds)  # noqa: ASYNC251 (a blocking client has no event loop)
 
 
 async def gather(operations: Sequence[Operation[object]]) -> list[object]:
-    """Run operations side by side, and return their results in order, an `EXPECTED` exception for one that failed."""
+    """Run operations side by side, and return their results in order, or the `EXPECTED` exception of each."""
     client, asynchronous = _driven.get()
     if asynchronous:
         return await _gather_tasks(client, operations)
@@ -86,14 +87,15 @@ def run(client: object, operation: Operation[T]) -> T:
     """Run an operation with a blocking client.
 
     Raises:
-        GatewayError: the operation failed; the client's key is taken out of it.
+        GatewayError: the operation failed; the client's key is removed from it.
     """
     with _driving(_Driven(client, asynchronous=False)):
         try:
+            # Every await inside has blocked instead of suspending, so one `send` runs the coroutine to its end.
             operation.send(None)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        raise RuntimeError("a blocking operation awaited something else than its steps")
+        raise RuntimeError("a blocking operation awaited something other than its steps")
 
 
 async def run_async(client: object, operation: Operation[T]) -> T:
@@ -124,7 +126,8 @@ def _gather_threads(client: object, operations: Sequence[Operation[object]]) -> 
         except BaseException as error:
             outcomes[index] = error
 
-    # Daemons: an interrupt in the main thread must not wait for a research run. Each has the caller's deadline.
+    # Daemon threads, so that Ctrl-C does not wait for a research run. Each has the caller's deadline.
+    # The copied context has the deadline and the session of the caller.
     threads = [
         threading.Thread(target=copy_context().run, args=(one, index, operation), daemon=True)
         for index, operation in enumerate(operations)
@@ -154,5 +157,6 @@ async def _gather_tasks(client: object, operations: Sequence[Operation[object]])
                 tasks.start_soon(one, index, operation)
     finally:
         for operation in operations:
-            operation.close()  # one that was cancelled before it began
+            # Those that were cancelled before they began.
+            operation.close()
     return outcomes

@@ -1,4 +1,4 @@
-"""Answers in pieces, as they arrive. A stream counts as whole only after its terminal event."""
+"""Streams of text for the caller. A stream is whole only after its terminal event."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Self
 
 from ..diagnosis import explain
 from ..errors import GatewayError, raise_from, redact
-from ..transport.raw_response import RawResponse
+from .accumulator import Accumulator
 from .answer import Answer
-from .assembly import Assembly
-from .reasons import TERMINAL
-from .reply import Reply, headers_of, read_reply, require_complete, with_text
+from .finish_reasons import TERMINAL
+from .reply import RawResponse, Reply, headers_of, read_reply, require_complete, with_text
 from .sse import Event, Events, has_events
 from .steps import EXPECTED
 
 
 class StreamReader:
-    """What reading a stream means, without I/O: events in, pieces of text out, and a verdict at the end."""
+    """The reader of a stream, without I/O: events in, pieces of text out, an error at the end if it is incomplete."""
 
-    def __init__(self, raw: RawResponse, reader: Assembly, secret: str) -> None:
+    def __init__(self, raw: RawResponse, reader: Accumulator, secret: str) -> None:
         self._raw = raw
         self._reader = reader
         self._secret = secret
@@ -29,7 +28,7 @@ class StreamReader:
 
     @property
     def reply(self) -> Reply:
-        """What has arrived so far."""
+        """The reply so far."""
         if self._body:
             return self._body
         retries, skipped = self._raw.retries_taken, self._reader.skipped
@@ -37,32 +36,33 @@ class StreamReader:
 
     @property
     def id(self) -> str | None:
-        """The id of the answer; unlike `reply`, it costs nothing to ask for while pieces arrive."""
+        """The id of the answer; unlike `reply`, it is cheap while pieces arrive."""
         return self._body.id if self._body else self._reader.id
 
     @property
     def finished(self) -> bool:
-        """Can nothing more come? A server that keeps the connection open is not waited for."""
+        """Has the last event arrived? The server may keep the connection open."""
         return self._done or self._reader.ended
 
     def event(self, event: Event) -> str:
-        """Return the text that an event adds. Raises GatewayError if it is an error."""
+        """Return the text that an event brings. Raises GatewayError if it is an error."""
         self._done = self._done or event.is_last
         return self._reader.take(event)
 
     def body(self) -> str:
-        """The text of an answer that came in one piece, and has been read."""
+        """Return the text of an answer that is not a stream, after its body has been read."""
         self._body = read_reply(self._raw, type(self._reader))
         return self._body.text
 
     def rest(self) -> str:
-        """The text that was held back, when nothing more comes."""
+        """Return the text that was held back, after the last event."""
         return self._reader.rest()
 
     def verdict(self, error: Exception | None) -> None:
-        """Raise the error for an incomplete stream, or one that broke with `error`; nothing if it is whole."""
+        """Raise the error of a stream that is incomplete or broke with `error`; return if it is whole."""
         reply = self.reply
         try:
+            # After the terminal event a broken connection does no harm.
             if error is not None and reply.answer.status not in TERMINAL:
                 raise explain(error)
             if not reply.answer.status and self._body is None:
@@ -71,11 +71,12 @@ class StreamReader:
         except GatewayError as failure:
             raise_from(redact(with_text(failure, reply), self._secret), error)
         finally:
-            error = None  # the traceback holds this frame, and would form a cycle with it
+            # The traceback refers to this frame: a cycle.
+            error = None
 
 
 class TextStream(Iterator[str]):
-    """Pieces of text. At the end it raises as the call without a stream would; `reply` is what has arrived."""
+    """An iterator over pieces of text. At its end it raises like the call without a stream; `reply` has the rest."""
 
     def __init__(self, raw: RawResponse, reading: StreamReader) -> None:
         self._raw = raw
@@ -84,12 +85,12 @@ class TextStream(Iterator[str]):
 
     @property
     def reply(self) -> Reply:
-        """The answer so far, with the gateway's headers."""
+        """The reply so far."""
         return self._reading.reply
 
     @property
     def id(self) -> str | None:
-        """The id of the answer, as soon as it is known."""
+        """The id of the answer, once an event has it."""
         return self._reading.id
 
     def __next__(self) -> str:
@@ -125,13 +126,14 @@ class TextStream(Iterator[str]):
         try:
             self._reading.verdict(failure)
         finally:
-            del failure  # its traceback holds this frame, and would form a cycle with it
+            # Its traceback refers to this frame: a cycle.
+            del failure
 
 
 class AsyncTextStream(AsyncIterator[str]):
-    """Pieces of text, asynchronously; see `TextStream`.
+    """An asynchronous iterator over pieces of text; see `TextStream`.
 
-    The call is sent when the first piece is asked for, or when the stream itself is awaited.
+    The request is sent with the first piece, or when the stream itself is awaited.
     """
 
     def __init__(self, open_: Callable[[], Awaitable[tuple[RawResponse, StreamReader]]]) -> None:
@@ -141,12 +143,12 @@ class AsyncTextStream(AsyncIterator[str]):
 
     @property
     def reply(self) -> Reply:
-        """The answer so far, with the gateway's headers."""
+        """The reply so far."""
         return self._opened[1].reply if self._opened else Reply(Answer(), "", {})
 
     @property
     def id(self) -> str | None:
-        """The id of the answer, as soon as it is known."""
+        """The id of the answer, once an event has it."""
         return self._opened[1].id if self._opened else None
 
     def __await__(self) -> Generator[object, None, Self]:

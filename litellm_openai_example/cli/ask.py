@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ..attachments import content_of
-from ..calls import calls
-from ..calls.reasons import RUNNING, TERMINAL
-from ..calls.reply import Reply, require_complete
+from ..calls import requests
+from ..calls.finish_reasons import RUNNING, TERMINAL
+from ..calls.reply import Reply, require_complete, source_list
 from ..calls.requests import chat_request, foreign_fields, response_request
-from ..calls.sources import source_list
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
@@ -52,7 +51,7 @@ def _ask(session: Session, prompt: str) -> Reply:
 def _create(session: Session, request: JsonObject, doing: str) -> Reply:
     session.sent = True
     with progress(doing) as shown, telling_retries(shown.retrying):
-        return session.client.run(calls.ask(_api(session), request))
+        return session.client.run(requests.create(_api(session), request))
 
 
 def _stream(session: Session, prompt: str) -> Reply:
@@ -103,14 +102,14 @@ def _submit(session: Session, prompt: str) -> Reply:
 
 def _wait(session: Session) -> Reply:
     with progress("waiting for the response") as shown:
-        reply = session.client.run(calls.wait(session.response_id or "", shown.status))
+        reply = session.client.run(requests.wait(session.response_id or "", shown.status))
     _print(session, reply)
     session.in_flight.drop_all()
     return reply
 
 
 def _retrieve(session: Session) -> Reply:
-    reply = session.client.run(calls.retrieve(session.response_id or ""))
+    reply = session.client.run(requests.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # which raises what is to be said of it
     _print_raw(session, reply)
@@ -119,7 +118,7 @@ def _retrieve(session: Session) -> Reply:
 
 
 def _cancel(session: Session) -> Reply:
-    reply = session.client.run(calls.cancel(session.response_id or ""))
+    reply = session.client.run(requests.cancel(session.response_id or ""))
     if reply.answer.failed and reply.answer.status != "cancelled":
         return require_complete(reply)
     _print_raw(session, reply)
@@ -158,8 +157,8 @@ def _was_refused(error: GatewayError | ConfigurationError) -> bool:
     return unsent or (error.status is not None and 400 <= error.status < 500)
 
 
-def _api(session: Session) -> calls.Api:
-    return calls.CHAT if session.options.api == "chat" else calls.RESPONSES
+def _api(session: Session) -> requests.Api:
+    return requests.CHAT if session.options.api == "chat" else requests.RESPONSES
 
 
 def tell_dropped_fields(session: Session) -> None:
@@ -227,7 +226,7 @@ def _is_bridged(session: Session, response_id: str) -> bool:
     """Whether the gateway makes this model's responses out of another API, which keeps none of them."""
     try:
         with progress("checking that the model knew the conversation"):
-            session.client.run(calls.retrieve(response_id), _CHECK_SECONDS)
+            session.client.run(requests.retrieve(response_id), _CHECK_SECONDS)
     except GatewayError as error:
         return error.kind is ErrorKind.NOT_SUPPORTED
     return False

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
-from ..payer import who_pays
+from ..payer import resolve_payer
 from .fields import parse_country, parse_fields
 from .options import PROGRAM, Options, conflict
 from .output import notice
@@ -176,7 +176,7 @@ def command(ctx: click.Context, /, **values: Any) -> int:
         raise click.UsageError(problem, ctx)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
-    who_pays(options.tags or None)
+    resolve_payer(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
     if options.at_gateway:
         gateway_settings()  # what is missing is told before the SDK is imported

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 
-from ..calls.sources import source_list
+from ..calls.reply import source_list
 from ..calls.steps import run as drive
 from ..config import DEFAULT_RELAY_URL, ConfigurationError, setting
 from ..errors import CutShortError

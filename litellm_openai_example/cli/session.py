@@ -7,7 +7,7 @@ from functools import cached_property
 
 from ..client import LiteLLMClient
 from ..config import gateway_settings
-from ..payer import Payer, who_pays
+from ..payer import Payer, resolve_payer
 from ..transport.deadline import Deadline
 from .in_flight import InFlight
 from .options import Options
@@ -31,7 +31,7 @@ class Session:
     def __init__(self, options: Options, started: float) -> None:
         self.options = options
         self.started = started
-        self.payer = who_pays(options.tags or None)
+        self.payer = resolve_payer(options.tags or None)
         self.until = Deadline(options.timeout)
         self.until.at -= time.monotonic() - started
         self.out = Output()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from ..calls.sources import source_list
+from ..calls.reply import source_list
 from ..calls.steps import Operation
 from ..config import ConfigurationError
 from ..json_object import JsonObject

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..calls.answer import Usage, read_response
-from ..calls.reply import Reply
-from ..transport.headers import key_budget
+from ..calls.reply import Reply, key_budget
 from .output import notice
 from .session import Session
 

@@ -15,11 +15,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..calls.answer import read_cost
 from ..config import ConfigurationError
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
-from ..transport.headers import read_cost
 from .ledger.database import Database
 from .ledger.engines import quiet_drivers
 from .ledger.failures import LedgerUnavailable, Unstorable, why_not_opened

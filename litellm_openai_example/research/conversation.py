@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 
-from ..calls.answer import Usage
-from ..calls.reply import Reply
+from ..calls.answer import Source, Usage
+from ..calls.reply import Reply, source_list
 from ..calls.requests import OLD_SEARCH, response_request
-from ..calls.sources import Source, source_list
 from ..json_object import JsonObject
 from ..payer import Payer
 from . import tool

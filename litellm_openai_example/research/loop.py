@@ -15,10 +15,9 @@ import time
 import uuid
 from collections.abc import Callable
 
-from ..calls.answer import FunctionCall, read_response
-from ..calls.calls import POLL_TIMEOUT, RESPONSES, ask, retrieve
+from ..calls.answer import FunctionCall, Source, read_response
 from ..calls.reply import Reply, require_complete
-from ..calls.sources import Source
+from ..calls.requests import POLL_TIMEOUT, RESPONSES, create, retrieve
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
@@ -136,7 +135,7 @@ async def _turn(conversation: Conversation) -> Reply:
 
 async def _ask(conversation: Conversation) -> Reply:
     request = conversation.request()
-    reply = await ask(RESPONSES, request, may_call=True)
+    reply = await create(RESPONSES, request, may_call=True)
     if conversation.web_search:
         conversation.search_tool = request["tools"][-1]  # by the name that the model takes
     return reply

@@ -28,6 +28,7 @@ from ..config import (
     is_visible_ascii,
     setting,
 )
+from ..error_table import is_web_page
 from ..errors import (
     ClosedClientError,
     DeadlineExceededError,
@@ -39,11 +40,10 @@ from ..errors import (
 )
 from ..http_library import httpx
 from ..json_object import JsonObject
-from ..payer import Payer, who_pays
+from ..payer import Payer, resolve_payer
 from ..transport.deadline import Deadline, current_deadline
-from ..transport.headers import is_web_page, retry_after
-from ..transport.policy import sdk_call
-from ..transport.tls import check_host
+from ..transport.environment import check_host
+from ..transport.policy import retry_after, sdk_call
 from . import contract
 from .arguments import ToolArguments
 from .contract import AcceptedInvocation, Invocation
@@ -135,7 +135,7 @@ class RelayCalls:
         key = api_key if api_key is not None else setting("RELAY_API_KEY")
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
-        self.payer = who_pays() if paid_by is None else paid_by
+        self.payer = resolve_payer() if paid_by is None else paid_by
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"

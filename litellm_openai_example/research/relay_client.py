@@ -15,8 +15,8 @@ from ..errors import ClosedClientError
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
+from ..transport.environment import tls_options
 from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
-from ..transport.tls import tls_options
 from .contract import AcceptedInvocation, Invocation
 from .event_reading import EVENT_TIMEOUT, EventReading
 from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, closed, until_of

@@ -12,12 +12,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from ..calls.answer import read_response
-from ..calls.lenient import all_sendable, as_str, sendable
-from ..calls.sources import read_sources
+from ..calls.answer import as_str, read_cost, read_response, read_sources, sendable
+from ..calls.lenient import all_sendable
 from ..errors import one_line
 from ..json_object import JsonObject, within_depth
-from ..transport.headers import read_cost
 from .contract import INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
 
 View = TypeVar("View", bound=Invocation)

@@ -1,1 +1,1 @@
-"""How one request travels: what is sent again, deadlines, certificates, the bodies of answers."""
+"""The transport of one request: retries, deadlines, certificates and proxies, bounded bodies."""

@@ -1,7 +1,7 @@
-"""Bodies of answers, bounded in time and in size while they are read.
+"""Bodies of answers, bounded in time and size while they are read.
 
-An answer that is larger than the limit ends there: JSON as a beginning of which the text can still be read (see
-`is_cut`), a stream of events with an error. The limit is on what comes out of the decompression; see `packing`.
+A body that exceeds the limit ends there: JSON with its beginning, from which the text can still be read (see `is_cut`),
+a stream of events with an error. The limit applies after decompression; see `packing`.
 """
 
 from __future__ import annotations
@@ -14,40 +14,34 @@ from typing import Any
 import anyio
 
 from ..errors import ErrorKind, GatewayError
-from ..http_library import httpx
-from .deadline import Deadline, bounded_io
+from ..http_library import STREAM_HOLDS_RESPONSE, httpx
+from .connections import bounded_io
+from .deadline import Deadline
 from .packing import Packing
 
-# Bytes of one answer that the command, the library and the relay read at most. A deep-research response with all
-# that its tools said has about 2 MB.
+# Most bytes of one answer that the command, the library and the relay read. A deep-research response with the output of
+# all its tools has about 2 MB.
 MAX_ANSWER = 32 * 2**20
-# A stream is not kept as it comes, and wraps each word in some 300 bytes.
+# A stream is not kept in memory, and each word of it comes in some 300 bytes.
 _STREAM_FACTOR = 8
 _CUT = "cut_short_at"
-_HOLDS_RESPONSE = httpx.__name__ == "httpx"
 
 
 def is_cut(response: httpx.Response) -> bool:
-    """Whether the body that was read is only the beginning, because the answer is larger than the limit."""
+    """Was the body cut off, because it exceeds the limit?"""
     return _CUT in response.extensions
 
 
 def too_large(limit: int) -> GatewayError:
-    """The error of an answer that is larger than the limit (bytes)."""
+    """Return the error for an answer that is larger than `limit` bytes."""
     return GatewayError(f"the answer is larger than {limit / 2**20:.0f} MB", kind=ErrorKind.ANSWER_TOO_LARGE)
 
 
-def part_from_stream(response: httpx.Response) -> None:
-    """Part a closed response from its stream, which holds it in httpx: only the collector would free the two."""
-    if _HOLDS_RESPONSE:
-        response.stream = httpx.ByteStream(b"")
-
-
 class _Measure:
-    """Counts what comes out of a body."""
+    """The size of a body while it is read."""
 
     def __init__(self, response: httpx.Response, limit: int | None) -> None:
-        # Not the response itself, which holds its body: only the collector would free the two.
+        # Without a reference to the response, which holds its body: that would be a cycle.
         self.full = False
         self._extensions = response.extensions
         self._streams = "event-stream" in response.headers.get("content-type", "")
@@ -55,7 +49,7 @@ class _Measure:
         self._limit = self._left
 
     def count(self, piece: bytes) -> bytes:
-        """Return a piece, or what of it is within the limit. Raises GatewayError if a stream reaches the limit."""
+        """Return a piece, or the part of it within the limit. Raises GatewayError if a stream exceeds the limit."""
         if self._left is None or len(piece) <= self._left:
             self._left = None if self._left is None else self._left - len(piece)
             return piece
@@ -67,7 +61,7 @@ class _Measure:
 
 
 class _Bounded:
-    """What the two kinds of bodies have in common."""
+    """The common part of blocking and asynchronous bodies."""
 
     def __init__(self, response: httpx.Response, until: Deadline | None, limit: int | None) -> None:
         self._stream: Any = response.stream
@@ -77,16 +71,16 @@ class _Bounded:
 
     @property
     def elapsed(self) -> timedelta | None:
-        """How long the answer took, which the response reads here."""
+        """The time the answer took; the response reads it from its stream."""
         return self._stream.elapsed  # type: ignore[no-any-return]
 
-    def _let_go(self) -> None:
-        if _HOLDS_RESPONSE:
+    def _release(self) -> None:
+        if STREAM_HOLDS_RESPONSE:
             self._stream = httpx.ByteStream(b"")
 
 
 class BoundedBody(_Bounded, httpx.SyncByteStream):
-    """A blocking body that ends with the deadline, if it has one of its own, and at the limit."""
+    """A blocking body that ends at its deadline, if it has one, and at the limit."""
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = self._chunks()
@@ -99,7 +93,7 @@ class BoundedBody(_Bounded, httpx.SyncByteStream):
         chunks = iter(self._stream)
         while True:
             try:
-                # Around each read alone: what is sent between two of them has a deadline of its own.
+                # Only around each read: the caller may send other requests between two of them.
                 with nullcontext() if self._until is None else bounded_io(self._until):
                     chunk = next(chunks, None)
             except httpx.RequestError as error:
@@ -112,15 +106,15 @@ class BoundedBody(_Bounded, httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
-        self._let_go()
+        self._release()
 
 
 class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
-    """An asynchronous body that ends with the deadline, if it has one of its own, and at the limit."""
+    """An asynchronous body that ends at its deadline, if it has one, and at the limit."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = self._chunks()
-        # Closed here: what is left to the collector would be closed in whatever task comes next.
+        # Closed here: the garbage collector would close it in another task.
         async with aclosing(chunks if self._packing is None else self._packing.unpack_async(chunks)) as pieces:
             async for piece in pieces:
                 yield self._measure.count(piece)
@@ -131,7 +125,7 @@ class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
         chunks = self._stream.__aiter__()
         while True:
             chunk = None
-            # The scope must not stay open over the yield: it belongs to the task that reads now.
+            # The scope must not stay open across the yield: it belongs to the task that reads now.
             with nullcontext() if self._until is None else anyio.move_on_after(self._until.remaining()):
                 try:
                     chunk = await anext(chunks)
@@ -143,4 +137,4 @@ class AsyncBoundedBody(_Bounded, httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-        self._let_go()
+        self._release()

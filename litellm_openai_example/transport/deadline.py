@@ -1,32 +1,26 @@
 """One deadline for a whole call, retries and polling included, on the monotonic clock.
 
-An HTTP client's timeouts are per read: a server that drips one byte now and then stretches them for ever. An
-asynchronous call can be cancelled from outside; a blocking one cannot, so each of its reads is given what is left.
+An HTTP client's timeouts are per read, so a server that drips a byte now and then can stretch them without end. The
+HTTP clients cancel an asynchronous call at its deadline; a blocking one cannot be cancelled, so each of its reads and
+writes is given the time that is left (`connections.clamp`).
 """
 
 from __future__ import annotations
 
 import math
-import ssl
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
-
-from .weak import weakly
 
 _NEVER = 1e9  # seconds; the clocks of the operating system overflow not much later
-_SHORTEST = 0.001  # seconds; a timeout of 0 would mean not to wait, which is another error
-_PIECE = 2**16  # bytes that are written under one timeout
 
 
 class Deadline:
-    """A moment on the monotonic clock.
+    """A point in time on the monotonic clock.
 
     Args:
-        seconds: from now; None or infinity for never.
+        seconds: the time from now; None or infinity for no limit.
     """
 
     __slots__ = ("at", "seconds")
@@ -36,7 +30,7 @@ class Deadline:
         self.at = time.monotonic() + self.seconds if self.seconds < _NEVER else math.inf
 
     def remaining(self) -> float:
-        """Seconds left, 0 when it has passed, infinite when there is no limit."""
+        """Return the seconds left: 0 after the deadline, infinity without a limit."""
         return max(0.0, self.at - time.monotonic())
 
     @property
@@ -48,16 +42,16 @@ _current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
 def current_deadline() -> Deadline | None:
-    """The deadline that `deadline` set around this code, if any."""
+    """Return the deadline that `deadline` has set for this context, if any."""
     return _current.get()
 
 
 @contextmanager
 def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
-    """Bound everything sent inside the block, streams that are opened inside it to their end included.
+    """Bound everything sent inside the block, and streams opened inside it to their end.
 
     Args:
-        seconds: of the whole block, or a deadline that already runs. A deadline around it that is nearer wins.
+        seconds: the time for the whole block, or an existing deadline. An enclosing deadline that is nearer wins.
     """
     mine = seconds if isinstance(seconds, Deadline) else Deadline(seconds)
     outer = _current.get()
@@ -67,72 +61,3 @@ def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
         yield nearest
     finally:
         _current.reset(token)
-
-
-# Until when the blocking call that runs here may read and write.
-_io_until: ContextVar[Deadline | None] = ContextVar("io_until", default=None)
-
-
-@contextmanager
-def bounded_io(until: Deadline | None) -> Iterator[None]:
-    """Bound each read and write inside the block, on connections that `clamp` was given; None for no bound."""
-    token = _io_until.set(until)
-    try:
-        yield
-    finally:
-        _io_until.reset(token)
-
-
-def clamp(stream: Any) -> None:
-    """Let no single read, write or handshake of a new connection last longer than the deadline of its call.
-
-    A blocking read cannot be cancelled from outside, but every one has a timeout, so that also a head or body that
-    drips ends in time.
-
-    Args:
-        stream: a network stream of the HTTP library (its `read`, `write` and `start_tls` are public).
-    """
-    read, write, start_tls = weakly(stream.read), weakly(stream.write), weakly(stream.start_tls)
-
-    def clamped_read(max_bytes: int, timeout: float | None = None) -> bytes:
-        return read(max_bytes, _clamped(timeout))  # type: ignore[no-any-return]
-
-    def clamped_write(buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):  # each has the timeout anew
-            write(buffer[start : start + _PIECE], _clamped(timeout))
-
-    def clamped_start_tls(ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        return start_tls(ssl_context, server_hostname, _clamped(timeout))
-
-    stream.read, stream.write, stream.start_tls = clamped_read, clamped_write, clamped_start_tls
-    _clamp_tls(stream.get_extra_info("socket"))
-
-
-def _clamp_tls(socket: object) -> None:
-    """For TLS within the TLS of a proxy: a handshake or a read of the inner one makes many of the outer one."""
-    if not isinstance(socket, ssl.SSLSocket):
-        return
-    outer: Any = socket
-    receive, send = weakly(outer.recv), weakly(outer.sendall)
-    held = weakref.ref(outer)
-
-    def clamped_receive(*args: int) -> bytes:
-        clamp_timeout(held())
-        return receive(*args)  # type: ignore[no-any-return]
-
-    def clamped_send(data: bytes) -> None:
-        clamp_timeout(held())
-        send(data)
-
-    def clamp_timeout(alive: Any) -> None:
-        alive.settimeout(_clamped(alive.gettimeout()))
-
-    outer.recv, outer.sendall = clamped_receive, clamped_send
-
-
-def _clamped(timeout: float | None) -> float | None:
-    until = _io_until.get()
-    if until is None or until.at == math.inf:
-        return timeout
-    left = max(until.remaining(), _SHORTEST)
-    return left if timeout is None else min(timeout, left)

@@ -1,4 +1,4 @@
-"""The HTTP clients under the SDK: they send each attempt as the sending policy says, and read it within its bounds."""
+"""The HTTP clients under the SDK: they send each attempt by the sending policy, and read the answer within bounds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ import anyio
 from openai import APIConnectionError, DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from ..errors import raise_from
-from ..http_library import httpx
-from . import proxies
-from .bodies import AsyncBoundedBody, BoundedBody, part_from_stream
-from .deadline import bounded_io, clamp
-from .idle import ask_cheaply
-from .packets import join_writes, join_writes_async
+from ..http_library import STREAM_HOLDS_RESPONSE, httpx
+from .bodies import AsyncBoundedBody, BoundedBody
+from .connections import bounded_io, clamp, join_writes, join_writes_async, keep_poll
+from .environment import as_configuration_errors, check_proxies, proxy_mounts
 from .policy import Attempt
-from .tls import as_configuration_errors
 
-# A server that closes an idle connection just as a request arrives leaves its outcome unknown. Many servers
-# (uvicorn, Node) close at 5 s, so connections are given up well before.
+# If a server closes an idle connection just as a request arrives, the outcome is unknown. Many servers (uvicorn, Node)
+# close after 5 s, so connections are dropped well before.
 _LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=3.0)
 
-_OWN_WAY = frozenset({"proxy", "mounts", "transport"})  # arguments that say how requests travel
+_OWN_WAY = frozenset({"proxy", "mounts", "transport"})  # arguments that bypass the proxies of the environment
 _OF_TRANSPORT = ("verify", "cert", "trust_env", "http1", "http2", "limits")
 
 _before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("before_sent", default=None)
@@ -35,10 +32,9 @@ _before_sent: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("bef
 
 @contextmanager
 def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """Await `prepare` when a request of this block has its connection, before its first byte leaves this machine.
+    """Await `prepare` before the first byte of each attempt in this block, once it has its connection.
 
-    What `prepare` raises ends the call, and nothing was sent. Each attempt of the SDK is a request. For asynchronous
-    clients.
+    If `prepare` raises, the call ends with that error and nothing was sent. For asynchronous clients.
     """
     token = _before_sent.set(prepare)
     try:
@@ -48,7 +44,7 @@ def before_sent(prepare: Callable[[], Awaitable[None]]) -> Iterator[None]:
 
 
 class HttpxOptions(TypedDict, total=False):
-    """The arguments of `httpx.Client`, by their names: their types are private to the HTTP library."""
+    """The names of the arguments of `httpx.Client`, whose types are private to the HTTP library."""
 
     auth: Any
     params: Any
@@ -72,7 +68,7 @@ class HttpxOptions(TypedDict, total=False):
 
 
 class _PolicyClient:
-    """What the two clients have in common: their settings, and a client of the same settings for a forked process."""
+    """The common part of both clients: their settings, and a further client for each forked process."""
 
     _transport_type: type[httpx.HTTPTransport] | type[httpx.AsyncHTTPTransport]
 
@@ -95,9 +91,9 @@ class _PolicyClient:
         """Return the transports of a client whose environment names a proxy that cannot be used."""
         options = {name: settings[name] for name in _OF_TRANSPORT if name in settings}
         direct = self._transport_type(**options)
-        found = proxies.mounts(direct, **options)
+        found = proxy_mounts(direct, **options)
         if base_url := str(settings.get("base_url", "")):
-            proxies.check(found, base_url)
+            check_proxies(found, base_url)
         return {"transport": direct, "mounts": found}
 
     def _of_this_process(self) -> Self:
@@ -108,21 +104,21 @@ class _PolicyClient:
 
 
 class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
-    """The SDK's default HTTP client with the sending policy. Takes the same arguments, `proxy` and `verify` too.
+    """The SDK's default HTTP client with the sending policy. It accepts the same arguments, such as `proxy`.
 
-    In a forked process it makes new connections.
+    In a forked process it opens new connections.
 
     Args:
-        retry_server_errors: send a create again that was answered with 500, within the SDK's `max_retries`. It may
-            have been executed, so this may pay twice.
-        max_answer: bytes that are read of one answer; None for no limit. See `bodies`.
+        retry_server_errors: retry a create that was answered with 500, within the SDK's `max_retries`. It may have
+            been executed, so it may be paid for twice.
+        max_answer: the most bytes to read of one answer; None for no limit. See `bodies`.
         **kwargs: those of `httpx.Client`.
     """
 
     _transport_type = httpx.HTTPTransport
 
     def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
-        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
+        """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return self._of_this_process().send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
@@ -143,27 +139,27 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
-                        part_from_stream(response)
+                        _release_stream(response)
                 except BaseException:
                     response.close()
-                    part_from_stream(response)
+                    _release_stream(response)
                     raise
         except Exception as error:
             raise_from(attempt.failure(error, closed=self.is_closed), error)
         finally:
-            request.extensions.pop("trace", None)  # it holds the request: a circle, which only the collector would free
+            request.extensions.pop("trace", None)  # it refers to the request: a cycle
         attempt.judge(response)
         return response
 
     def close(self) -> None:
-        """Close the connections. Those that a forked process took over are its parent's."""
+        """Close the connections, except those that a forked process inherited from its parent."""
         if os.getpid() == self._pid:
             super().close()
         elif os.getpid() in self._forked:
             self._forked[os.getpid()].close()
 
     def __del__(self) -> None:
-        # As the SDK's own default client does it: nobody is left to close the connections.
+        # Like the SDK's default client: no caller is left to close the connections.
         with suppress(Exception):
             if not self.is_closed:
                 self.close()
@@ -172,12 +168,12 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
 class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     """The SDK's default asynchronous HTTP client with the sending policy; see `LiteLLMHttpxClient`.
 
-    Connections belong to an event loop: in a second `asyncio.run`, and in a forked process, it makes new ones. With
-    a `transport` or `mounts` of the caller's, which hold connections too, it refuses to work in a second loop.
+    Connections belong to an event loop, so it opens new ones in a second `asyncio.run` and in a forked process. With
+    `transport` or `mounts` from the caller, which hold connections too, it refuses to work in a second loop.
     """
 
     _transport_type = httpx.AsyncHTTPTransport
-    # The first loop's connections are its own, each further loop has a client with the same settings.
+    # This client serves the first loop; each further loop gets a client with the same settings.
     _loop: Callable[[], object] | None = None
 
     def __init__(
@@ -187,7 +183,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         self._in_loops = dict[object, Self]()
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
-        """Send one attempt. Raises what the SDK shall not retry as an `OpenAIError`."""
+        """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
             return await self._of_this_process().send(request, stream=stream, **kwargs)
         if not self.is_closed and (client := self._of_this_loop(request)) is not self:
@@ -204,12 +200,12 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             if name.endswith((".connect_tcp.complete", ".connect_unix_socket.complete")):
                 connected = info["return_value"]
                 join_writes_async(connected)
-                ask_cheaply(connected)
+                keep_poll(connected)
             elif name.endswith(".start_tls.complete"):
                 join_writes_async(info["return_value"])
-                ask_cheaply(info["return_value"])
+                keep_poll(info["return_value"])
             elif name.endswith(".start_tls.failed") and connected is not None:
-                # The HTTP library forgets a connection whose handshake is cancelled, and the event loop keeps it open.
+                # The HTTP library forgets a connection if its handshake is cancelled, but the event loop keeps it open.
                 with anyio.CancelScope(shield=True):
                     await connected.aclose()
 
@@ -223,11 +219,11 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
-                        part_from_stream(response)
+                        _release_stream(response)
                 except BaseException:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
-                    part_from_stream(response)
+                    _release_stream(response)
                     raise
         except Exception as error:
             raise_from(attempt.failure(error, closed=self.is_closed), error)
@@ -239,9 +235,9 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         return response
 
     async def aclose(self) -> None:
-        """Close the connections. Those that a forked process took over are its parent's.
+        """Close the connections, except those that a forked process inherited from its parent.
 
-        Those of another event loop cannot be closed from here: they end when that loop and this client are freed.
+        Those of another event loop cannot be closed from here; they end when that loop and this client are freed.
         """
         if os.getpid() != self._pid:
             if os.getpid() in self._forked:
@@ -267,7 +263,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         if self._own.get("transport") or self._own.get("mounts"):
             raise APIConnectionError(
                 message="this client was used in another event loop before, which the connections of its transport "
-                "belong to: make a client for each asyncio.run, or call asyncio.run once",
+                "belong to: create a client for each asyncio.run, or call asyncio.run once",
                 request=request,
             )
         for other in list(self._in_loops):
@@ -279,8 +275,14 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
 
 
 def _running_loop() -> object:
-    """Return the event loop of asyncio, or a name for any of another library: trio's connections survive its runs."""
+    """Return asyncio's event loop, or a constant for another library: trio's connections survive its runs."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         return "another library's"
+
+
+def _release_stream(response: httpx.Response) -> None:
+    """Take the stream from a closed response, so that the two can be freed without the garbage collector."""
+    if STREAM_HOLDS_RESPONSE:
+        response.stream = httpx.ByteStream(b"")

@@ -1,7 +1,7 @@
-"""Packed bodies: the HTTP library unpacks them, piece by piece, so that what comes out can be bounded.
+"""Decompression of bodies, piece by piece, so that the result can be bounded.
 
-It believes the header. Proxies change one without the other, so here the first bytes tell how a body is packed, if at
-all. And the library reads only the first member of a gzip file, where some servers make one for each flush.
+The HTTP library decompresses by the header alone. Proxies change the header without the body or the reverse, so here
+the first bytes decide. For gzip the library reads only the first member, but some servers write one per flush.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from itertools import chain
 from ..errors import one_line
 from ..http_library import httpx
 
-_ENOUGH = 16  # bytes that tell text from what is packed
-_PIECE = 2**18  # bytes that come out of gzip at once
+_ENOUGH = 16  # bytes that suffice to tell text from compressed data
+_PIECE = 2**18  # bytes that gzip yields at once
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _EXTRAS = {"br": "brotli", "zstd": "zstd"}  # encodings that need an extra of the HTTP library, and its name
 _ENCODINGS = ("gzip", "deflate", *_EXTRAS)
 
 
 class Packing:
-    """How a body is packed, and what unpacks it.
+    """The compression of a body.
 
     Args:
-        encodings: what the header says, in the order in which they were applied.
-        lenient: what cannot be unpacked counts as an empty body: the status says more.
+        encodings: the encodings in the header, in the order of their application.
+        lenient: treat a body that cannot be decompressed as empty, because the status says more.
     """
 
     def __init__(self, encodings: list[str], lenient: bool) -> None:
@@ -37,14 +37,14 @@ class Packing:
 
     @classmethod
     def of(cls, response: httpx.Response) -> Packing | None:
-        """Return how the body of an answer is said to be packed, and take the header away; None if it is not packed."""
+        """Return the compression named in the headers of an answer, and remove that header; None without it."""
         given = response.headers.pop("content-encoding", "")
         names = [name.strip().lower().removeprefix("x-") for name in given.split(",")]
         encodings = [name for name in names if name not in ("", "identity")]
         return cls(encodings, response.status_code >= 400) if encodings else None
 
     def unpack(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Unpack a body. Raises httpx.DecodingError if that is not possible."""
+        """Decompress a body. Raises httpx.DecodingError if that fails."""
         try:
             for chunk in chunks:
                 if self._begin(chunk):
@@ -59,7 +59,7 @@ class Packing:
             self._fail(error)
 
     async def unpack_async(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Unpack a body; see `unpack`."""
+        """Decompress a body; see `unpack`."""
         try:
             async for chunk in chunks:
                 if self._begin(chunk):
@@ -80,7 +80,7 @@ class Packing:
         return len(self._start) >= _ENOUGH
 
     def _found(self) -> list[str]:
-        """Return how the body is packed, by its first bytes. Raises DecodingError if nothing here unpacks that."""
+        """Return the encodings of the body by its first bytes. Raises DecodingError if one is not supported here."""
         if _is_text(self._start):
             return []
         known = [name for name in self._encodings if name in _ENCODINGS]
@@ -90,9 +90,9 @@ class Packing:
         missing = [name for name in known if not _is_known(name)]
         if missing:
             library = f"{httpx.__name__}[{_EXTRAS[missing[0]]}]"
-            raise httpx.DecodingError(f"that takes another package, which `pip install '{library}'` brings")
+            raise httpx.DecodingError(f"it requires another package: `pip install '{library}'`")
         if not known:
-            raise httpx.DecodingError("it is not known here")
+            raise httpx.DecodingError("it is not supported")
         return known
 
     def _fail(self, error: httpx.DecodingError) -> None:
@@ -102,22 +102,23 @@ class Packing:
 
 
 class _Gunzip:
-    """A gzip file with any number of members; bytes behind them that are no member are left out."""
+    """A decompressor of gzip with any number of members; it ignores other bytes after the last one."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
-        self._members = 0  # that have ended
-        self._head = b""  # the first two bytes of this one
+        self._members = 0  # the number of complete members
+        # The first two bytes of the current member.
+        self._head = b""
         self._came = self._over = False
 
     def pieces(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Unpack all chunks. Raises httpx.DecodingError if they are not gzip."""
+        """Decompress all chunks. Raises httpx.DecodingError if they are not gzip."""
         for chunk in chunks:
             yield from self._unpack(chunk)
         self._end()
 
     async def pieces_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Unpack all chunks; see `pieces`."""
+        """Decompress all chunks; see `pieces`."""
         async for chunk in chunks:
             for piece in self._unpack(chunk):
                 yield piece
@@ -148,7 +149,7 @@ class _Gunzip:
 
 @cache
 def _is_known(encoding: str) -> bool:
-    """Does the HTTP library unpack an encoding? What it does not know it passes on as it is."""
+    """Does the HTTP library decompress an encoding? It passes unknown ones through unchanged."""
     try:
         return httpx.Response(200, headers={"content-encoding": encoding}, content=b"\0").content != b"\0"
     except httpx.DecodingError:
@@ -160,7 +161,7 @@ def _decoded(encodings: list[str], body: Iterator[bytes] | AsyncIterator[bytes])
 
 
 def _is_text(start: bytes) -> bool:
-    """Do these bytes begin a text? What is packed holds control characters or broken UTF-8 within its first bytes."""
+    """Do these bytes begin a text? Compressed data soon has control characters or invalid UTF-8."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
-"""The sending policy: what may be sent again, and until when. The HTTP clients under the SDK apply it to each attempt.
+"""The sending policy: which requests may be retried, and until when. The HTTP clients apply it to each attempt.
 
-A request that may have been executed is never sent again. The SDK's own retry loop does the repeating; the
-policy steers it through the SDK's documented levers: an `OpenAIError` raised while sending is not retried, and the
-headers `x-should-retry` and `retry-after-ms` of an answer are obeyed.
+A request that may have been executed is never sent again. The SDK's retry loop sends the retries; the policy steers it
+by documented means: the SDK does not retry after an `OpenAIError`, and it obeys the headers `x-should-retry` and
+`retry-after-ms` of an answer.
 
 ====================================  ==================  ===================================
 what happened                         GET                 everything else
@@ -14,23 +14,26 @@ could not connect                     again, twice        again, twice
 no answer, broken answer              again               never: the outcome is unknown
 ====================================  ==================  ===================================
 
-500 too: LiteLLM says it for a connection that broke after the provider had accepted the call. Who would rather pay
-twice than fail says `retry_server_errors=True`; then a 500 is sent again, unless it answers a background submit.
+That includes 500, because LiteLLM answers with it if the connection to the provider broke after the provider had
+accepted the call. With `retry_server_errors=True` a 500 is retried, unless it answers a background submit: callers can
+choose to risk paying twice.
 
-"Again" is bounded by the client's `max_retries` and by the deadline: a wait that would pass it is not begun.
+The client's `max_retries` and the deadline bound all retries: a wait that would pass the deadline is not begun.
 """
 
 from __future__ import annotations
 
+import email.utils
 import json
 import math
 import os
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# The HTTP library and anyio are what the SDK itself sits on and shows in its API (clients, exceptions, timeouts).
+# The SDK is built on the HTTP library and anyio, and exposes them in its API (clients, exceptions, timeouts).
 import anyio
 from openai import APIConnectionError, Timeout
 
@@ -39,15 +42,16 @@ from ..diagnosis import kind_of
 from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from ..http_library import httpx
 from .deadline import Deadline, current_deadline
-from .headers import retry_after
 
+# LiteLLM forwards the provider's Retry-After under its own header name.
+_RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))  # in seconds
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
 
 
 class _Call:
-    """One call of the SDK with all its attempts."""
+    """A call of the SDK with all its attempts."""
 
     def __init__(
         self, until: Deadline | None, implied: Deadline | None = None, retry_server_errors: bool = False
@@ -64,7 +68,7 @@ _on_retry: ContextVar[Callable[[int, float], None] | None] = ContextVar("on_retr
 
 @contextmanager
 def telling_retries(on_retry: Callable[[int, float], None]) -> Iterator[None]:
-    """Tell of each wait before a request is sent again: the status that it was answered with, and the seconds."""
+    """Call `on_retry` before each wait for a retry inside the block, with the status of the answer and the seconds."""
     token = _on_retry.set(on_retry)
     try:
         yield
@@ -74,11 +78,11 @@ def telling_retries(on_retry: Callable[[int, float], None]) -> Iterator[None]:
 
 @contextmanager
 def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> Iterator[None]:
-    """Mark what one call of the SDK sends, so that its attempts share a deadline and their counts.
+    """Make all attempts of one call of the SDK share a deadline and their counts.
 
     Args:
-        timeout: the SDK's, seconds for one read. Where no `deadline` was set it bounds the whole call, unless the
-            call streams or carries a file, which may rightly take longer.
+        timeout: the SDK's timeout, in seconds for one read. Without a `deadline` it bounds the whole call, unless the
+            call streams or carries a file, which may well take longer.
         retry_server_errors: see `LiteLLMHttpxClient`.
     """
     seconds = timeout.read if isinstance(timeout, Timeout) else timeout
@@ -90,7 +94,7 @@ def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = Fal
 
 
 class Attempt:
-    """The policy for one attempt, without I/O: what to send, what a failure means, whether to send again."""
+    """The policy for one attempt, without I/O: its headers, its bounds, its errors and whether to retry."""
 
     def __init__(self, request: httpx.Request, stream: bool, retry_server_errors: bool, max_answer: int | None) -> None:
         _refuse_plain_http(request.url)
@@ -101,52 +105,55 @@ class Attempt:
         self.background = not self.reading and content_type.startswith("application/json") and _is_background(request)
         carries_file = content_type.startswith("multipart/") or _wants_file(request)
         self.sent = False
-        self.phase = ""  # what is being done before the request can be sent
+        # The step before the request is sent, for an error message.
+        self.phase = ""
         self.retry_server_errors = retry_server_errors or self.call.retry_server_errors
         self.max_answer = None if carries_file else max_answer
         self.until = self.call.until or Deadline(None)
         if self.call.implied is not None and not stream and not carries_file:
             self.until = min(self.until, self.call.implied, key=lambda deadline: deadline.at)
-        # What is not streamed is read within the attempt.
+        # A body that is not streamed is read within the attempt, and so within `until`.
         self.body_until = self.call.until if stream else None
         if self.until.passed:
             raise self._too_late()
         if not self.reading:
-            # The gateway would repeat a failed POST itself, and each repeat may be paid for.
+            # The gateway would retry a failed POST itself, and each retry may cost money.
             request.headers.setdefault(NUM_RETRIES_HEADER, "0")
 
     @property
     def retries(self) -> int:
-        """How often the SDK has sent the request before."""
+        """The number of earlier attempts by the SDK."""
         return int(self.request.headers.get("x-stainless-retry-count", "0"))
 
     def on_event(self, name: str, info: Mapping[str, object]) -> None:
-        """Take a trace event of the HTTP library: they tell whether the request was sent."""
+        """Take a trace event of the HTTP library, to learn whether the request was sent."""
         if name.endswith(".start_tls.started"):
             self.phase = ": the TLS handshake did not end (does that port speak https?)"
         elif self.leaves_with(name, info):
             self.sent = True
-            self.request.extensions.pop("trace", None)  # what comes later tells nothing, and costs
+            # Later events say nothing new, and take time.
+            self.request.extensions.pop("trace", None)
 
     def leaves_with(self, name: str, info: Mapping[str, object]) -> bool:
-        """Whether the request begins to leave this machine with that event."""
-        # A proxy is asked to connect first, which is a request of its own.
+        """Is this the event just before the first byte of the request?"""
+        # The CONNECT to a proxy is another request, sent first.
         connects = getattr(info.get("request"), "method", b"") == b"CONNECT"
         return name.endswith(".send_request_headers.started") and not self.sent and not connects
 
     def failure(self, error: Exception, *, cut: bool = False, closed: bool = False) -> Exception:
-        """Return what to raise for an attempt without a usable answer; what the SDK may retry is `error` itself.
+        """Return the error to raise for an attempt without a usable answer; `error` itself if the SDK may retry.
 
         Args:
-            error: what the HTTP library raised.
+            error: the error of the HTTP library.
             cut: the deadline has ended the attempt.
-            closed: the client has been closed, under the attempt or before it.
+            closed: the client was closed before or during the attempt.
         """
         if closed:
             return ClosedClientError(
                 "this client was closed", self.request, outcome_unknown=self.sent and not self.reading
             )
-        if isinstance(error, ConfigurationError):  # the certificates are read late
+        # Certificates are read on the first connection.
+        if isinstance(error, ConfigurationError):
             return UnusableSettingError(str(error))
         if cut or self.until.passed:
             return self._too_late()
@@ -167,7 +174,7 @@ class Attempt:
         return LostAnswerError(what, self.request, outcome_unknown=not self.reading)
 
     def judge(self, response: httpx.Response) -> None:
-        """Tell the SDK through the answer's headers whether to send again, and when."""
+        """Set the answer's headers by which the SDK decides whether to retry, and when."""
         status = response.status_code
         if status < 400:
             return
@@ -209,19 +216,19 @@ class Attempt:
         return failure
 
     def bounds_body_of(self, response: httpx.Response) -> bool:
-        """Whether the body of an answer could outlast its deadline or outgrow its limit."""
+        """Could the body of an answer outlast its deadline or exceed its limit?"""
         if self.body_until is not None:
             return True
         if self.max_answer is None:
             return False
-        # The length holds for what is sent, unless it is sent in chunks: then it may say anything.
+        # The length is that of the compressed body, and meaningless for a body in chunks.
         headers = response.headers
         length = headers.get("content-length", "")
         as_sent = "content-encoding" not in headers and "transfer-encoding" not in headers
         return not (as_sent and length.isdecimal() and len(length) < 16 and int(length) <= self.max_answer)
 
     def bound_reads(self) -> None:
-        """No single read, connect or write of a blocking call may outlast the deadline either."""
+        """Bound each single connect, read and write by the deadline, for a blocking call."""
         left = self.until.remaining()
         if left != math.inf:
             timeouts = self.request.extensions.get("timeout") or {}
@@ -231,7 +238,7 @@ class Attempt:
 
 
 def _refuse_plain_http(url: httpx.URL) -> None:
-    # Here as well as in config: an SDK client's base_url can be set later, and a path can be a whole URL.
+    # Checked here as well as in config: `base_url` can be set later, and a path can be a whole URL.
     if url.scheme == "http" and not is_loopback(url.host) and not http_allowed(os.environ):
         raise UnusableSettingError(f"refusing to send a key unencrypted to {url.host}: use https://")
 
@@ -251,10 +258,34 @@ def _wants_file(request: httpx.Request) -> bool:
 
 
 def _stays_so(response: httpx.Response) -> bool:
-    """Whether a 500 is LiteLLM's way to say that a bridged model cannot do this at all."""
+    """Is a 500 permanent? LiteLLM answers with one if a bridged model does not support the call."""
     return response.status_code == 500 and response.is_closed and kind_of(response) is ErrorKind.NOT_SUPPORTED
 
 
 def _backoff(retries: int) -> float:
-    """Seconds before the next attempt: exponential, with jitter."""
+    """Return the seconds before the next attempt: exponential, with jitter."""
     return min(_FIRST_DELAY * 2.0 ** min(retries, 10), _LONGEST_DELAY) * (1 - 0.25 * random.random())  # noqa: S311
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that an answer asks to wait before the call is sent again; None if it does not say."""
+    for name, unit in _RETRY_AFTER:
+        seconds = _seconds(headers.get(name) or "", unit)
+        if seconds is not None and seconds >= 0:
+            return seconds
+    return None
+
+
+def _seconds(value: str, unit: float) -> float | None:
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        return _from_now(value)
+    return seconds if math.isfinite(seconds) else None
+
+
+def _from_now(date: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from litellm_openai_example.calls.assembly import Assembly
+from litellm_openai_example.calls.accumulator import Accumulator
 
 Json = dict[str, Any]
 
@@ -45,6 +45,6 @@ def lines(*events: object, before: str = "data: ", after: str = "\n\n", between:
     return between.join(f"{before}{json.dumps(event)}{after}" for event in events)
 
 
-def fed(reader: Assembly, *events: object) -> str:
+def fed(reader: Accumulator, *events: object) -> str:
     """Return what the reader shows of these events, each parsed as if it had just arrived."""
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()

@@ -8,17 +8,17 @@ import sys
 import pytest
 
 from litellm_openai_example import GatewayError
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.answer import read_response
-from litellm_openai_example.calls.assembly import Assembly, read_body
 from litellm_openai_example.calls.chat_stream import ChatStream
-from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.reply import Reply, read_body, require_complete
 from litellm_openai_example.calls.response_stream import ResponseStream
 
 from .events import Json, completed
 
 
-def test_an_answer_without_a_text_is_read_at_once() -> None:
-    """It is what each look at a running response brings."""
+def test_an_answer_without_text_is_read_quickly() -> None:
+    """Every poll of a running response returns one."""
     calls = 0
 
     def count(_: object, event: str, __: object) -> None:
@@ -49,7 +49,7 @@ KINDS: list[tuple[Json, str]] = [
 ]
 
 
-def why(content: str, kind: type[Assembly]) -> str:
+def why(content: str, kind: type[Accumulator]) -> str:
     answer, _, _ = read_body(content, kind)
     with pytest.raises(GatewayError) as caught:
         require_complete(Reply(answer, content, {}))

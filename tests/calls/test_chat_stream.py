@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import read_body
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 
 from .events import Json, chunk, fed, lines, whole

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
-from litellm_openai_example.calls.reply import Reply, require_complete
+from litellm_openai_example.calls.reply import Reply, read_body, require_complete
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.diagnosis import explain_body
 from litellm_openai_example.errors import GatewayError
@@ -32,7 +32,7 @@ def message(text: object, **more: Any) -> Json:
 
 
 @pytest.mark.parametrize(("content", "text"), [(42, "42"), (0, "0"), (4.5, "4.5"), (-1, "-1"), (False, ""), (None, "")])
-def test_a_number_is_a_text(content: object, text: str) -> None:
+def test_a_number_is_read_as_text(content: object, text: str) -> None:
     assert read_body(json.dumps(chat(content)), ChatStream)[0].text == text
     assert read_body(json.dumps(response(message(content))), ResponseStream)[0].text == text
 
@@ -47,7 +47,7 @@ def test_numbers_among_the_pieces_of_a_stream_are_not_lost() -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
-def test_the_input_is_no_answer_where_a_server_repeats_it(role: str) -> None:
+def test_input_repeated_in_the_output_is_not_the_answer(role: str) -> None:
     echo = {"type": "message", "role": role, "content": [{"type": "input_text", "text": "Why?"}]}
     body = response(echo, message("Therefore."))
     assert read_body(json.dumps(body), ResponseStream)[0].text == "Therefore."
@@ -78,13 +78,13 @@ ERRORS: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_the_words_of_an_error_are_found(name: str) -> None:
+def test_the_message_of_an_error_is_found(name: str) -> None:
     assert explain_body(ERRORS[name]).message == "no luck"
 
 
 @BOTH
 @pytest.mark.parametrize("name", [name for name in ERRORS if name != "OAuth"])
-def test_the_words_of_an_error_in_place_of_an_answer_are_found(name: str, kind: type[Assembly]) -> None:
+def test_the_message_of_an_error_in_place_of_an_answer_is_found(name: str, kind: type[Accumulator]) -> None:
     assert read_body(json.dumps(ERRORS[name]), kind)[0].error_message == "no luck"
 
 
@@ -94,7 +94,7 @@ def test_the_reason_of_a_failed_run_of_another_api_is_found() -> None:
 
 
 @pytest.mark.parametrize("error", [{}, [], "", False, 0, {"code": 0, "message": ""}, {"code": None, "message": None}])
-def test_an_error_that_says_nothing_is_none(error: object) -> None:
+def test_an_empty_error_is_ignored(error: object) -> None:
     answers = [
         read_body(json.dumps(chat("Hello", error=error)), ChatStream)[0],
         read_body("data: " + json.dumps(chat("Hello", error=error)) + "\n\n", ChatStream)[0],
@@ -111,21 +111,21 @@ FILTERED = [
 
 
 @pytest.mark.parametrize(("message", "reason"), FILTERED)
-def test_the_words_of_a_refusal_are_told_although_a_filter_stopped_it(message: Json, reason: str) -> None:
+def test_a_refusal_is_quoted_although_a_filter_stopped_it(message: Json, reason: str) -> None:
     answer = read_body(json.dumps({"choices": [{"message": message, "finish_reason": reason}]}), ChatStream)[0]
     with pytest.raises(GatewayError, match="the model refused: I can not"):
         require_complete(Reply(answer, "", {}))
 
 
 @BOTH
-def test_line_breaks_that_a_server_does_not_escape_are_read(kind: type[Assembly]) -> None:
+def test_unescaped_line_breaks_are_read(kind: type[Accumulator]) -> None:
     body = json.dumps(chat("one\ntwo\tthree") if kind is ChatStream else response(message("one\ntwo\tthree")))
     raw = body.replace("\\n", "\n").replace("\\t", "\t")
     assert read_body(raw, kind)[0].text == "one\ntwo\tthree"
 
 
 @pytest.mark.parametrize(("status", "read"), [("queued", "queued"), ("in_progress", "incomplete")])
-def test_a_submit_that_is_answered_with_events_was_submitted(status: str, read: str) -> None:
+def test_a_submit_may_be_answered_with_events(status: str, read: str) -> None:
     event = {"type": "response.created", "response": {"id": "resp_1", "status": status}}
     answer = read_body(f"event: response.created\ndata: {json.dumps(event)}\n\n", ResponseStream)[0]
     assert (answer.id, answer.status) == ("resp_1", read)

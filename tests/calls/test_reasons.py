@@ -1,4 +1,4 @@
-"""What a reason to stop means: its kind is what decides, its words are for a person."""
+"""Finish reasons: programs decide by the kind, people read the words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from litellm_openai_example.calls.answer import Answer, as_beginning, read_response
-from litellm_openai_example.calls.assembly import read_body
-from litellm_openai_example.calls.reasons import Cut, CutKind, cut_by
+from litellm_openai_example.calls.finish_reasons import Cut, CutKind, cut_by
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.relay.engine.outcome import outcome_of
 
@@ -26,13 +26,13 @@ from litellm_openai_example.relay.engine.outcome import outcome_of
         ("incomplete", CutKind.OTHER),
     ],
 )
-def test_the_kind_of_a_reason(reason: str, kind: CutKind) -> None:
+def test_the_kind_of_a_finish_reason(reason: str, kind: CutKind) -> None:
     cut = cut_by(reason)
     assert cut.kind is kind
     assert reason in str(cut)
 
 
-def test_a_beginning_and_a_broken_stream_have_kinds_of_their_own() -> None:
+def test_truncation_and_broken_streams_have_separate_kinds() -> None:
     begun = as_beginning(Answer(text="half", status="completed"), "the beginning")
     assert begun.cut_short == Cut(CutKind.TOO_LARGE, "the beginning")
     broken, _, _ = read_body(b'data: {"type": "response.output_text.delta", "delta": "half"}\n\n', ResponseStream)
@@ -50,7 +50,7 @@ def test_a_beginning_and_a_broken_stream_have_kinds_of_their_own() -> None:
         (CutKind.OTHER, "upstream_incomplete"),
     ],
 )
-def test_the_relay_goes_by_the_kind(kind: CutKind, code: str) -> None:
+def test_the_relay_decides_by_the_kind(kind: CutKind, code: str) -> None:
     body = {"status": "incomplete", "output": []}
     answer = replace(read_response(body), cut_short=Cut(kind, "larger than the max of a filter"))
     outcome = outcome_of(answer, body, {}, longest=100)

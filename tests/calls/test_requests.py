@@ -1,4 +1,4 @@
-"""How the fields of a request are given to the SDK: as arguments, or in the body as they are."""
+"""The fields of a request reach the SDK as arguments or in its extra_body."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.requests import create
+from litellm_openai_example.calls.requests import create_with
 
 
 def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: Any = None, timeout: float = 1) -> Any:
@@ -19,7 +19,7 @@ def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: A
     [
         ({"model": "m"}, ("m", None, "", None, 1)),
         ({"model": "m", "tools": [1], "timeout": 2}, ("m", [1], "", None, 2)),
-        # No text is held against all that its field can be, unless the method demands it.
+        # The SDK must not match a text against every type of its field, unless the method requires it.
         ({"model": "m", "instructions": "i"}, ("m", None, "", {"instructions": "i"}, 1)),
         ({"model": "m", "instructions": None}, ("m", None, None, None, 1)),
         ({"model": "m", "of_tomorrow": [1]}, ("m", None, "", {"of_tomorrow": [1]}, 1)),
@@ -29,7 +29,7 @@ def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: A
         ),
     ],
 )
-def test_what_becomes_an_argument(request_: dict[str, Any], given: Any) -> None:
+def test_arguments_and_extra_body(request_: dict[str, Any], given: Any) -> None:
     before = dict(request_)
-    assert create(take, request_) == given
+    assert create_with(take, request_) == given
     assert request_ == before

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import read_body
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 
 from .events import Json, completed, delta, fed, message
@@ -43,7 +43,7 @@ OUTPUTS: dict[str, tuple[list[Json], str]] = {
 
 
 def streamed(output: list[Json], *, places: bool, deltas: bool, done: bool, last: bool) -> list[Json]:
-    """The events of a stream, in pieces of two characters; each kind of event may be left out."""
+    """Return the events of a stream, in pieces of two characters; each kind of event can be omitted."""
     events: list[Json] = []
     for index, item in enumerate(output):
         place = {"output_index": index} if places else {}
@@ -60,7 +60,7 @@ def streamed(output: list[Json], *, places: bool, deltas: bool, done: bool, last
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_each_text_is_there_once(name: str) -> None:
+def test_each_text_is_read_once(name: str) -> None:
     output, text = OUTPUTS[name]
     answer, _, _ = read_body(json.dumps({"status": "completed", "output": output}), ResponseStream)
     assert answer.text == text
@@ -101,7 +101,7 @@ def test_a_message_whose_index_or_id_changes_stays_one(ids: str, indexes: tuple[
     assert shown == reader.answer().text == "Hello"
 
 
-def test_messages_with_one_id_stay_apart_once_they_are_announced() -> None:
+def test_announced_messages_with_the_same_id_stay_separate() -> None:
     reader, shown = ResponseStream(), ""
     for index, text in enumerate("AB"):
         item = {"output_index": index, "item": message(text, id="m")}
@@ -133,13 +133,13 @@ def test_a_message_that_was_held_back_is_not_lost_when_the_stream_breaks() -> No
         {"object": "response", "status": "deleted", "output": []},
     ],
 )
-def test_a_response_that_is_gone_has_failed(body: Json) -> None:
+def test_a_deleted_or_expired_response_has_failed(body: Json) -> None:
     answer, _, _ = read_body(json.dumps({"id": "resp_1", **body}), ResponseStream)
     assert answer.status == "failed"
     assert "the response" in (answer.error_message or "")
 
 
-def test_the_text_of_a_response_that_expired_is_kept() -> None:
+def test_the_text_of_an_expired_response_is_kept() -> None:
     answer, _, _ = read_body(json.dumps({"status": "expired", "output": [message("Half")]}), ResponseStream)
     assert (answer.text, answer.status) == ("Half", "incomplete")
 

@@ -1,4 +1,4 @@
-"""Operations: what a call means, whichever client drives it."""
+"""Operations under both kinds of clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_an_unusable_timeout_leaves_no_coroutine_behind() -> None:
     await asynchronous.close()
 
 
-async def test_what_is_gathered_gives_results_and_failures_in_order() -> None:
+async def test_gather_returns_results_and_errors_in_order() -> None:
     async def good() -> str:
         return "good"
 

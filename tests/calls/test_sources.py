@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litellm_openai_example.calls.answer import read_chat, read_response
-from litellm_openai_example.calls.sources import Source
+from litellm_openai_example.calls.answer import Source, read_chat, read_response
 
 A, B, C = "https://a.example/1", "https://b.example/2", "https://c.example/3"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.calls.sse import Event, EventParser
 
@@ -106,7 +107,7 @@ DRESSES: dict[str, Callable[[list[Any]], str]] = {
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
 @pytest.mark.parametrize("name", DRESSES)
-def test_a_stream_is_read_however_it_is_dressed(name: str, kind: type[Assembly], newline: str) -> None:
+def test_a_stream_is_read_in_any_wrapping(name: str, kind: type[Accumulator], newline: str) -> None:
     content = DRESSES[name](CHUNKS if kind is ChatStream else EVENTS).replace("\n", newline).encode()
     for step in (1, 5, len(content)):
         reader, parser, shown = kind(), EventParser(), ""
@@ -126,7 +127,7 @@ def test_lines_that_cannot_be_read_are_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_a_stream_that_does_not_end_names_what_it_holds_instead(kind: type[Assembly]) -> None:
+def test_a_stream_without_an_end_quotes_the_unreadable_line(kind: type[Accumulator]) -> None:
     begun = chunk("Hel") if kind is ChatStream else EVENTS[1]
     answer, _, _ = read_body(lines(begun) + "data: upstream gone\n\ndata: bye\n\n", kind)
     assert answer.status == "incomplete"
@@ -153,7 +154,7 @@ def test_a_broken_piece_costs_nothing_if_the_last_event_has_the_whole_text() -> 
 @pytest.mark.parametrize(
     "event", ['data: error: {"message": "X"}', "data: event: error\ndata: data: X", 'data: [{"error": "X"}]']
 )
-def test_an_error_is_found_in_its_dress(event: str) -> None:
+def test_an_error_is_found_in_any_wrapping(event: str) -> None:
     answer, _, _ = read_body(lines(chunk("Half")) + event + "\n\n" + "data: [DONE]\n\n", ChatStream)
     assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", "X")
 
@@ -165,8 +166,8 @@ def test_an_error_is_found_in_its_dress(event: str) -> None:
     ["\n\ndata: [DONE]\n\n", "\ndata: [DONE]", "[DONE]", "data: [DONE]\n\n", "\n\n[DONE]\n", "\n", "\0", "\n\n</html>"],
 )
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_a_whole_answer_with_something_glued_on_is_read(
-    kind: type[Assembly], after: str, before: str, indent: int | None
+def test_an_answer_with_trailing_data_is_read(
+    kind: type[Accumulator], after: str, before: str, indent: int | None
 ) -> None:
     body = whole("Hello") if kind is ChatStream else FINAL
     content = (before + json.dumps(body, indent=indent) + after).encode()
@@ -180,11 +181,11 @@ def test_a_whole_answer_with_something_glued_on_is_read(
 @pytest.mark.parametrize(
     "body", ["hello", "<html><p>Hello</html>", "42", "null", "[]", '"OK"', "{oops", "data", "{}{}"]
 )
-def test_what_is_no_answer_stays_none(body: str) -> None:
+def test_a_body_without_an_answer_is_not_read_as_one(body: str) -> None:
     with pytest.raises(ValueError, match="the answer is not"):
         read_body(body, ChatStream)
 
 
-def test_a_line_of_many_prefixes_is_read_at_once() -> None:
+def test_a_line_with_many_prefixes_is_read_quickly() -> None:
     events = EventParser().feed(b"data:" * 200_000 + b"\n\n" + b"data: {" + b" " * 200_000 + b"}\n\n")
     assert len(events) == 2

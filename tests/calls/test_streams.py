@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from litellm_openai_example.calls.assembly import Assembly, read_body
+from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.errors import GatewayError
 
@@ -32,7 +33,7 @@ def as_body(*events: object) -> bytes:
     ],
 )
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Assembly]) -> None:
+def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, _, _ = read_body(as_body(begun, event) + b"data: [DONE]\n\n", kind)
     assert (answer.text, answer.status) == ("Half", "failed")
@@ -41,7 +42,7 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
 
 @pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Assembly]) -> None:
+def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")
@@ -83,7 +84,7 @@ def test_halves_of_a_character_come_together_and_a_lone_one_is_not_lost() -> Non
     assert fed(reader, delta("a\ud83c"), delta("\udf5cb"), delta("\ud83c")) == f"a{FRUIT}b\ud83c"
 
 
-def test_events_that_nobody_asked_for_are_an_answer() -> None:
+def test_unrequested_events_are_an_answer() -> None:
     body = b'event: response.completed\ndata: {"response": {"id": "r", "output_text": "Hi"}}\n\n'
     assert read_body(body, ResponseStream)[0].text == "Hi"
     cut = read_body(b'data: {"choices": [{"delta": {"content": "Hal"}}]}\n\n', ChatStream)[0]
@@ -108,9 +109,9 @@ def test_one_broken_byte_costs_no_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["chat", "responses", "refusals"])
-def test_time_grows_with_the_length_alone(kind: str) -> None:
+def test_time_grows_linearly_with_the_length(kind: str) -> None:
     def seconds(pieces: int) -> float:
-        reader: Assembly = ChatStream() if kind == "chat" else ResponseStream()
+        reader: Accumulator = ChatStream() if kind == "chat" else ResponseStream()
         event: dict[str, object] = delta("word ", output_index=0)
         if kind == "chat":
             event = {"choices": [{"delta": {"content": "word "}}]}

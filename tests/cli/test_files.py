@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_sent(
         ("half", "half"): "together",
         ("empty",): "is empty",
         ("binary",): "neither a text",
-        ("pipe",): "no regular file",
+        ("pipe",): "not a regular file",
     }
     for names, why in refused.items():
         run = command(*options([str(tmp_path / name) for name in names]), "hi")

@@ -344,7 +344,7 @@ def test_wait_polls_through_trouble(configured: ScriptedServer, command: RunComm
         (reply({"detail": "no such method"}, 405), 1, "HTTP 405"),
         (reply({"id": "resp_1", "object": "response.deleted", "deleted": True}), 1, "the response was deleted"),
         (reply(response_body(None, "expired")), 1, "the response is expired"),
-        (reply(response_body(None, None)), 4, "the last look at it showed"),
+        (reply(response_body(None, None)), 4, "the last poll returned"),
         (reply({"error": {"message": "busy"}}), 4, "busy"),
         (reply(response_body(None, "pondering")), 4, "pondering"),
     ],

@@ -193,6 +193,6 @@ def test_both_clients(gateway: Gateway) -> None:
     async def ask() -> str:
         async with AsyncLiteLLMClient(gateway.base_url, gateway.api_key) as other:
             submitted = json.loads(await other.create_response(EXACTLY, background=True))
-            return await other.wait_for_response(submitted["id"])
+            return (await other.wait(submitted["id"])).text
 
     assert asyncio.run(ask()) == "안녕 OK"

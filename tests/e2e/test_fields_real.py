@@ -1,6 +1,6 @@
 """Every field of the SDK's create methods, through the real LiteLLM proxy: does the provider get it?
 
-LiteLLM drops some fields without an error. `transport.creates.DROPPED` names them; a field that is lost and not named
+LiteLLM drops some fields without an error. `sdk.DROPPED` names them; a field that is lost and not named
 there fails these tests.
 """
 
@@ -19,7 +19,7 @@ from openai.resources.responses import Responses
 
 from litellm_openai_example import LiteLLM, LiteLLMClient, RelayClient
 from litellm_openai_example.json_object import JsonObject
-from litellm_openai_example.transport.creates import DROPPED
+from litellm_openai_example.sdk import DROPPED
 
 from ..conftest import RunCommand
 from ..fakes.upstream import UpstreamControl

@@ -1,4 +1,4 @@
-"""Answers are bounded while they are read; what could be read of one that is too large is not lost."""
+"""Bodies are bounded while they are read, and the readable part of a too large one is kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def client(gateway: ScriptedServer) -> Iterator[LiteLLMClient]:
 
 
 def bulky(text: str = "the report") -> bytes:
-    """A response whose text comes first, and then logs without end."""
+    """A response with its text first, followed by endless logs."""
     whole = response_body(text)
     whole["output"].append({"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "x" * 3 * LIMIT}]})
     return json.dumps(whole).encode()
@@ -45,16 +45,14 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
 
 
 @pytest.mark.parametrize("answer", [reply(bulky()), packed(bulky()), packed(bulky(), "deflate")])
-def test_the_text_of_an_answer_that_is_too_large_is_kept(
-    answer: Answer, client: LiteLLMClient, gateway: ScriptedServer
-) -> None:
+def test_the_text_of_a_too_large_answer_is_kept(answer: Answer, client: LiteLLMClient, gateway: ScriptedServer) -> None:
     gateway.answers(answer)
     with pytest.raises(CutShortError, match=TOO_LARGE) as caught:
         client.create_response("hi")
     assert (caught.value.text, caught.value.response_id) == ("the report", "resp_1")
 
 
-def test_a_length_that_does_not_hold_is_no_bound(raw_gateway: RawServer) -> None:
+def test_a_false_content_length_does_not_bypass_the_limit(raw_gateway: RawServer) -> None:
     body = bulky()
     chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     headers = {"content-type": "application/json", "transfer-encoding": "chunked", "content-length": "9"}
@@ -64,7 +62,7 @@ def test_a_length_that_does_not_hold_is_no_bound(raw_gateway: RawServer) -> None
     assert caught.value.text == "the report"
 
 
-def test_what_cannot_be_read_is_said(client: LiteLLMClient, gateway: ScriptedServer) -> None:
+def test_a_too_large_answer_without_text_is_an_error(client: LiteLLMClient, gateway: ScriptedServer) -> None:
     for answer in (reply({"x": "y" * 2 * LIMIT, **chat_body("late")}), packed(b" " * 50_000_000)):
         gateway.answers(answer)
         with pytest.raises(GatewayError) as caught:
@@ -72,7 +70,7 @@ def test_what_cannot_be_read_is_said(client: LiteLLMClient, gateway: ScriptedSer
         assert caught.value.kind in (ErrorKind.ANSWER_TOO_LARGE, ErrorKind.UNREADABLE)
 
 
-def test_a_packed_answer_of_several_members(client: LiteLLMClient, gateway: ScriptedServer) -> None:
+def test_a_gzip_answer_with_several_members(client: LiteLLMClient, gateway: ScriptedServer) -> None:
     body = json.dumps(chat_body("OK")).encode()
     members = gzip.compress(body[:20]) + gzip.compress(body[20:])
     gateway.answers(Answer(200, members, {"content-type": "application/json", "content-encoding": "gzip"}))
@@ -104,7 +102,7 @@ def test_a_drop_in_client_reads_everything(gateway: ScriptedServer) -> None:
     asyncio.run(use())
 
 
-def test_the_relay_keeps_what_it_could_read(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_relay_keeps_the_text_within_the_limit(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("litellm_openai_example.relay.engine.upstream.MAX_ANSWER", LIMIT)
 
     async def look() -> Any:
@@ -120,7 +118,7 @@ def test_the_relay_keeps_what_it_could_read(gateway: ScriptedServer, monkeypatch
 
 
 @pytest.mark.parametrize("where", ["chat", "response", "stream"])
-def test_a_number_of_many_digits_costs_no_text(where: str, client: LiteLLMClient, gateway: ScriptedServer) -> None:
+def test_a_huge_number_does_not_cost_the_text(where: str, client: LiteLLMClient, gateway: ScriptedServer) -> None:
     digits = "7" * 5000
     if where == "stream":
         event = json.dumps(chat_events("OK")[0])[:-1] + f', "created": {digits}}}'
@@ -153,7 +151,7 @@ with RawServer() as server, LiteLLMClient(server.url, KEY, timeout=60) as client
 """
 
 
-def test_a_bomb_costs_a_bounded_amount_of_memory(pytestconfig: pytest.Config) -> None:
+def test_a_decompression_bomb_uses_bounded_memory(pytestconfig: pytest.Config) -> None:
     code = HUGE.format(here=str(pytestconfig.rootpath))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     kind, kilobytes = run.stdout.split()

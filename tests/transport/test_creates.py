@@ -1,4 +1,4 @@
-"""The body of a create as it leaves: the fields that LiteLLM drops, and `store`."""
+"""The body of a create on the wire: the fields that LiteLLM drops, and `store`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openai import omit
 from pydantic import BaseModel
 
 from litellm_openai_example import AsyncLiteLLM, ErrorKind, GatewayError, LiteLLM, LiteLLMClient
-from litellm_openai_example.calls.requests import create
+from litellm_openai_example.calls.requests import create_with
 
 from ..fakes.scripted import (
     COMPLETED,
@@ -30,7 +30,7 @@ from ..fakes.scripted import (
 WINDOW = {"completion_window": "8h"}
 DROPPED: dict[str, Any] = {"background_options": WINDOW, "conversation": "conv_1"}
 CREATE: dict[str, Any] = {"model": "m", "input": "hi"}
-ASKED: dict[str, Any] = {**CREATE, **DROPPED}  # older SDKs do not know all of them: `create` knows where they go then
+ASKED: dict[str, Any] = {**CREATE, **DROPPED}  # older SDKs lack some of them; `create_with` puts those into the body
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 RESPONSE = {**response_body('{"name": "x"}'), "created_at": 1, "parallel_tool_calls": True, "tool_choice": "auto"}
 RESPONSE |= {"tools": []}
@@ -53,20 +53,20 @@ def bodies(gateway: ScriptedServer) -> list[dict[str, Any]]:
 
 
 WAYS: dict[str, Callable[[LiteLLM], object]] = {
-    "create": lambda sdk: create(sdk.responses.create, ASKED),
-    "stream": lambda sdk: list(create(sdk.responses.create, ASKED, stream=True)),
-    "raw": lambda sdk: create(sdk.responses.with_raw_response.create, ASKED),
-    "parse": lambda sdk: create(sdk.responses.parse, ASKED, text_format=Named),
+    "create": lambda sdk: create_with(sdk.responses.create, ASKED),
+    "stream": lambda sdk: list(create_with(sdk.responses.create, ASKED, stream=True)),
+    "raw": lambda sdk: create_with(sdk.responses.with_raw_response.create, ASKED),
+    "parse": lambda sdk: create_with(sdk.responses.parse, ASKED, text_format=Named),
     "helper": lambda sdk: sdk.responses.stream(**CREATE, extra_body=DROPPED).__enter__().until_done(),
     "extra_body": lambda sdk: sdk.responses.create(**CREATE, extra_body=DROPPED),
-    "copy": lambda sdk: create(sdk.with_options(timeout=7).responses.create, ASKED),
+    "copy": lambda sdk: create_with(sdk.with_options(timeout=7).responses.create, ASKED),
     "post": lambda sdk: sdk.post("/responses", body={**CREATE, **DROPPED}, cast_to=object),
     "address": lambda sdk: sdk.post(f"{sdk.base_url}responses/?a=b", body={**CREATE, **DROPPED}, cast_to=object),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_litellm_drops_is_carried(way: str, sdk: LiteLLM, gateway: ScriptedServer) -> None:
+def test_dropped_fields_go_into_extra_body(way: str, sdk: LiteLLM, gateway: ScriptedServer) -> None:
     if way in ("stream", "helper"):
         events = [{**event, "sequence_number": n} for n, event in enumerate(response_events("O", "K"))]
         done = {**COMPLETED, "response": RESPONSE, "sequence_number": 9}
@@ -82,8 +82,8 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
     async def use() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
             gateway.answers(REFUSED, reply(RESPONSE))
-            await create(sdk.responses.create, ASKED, background=True)
-            async with create(sdk.responses.with_streaming_response.create, ASKED) as response:
+            await create_with(sdk.responses.create, ASKED, background=True)
+            async with create_with(sdk.responses.with_streaming_response.create, ASKED) as response:
                 await response.read()
 
     asyncio.run(use())
@@ -97,15 +97,15 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
         ({"extra_body": {"mine": 1}}, {**DROPPED, "mine": 1}),
         ({"extra_body": {"conversation": "mine"}}, {**DROPPED, "conversation": "mine"}),
         ({"extra_body": None}, DROPPED),
-        ({"extra_body": "text"}, "text"),  # the gateway's to refuse
+        ({"extra_body": "text"}, "text"),  # left for the gateway to refuse
         ({"conversation": None, "background_options": None}, None),
         ({"conversation": omit, "background_options": omit}, None),
         ({"background_options": None}, {"conversation": "conv_1"}),
         ({"moderation": {"mode": "x"}, "image": {"a": 1}}, {**DROPPED, "moderation": {"mode": "x"}, "image": {"a": 1}}),
     ],
 )
-def test_what_the_caller_says_wins(given: Any, carried: Any, sdk: LiteLLM, gateway: ScriptedServer) -> None:
-    create(sdk.responses.create, {**ASKED, "extra_body": given})
+def test_the_callers_extra_body_wins(given: Any, carried: Any, sdk: LiteLLM, gateway: ScriptedServer) -> None:
+    create_with(sdk.responses.create, {**ASKED, "extra_body": given})
     assert bodies(gateway)[0].get("extra_body") == carried
 
 
@@ -126,7 +126,7 @@ def test_a_chat_completion(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     assert fourth["extra_body"] == {"prompt_cache_retention": "in_memory"}
 
 
-def test_other_calls_are_left_alone(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+def test_other_calls_stay_unchanged(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     body: Any = {"conversation": "conv_1", "background": True}
     for path in ("/responses/resp_1/cancel", "/responses/input_tokens", "/responses/compact", "/conversations"):
         sdk.post(path, body=body, cast_to=object)
@@ -162,9 +162,9 @@ def test_a_background_create_is_stored(given: Any, store: object, sdk: LiteLLM, 
     assert bodies(gateway)[0].get("store", "-") == store
 
 
-def test_a_refused_store_is_left_out_once(sdk: LiteLLM, gateway: ScriptedServer) -> None:
+def test_a_refused_store_is_dropped_once(sdk: LiteLLM, gateway: ScriptedServer) -> None:
     gateway.answers(REFUSED, reply(RESPONSE))
-    assert create(sdk.responses.create, ASKED, background=True).id == "resp_1"
+    assert create_with(sdk.responses.create, ASKED, background=True).id == "resp_1"
     gateway.answers(REFUSED)
     with pytest.raises(openai.BadRequestError):
         sdk.responses.create(**CREATE, background=True)
@@ -207,7 +207,7 @@ def test_the_library(gateway: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["background", "stream", "input"])
-def test_nothing_is_set_behind_the_methods_back(name: str, gateway: ScriptedServer) -> None:
+def test_reserved_fields_are_refused_at_every_level(name: str, gateway: ScriptedServer) -> None:
     with LiteLLMClient(gateway.url, KEY) as client, pytest.raises(ValueError, match=f"{name} is set by"):
         client.respond("hi", extra_body={"extra_body": {name: True}})
     assert not gateway.seen

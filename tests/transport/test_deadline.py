@@ -1,4 +1,4 @@
-"""The deadline holds for what hangs or drips: over TLS, a proxy and a reused connection. Forks: test_fork.py."""
+"""Deadlines hold for hanging and dripping servers: over TLS, a proxy and a reused connection. Forks: test_fork.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .creating import CREATE, OK, Call, both, sync_create
 
 
 class Trickle:
-    """Passes bytes on between a client and a server; to the client one every 0.05 s as soon as `slow` says so."""
+    """A forwarder between a client and a server; once `slow` is set, the client gets one byte every 0.05 s."""
 
     def __init__(self, port: int, slow: Callable[[], bool]) -> None:
         self._server = port
@@ -83,7 +83,7 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServer]:
 
 @pytest.fixture(scope="module", autouse=True)
 def warm() -> None:
-    """Have all of the SDK imported: its first use takes seconds on a busy machine, and no deadline can bound that."""
+    """Import all of the SDK first: its first use takes seconds on a busy machine, and no deadline can bound that."""
     with FakeGateway() as server:
         server.script = lambda seen: sse({"type": "ping"}) if seen.json.get("stream") else OK
         for kind in ("sync", "async"):
@@ -108,7 +108,7 @@ def create(kind: str, url: str, seconds: float) -> None:
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("dripping", ["from the first byte", "the answer"])
 @pytest.mark.parametrize("way", ["tls", "proxy", "tls through a proxy"])
-def test_a_deadline_holds_for_what_drips(
+def test_a_deadline_holds_for_a_dripping_server(
     way: str, dripping: str, kind: str, tls: TLSServer, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server: ScriptedServer = gateway if way == "proxy" else tls
@@ -134,7 +134,7 @@ def test_a_deadline_holds_for_what_drips(
 def test_a_deadline_holds_for_tls_in_the_tls_of_a_proxy(
     drips: str, kind: str, tls: TLSServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway's handshake is read in many reads of the proxy's connection, each with a timeout of its own."""
+    """The gateway's handshake takes many reads of the proxy's connection, each with a separate timeout."""
     left: list[bytes] = []
 
     def serve(listener: socket.socket) -> None:
@@ -164,7 +164,7 @@ def test_a_deadline_holds_for_tls_in_the_tls_of_a_proxy(
     assert not tls.seen
 
 
-def test_a_handshake_that_is_given_up_leaves_no_connection_behind() -> None:
+def test_a_cancelled_handshake_closes_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
         async def ask() -> bytes:
@@ -206,7 +206,7 @@ def test_a_deadline_holds(create: Call, answer: Answer, reused: bool, raw_gatewa
                     sdk.responses.create(**CREATE)
         else:
             asyncio.run(_twice(raw_gateway.url, 1 + reused))
-    assert time.monotonic() - started < 40  # what drips takes 50 s
+    assert time.monotonic() - started < 40  # the dripping answer takes 50 s
 
 
 async def _twice(url: str, times: int) -> None:
@@ -223,7 +223,7 @@ def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
         with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)) as caught:
             list(stream)
     assert time.monotonic() - started < 60
-    # Older SDKs pass on what the HTTP library raises while a stream is read.
+    # Older SDKs do not wrap the HTTP library's errors while a stream is read.
     ping = b'data: {"type": "ping"}\n\n'
     gateway.answers(Answer(headers={"content-type": "text/event-stream"}, events=[(0, ping), (30, ping)]))
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, timeout=1, max_retries=0) as plain:

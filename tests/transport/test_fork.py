@@ -1,4 +1,4 @@
-"""Clients in forked processes: they make connections of their own there, and keep their deadlines."""
+"""Clients in forked processes open new connections and keep their deadlines."""
 
 from __future__ import annotations
 

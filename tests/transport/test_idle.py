@@ -1,4 +1,4 @@
-"""An idle connection that its server has closed is noticed, with one poll object for each connection."""
+"""One poll object per connection detects that the server has closed it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient
-from litellm_openai_example.transport.idle import ask_cheaply
+from litellm_openai_example.transport.connections import keep_poll
 
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, eventually, response_body
@@ -27,11 +27,11 @@ class Stream:
         return self.near if info == "socket" else f"usual {info}"
 
 
-def test_what_an_idle_connection_tells() -> None:
+def test_an_idle_connection_is_readable_after_data_or_close() -> None:
     near, far = socket.socketpair()
     with near, far:
         stream = Stream(near)
-        ask_cheaply(stream)
+        keep_poll(stream)
         assert stream.get_extra_info("is_readable") is False
         assert stream.get_extra_info("socket") is near
         assert stream.get_extra_info("server_addr") == "usual server_addr"
@@ -45,23 +45,23 @@ def test_what_an_idle_connection_tells() -> None:
         assert stream.get_extra_info("is_readable") is True
 
 
-def test_where_there_is_no_socket_or_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_socket_or_poll_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = socket.socket()
     closed.close()
     stream = Stream(closed)
-    ask_cheaply(stream)
+    keep_poll(stream)
     assert stream.get_extra_info("is_readable") == "usual is_readable"
     without = Stream(None)
-    ask_cheaply(without)
+    keep_poll(without)
     assert without.get_extra_info("is_readable") == "usual is_readable"
     monkeypatch.delattr(select, "poll")
     with socket.socket() as near:
         stream = Stream(near)
-        ask_cheaply(stream)
+        keep_poll(stream)
         assert stream.get_extra_info("is_readable") == "usual is_readable"
 
 
-def test_a_connection_is_asked_by_one_poll_object_and_left_when_it_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_keeps_one_poll_object_and_is_dropped_once_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     made, poll = [], select.poll
 
     def counted() -> object:

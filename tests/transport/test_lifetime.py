@@ -1,4 +1,4 @@
-"""The lifetime of clients: calls of a closed one, what is abandoned, and what is left to the garbage collector."""
+"""The lifetime of clients: calls of a closed client, abandoned objects, and reference cycles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], object]]] = {
     ),
     "LiteLLMClient, waiting": (
         lambda url: LiteLLMClient(base_url=url, api_key=KEY),
-        lambda c: c.wait_for_response("resp_1"),
+        lambda c: c.wait("resp_1"),
     ),
     "RelayClient.get": (lambda url: RelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "RelayClient.wait": (lambda url: RelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
@@ -75,7 +75,7 @@ NOT_BLOCKING: dict[str, tuple[Callable[[str], Any], Callable[[Any], Awaitable[ob
     "AsyncLiteLLMClient": (lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY), lambda c: c.chat("Hi")),
     "AsyncLiteLLMClient, waiting": (
         lambda url: AsyncLiteLLMClient(base_url=url, api_key=KEY),
-        lambda c: c.wait_for_response("resp_1"),
+        lambda c: c.wait("resp_1"),
     ),
     "AsyncRelayClient.get": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.get("inv_1", "t")),
     "AsyncRelayClient.wait": (lambda url: AsyncRelayClient(url, KEY), lambda c: c.wait("inv_1", "t")),
@@ -123,7 +123,7 @@ SOME = ["LiteLLM", "LiteLLMClient", "RelayClient.get", "RelayClient.wait", "Rela
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_a_client_that_is_closed_before_it_sends_again(name: str, gateway: ScriptedServer) -> None:
+def test_a_client_closed_before_a_retry(name: str, gateway: ScriptedServer) -> None:
     make, ask = BLOCKING[name]
     client = make(gateway.url)
     gateway.script = lambda _: BUSY
@@ -136,7 +136,7 @@ def test_a_client_that_is_closed_before_it_sends_again(name: str, gateway: Scrip
 @pytest.mark.parametrize(
     "name", ["AsyncLiteLLM", "AsyncLiteLLMClient", "AsyncRelayClient.get", "AsyncRelayClient.events"]
 )
-def test_an_asynchronous_client_that_is_closed_before_it_sends_again(name: str, gateway: ScriptedServer) -> None:
+def test_an_asynchronous_client_closed_before_a_retry(name: str, gateway: ScriptedServer) -> None:
     make, ask = NOT_BLOCKING[name]
     gateway.script = lambda _: BUSY
 
@@ -154,7 +154,7 @@ def test_an_asynchronous_client_that_is_closed_before_it_sends_again(name: str, 
 
 
 @pytest.mark.parametrize("name", ["LiteLLM", "LiteLLMClient", "RelayClient.get"])
-def test_a_client_that_is_closed_under_a_call(name: str, gateway: ScriptedServer) -> None:
+def test_a_client_closed_during_a_call(name: str, gateway: ScriptedServer) -> None:
     make, ask = BLOCKING[name]
     client = make(gateway.url)
 
@@ -189,7 +189,7 @@ def test_a_failed_call_leaves_nothing_to_the_garbage_collector(
 
         def call() -> None:
             try:
-                with deadline(0.3):  # a relay is asked again until then
+                with deadline(0.3):  # a relay client retries until then
                     ask(client)
             except openai.OpenAIError:
                 pass
@@ -239,7 +239,7 @@ def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(name: str)
 
 
 def is_of_a_call(one: object) -> bool:
-    """Not of the fake gateway, which runs in this process too."""
+    """Leave out the fake gateway, which runs in this process too."""
     if isinstance(one, types.FrameType):
         return "litellm_openai_example" in one.f_code.co_filename
     return isinstance(one, openai.OpenAIError) or type(one).__module__.startswith(("openai", "litellm_openai_example"))
@@ -269,7 +269,7 @@ async def not_blocking():
     task = asyncio.create_task(two.chat("Hi"))
     await asyncio.sleep(0)
     task.cancel()
-    await asyncio.wait_for(one.models.with_raw_response.list(), 5)  # the loop goes on for a while
+    await asyncio.wait_for(one.models.with_raw_response.list(), 5)  # the loop continues for a while
     return one, two, three
 
 blocking()
@@ -282,8 +282,8 @@ print("done")
 """
 
 
-def test_what_is_abandoned_prints_nothing(gateway: ScriptedServer) -> None:
-    """A stream, a client, an event loop: nobody closes any of them."""
+def test_abandoned_objects_print_nothing(gateway: ScriptedServer) -> None:
+    """A stream, a client and an event loop, none of them closed."""
     gateway.script = lambda _: sse(*chat_events(*"abcdefgh"), pause=0.05)
     command = [sys.executable, "-W", "always", "-c", ABANDONED, gateway.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

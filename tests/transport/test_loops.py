@@ -1,4 +1,4 @@
-"""A client for asyncio in several event loops: each has connections of its own, and no request is sent twice."""
+"""An asyncio client in several event loops: each has separate connections, and no request is sent twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from litellm_openai_example.http_library import httpx
 from ..fakes.raw import RawServer
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply, response_body
 
-# Python warns of the connections of an event loop that has ended; nothing could close them any more.
+# Python warns about the connections of an ended event loop, which cannot be closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -37,7 +37,7 @@ async def ask(client: AsyncLiteLLM, text: str) -> str:
     return (await client.responses.create(model="m", input=text)).output_text
 
 
-def test_each_run_of_asyncio_makes_its_own_connections(raw_gateway: RawServer) -> None:
+def test_each_asyncio_run_opens_new_connections(raw_gateway: RawServer) -> None:
     raw_gateway.script = echo
     client = AsyncLiteLLM(base_url=raw_gateway.url, api_key=KEY)
 
@@ -78,7 +78,7 @@ def test_loops_side_by_side(raw_gateway: RawServer) -> None:
     assert raw_gateway.connections == 4
 
 
-def test_a_loop_that_has_ended_is_let_go(raw_gateway: RawServer) -> None:
+def test_an_ended_loop_is_released(raw_gateway: RawServer) -> None:
     raw_gateway.script = echo
     client = AsyncLiteLLM(base_url=raw_gateway.url, api_key=KEY)
     loops = list[weakref.ref[asyncio.AbstractEventLoop]]()
@@ -91,10 +91,10 @@ def test_a_loop_that_has_ended_is_let_go(raw_gateway: RawServer) -> None:
         asyncio.run(once())
     gc.collect()
     alive = [number for number, one in enumerate(loops) if one() is not None]
-    assert alive == [0, 5]  # whose connections the client holds
+    assert alive == [0, 5]  # the client holds its connections
 
 
-def test_it_can_be_closed_in_a_later_loop(raw_gateway: RawServer) -> None:
+def test_a_client_can_be_closed_in_a_later_loop(raw_gateway: RawServer) -> None:
     raw_gateway.script = echo
     client = AsyncLiteLLM(base_url=raw_gateway.url, api_key=KEY)
     assert asyncio.run(ask(client, "first")) == "first"
@@ -123,7 +123,7 @@ def test_streams_and_faults_in_a_second_loop(raw_gateway: RawServer) -> None:
     assert len(raw_gateway.posts) == 2
 
 
-def test_a_transport_of_ones_own_belongs_to_one_loop(gateway: ScriptedServer) -> None:
+def test_a_custom_transport_belongs_to_one_loop(gateway: ScriptedServer) -> None:
     gateway.script = echo
     with_transport = AsyncLiteLLMHttpxClient(transport=httpx.AsyncHTTPTransport())
     client = AsyncLiteLLM(base_url=gateway.url, api_key=KEY, http_client=with_transport)

@@ -1,4 +1,4 @@
-"""Head and body of a request leave together, and nothing that is written is held back."""
+"""The head and the body of a request are sent together, and nothing is held back for good."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from litellm_openai_example import AsyncLiteLLMClient, LiteLLMClient
-from litellm_openai_example.transport.packets import join_writes, join_writes_async
+from litellm_openai_example.transport.connections import join_writes, join_writes_async
 
 from ..fakes.scripted import KEY, response_body
 
@@ -53,7 +53,7 @@ class WrittenAsync(Written):
         ),
     ],
 )
-def test_what_is_written(writes: list[bytes], packets: list[bytes]) -> None:
+def test_writes_become_packets(writes: list[bytes], packets: list[bytes]) -> None:
     stream, stream_async = Written(), WrittenAsync()
     join_writes(stream)
     join_writes_async(stream_async)
@@ -71,7 +71,7 @@ def test_what_is_written(writes: list[bytes], packets: list[bytes]) -> None:
 
 @contextmanager
 def first_packets() -> Iterator[tuple[str, list[bytes]]]:
-    """A server's address, and what its first look at each request found."""
+    """Yield a server's address, and the bytes that its first read of each request returned."""
     found: list[bytes] = []
 
     def serve(server: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Packed bodies: what the first bytes say counts, and what comes out is bounded."""
+"""Compressed bodies: the first bytes decide, and the decompressed size is bounded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY = json.dumps(chat_body("짜장면 " * 40), ensure_ascii=False).encode()
 
 
 def deflated(body: bytes) -> bytes:
-    """Deflate without the header of zlib, as some servers understand the name."""
+    """Deflate without the zlib header, as some servers send it."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return packer.compress(body) + packer.flush()
 
@@ -87,7 +87,7 @@ def unpacked(encoding: str, content: bytes, step: int, *, asynchronous: bool = F
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 @pytest.mark.parametrize("name", READ)
-def test_a_body_is_unpacked_however_it_is_called(name: str, step: int, asynchronous: bool) -> None:
+def test_a_body_is_decompressed_under_any_header(name: str, step: int, asynchronous: bool) -> None:
     encoding, content = READ[name]
     plain = unpacked(encoding, content, step, asynchronous=asynchronous)
     assert plain.removeprefix(b"\xef\xbb\xbf") == (BODY if content else b"")
@@ -96,13 +96,13 @@ def test_a_body_is_unpacked_however_it_is_called(name: str, step: int, asynchron
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("step", [1, 100_000])
 @pytest.mark.parametrize("name", LOST)
-def test_a_body_that_cannot_be_unpacked_names_its_encoding(name: str, step: int, asynchronous: bool) -> None:
+def test_the_error_of_a_broken_body_names_its_encoding(name: str, step: int, asynchronous: bool) -> None:
     encoding, content = LOST[name]
     with pytest.raises(httpx.DecodingError, match=rf"its encoding \({encoding}\) cannot be read"):
         unpacked(encoding, content, step, asynchronous=asynchronous)
 
 
-def test_a_body_that_is_not_packed_is_none_of_this() -> None:
+def test_an_uncompressed_body_stays_unchanged() -> None:
     for encoding in ("", "identity", " , identity"):
         assert Packing.of(httpx.Response(200, headers={"content-encoding": encoding})) is None
 
@@ -119,7 +119,7 @@ def test_an_encoding_without_its_package_names_the_package(encoding: str, gatewa
 
 
 def bomb(encoding: str) -> bytes:
-    """60 MB in some 60 kB, or twice packed in a few hundred bytes."""
+    """60 MB in some 60 kB, or compressed twice in a few hundred bytes."""
     whole = b" " * 60_000_000
     if encoding == "deflate":
         return deflated(whole)
@@ -128,7 +128,7 @@ def bomb(encoding: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_comes_out_is_bounded(encoding: str, asynchronous: bool, gateway: ScriptedServer) -> None:
+def test_decompressed_size_is_bounded(encoding: str, asynchronous: bool, gateway: ScriptedServer) -> None:
     gateway.answers(Answer(200, bomb(encoding), {"content-type": "application/json", "content-encoding": encoding}))
 
     async def ask() -> None:
@@ -145,21 +145,21 @@ def test_what_comes_out_is_bounded(encoding: str, asynchronous: bool, gateway: S
 
 
 def packed_stream(encoding: str) -> bytes:
-    """A stream, in plain text if its encoding is one that takes another package."""
+    """Return a stream, uncompressed if its encoding requires another package."""
     events = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in chat_events("Hel", "lo"))
     whole = events + b"data: [DONE]\n\n"
     return gzip.compress(whole) if encoding == "gzip" else deflated(whole) if encoding == "deflate" else whole
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
-def test_a_packed_stream_is_read_byte_by_byte(encoding: str, raw_gateway: RawServer) -> None:
+def test_a_compressed_stream_is_read_byte_by_byte(encoding: str, raw_gateway: RawServer) -> None:
     headers = {"content-type": "text/event-stream", "content-encoding": encoding}
     raw_gateway.answers(Answer(200, packed_stream(encoding), headers, drip=0.0001))
     with LiteLLMClient(raw_gateway.url, KEY) as client:
         assert "".join(client.stream_chat_completion("hi")) == "Hello"
 
 
-def test_a_packed_stream_that_breaks_keeps_its_text_and_names_the_encoding(raw_gateway: RawServer) -> None:
+def test_a_broken_compressed_stream_keeps_its_text_and_names_the_encoding(raw_gateway: RawServer) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     begun = packer.compress(b"data: " + json.dumps(chat_events("Hel", reason=None)[0]).encode() + b"\n\n")
     content = begun + packer.flush(zlib.Z_SYNC_FLUSH) + b"\xff" * 50
@@ -171,7 +171,7 @@ def test_a_packed_stream_that_breaks_keeps_its_text_and_names_the_encoding(raw_g
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_an_error_that_cannot_be_unpacked_keeps_its_status(status: int, gateway: ScriptedServer) -> None:
+def test_an_unreadable_error_body_keeps_the_status(status: int, gateway: ScriptedServer) -> None:
     gateway.answers(Answer(status, bytes(range(256)), {"content-encoding": "br", "retry-after": "90"}))
     with LiteLLMClient(gateway.url, KEY, timeout=5) as client, pytest.raises(GatewayError) as caught:
         client.create_chat_completion("hi")

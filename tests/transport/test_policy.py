@@ -1,4 +1,4 @@
-"""The sending policy: what is sent again, what never, and the deadline over all attempts."""
+"""The sending policy: which requests are retried, and the deadline over all attempts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from .creating import CREATE, OK, Call, both
     ],
     ids=lambda value: f"{value.status}-{value.drop}-{value.cut}-{value.pause}" if isinstance(value, Answer) else value,
 )
-def test_what_may_have_been_executed_is_sent_once(
+def test_requests_that_may_have_been_executed_are_sent_once(
     create: Call, answer: Answer, background: bool, gateway: ScriptedServer
 ) -> None:
     gateway.answers(answer)
@@ -76,14 +76,14 @@ def test_what_may_have_been_executed_is_sent_once(
     ],
     ids=lambda answer: f"{answer.status} {list(answer.headers.items())[1:]}",
 )
-def test_what_was_refused_is_sent_again(create: Call, first: Answer, gateway: ScriptedServer) -> None:
+def test_refused_requests_are_retried(create: Call, first: Answer, gateway: ScriptedServer) -> None:
     gateway.answers(first, OK)
     assert create(gateway.url).output_text == "OK"
     assert len(gateway.posts) == 2
 
 
 @both
-def test_a_wish_to_wait_is_honoured(create: Call, gateway: ScriptedServer) -> None:
+def test_retry_after_is_honoured(create: Call, gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 429, **{"llm_provider-retry-after": "1"}), OK)
     started = time.monotonic()
     create(gateway.url)
@@ -100,7 +100,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(create: Call, wish: str, gatewa
 
 
 @pytest.mark.parametrize("where", ["sdk", "copy", "http client"])
-def test_who_would_rather_pay_twice_can_have_a_500_sent_again(where: str, gateway: ScriptedServer) -> None:
+def test_retry_server_errors_retries_a_500(where: str, gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 500), reply({}, 500), OK)
     if where == "http client":
         http = LiteLLMHttpxClient(retry_server_errors=True)
@@ -117,7 +117,7 @@ def test_who_would_rather_pay_twice_can_have_a_500_sent_again(where: str, gatewa
         assert len(gateway.posts) == 4
 
 
-def test_a_500_is_sent_again_asynchronously_too(gateway: ScriptedServer) -> None:
+def test_retry_server_errors_retries_a_500_asynchronously(gateway: ScriptedServer) -> None:
     async def create() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, retry_server_errors=True) as sdk:
             assert (await sdk.with_options(timeout=9).responses.create(**CREATE)).output_text == "OK"
@@ -127,19 +127,19 @@ def test_a_500_is_sent_again_asynchronously_too(gateway: ScriptedServer) -> None
     assert len(gateway.posts) == 2
 
 
-def test_what_litellm_cannot_do_has_a_known_outcome(gateway: ScriptedServer) -> None:
+def test_an_unsupported_call_has_a_known_outcome(gateway: ScriptedServer) -> None:
     gateway.answers(reply({"error": {"message": "cancel is not supported for anthropic"}}, 500))
     with LiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
         with pytest.raises(openai.InternalServerError) as caught:
             sdk.responses.cancel("resp_1")
         assert UNKNOWN not in str(caught.value)
-        # It stays so: a look at it is not repeated either.
+        # The error is permanent, so a poll is not retried either.
         with pytest.raises(openai.InternalServerError):
             sdk.responses.retrieve("resp_1")
     assert len(gateway.seen) == 2
 
 
-def test_whether_a_500_stays_is_read_from_the_table(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_table_tells_permanent_500s(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         row._replace(fits=lambda report: report.says("geht nicht")) if row.kind is ErrorKind.NOT_SUPPORTED else row
         for row in error_table.ROWS
@@ -189,7 +189,7 @@ def test_no_retries_means_none(create: Call, gateway: ScriptedServer) -> None:
 
 
 @both
-def test_the_gateway_is_told_not_to_repeat_either(create: Call, gateway: ScriptedServer) -> None:
+def test_the_gateway_is_asked_not_to_retry(create: Call, gateway: ScriptedServer) -> None:
     gateway.answers(OK)
     create(gateway.url)
     assert gateway.posts[0].headers["x-litellm-num-retries"] == "0"
@@ -198,13 +198,13 @@ def test_the_gateway_is_told_not_to_repeat_either(create: Call, gateway: Scripte
 
 
 @both
-def test_a_word_about_background_in_the_prompt_changes_nothing(create: Call, gateway: ScriptedServer) -> None:
+def test_the_word_background_in_a_prompt_changes_nothing(create: Call, gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 503), OK)
     create(gateway.url, input='{"background":true}', metadata={"background": "true"})
     assert len(gateway.posts) == 2
 
 
-def test_a_get_is_sent_again(gateway: ScriptedServer) -> None:
+def test_a_get_is_retried(gateway: ScriptedServer) -> None:
     gateway.answers(Answer(drop=True), reply({}, 502), reply({}, 500), OK)
     with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=4) as sdk:
         assert sdk.responses.retrieve("resp_1").output_text == "OK"
@@ -213,13 +213,13 @@ def test_a_get_is_sent_again(gateway: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503, 504])
-def test_a_get_is_sent_again_after(status: int, gateway: ScriptedServer) -> None:
+def test_a_get_is_retried_after(status: int, gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, status), OK)
     with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=1) as sdk:
         assert sdk.responses.retrieve("resp_1").output_text == "OK"
 
 
-def test_a_conflict_of_a_create_is_not_sent_again(gateway: ScriptedServer) -> None:
+def test_a_create_is_not_retried_after_a_conflict(gateway: ScriptedServer) -> None:
     gateway.answers(reply({}, 409), OK)
     with LiteLLM(base_url=gateway.url, api_key=KEY, max_retries=1) as sdk, pytest.raises(openai.ConflictError):
         sdk.responses.create(model="m", input="hi")
@@ -227,7 +227,7 @@ def test_a_conflict_of_a_create_is_not_sent_again(gateway: ScriptedServer) -> No
 
 
 @both
-def test_connecting_is_tried_again(create: Call, gateway: ScriptedServer) -> None:
+def test_failed_connects_are_retried(create: Call, gateway: ScriptedServer) -> None:
     with FakeGateway() as closed:
         url = closed.url
     with pytest.raises(openai.APIConnectionError) as caught:
@@ -276,7 +276,7 @@ def test_a_failed_connection_through_a_proxy_names_the_proxy(monkeypatch: pytest
     assert caught.value.kind == "unreachable"
 
 
-def test_threads_of_calls_side_by_side_do_not_hold_up_the_end() -> None:
+def test_threads_of_gathered_calls_do_not_delay_an_interrupt() -> None:
     """An interrupt must not wait for a research run."""
 
     async def one() -> bool:

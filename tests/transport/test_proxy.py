@@ -1,4 +1,4 @@
-"""Through a real HTTP proxy, and over TLS with a certificate authority of one's own."""
+"""Calls through a real HTTP proxy, and over TLS with a private certificate authority."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(params=["direct", "proxied"])
 def way(request: pytest.FixtureRequest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to a server with TLS, in turn."""
+    """Yield both ways to a server with TLS."""
     if request.param == "proxied":
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
 
@@ -58,7 +58,7 @@ def trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def create(kind: str, url: str, *, made_for: str = "", **options: Any) -> str:
-    """Ask for a response, through a client that was made for another address if there is one."""
+    """Create a response with a client that was made for another address, if one is given."""
     options = {"base_url": made_for or url, "api_key": KEY, **options}
     if kind == "sync":
         with LiteLLM(**options) as sdk:
@@ -117,7 +117,7 @@ def test_the_policy_holds_over_tls(answer: Answer, kind: str, tls: TLSServer, tr
 
 
 @both
-def test_a_proxy_that_is_away_is_no_unknown_outcome(
+def test_an_unreachable_proxy_leaves_no_unknown_outcome(
     kind: str, tls: TLSServer, trusted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeGateway() as closed:
@@ -128,7 +128,7 @@ def test_a_proxy_that_is_away_is_no_unknown_outcome(
 
 
 @both
-def test_a_certificate_that_is_not_trusted(kind: str, tls: TLSServer) -> None:
+def test_an_untrusted_certificate(kind: str, tls: TLSServer) -> None:
     with pytest.raises(openai.APIConnectionError, match="certificate verify failed"):
         create(kind, tls.url)
     assert tls.seen == []
@@ -136,7 +136,7 @@ def test_a_certificate_that_is_not_trusted(kind: str, tls: TLSServer) -> None:
 
 @both
 @pytest.mark.usefixtures("way")
-def test_trust_that_is_loaded_late_is_the_same(
+def test_late_trust_equals_the_default(
     kind: str,
     gateway: ScriptedServer,
     tls: TLSServer,
@@ -165,7 +165,7 @@ def test_certificates_are_not_read_for_plain_http(
     assert create(kind, gateway.url) == "OK"
 
 
-def test_the_command_says_what_to_do_about_a_certificate(
+def test_the_command_has_a_hint_for_an_untrusted_certificate(
     tls: TLSServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITELLM_BASE_URL", tls.url)
@@ -193,7 +193,7 @@ NOT_CONCERNED: dict[str, dict[str, str]] = {
     "of the other scheme": {"HTTPS_PROXY": SOCKS},
     "misspelled, of the other scheme": {"HTTPS_PROXY": '"http://me:s3cret@127.0.0.1:9"'},
     "address in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "localhost, 127.0.0.1 ,::1"},
-    # httpx, under openai 2, knows no networks there.
+    # httpx, under openai 2, does not support networks there.
     "network in NO_PROXY": {"ALL_PROXY": "http://127.0.0.1:port", "NO_PROXY": "127.0.0.0/8"}
     if httpx.__name__ == "httpx2"
     else {},
@@ -213,7 +213,7 @@ CONCERNED: dict[str, tuple[dict[str, str], str]] = {
 
 @both
 @pytest.mark.parametrize("name", NOT_CONCERNED)
-def test_a_proxy_that_does_not_concern_the_gateway_is_not_opened(
+def test_a_proxy_for_other_hosts_is_not_opened(
     name: str, kind: str, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in NOT_CONCERNED[name].items():
@@ -224,18 +224,18 @@ def test_a_proxy_that_does_not_concern_the_gateway_is_not_opened(
 
 @both
 @pytest.mark.parametrize("name", CONCERNED)
-def test_a_proxy_that_cannot_be_used_is_named(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_is_named(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, said = CONCERNED[name]
     for variable, value in settings.items():
         monkeypatch.setenv(variable, value)
-    for made_for in ("", "http://127.0.0.1:9"):  # found when the client is made, or when it is pointed elsewhere
+    for made_for in ("", "http://127.0.0.1:9"):  # detected at creation, or for another base_url
         with pytest.raises(ConfigurationError, match=said) as caught:
             create(kind, FAR, made_for=made_for)
         assert isinstance(caught.value, openai.OpenAIError)
         assert "s3cret" not in str(caught.value)
 
 
-def test_a_client_whose_gateway_is_behind_an_unusable_proxy_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_behind_an_unusable_proxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", SOCKS)
     with pytest.raises(ConfigurationError, match="ALL_PROXY"):
         LiteLLM(base_url=FAR, api_key=KEY)
@@ -243,7 +243,7 @@ def test_a_client_whose_gateway_is_behind_an_unusable_proxy_is_not_made(monkeypa
 
 
 @both
-def test_the_other_proxies_work_beside_one_that_cannot_be_used(
+def test_other_proxies_work_beside_an_unusable_one(
     kind: str, gateway: ScriptedServer, tls: TLSServer, trusted: None, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", SOCKS)
@@ -253,6 +253,6 @@ def test_the_other_proxies_work_beside_one_that_cannot_be_used(
     assert proxy.seen == [f"CONNECT localhost:{tls.port} HTTP/1.1"]
 
 
-def test_a_proxy_that_is_passed_in_names_its_package() -> None:
+def test_the_error_of_a_given_socks_proxy_names_its_package() -> None:
     with pytest.raises(ConfigurationError, match=rf"{httpx.__name__}\[socks\]"):
         LiteLLMHttpxClient(proxy="socks5://127.0.0.1:9")

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 import openai
 
 from ...diagnosis import explain
-from ...error_table import is_gateway_error
+from ...error_table import is_gateway_error, is_web_page
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
 from ...http_library import httpx
 from ...json_object import JsonObject
-from ...transport.headers import is_web_page
 from ..counters import count_upstream_error
 
 

@@ -20,10 +20,10 @@ import math
 import re
 from collections.abc import Mapping
 
-from ...calls.answer import Answer
-from ...calls.reasons import CutKind
+from ...calls.answer import Answer, read_cost
+from ...calls.finish_reasons import CutKind
+from ...calls.reply import response_cost
 from ...json_object import JsonObject, within_depth
-from ...transport.headers import cost, read_cost
 from ..ledger.records import Outcome
 from .shorten import shortened
 
@@ -113,4 +113,4 @@ def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
     """US dollars; the last event of a stream has them in its usage, as no header can."""
     usage = body.get("usage")
     told = read_cost(usage.get("cost")) if isinstance(usage, dict) else None
-    return cost(headers) if told is None else told
+    return response_cost(headers) if told is None else told

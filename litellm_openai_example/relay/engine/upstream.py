@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import openai
 
-from ...calls.answer import as_beginning
-from ...calls.assembly import read_body
-from ...calls.lenient import as_str, read_json
+from ...calls.answer import as_beginning, as_str
+from ...calls.lenient import read_json
+from ...calls.reply import RawResponse, read_body
+from ...calls.requests import poll_after
 from ...calls.response_stream import ResponseStream
 from ...calls.sse import Events, has_events
 from ...config import GatewaySettings, is_visible_ascii
@@ -23,9 +24,7 @@ from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
-from ...transport.headers import poll_after
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
-from ...transport.raw_response import RawResponse
 from ..counters import count_submit
 from ..ledger.records import Outcome
 from .adaptations import Adaptations, Adapted

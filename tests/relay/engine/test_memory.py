@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from litellm_openai_example.calls.assembly import read_body
+from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.json_object import JsonObject
 from litellm_openai_example.relay.engine.outcome import outcome_of

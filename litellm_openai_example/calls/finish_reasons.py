@@ -1,8 +1,8 @@
-"""Why an answer ended: whole only if a word that is known to mean so says it.
+"""Finish reasons and statuses. An answer counts as whole only if its finish reason is known to mean that.
 
-Providers keep words of their own, and gateways pass them on in any case, as names of an enum, or in place of a status.
-Sources: the finish reasons of OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock and Hugging Face, and LiteLLM's own
-table of them, which calls some failures `stop`.
+Every provider has other words, and gateways pass them on in any case, as names of an enum, or in place of a status.
+Sources: the finish reasons of OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock and Hugging Face, and LiteLLM's
+table of them, which maps some failures to `stop`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import one_line
-from ..json_object import JsonObject
-from .lenient import as_dict, as_str
 
 REASONS = ("finish_reason", "native_finish_reason")  # the fields of a choice
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
@@ -34,13 +32,13 @@ _FILTER = frozenset(
     | {"refusal", "language", "sensitive", "guardrail_intervened", "error_toxic", "image_safety", "content_policy"}
 )
 _TOOLS = frozenset({"tool_calls", "function_call", "tool_use", "tool_call"})
-# No finish reasons of those above, but words for a break that stand where a status should.
+# Words for a broken answer, which some bridges put in place of a status.
 _BROKEN = frozenset(
     {"insufficient_system_resource", "network_error", "abort", "aborted", "timeout", "malformed_function_call"}
     | {"malformed_response", "interrupted", "truncated", "partial"}
 )
 _ABSENT = frozenset({"", "null", "none", "nil", "undefined"})
-# A response that is one of these can never be had.
+# A response in one of these states can never be retrieved.
 _GONE = frozenset({"expired", "deleted", "not_found", "rejected", "terminated"})
 _STATUSES = {
     **dict.fromkeys(_GONE, "failed"),
@@ -56,25 +54,18 @@ _STATUSES = {
 
 
 def read_reason(value: object) -> str:
-    """A reason to stop as it was given, empty where none is; the word "null" is none."""
+    """Return a finish reason unchanged; empty if there is none, which the word "null" means as well."""
     if isinstance(value, str):
         return "" if _plain(value) in _ABSENT else value
     return "of an unknown kind" if value else ""
 
 
-def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:
-    """Where a choice may say how it ended: LiteLLM keeps what it does not know in fields of its own, at both."""
-    return [
-        place for one in (choice, message) for place in (one, as_dict(one.get("provider_specific_fields"))) if place
-    ]
-
-
 def read_status(value: object) -> str:
-    """A response's status in the words of the Responses API; one that means nothing there as it was given.
+    """Return a response's status in the words of the Responses API, or unchanged if it is unknown.
 
-    A bridge may put a finish reason there.
+    Some bridges put a finish reason there.
     """
-    given = as_str(value)
+    given = value if isinstance(value, str) else ""
     word = _plain(given)
     if word in _KNOWN:
         return word
@@ -88,24 +79,24 @@ def read_status(value: object) -> str:
 
 
 def is_gone(status: str) -> bool:
-    """Does a status say that the response can never be had?"""
+    """Does a status mean that the response can never be retrieved?"""
     return _plain(status) in _GONE
 
 
 class CutKind(StrEnum):
-    """Why an answer is only a part: the thing to branch on."""
+    """The kind of reason why an answer is incomplete, for programs to branch on."""
 
     LIMIT = "limit"  # of tokens, of the context, of tool calls
     FILTER = "filter"
-    TOOL = "tool"  # it waits for the result of a tool
-    TOO_LARGE = "too_large"  # only its beginning was read here
+    TOOL = "tool"  # the model waits for the result of a tool
+    TOO_LARGE = "too_large"  # only its beginning was read
     BROKEN = "broken"  # the stream ended before it was complete
     OTHER = "other"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Why an answer is only a part; `str()` is for a person."""
+    """The reason why an answer is incomplete; `str()` is for people."""
 
     kind: CutKind
     words: str
@@ -115,12 +106,12 @@ class Cut:
 
 
 def cut_short(*reasons: str) -> Cut | None:
-    """Why an answer that ended for these reasons is only a part; None if they are known to mean that it is whole."""
+    """Return why an answer with these finish reasons is incomplete; None if all are known to mean a whole one."""
     return next((cut_by(reason) for reason in reasons if reason and _plain(reason) not in _WHOLE), None)
 
 
 def cut_by(reason: str) -> Cut:
-    """What a provider's reason to stop means."""
+    """Return the meaning of a provider's finish reason."""
     word, shown = _plain(reason), one_line(reason)
     if word in _LENGTH:
         return Cut(CutKind.LIMIT, f"the length limit was reached ({shown})")
@@ -132,7 +123,7 @@ def cut_by(reason: str) -> Cut:
 
 
 def _kind_of_unknown(word: str) -> CutKind:
-    # Providers form new reasons from the same few words, such as max_tool_calls.
+    # New reasons are formed from the same few words, such as max_tool_calls.
     if re.search("max|length|limit", word):
         return CutKind.LIMIT
     return CutKind.FILTER if re.search("filter|safety|policy", word) else CutKind.OTHER
