@@ -23,9 +23,9 @@ print(json.dumps({d.metadata["Name"]: [d.version, licence(d.metadata)] for d in 
 _HEAD = """# Packages of the embedded gateway
 
 `make gateway` and `make run` install LiteLLM and its dependencies into a separate environment in the user's cache
-directory; none of them is part of this package. The table lists the licence that each package declares. `make gateway-lock`
-generates it, so packages for other systems are "not installed here". LiteLLM's proprietary `litellm-enterprise` is not
-installed.
+directory; none of them is part of this package. The table lists the licence that each package declares.
+`make gateway-lock` generates it, so packages for other systems are "not installed here". LiteLLM's proprietary
+`litellm-enterprise` is not installed.
 
 | Package | Version | Licence |
 |---|---|---|
