@@ -1,4 +1,4 @@
-"""Submit a long job, and pick it up later, from another process if need be.
+"""Submit a long job, and fetch its text later, even from another process.
 
 python background.py submit "Write a long report"    prints the id
 python background.py fetch ID                        waits for the text

@@ -1,4 +1,4 @@
-"""An OpenAI program that talks to a LiteLLM gateway: one line differs from the SDK's own."""
+"""An OpenAI program for a LiteLLM gateway: only the import differs."""
 
 from litellm_openai_example import LiteLLM as OpenAI
 

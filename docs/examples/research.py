@@ -1,4 +1,4 @@
-"""One research run at a relay, with its sources. Started again with the same question, it finds the same run."""
+"""Run research at a relay and print the report with its sources. The same question finds the same run again."""
 
 import hashlib
 import sys
@@ -6,7 +6,7 @@ import sys
 from litellm_openai_example import RelayClient, ResearchRunningError
 
 question = sys.argv[1] if len(sys.argv) > 1 else "How did jajangmyeon come to Korea?"
-key = hashlib.sha256(question.encode()).hexdigest()  # for one key a relay pays once
+key = hashlib.sha256(question.encode()).hexdigest()  # a relay bills a key only once
 
 with RelayClient() as relay:  # RELAY_BASE_URL, RELAY_API_KEY
     started = relay.invoke({"research_question": question, "background": True}, idempotency_key=key)

@@ -23,7 +23,7 @@ from . import boot
 from .children import GatewayUnavailable, Server, exec_command, handle_signals, listen, supervise
 from .directory import GatewayDirectory
 from .offline.model import MODELS
-from .offline.server import OfflineProvider
+from .offline.provider import OfflineProvider
 from .progress import PREFIX, progress
 from .proxy import (
     OFFLINE_KEY,

@@ -181,10 +181,13 @@ def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
         GatewayUnavailable: the command cannot be run.
     """
     process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
-    def forward(number: int, _: object) -> None:
+    def forward(number: int, _: object = None) -> None:
+        if process is None:
+            early.append(number)
         # The terminal sends Ctrl-C to the command as well, and a second one would mean more than the user typed.
-        if process is not None and not (number == signal.SIGINT and _in_foreground()):
+        elif not (number == signal.SIGINT and _in_foreground()):
             process.send_signal(number)
 
     handle_signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), forward)
@@ -192,6 +195,9 @@ def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
         process = subprocess.Popen(command, env=dict(env), preexec_fn=death_signal())
     except OSError as error:
         raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
+    # A signal may arrive while the command starts, even from the command itself.
+    for number in early:
+        forward(number)
     code = process.wait()
     return code if code >= 0 else 128 - code
 

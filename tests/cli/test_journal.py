@@ -107,6 +107,9 @@ def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -
     assert again.typed("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
     monkeypatch.setattr(sys, "argv", ["/no/where/litellm-example"])
     assert again.typed("--list") == "/no/where/litellm-example --list"
+    monkeypatch.setenv(OWN_RELAY, "1")
+    launcher = [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--relay", "--"]
+    assert again.typed("--list") == shlex.join([*launcher, "/no/where/litellm-example", "--list"])
 
 
 @pytest.mark.parametrize(

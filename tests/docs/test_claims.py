@@ -96,7 +96,7 @@ FIGURES = {
         f"the model, `{config.DEFAULT_MODEL}` unless set",
         f"the relay (`{config.DEFAULT_RELAY_URL}`)",
         "`~/.local/state`",
-        f"may have {attachments.MAX_FILE // 2**20} MB, all together {attachments.MAX_FILES // 2**20} MB",
+        f"may have up to {attachments.MAX_FILE // 2**20} MB, all files together {attachments.MAX_FILES // 2**20} MB",
     ),
     "docs/relay.md": (
         f"`RELAY_MODEL` is `{settings.DEFAULT_MODEL}` unless set",

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from litellm_openai_example.gateway.directory import GatewayDirectory
-from litellm_openai_example.gateway.offline.server import Handler, OfflineProvider
+from litellm_openai_example.gateway.offline.provider import Handler, OfflineProvider
 from litellm_openai_example.gateway.offline.storage import Stored
 from litellm_openai_example.gateway.proxy import Proxy, route, with_settings
 from litellm_openai_example.json_object import JsonObject

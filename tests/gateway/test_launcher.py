@@ -94,6 +94,25 @@ def test_signals_reach_the_command_and_its_exit_code_is_returned(launcher: Launc
     assert not proxy.is_running()
 
 
+# A program whose signal arrives before `Popen` has returned.
+EARLY_SIGNAL = """
+import os, signal, subprocess, sys
+from litellm_openai_example.gateway.children import supervise
+
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+sys.exit(supervise(["sleep", "20"], os.environ))
+"""
+
+
+def test_a_signal_during_the_start_of_the_command_reaches_it() -> None:
+    assert subprocess.run([sys.executable, "-c", EARLY_SIGNAL], timeout=60).returncode == 143
+
+
 def test_ctrl_c_at_a_terminal_reaches_the_command_once(launcher: Launcher) -> None:
     code = (
         "import signal, sys, time; n = []; signal.signal(2, lambda *_: n.append(1));"

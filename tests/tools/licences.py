@@ -11,7 +11,7 @@ from pathlib import Path
 from litellm_openai_example.gateway import environment
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gateway-licences.md"
-# Runs in the gateway's environment. A licence is an SPDX expression, else a classifier, else a first line of text.
+# Runs in the gateway's environment. Prefers an SPDX expression, then a short text, then the classifiers.
 _ASK = """
 import importlib.metadata, json
 def licence(about):
@@ -20,12 +20,12 @@ def licence(about):
     return about.get("License-Expression") or (text if 0 < len(text) < 60 else "") or " / ".join(named) or "not stated"
 print(json.dumps({d.metadata["Name"]: [d.version, licence(d.metadata)] for d in importlib.metadata.distributions()}))
 """
-_HEAD = """# What the embedded gateway installs
+_HEAD = """# Packages of the embedded gateway
 
-`make gateway` and `make run` install LiteLLM and what it needs into an environment of its own in the user's cache
-directory; nothing of it is part of this package. Each package is under the licence that it names itself:
-`make gateway-lock` writes this list on the machine where it runs, so packages for other systems alone are "not
-installed here". LiteLLM's proprietary `litellm-enterprise` is not installed.
+`make gateway` and `make run` install LiteLLM and its dependencies into a separate environment in the user's cache
+directory; none of them is part of this package. The table lists the licence that each package declares.
+`make gateway-lock` generates it, so packages for other systems are "not installed here". LiteLLM's proprietary
+`litellm-enterprise` is not installed.
 
 | Package | Version | Licence |
 |---|---|---|

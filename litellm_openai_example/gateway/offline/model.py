@@ -63,12 +63,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to the model, whichever API it came by.
+    """A request to the model, by either API.
 
     Attributes:
-        model: the name that the model is called by.
+        model: the model's name in the request.
         conversation: all of it, oldest first.
-        functions: the functions that the model may call: name to the JSON schema of the parameters.
+        functions: the JSON schema of the parameters of each function that the model may call, by name.
         forced: the name of the function that it must call, or empty.
         searches: True if web search is offered.
         shape: the JSON schema that the answer must follow; None for plain text.

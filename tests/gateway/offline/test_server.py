@@ -19,7 +19,7 @@ from openai.types.responses import ResponseFunctionToolCall
 from pydantic import BaseModel
 
 from litellm_openai_example.gateway.offline.model import DEMO, SOURCE
-from litellm_openai_example.gateway.offline.server import OfflineProvider
+from litellm_openai_example.gateway.offline.provider import OfflineProvider
 
 from ...tools.chance import FIXED
 

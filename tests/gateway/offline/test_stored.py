@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from litellm_openai_example.gateway.offline import storage
-from litellm_openai_example.gateway.offline.server import OfflineProvider
+from litellm_openai_example.gateway.offline.provider import OfflineProvider
 
 from ...fakes.scripted import eventually
 

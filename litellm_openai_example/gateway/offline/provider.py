@@ -45,12 +45,12 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.delete)
 
     def do_CONNECT(self) -> None:
-        """Refuse to be LiteLLM's way out of this machine."""
+        """Refuse to act as an HTTP proxy, through which LiteLLM could leave this machine."""
         self.close_connection = True
         self.send_error_json(403, "The offline demo does not leave this machine.", "not_in_offline_demo")
 
     def answer(self, method: Callable[[list[str]], None]) -> None:
-        """Answer by `method`, or with the error that it raises."""
+        """Answer with `method`, or with the error that it raises."""
         try:
             if not self.names_this_machine():
                 # DNS rebinding: a web page can point its name here, but its browser then sends that name as the host.
