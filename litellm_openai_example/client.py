@@ -30,7 +30,7 @@ from .transport.deadline import deadline
 from .transport.raw_response import RawResponse
 
 if TYPE_CHECKING:
-    from .research.loop import Conversation, ToolCallingResult
+    from .research.conversation import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class _Client:
         fields: dict[str, object],
     ) -> Conversation:
         # Here and below: what only this call needs would cost every other one a good part of its start.
-        from .research.loop import Conversation
+        from .research.conversation import Conversation
 
         if previous_response_id is not None:
             check_response_id(previous_response_id)
@@ -352,7 +352,7 @@ class LiteLLMClient(_Client):
         from .research.relay_client import RelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
-        with RelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     @property
@@ -543,7 +543,7 @@ class AsyncLiteLLMClient(_Client):
         from .research.relay_client import AsyncRelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
-        async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+        async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:

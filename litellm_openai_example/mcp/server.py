@@ -31,7 +31,7 @@ from ..json_object import JsonObject
 from ..payer import Payer
 from ..research.arguments import ToolArguments, unknown_name
 from ..research.contract import Invocation
-from ..research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
+from ..research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..research.tool import TOOL, check_arguments
 

@@ -1,10 +1,10 @@
-"""What a research run is told. An argument is one field here: its check, its description and its section of the prompt.
+"""The arguments of a research run. Each is one field: its check, its description and its section of the prompt.
 
-Everything that knows arguments is derived from the fields: the tool's schema for models and for agents, the checks of
-what these wrote, the body of the relay's `POST` with its OpenAPI, and the research prompt.
+Everything else is derived from these fields: the tool's schema for models and agents, the checks of the arguments that
+they write, the body of the relay's `POST` with its OpenAPI, and the research prompt.
 
-A new argument is optional, and None where it is not given: then a request without it means what it always meant, and
-is the same request to whatever compares requests by their arguments (the relay's idempotency keys, the agents' calls).
+A new argument must be optional, with the default None. Then a request without it keeps its meaning, and stays equal for
+everything that compares requests by their arguments (the relay's idempotency keys, the agents' calls).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..json_object import JsonObject
 MAX_TEXT: Final = 100_000
 MAX_ITEMS: Final = 100
 MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
-_LONGEST_COMPARED: Final = 64  # characters of an unknown name; comparing takes time that grows with their square
+_LONGEST_COMPARED: Final = 64  # characters of an unknown name; the time of a comparison grows with their square
 
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
@@ -40,18 +40,18 @@ Language = Annotated[str, StringConstraints(max_length=100)]
 
 @dataclass(frozen=True)
 class Section:
-    """How an argument stands in the research prompt. The sections follow each other as the fields do.
+    """The section of an argument in the research prompt. The sections have the order of the fields.
 
     Args:
         heading: of the section.
-        words: what is said for each value; the value itself, a list as a list, if this is empty.
+        words: the text for each value; if empty, the text is the value itself, a list as a list.
     """
 
     heading: str
     words: Mapping[object, str] = field(default_factory=dict)
 
     def text(self, value: Any) -> str:
-        """What is said of a value; empty, and there is no section, where that is nothing."""
+        """Return the text for a value. An empty text leaves the section out."""
         if self.words:
             return self.words[value]
         if isinstance(value, list):
@@ -60,12 +60,12 @@ class Section:
 
 
 def unknown_name(name: str, known: Sequence[str], elsewhere: Mapping[str, str] | None = None) -> str:
-    """Return what to say of a name that is not one of `known`: the nearest one, and all of them.
+    """Return the message for an unknown name, with the closest known name and all of them.
 
     Args:
-        name: as a client wrote it; it is not repeated.
-        known: the names at that place.
-        elsewhere: names at another place, each with its whole path.
+        name: as a client wrote it; the message does not repeat it.
+        known: the names that are valid there.
+        elsewhere: names that are valid elsewhere, each with its whole path.
     """
     paths = {**(elsewhere or {}), **{one: one for one in known}}
     near = difflib.get_close_matches(name[:_LONGEST_COMPARED], paths, n=1)
@@ -74,6 +74,8 @@ def unknown_name(name: str, known: Sequence[str], elsewhere: Mapping[str, str] |
 
 
 class Strict(BaseModel):
+    """A model that refuses unknown fields and converts no types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -89,8 +91,8 @@ def _check_text_format(given: JsonObject) -> JsonObject:
     return given
 
 
-# `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
-# of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
+# `text.format` of the Responses API: the form that the model's text must have. A dict rather than a model, because the
+# order of its keys matters: models write the properties of a JSON schema in the schema's order.
 TextFormat = Annotated[
     JsonObject,
     AfterValidator(_check_text_format),
@@ -123,7 +125,7 @@ _CITATIONS: dict[object, str] = {
 
 
 class ToolArguments(Strict):
-    """What a model may set when it calls the tool: its schema is made of these fields and their descriptions."""
+    """The arguments that a model may set when it calls the tool; its schema consists of these fields."""
 
     research_question: Annotated[
         str,
@@ -150,7 +152,7 @@ class ToolArguments(Strict):
     )
     language: Annotated[Language | None, Section("Language of the report")] = Field(
         None,
-        description="Language in which the report is written, such as Korean; that of the question if left out.",
+        description="Language of the report, such as Korean; by default that of the question.",
         examples=["Korean"],
     )
     require_citations: Annotated[bool, Section("Citations", _CITATIONS)] = Field(
@@ -159,7 +161,7 @@ class ToolArguments(Strict):
 
 
 class DeepResearchArguments(ToolArguments):
-    """What to research, how to deliver it, and what only the caller decides."""
+    """All arguments: those of the tool, and those that only the caller sets."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -177,7 +179,7 @@ class DeepResearchArguments(ToolArguments):
         examples=[{"type": "json_object"}],
     )
     background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
-    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it comes (see events).")
+    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it arrives (see events).")
 
     @model_validator(mode="after")
     def _one_mode(self) -> DeepResearchArguments:
@@ -187,10 +189,11 @@ class DeepResearchArguments(ToolArguments):
 
     @property
     def mode(self) -> Mode:
+        """How the caller receives the result."""
         return "stream" if self.stream else "background" if self.background else "foreground"
 
 
-# The arguments that stand in the prompt, in its order.
+# The arguments that are part of the prompt, in its order.
 SECTIONS: Final = [
     (name, section)
     for name, argument in DeepResearchArguments.model_fields.items()

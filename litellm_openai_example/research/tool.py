@@ -1,6 +1,6 @@
-"""The deep_research tool as a model sees it: its schema, and the arguments that a model wrote for it.
+"""The deep_research tool as a model sees it: its schema, and the reading of the arguments that a model wrote.
 
-Both come from one model, `arguments.ToolArguments`, which is the relay's own check as well.
+Both derive from `arguments.ToolArguments`, by which the relay checks its requests too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..json_object import JsonObject
 from .arguments import ToolArguments
 from .contract import TOOL_NAME
 
-# What providers read of a JSON schema; some refuse a tool whose schema says more.
-_READ = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+# The keywords of a JSON schema that every provider reads; some refuse a tool with others.
+_KEYWORDS = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
 _FENCED = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
-_ENCODINGS = 3  # how often arguments may be JSON text within JSON text
+_ENCODINGS = 3  # levels of JSON text within JSON text
 _PROBLEMS = {
     "missing": "is required",
     "string_type": "must be a text",
@@ -32,11 +32,11 @@ _PROBLEMS = {
 
 
 def _plain(schema: JsonObject) -> JsonObject:
-    """A schema with the keywords that every provider takes, and no others. What may be null is what may be left out."""
+    """Return a schema with the keywords that every provider reads. A nullable field becomes an optional one."""
     for choice in schema.get("anyOf", ()):
         if choice.get("type") != "null":
             schema = choice | schema
-    kept = {name: value for name, value in schema.items() if name in _READ}
+    kept = {name: value for name, value in schema.items() if name in _KEYWORDS}
     if "properties" in kept:
         kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
     if "items" in kept:
@@ -59,21 +59,21 @@ TOOL: JsonObject = {
 
 
 def parse_arguments(text: str) -> JsonObject:
-    """The arguments of one call, as JSON that a model wrote, checked and ready for the relay.
+    """Return the arguments of one call, read from the JSON that a model wrote.
 
-    JSON text within JSON text is read, and what the schema does not know is left out: neither is a reason to lose a
-    call whose meaning is clear.
+    JSON text within JSON text is accepted, and unknown fields are dropped: neither is a reason to lose a call whose
+    meaning is clear.
 
     Returns:
-        What the model set, no more: the relay knows the defaults.
+        Only the arguments that the model set, as the relay has the defaults.
 
     Raises:
-        ValueError: they cannot be used; the message is meant for the model, which may try again.
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
     """
     value: object = text
     try:
         for _ in range(_ENCODINGS):
-            # Models write line breaks as they are, and code fences around.
+            # Models write unescaped line breaks, and code fences around the JSON.
             value = json.loads(_FENCED.sub(r"\1", value), strict=False) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         raise ValueError("the arguments are not valid JSON") from None
@@ -83,12 +83,12 @@ def parse_arguments(text: str) -> JsonObject:
 
 
 def check_arguments(given: Mapping[str, object]) -> ToolArguments:
-    """What a model or an agent gave, checked; what the schema does not know, or is null, is left out.
+    """Return the arguments from a model or an agent, without unknown fields and nulls.
 
     Raises:
-        ValueError: they cannot be used; the message is meant for the model, which may try again.
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
     """
-    # A model writes null for what it leaves out.
+    # A model writes null for a field that it leaves out.
     known = {name: given[name] for name in ToolArguments.model_fields if given.get(name) is not None}
     try:
         return ToolArguments.model_validate(known)
@@ -97,6 +97,6 @@ def check_arguments(given: Mapping[str, object]) -> ToolArguments:
 
 
 def _problem(error: Any) -> str:
-    """What is wrong, in words by which a model can do better."""
+    """Return the problem in words that help a model to correct it."""
     where = ".".join(map(str, error["loc"]))
     return f"{where} {_PROBLEMS.get(error['type']) or error['msg'].replace('Input should', 'must')}"

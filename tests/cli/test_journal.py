@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.cli import again
+from litellm_openai_example.cli import pending
 from litellm_openai_example.config import OWN_RELAY
 from litellm_openai_example.state import state_dir
 
@@ -39,7 +39,7 @@ def test_a_background_response_is_listed_until_it_is_read(configured: ScriptedSe
     assert "resp_1" in command("--list").out
     assert command("--retrieve", "resp_1", "--wait").out == "done\n"
     run = command("--list")
-    assert (run.code, run.out, run.err) == (0, "", "nothing is waiting to be read\n")
+    assert (run.code, run.out, run.err) == (0, "", "no pending work\n")
 
 
 def test_a_research_run_needs_no_token_from_the_user(relay: FakeRelay, command: RunCommand) -> None:
@@ -81,31 +81,31 @@ def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
 
 def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = f"resp_$(touch {tmp_path}/bad);`id`'\""
-    monkeypatch.setattr(again, "_program", lambda: ["printf", "%s|"])
+    monkeypatch.setattr(pending, "_program", lambda: ["printf", "%s|"])
     monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
-    line = again.typed("--retrieve", evil)
+    line = pending.shell_command("--retrieve", evil)
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60).stdout
     assert shown == f"--retrieve|{evil}|"
-    line = again.typed("--invocation", evil, token="a b")
+    line = pending.shell_command("--invocation", evil, token="a b")
     assert line.startswith("RELAY_BASE_URL=http://127.0.0.1:9 RELAY_INVOCATION_TOKEN='a b' ")
 
-    monkeypatch.setenv(again.MAKE_TARGET, "run")
+    monkeypatch.setenv(pending.MAKE_TARGET, "run")
     makefile = tmp_path / "Makefile"
     makefile.write_text("override ARGS := $(value ARGS)\nrun:\n\t@printf '%s|' $(ARGS)\n")
-    line = again.typed("--retrieve", evil)
+    line = pending.shell_command("--retrieve", evil)
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path).stdout
     assert shown == f"--retrieve|{evil}|"
     assert not (tmp_path / "bad").exists()
     monkeypatch.setenv(OWN_RELAY, "1")
-    assert "RELAY_BASE_URL" not in again.typed("--invocation", "inv_1", token="tok")
+    assert "RELAY_BASE_URL" not in pending.shell_command("--invocation", "inv_1", token="tok")
 
 
 def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(again.__file__).parents[1]
+    package = Path(pending.__file__).parents[1]
     monkeypatch.setattr(sys, "argv", [str(package / "__main__.py")])
-    assert again.typed("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
+    assert pending.shell_command("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
     monkeypatch.setattr(sys, "argv", ["/no/where/litellm-example"])
-    assert again.typed("--list") == "/no/where/litellm-example --list"
+    assert pending.shell_command("--list") == "/no/where/litellm-example --list"
 
 
 @pytest.mark.parametrize(

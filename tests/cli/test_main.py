@@ -81,7 +81,7 @@ NONSENSE = [
     ["--search-country", "KR", "hi"],
     [*R, "--search-country", "KR", "hi"],
     [*R, "--web-search", "--search-country", "KOR", "hi"],
-    [*R, "--web-search", "--search-country", "XX", "hi"],
+    [*R, "--web-search", "--search-country", "K1", "hi"],
     ["-o", "temperature", "hi"],
     ["-o", "=1", "hi"],
     ["-o", "a..b=1", "hi"],

@@ -44,7 +44,7 @@ def stdout_of(descriptor: int) -> Iterator[TextIOWrapper]:
 
 def _kept(kind: str, work_id: str, **more: str) -> None:
     entry = journal.intent(kind, "Why?", **more)
-    journal.record(entry._replace(id=work_id, token="tok_1" if kind == RESEARCH else None))
+    journal.write(entry._replace(id=work_id, token="tok_1" if kind == RESEARCH else None))
 
 
 def _response(status: str, **fields: object) -> Callable[[ScriptedServer, FakeRelay], None]:

@@ -126,7 +126,7 @@ def test_records_of_the_last_version_are_read(relay: KeyedRelay, command: RunCom
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may give files away")
 def test_a_record_of_another_user_is_not_followed(command: RunCommand) -> None:
     planted = journal.intent(journal.RESEARCH, "planted", "key", relay="http://127.0.0.1:1", arguments={})
-    journal.record(planted)
+    journal.write(planted)
     assert planted.id in command("--list").out
     folder = state_dir()
     for path in (folder, *folder.iterdir()):
@@ -134,4 +134,4 @@ def test_a_record_of_another_user_is_not_followed(command: RunCommand) -> None:
     assert planted.id not in command("--list").out
     answer = command("--invocation", planted.id)
     assert (answer.code, answer.out) == (2, "")
-    assert "nothing is kept here" in answer.err
+    assert "no record of" in answer.err

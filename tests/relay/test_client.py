@@ -15,8 +15,8 @@ from werkzeug import Request, Response
 from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
 from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.contract import Invocation
-from litellm_openai_example.research.relay_calls import RelayEvent
-from litellm_openai_example.research.views import read_view
+from litellm_openai_example.research.relay_answers import read_view
+from litellm_openai_example.research.relay_events import RelayEvent
 
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
