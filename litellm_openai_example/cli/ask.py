@@ -57,6 +57,7 @@ def _stream(session: Session, prompt: str) -> Reply:
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
         stream = text_stream(session.client, _APIS[session.options.api], request)
         for piece in stream:
+            # The progress line must be gone before the text is on the same terminal.
             shown.stop()
             session.answer_id = stream.id
             session.out.write(piece)
@@ -70,6 +71,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     request = _request(session, prompt)
     gateway = str(session.client.openai.base_url)
     record = journal.intent(RESPONSE, prompt, payer_headers=session.payer.headers, gateway=gateway)
+    # Durable before the POST, so that no crash loses work that was paid for.
     session.pending.begin(record)
     try:
         reply = _create(session, request, f"submitting to {session.client.model}")
@@ -81,6 +83,7 @@ def _submit(session: Session, prompt: str) -> Reply:
             session.pending.drop(record)
         raise
     session.response_id = reply.answer.id
+    # Without an id the record stays unconfirmed.
     session.pending.accept(record, reply.answer.id or record.id)
     if not session.options.wait:
         return _print_state(session, reply)
@@ -164,6 +167,7 @@ def warn_of_dropped_fields(session: Session) -> None:
     LiteLLM drops fields of a response that it does not know. Those of a chat completion it passes on, and the provider
     refuses unknown ones.
     """
+    # The SDK's signature lists the fields of the API.
     fields = session.options.fields
     names = foreign_fields(session.client.openai.responses.create, fields) if fields else []
     if names:

@@ -27,7 +27,7 @@ def read_prompt(options: Options, until: float) -> str:
         until: deadline for the end of stdin, on the monotonic clock.
 
     Raises:
-        click.UsageError: there is no usable prompt. Nothing was sent.
+        click.UsageError: the prompt is missing or unusable. Nothing was sent.
     """
     if options.follows_up:
         return ""
@@ -40,6 +40,7 @@ def read_prompt(options: Options, until: float) -> str:
     if prompt is not None:
         piped = "" if terminal else _read_stdin(until, needed=False)
         return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+    # A person who types the prompt may take longer than the deadline.
     piped = _read_stdin(until if not terminal else float("inf"), needed=True)
     if options.prompt is None and not piped.strip():
         raise click.UsageError("there is no prompt, neither as an argument nor on stdin")
@@ -60,6 +61,7 @@ def _read_stdin(until: float, *, needed: bool) -> str:
     if sys.stdin is None:
         raise click.UsageError("there is no stdin to read the prompt from")
     try:
+        # Some shells begin piped text with a byte order mark.
         return _read(sys.stdin.fileno(), until).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise click.UsageError("the text on stdin is not valid UTF-8") from None
@@ -75,7 +77,7 @@ def _read_stdin(until: float, *, needed: bool) -> str:
 
 
 def _read(descriptor: int, until: float) -> bytes:
-    """Read to the end. Raise OSError, of which TimeoutError means that the end did not come in time."""
+    """Read to the end. Raise TimeoutError if the end does not come in time, and OSError if reading fails."""
     pieces: list[bytes] = []
     failures: list[OSError] = []
 

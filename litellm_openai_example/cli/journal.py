@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import ConfigurationError
+from ..config import OWN_RELAY, ConfigurationError, setting
 from ..json_object import JsonObject
 from ..payer import Payer
 from ..state import other_owner, state_dir, state_path, sync_directory, write_private
@@ -85,19 +85,27 @@ class Record(NamedTuple):
         return f"Record(kind={self.kind!r}, id={self.id!r})"
 
 
-def intent(kind: str, prompt: str, key: str | None = None, **more: Any) -> Record:
+def own_relay() -> bool:
+    """Was the relay started for this command, so that it stops with it?"""
+    return bool(setting(OWN_RELAY))
+
+
+def intent(kind: str, prompt: str, key: str | None = None, relay: str | None = None, **more: Any) -> Record:
     """Return the record of work that is about to be submitted.
 
     Args:
         kind: `RESPONSE` or `RESEARCH`.
         prompt: its first words go into the record.
         key: idempotency key of a research run.
+        relay: base URL of its relay.
         more: further fields of the record.
     """
     line = " ".join(prompt[: _MAX_WORDS * 4].split())
     words = line if len(line) <= _MAX_WORDS else line[: _MAX_WORDS - 3] + "..."
     local = local_id(key or uuid.uuid4().hex)
-    return Record(kind, local, words, time.time(), local=local, key=key, **more)
+    # The address of a relay that stops with this command means nothing to a later one.
+    relay = None if own_relay() else relay
+    return Record(kind, local, words, time.time(), relay=relay, local=local, key=key, **more)
 
 
 def local_id(key: str) -> str:
@@ -123,6 +131,7 @@ def remove(record: Record) -> None:
     path.unlink(missing_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
+    # A record that reappears after a crash does no harm: its work is only listed once more.
     with suppress(OSError):
         sync_directory(path.parent)
 
@@ -132,6 +141,7 @@ def find(work_id: str | None) -> Record | None:
     if not work_id:
         return None
     with suppress(ConfigurationError):
+        # Accepted work keeps the file of its local id, so that its id is found only by reading all records.
         record = _load(state_path() / _file_name(work_id))
         if record is not None and work_id in (record.id, record.local):
             return record
@@ -171,6 +181,7 @@ def _load(path: Path) -> Record | None:
         all(isinstance(text, str) for text in texts)
         and all(text is None or isinstance(text, str) for text in optional)
         and all(one is None or isinstance(one, dict) for one in objects)
+        # Not isinstance, because bool is an int.
         and type(record.created) in (int, float)
     )
     fits = fits and path.name == _file_name(record.name)  # otherwise removing it would remove another record

@@ -165,6 +165,7 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
     options = read_options(ctx)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
+    # Reject unusable tags before waiting for stdin.
     payer = who_pays(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
     if options.service == "journal":

@@ -63,6 +63,7 @@ def read_options(ctx: click.Context) -> Options:
     if ctx.args:
         raise click.UsageError("the prompt is one argument: put quotes around it", ctx)
     values = dict(ctx.params)
+    # An option that repeats its default is in conflict as well.
     given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
     if values["auto_tool_call"] and "api" not in given:
         values["api"] = "responses"
@@ -71,6 +72,7 @@ def read_options(ctx: click.Context) -> Options:
         raise click.UsageError(problem, ctx)
     at_journal = values["list_work"] or values["forget"] is not None
     follows_up = bool(values["retrieve"] or values["cancel"] or values["invocation"] or at_journal)
+    # Only a relay's ids and local ids begin like this; all others are responses of the gateway.
     at_relay = values["invocation"] or (values["cancel"] or "").startswith(("inv_", "local_"))
     at_relay = at_relay or (not follows_up and (values["auto_tool_call"] or values["target"] == "relay"))
     values["auto_tool_call"] = values["auto_tool_call"] and not follows_up
@@ -86,6 +88,7 @@ def _with_effort(api: str, fields: JsonObject, effort: str | None) -> JsonObject
     if effort is None:
         return fields
     if api == "chat":
+        # -o wins over --effort, as the more specific one.
         return {"reasoning_effort": effort, **fields}
     given = fields.get("reasoning", {})
     return {**fields, "reasoning": {"effort": effort, **given} if isinstance(given, dict) else given}

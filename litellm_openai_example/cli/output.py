@@ -37,11 +37,11 @@ class Output:
 
     def __init__(self) -> None:
         stream = self._stream = sys.stdout
-        self._secrets = keys()
         self._held = ""
         self._last = "\n"
         self.terminal = _is_terminal(stream)
         self.first_at: float | None = None
+        self._secrets = keys()
         if hasattr(stream, "reconfigure"):
             # Characters that the encoding lacks, and lone surrogates, are escaped rather than lost.
             stream.reconfigure(errors="backslashreplace")
@@ -57,9 +57,11 @@ class Output:
     def _put(self, text: str) -> None:
         if not text:
             return
+        # A program that reads a pipe gets the text unchanged.
         if self.terminal:
             text = harmless(text)
         self._stream.write(text)
+        # A reader gets each piece at once.
         self._stream.flush()
         self.first_at = self.first_at or time.monotonic()
         self._last = text[-1]
@@ -192,7 +194,7 @@ def progress(status: str) -> Iterator[Progress]:
 
 
 def _prefix_at_end(secret: str, text: str) -> int:
-    """Return the number of characters at the end of `text` that begin `secret`, the rest of which may follow."""
+    """Return the number of characters at the end of `text` that may be the beginning of `secret`."""
     return max((n for n in range(_MIN_PREFIX, len(secret)) if text.endswith(secret[:n])), default=0)
 
 

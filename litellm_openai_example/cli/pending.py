@@ -14,12 +14,12 @@ import threading
 import time
 from contextlib import suppress
 
-from ..config import DEFAULT_RELAY_URL, OWN_RELAY, ConfigurationError, setting
+from ..config import DEFAULT_RELAY_URL, ConfigurationError, setting
 from ..console import FAILED
 from ..errors import one_line
 from ..json_object import JsonObject
 from . import journal
-from .journal import RESEARCH, RESPONSE, Record
+from .journal import RESEARCH, RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
 from .output import Output, notice
 
@@ -53,12 +53,9 @@ class PendingWork:
         return record.name not in self._unwritten
 
     def begin(self, record: Record) -> None:
-        """Make an intent durable before anything is sent.
-
-        All runs of a conversation carry its newest state: a run with the state of an earlier round would ask the model
-        for the later rounds once more.
-        """
+        """Make an intent durable before anything is sent, and give all records of a conversation its newest state."""
         with self._lock:
+            # A run with the state of an earlier round would ask the model for the later rounds once more.
             for other in self.records:
                 if record.conversation is not None and other.conversation not in (None, record.conversation):
                     self._write(other._replace(conversation=record.conversation))
@@ -70,8 +67,7 @@ class PendingWork:
         """Turn an intent into accepted work."""
         with self._lock:
             accepted = record._replace(id=work_id, token=token, conversation=conversation, key=None, arguments=None)
-            self._write(accepted)
-            if not self.is_recorded(accepted):
+            if not self._write(accepted):
                 notice(f"It can be picked up only like this: {resume_command(accepted)}")
 
     def follow(self, record: Record) -> None:
@@ -91,7 +87,8 @@ class PendingWork:
         for record in self.records:
             self.drop(record)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record) -> bool:
+        """Write a record, and return True if it is in the journal."""
         self._records[record.name] = record
         try:
             journal.write(record)
@@ -100,12 +97,13 @@ class PendingWork:
                 reason = str(error) if isinstance(error, ConfigurationError) else error.strerror
                 notice(f"[nothing can be kept for a later command: {reason}]")
             self._unwritten.add(record.name)
-        else:
-            self._unwritten.discard(record.name)
+            return False
+        self._unwritten.discard(record.name)
+        return True
 
 
 def list_or_forget(options: Options) -> int:
-    """Carry out --list or --forget, and return the exit code. Raise ConfigurationError if there is no such record."""
+    """Carry out --list or --forget, and return the exit code. Raise ConfigurationError for an unknown record."""
     return _list(options) if options.list_work else _forget(options.forget or "")
 
 
@@ -118,6 +116,7 @@ def _list(options: Options) -> int:
     else:
         text = "\n".join(_as_line(record, now) for record in records)
     Output().paragraph(text)
+    # On stderr, so that stdout holds nothing but records.
     responses = [record for record in records if record.kind == RESPONSE]
     if any(record.confirmed for record in responses):
         notice(f"Pick up a {RESPONSE}: {shell_command('--retrieve', 'ID', '--wait')}")
@@ -170,11 +169,6 @@ def _age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def own_relay() -> bool:
-    """Was the relay started for this command, so that it stops with it?"""
-    return bool(setting(OWN_RELAY))
-
-
 def resume_command(record: Record) -> str | None:
     """Return the shell command that picks work up; None for a response whose id is not known."""
     if record.kind == RESPONSE:
@@ -201,6 +195,7 @@ def shell_command(*arguments: str, token: str | None = None, relay: str | None =
     """
     words = []
     if token:
+        # Another shell need not have this environment.
         relay = relay or setting("RELAY_BASE_URL")
         if relay.rstrip("/") not in ("", DEFAULT_RELAY_URL) and not own_relay():
             words.append(f"RELAY_BASE_URL={shlex.quote(relay)}")
@@ -221,8 +216,10 @@ def _program() -> list[str]:
     program = [PROGRAM]
     if name == "__main__.py" and folder == os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
         program = [sys.executable, "-m", _PACKAGE]
+    # Another installation may come first on PATH.
     elif name == PROGRAM and os.path.realpath(shutil.which(PROGRAM) or "") != os.path.realpath(start):
         program = [start]
+    # The relay has to be started again together with the command.
     if own_relay():
         return [sys.executable, "-m", f"{_PACKAGE}.gateway.relay", "--", *program]
     return program

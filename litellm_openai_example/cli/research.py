@@ -13,9 +13,8 @@ from ..research.contract import AcceptedInvocation, Invocation
 from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from . import journal
-from .journal import RESEARCH, Record
+from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress
-from .pending import own_relay
 from .session import Session
 from .tool_calling import finish_answer, is_gone, new_answer, run_status, saved_conversation
 from .verbose import show_run
@@ -93,13 +92,15 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         RESEARCH,
         prompt,
         uuid.uuid4().hex,
-        relay=None if own_relay() else relay.base_url,
+        relay.base_url,
         arguments=arguments,
         payer_headers=session.payer.headers,
     )
+    # Durable before the POST, so that no crash loses a run that was paid for.
     session.pending.begin(record)
     try:
         accepted = _submit(session, relay, record)
+    # Both are definite: an unknown outcome is a ResearchUnconfirmedError, and its record stays.
     except (RelayError, ConfigurationError):
         session.pending.drop(record)
         raise
@@ -199,6 +200,7 @@ def _finish(session: Session, view: Invocation) -> int:
         session.out.paragraph(source_list(view.sources, view.output_text or ""))
     if options.verbose:
         show_run(view)
+    # The result is on stdout, so that even a failed run has nothing left to pick up.
     session.pending.drop_all()
     if view.status == "completed" and view.output_text:
         return 0

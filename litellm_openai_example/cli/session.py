@@ -13,10 +13,10 @@ from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
 from ..errors import INTERNAL_ERROR, CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..payer import Payer
 from ..transport.deadline import Deadline, deadline
-from .journal import RESPONSE, Record
+from .journal import RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
 from .output import Output, notice, readable_json
-from .pending import PendingWork, cancel_command, own_relay, resume_command, shell_command
+from .pending import PendingWork, cancel_command, resume_command, shell_command
 
 NOT_AS_ASKED = 3
 
@@ -45,8 +45,6 @@ class Session:
         self.options = options
         self.started = started
         self.payer = payer
-        self.until = Deadline(options.timeout)
-        self.until.at -= time.monotonic() - started
         self.out = Output()
         self.pending = PendingWork()
         self.response_id: str | None = None
@@ -55,6 +53,9 @@ class Session:
         on_terminal = self.out.terminal and not options.json
         self.streams = on_terminal if options.stream is None else options.stream
         self._settings = settings
+        # The time so far counts too, such as that of importing the SDK and reading stdin.
+        self.until = Deadline(options.timeout)
+        self.until.at -= time.monotonic() - started
 
     @cached_property
     def client(self) -> LiteLLMClient:
@@ -87,6 +88,7 @@ def run_session(
     try:
         with deadline(session.until):
             return run(session, prompt)
+    # An interrupt too must name the work that was paid for.
     except BaseException as error:
         try:
             return _report(session, error)
@@ -95,9 +97,10 @@ def run_session(
 
 
 def _report(session: Session, error: BaseException) -> int:
-    """Report an error and return its exit code. Whatever was paid for is printed, or can be picked up."""
+    """Report an error and return its exit code. Everything that was paid for is printed, or can be picked up."""
     if session.options.verbose and not isinstance(error, BrokenPipeError):
         notice(traceback.format_exc().rstrip())
+    # Before OSError, its base class: the other errors of stdout are failures.
     if isinstance(error, BrokenPipeError):
         abandon_stdout()
         if not session.out.wrote:  # a reader that closes early (head) is normal
@@ -131,8 +134,10 @@ def _report_failure(session: Session, failure: GatewayError) -> int:
     printed = session.out.wrote
     if isinstance(failure, CutShortError) and failure.text and not printed:
         printed = session.options.json
+        # A truncated answer has been paid for, so its text is printed, though not as success.
         session.answer_id = session.answer_id or failure.response_id
         session.out.write(readable_json(failure.raw) if session.options.json and failure.raw else failure.text)
+    # The partial text ends here, whether or not anything follows.
     session.out.end()
     if failure.research and not printed:
         session.out.paragraph(failure.research)  # paid for, even though the answer failed

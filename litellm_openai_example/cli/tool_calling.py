@@ -17,9 +17,8 @@ from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
 from .ask import warn_of_dropped_fields
-from .journal import RESEARCH, Record
+from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
-from .pending import own_relay
 from .session import NOT_AS_ASKED, Session
 from .verbose import show_turns
 
@@ -58,6 +57,7 @@ def finish_answer(session: Session, relay: RelayClient, conversation: Conversati
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
     session.answer_id = result.response_id
     code = _print(session, result)
+    # A run whose final view was not read may continue, even if the answer did without it.
     unread = {call.invocation_id for call in conversation.calls if call.unread}
     for record in session.pending.records:
         if record.id not in unread:
@@ -120,6 +120,7 @@ class _CallRecords:
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
         known = self._known.get(call.key)
         if call.invocation_id is None and known is not None and known.confirmed:
+            # The conversation was saved before the relay accepted this call, whose own record is newer.
             call.invocation_id, call.invocation_token = known.id, known.token
         elif call.invocation_id is None:
             self._begin(call, arguments)
@@ -143,7 +144,7 @@ class _CallRecords:
             RESEARCH,
             self._conversation.prompt,
             call.key,
-            relay=None if own_relay() else self._relay.base_url,
+            self._relay.base_url,
             arguments=_posted(arguments),
             conversation=self._conversation.save(),
             payer_headers=self._relay.payer.headers,

@@ -189,7 +189,7 @@ class DeepResearchArguments(ToolArguments):
 
     @property
     def mode(self) -> Mode:
-        """How the caller receives the result."""
+        """The way in which the caller receives the result."""
         return "stream" if self.stream else "background" if self.background else "foreground"
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final, Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, Field, computed_field
 
@@ -124,11 +123,6 @@ API_ERRORS: Final[dict[str, tuple[int, str]]] = {
     "ledger_unavailable": (503, "The relay's database does not answer at the moment; try again."),
     "internal_error": (500, "The relay failed. Please report it."),
 }
-
-
-def invocation_path(invocation_id: str) -> str:
-    """Return the path of an invocation below the relay's root."""
-    return f"{INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
 
 
 class InvocationRequest(Strict):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 from ..calls.answer import Usage
 from ..calls.reply import Reply
@@ -66,18 +68,13 @@ class ToolCall:
     cost: float | None = None
     seconds: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The idempotency key, under which the same call of the same response never starts a second run.
+        """The idempotency key: the same call of the same response never starts a second run.
 
         It covers the arguments, because some gateways give several calls the same id.
         """
-        try:
-            arguments = json.dumps(tool.parse_arguments(self.arguments), sort_keys=True)
-        except ValueError:
-            arguments = self.arguments
-        named = (self.response_id, self.call_id, self.name, arguments)
-        return hashlib.sha256("\n".join(named).encode()).hexdigest()
+        return call_key(self.response_id, self.call_id, self.name, self.arguments)
 
     @property
     def report(self) -> str:
@@ -97,6 +94,13 @@ class ToolCall:
         own = {"response_id", "call_id", "name", "arguments", "round"}
         for name in {one.name for one in fields(self)} - own:
             setattr(self, name, getattr(twin, name))
+
+
+def call_key(response_id: str, call_id: str, name: str, arguments: str) -> str:
+    """Return the key of a call; equal arguments give the same key however the model formatted them."""
+    with suppress(ValueError):
+        arguments = json.dumps(tool.parse_arguments(arguments), sort_keys=True)
+    return hashlib.sha256("\n".join((response_id, call_id, name, arguments)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,9 @@ class Conversation:
     @property
     def cost(self) -> float | None:
         """The cost of all turns and runs, in US dollars; None unless the cost of each is known."""
+        # Identical calls share one run, which is paid once.
         runs = {call.invocation_id: call.cost for call in self.calls if call.invocation_id}
+        # A sum that misses a part would look like the whole cost.
         costs = [*(turn.cost for turn in self.turns), *runs.values()]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if known and len(known) == len(costs) else None
@@ -205,10 +211,12 @@ class Conversation:
     def request(self) -> JsonObject:
         """Return the arguments of the next `responses.create`."""
         previous = self.previous_response_id
+        # The gateway stores the conversation, so the first request has the prompt and later ones only the outputs.
         given: object = self.prompt
         if self.calls and self.response_id is not None and not self.bridged:
             previous = self.response_id
             given = [_output(call) for call in self.calls if call.round == self.rounds]
+        # A bridged model ignores the id, so it gets the whole conversation every time.
         elif self.calls:
             question = {"type": "message", "role": "user", "content": self.prompt}
             given = [question, *map(_call, self.calls), *map(_output, self.calls)]

@@ -25,7 +25,7 @@ from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from . import tool
 from .contract import TOOL_NAME, Invocation
-from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
+from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn, call_key
 from .relay_calls import RelayCalls
 
 # Carries out one call with these arguments, and stores the result in it.
@@ -54,9 +54,11 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
             if not called or conversation.rounds >= MAX_ROUNDS:
                 return conversation.result(require_complete(reply), previous)
             conversation.rounds += 1
+            # Known to be bridged, or else unknown, so that it is detected while the calls run.
             conversation.bridged = conversation.bridged or any(_needs_items(call) for call in called) or None
             conversation.calls += _new_calls(called, reply, conversation.rounds)
     except GatewayError as error:
+        # The reports were paid for, even though the answer failed.
         error.research = conversation.research
         error.response_id = error.response_id or conversation.response_id
         raise
@@ -142,7 +144,7 @@ async def _ask(conversation: Conversation) -> Reply:
 
 
 def _needs_items(call: FunctionCall) -> bool:
-    """Does the call come from the bridge, or lack the id by which a stored response would match its output?"""
+    """Does the call come from the bridge, or lack the id that a stored response needs to match its output?"""
     return not call.call_id or call.item_id == f"fc_{call.call_id}"
 
 
@@ -155,6 +157,7 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
     work: list[Operation[object]] = [_answer_call(call, research) for call in firsts]
     if conversation.bridged is None and conversation.response_id:
         work.append(_detect_bridge(conversation))
+    # All calls finish before an error is raised: their runs are paid for, and their results must be kept.
     outcomes = await gather(work)
     # Identical calls are carried out once.
     for first, same in zip(firsts, twins.values(), strict=True):
@@ -162,6 +165,7 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
             if call is not first:
                 call.copy_result(first)
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    # These come first: a run that continues must be named, even if another call failed for good.
     unsettled = [failure for failure in failures if isinstance(failure, StillRunningError)]
     if unsettled:
         unsettled[0].others = tuple(unsettled[1:])
@@ -201,7 +205,8 @@ def _new_calls(called: tuple[FunctionCall, ...], reply: Reply, round: int) -> li
     # If a gateway omits the response id, a random one keeps these calls distinct from all others. Two calls without an
     # id are distinguished by their arguments.
     response_id = reply.answer.id or f"unnamed_{uuid.uuid4().hex}"
-    calls = [ToolCall(response_id, call.call_id, call.name, call.arguments, round) for call in called]
-    for call in calls:
-        call.call_id = call.call_id or f"unnamed_{call.key[:32]}"
+    calls = []
+    for call in called:
+        call_id = call.call_id or f"unnamed_{call_key(response_id, '', call.name, call.arguments)[:32]}"
+        calls.append(ToolCall(response_id, call_id, call.name, call.arguments, round))
     return calls

@@ -230,6 +230,7 @@ def _read(model: type[View], received: JsonObject) -> View:
         "error_message": _message(data),
         **{name: _time(data.get(name)) or now for name in ("created_at", "updated_at")},
     }
+    # One bad field must not cost the whole view: it is left out in a second attempt.
     try:
         return model.model_validate({**defaults, **given, **read})
     except ValidationError as error:
@@ -248,6 +249,7 @@ def _code(data: JsonObject) -> str | None:
 
 
 def _message(data: JsonObject) -> str | None:
+    # A code that the contract does not have goes into the message.
     code, message = as_str(data.get("error_code")), one_line(as_str(data.get("error_message")))
     if code and code not in INVOCATION_ERRORS:
         message = f"{one_line(code)}: {message}" if message else one_line(code)

@@ -13,6 +13,7 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from ..calls.steps import EXPECTED, call, sleep
 from ..config import DEFAULT_RELAY_URL, check_url, header_value, http_allowed, is_visible_ascii, setting
@@ -28,10 +29,10 @@ from .contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
     MAX_IDEMPOTENCY_KEY,
+    TOKEN_HEADER,
     TOOL_NAME,
     AcceptedInvocation,
     Invocation,
-    invocation_path,
 )
 from .relay_answers import (
     PASSING,
@@ -48,7 +49,7 @@ from .relay_answers import (
     still_running,
     unreachable,
 )
-from .relay_events import FIRST_PAUSE, LONGEST_PAUSE, EventReading, token_header
+from .relay_events import FIRST_PAUSE, LONGEST_PAUSE, EventReading
 
 T = TypeVar("T")
 Arguments = Mapping[str, object]
@@ -111,12 +112,12 @@ class RelayCalls:
 
     async def get_operation(self, invocation_id: str, token: str) -> Invocation:
         """Return the current view of an invocation."""
-        return await self._until_answered(read_view, "GET", invocation_path(invocation_id), token_header(token))
+        return await self._until_answered(read_view, "GET", _path(invocation_id), _token_header(token))
 
     async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
         """Cancel an invocation, and return its view."""
-        path = f"{invocation_path(invocation_id)}/cancel"
-        return await self._until_answered(read_view, "POST", path, token_header(token))
+        path = f"{_path(invocation_id)}/cancel"
+        return await self._until_answered(read_view, "POST", path, _token_header(token))
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -129,10 +130,11 @@ class RelayCalls:
         pause = FIRST_PAUSE
         while True:
             left = _left()
+            # The relay must answer before the deadline, or the answer would be lost.
             seconds = min(_WAIT_SECONDS, max(0.0, left - _LAST_POLL))
-            path = f"{invocation_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                headers, limit = token_header(token), seconds + _WAIT_GRACE
+                headers, limit = _token_header(token), seconds + _WAIT_GRACE
                 view = await self._until_answered(read_view, "GET", path, headers, timeout=limit)
             except RelayError as error:
                 if isinstance(error.__cause__, ClosedClientError):
@@ -160,7 +162,7 @@ class RelayCalls:
         body: object = None,
         timeout: float | None = None,
     ) -> T:
-        """Send a request until the relay gives a final answer or the deadline is near, and return what was read.
+        """Send a request until the relay gives a final answer or the deadline is near, and return it as read by `read`.
 
         A submit, which is the only request with a body, fails with `outcome_unknown` if any attempt may have been
         accepted: a later refusal does not undo an earlier acceptance.
@@ -211,6 +213,7 @@ class RelayCalls:
             # The limit covers the whole answer: a relay or a proxy that drips must not keep a poll from being repeated.
             with sdk_call(timeout):
                 answer = self._http.request(method, self.base_url + path, **options)
+            # The limit of an asynchronous request must be set while it is awaited.
             return _within(timeout, answer) if inspect.isawaitable(answer) else answer
 
         return await call(send)  # type: ignore[no-any-return]
@@ -231,7 +234,8 @@ class RelayCalls:
         self, invocation_id: str, token: str, last_event_id: str, timeout: float | Deadline | None
     ) -> EventReading:
         """Return the reading of an invocation's events."""
-        return EventReading(self.base_url, invocation_id, token, last_event_id, self.deadline_of(timeout))
+        url, headers = f"{self.base_url}{_path(invocation_id)}/events", _token_header(token)
+        return EventReading(url, headers, invocation_id, token, last_event_id, self.deadline_of(timeout))
 
     def deadline_of(self, timeout: float | Deadline | None) -> Deadline:
         """Return the deadline of one call: `timeout`, else the client's, unless an enclosing deadline is nearer."""
@@ -240,6 +244,14 @@ class RelayCalls:
         own = Deadline(self.timeout if timeout is None else timeout)
         outer = current_deadline()
         return outer if outer is not None and outer.at <= own.at else own
+
+
+def _path(invocation_id: str) -> str:
+    return f"{INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
+
+
+def _token_header(token: str) -> dict[str, str]:
+    return {TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
 
 
 def _checked_key(key: str) -> str:

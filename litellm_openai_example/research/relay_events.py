@@ -13,12 +13,11 @@ from typing import NamedTuple
 from ..calls.lenient import read_json
 from ..calls.sse import Event
 from ..calls.steps import EXPECTED
-from ..config import header_value
 from ..errors import ClosedClientError
 from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..transport.deadline import Deadline
-from .contract import LAST_EVENT_HEADER, TERMINAL, TOKEN_HEADER, invocation_path
+from .contract import LAST_EVENT_HEADER, TERMINAL
 from .relay_answers import PASSING, RelayError, client_closed, read_status, read_view, refusal, still_running
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0  # seconds between two attempts; each pause is twice the one before
@@ -37,26 +36,31 @@ class RelayEvent(NamedTuple):
     data: JsonObject
 
 
-def token_header(token: str) -> dict[str, str]:
-    """Return the header that authorizes reading and cancelling an invocation."""
-    return {TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
-
-
 class EventReading:
     """The events of one invocation, read over as many connections as needed.
 
     Args:
-        base_url: of the relay.
+        url: of the event stream.
+        headers: of every request.
         invocation_id: of the invocation.
         token: of the invocation.
         last_event_id: the last event that was read before; empty for all events.
         until: the deadline of the whole reading.
     """
 
-    def __init__(self, base_url: str, invocation_id: str, token: str, last_event_id: str, until: Deadline) -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: dict[str, str],
+        invocation_id: str,
+        token: str,
+        last_event_id: str,
+        until: Deadline,
+    ) -> None:
         self.until = until
         self._ended = False
-        self._base_url = base_url
+        self._url = url
+        self._headers = {**headers, "Accept": "text/event-stream"}
         self._id, self._token = invocation_id, token
         self._last = last_event_id
         self._pause = FIRST_PAUSE
@@ -66,11 +70,8 @@ class EventReading:
 
     def request(self) -> tuple[str, dict[str, str]]:
         """Return the URL and the headers of the next connection."""
-        headers = {**token_header(self._token), "Accept": "text/event-stream"}
-        if self._last:
-            headers[LAST_EVENT_HEADER] = self._last
         self._place = self._had if self._last else 0  # a relay without event ids starts over
-        return f"{self._base_url}{invocation_path(self._id)}/events", headers
+        return self._url, {**self._headers, LAST_EVENT_HEADER: self._last} if self._last else self._headers
 
     @contextmanager
     def connection(self) -> Iterator[None]:
@@ -119,6 +120,7 @@ class EventReading:
 
     def _piece(self, id: str, data: JsonObject, inner: JsonObject) -> RelayEvent | None:
         delta = next((text for text in (data.get("delta"), inner.get("text")) if isinstance(text, str)), "")
+        # A relay without offsets sends all pieces again on a new connection, in the same order.
         offset = data.get("offset")
         start = offset if type(offset) is int and offset >= 0 else self._place
         self._place = start + len(delta)

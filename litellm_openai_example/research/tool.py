@@ -1,6 +1,6 @@
 """The deep_research tool as a model sees it: its schema, and the reading of the arguments that a model wrote.
 
-Both derive from `arguments.ToolArguments`, by which the relay checks its requests too.
+Both derive from `arguments.ToolArguments`, which the relay's own check uses too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a command has submitted can be had again: what is remembered, what is told to type, and how it ends."""
+"""The journal, the shell commands that resume work, piped input, and further options of a request."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_a_wrong_clock_deletes_nothing(
     assert command("--invocation", "inv_1").out == "RESEARCHED\n"
 
 
-def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
+def test_broken_files_are_ignored(command: RunCommand) -> None:
     for number, content in enumerate(["", "[]", "{}", '{"kind": 1}', "\0", '"x"']):
         (state_dir() / f"work-{number}.json").write_text(content)
     assert command("--list").code == 0
 
 
-def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_command_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = f"resp_$(touch {tmp_path}/bad);`id`'\""
     monkeypatch.setattr(pending, "_program", lambda: ["printf", "%s|"])
     monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
@@ -100,7 +100,7 @@ def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "RELAY_BASE_URL" not in pending.shell_command("--invocation", "inv_1", token="tok")
 
 
-def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_command_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
     package = Path(pending.__file__).parents[1]
     monkeypatch.setattr(sys, "argv", [str(package / "__main__.py")])
     assert pending.shell_command("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
@@ -111,7 +111,7 @@ def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "fault", [reply(view("failed", None, error_code="x", error_message="It broke.")), reply({}, 403)]
 )
-def test_an_answer_without_the_research_is_not_what_was_asked(
+def test_an_answer_without_the_research_is_exit_code_3(
     fault: object, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -121,7 +121,7 @@ def test_an_answer_without_the_research_is_not_what_was_asked(
     assert "without the research" in run.err
 
 
-def test_a_run_that_no_relay_accepted_was_not_called(
+def test_a_run_that_no_relay_accepted_counts_as_not_called(
     configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -136,7 +136,7 @@ def test_a_run_that_no_relay_accepted_was_not_called(
     ("arguments", "body", "named"),
     [(["hi"], None, b"chatcmpl-1"), ([*R, "hi"], response_body("OK"), b"--retrieve resp_1 --wait")],
 )
-def test_an_answer_that_was_not_written_is_named(
+def test_an_unwritten_answer_can_be_fetched_again(
     arguments: list[str], body: object, named: bytes, gateway: ScriptedServer
 ) -> None:
     from ..fakes.scripted import chat_body
@@ -149,7 +149,7 @@ def test_an_answer_that_was_not_written_is_named(
     assert err.count(b"\n") == 1
 
 
-def test_prompt_and_pipe(configured: ScriptedServer, command: RunCommand) -> None:
+def test_prompt_and_piped_input(configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply(response_body("OK")))
     given = [(b"the diff\n", "Review\n\nthe diff"), (b"", "Review"), (b" \n", "Review")]
     for piped, expected in given:
@@ -172,7 +172,7 @@ def test_a_pipe_that_never_ends(gateway: ScriptedServer) -> None:
     assert gateway.seen == []
 
 
-def test_fields_and_the_place_of_a_search(configured: ScriptedServer, command: RunCommand) -> None:
+def test_fields_and_the_country_of_a_search(configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply(response_body("OK")))
     more = ["-o", "reasoning.effort=high", "-o", "max_output_tokens=500", "-o", "user=x y", "-o", 'a.b={"c": [1]}']
     run = command(*R, "--web-search", "--search-country", "kr", *more, "hi")
@@ -195,7 +195,7 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
 
 
-def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServer, command: RunCommand) -> None:
+def test_a_field_that_reaches_no_provider_is_reported_once(configured: ScriptedServer, command: RunCommand) -> None:
     told = "[the gateway passes max_tokens, seed to no provider: not in the Responses API]\n"
     configured.answers(reply(response_body("OK")))
     foreign = ["-o", "max_tokens=5", "-o", "seed=1", "-o", "top_p=1", "hi"]
@@ -213,9 +213,7 @@ def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServe
 
 
 @pytest.mark.parametrize("flag", ["--forget", "--invocation", "--retrieve", "--cancel"])
-def test_a_local_id_that_is_not_kept(
-    flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
-) -> None:
+def test_an_unknown_local_id(flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand) -> None:
     run = command(flag, "local_0123456789abcdef")
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
     assert configured.seen == relay.server.seen == []
