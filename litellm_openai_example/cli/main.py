@@ -1,7 +1,6 @@
 """The `litellm-example` command: its options, exit codes and dispatch.
 
-The SDK and everything built on it is imported by `_send` alone, so that --help, --list and a usage error stay
-fast.
+The SDK and everything built on it is imported by `_carry_out` alone, so that --help and a usage error stay fast.
 """
 
 from __future__ import annotations
@@ -168,17 +167,13 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
     # Reject unusable tags before waiting for stdin.
     payer = who_pays(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
-    if options.service == "journal":
-        from .pending import list_or_forget
-
-        return list_or_forget(options)
     # Missing settings are reported before the SDK is imported.
     settings = gateway_settings() if options.service == "gateway" or options.auto_tool_call else None
-    return _send(options, prompt, started, payer, settings)
+    return _carry_out(options, prompt, started, payer, settings)
 
 
-def _send(options: Options, prompt: str, started: float, payer: Payer, settings: GatewaySettings | None) -> int:
-    """Import the code that sends requests, and the SDK with it, and carry out the command line.
+def _carry_out(options: Options, prompt: str, started: float, payer: Payer, settings: GatewaySettings | None) -> int:
+    """Import the code that carries out the command line, and the SDK with it, and run it.
 
     The import creates some hundred thousand objects that stay, and the garbage collector would walk all of them over
     and over in the meantime. A library must not touch its host's collector; a command may touch its own: `main` turns
@@ -188,15 +183,20 @@ def _send(options: Options, prompt: str, started: float, payer: Payer, settings:
 
     try:
         with late_types():
-            from .session import run_session
-
-            if options.service == "relay":
-                from .research import run
+            if options.service == "journal":
+                from .pending import list_or_forget
             else:
-                from .ask import run
+                from .session import run_session
+
+                if options.service == "relay":
+                    from .research import run
+                else:
+                    from .ask import run
     finally:
         gc.freeze()
         gc.enable()
+    if options.service == "journal":
+        return list_or_forget(options)
     return run_session(run, options, prompt, started, payer, settings)
 
 

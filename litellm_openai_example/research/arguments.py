@@ -1,7 +1,8 @@
-"""The arguments of a research run. Each is one field: its check, its description and its section of the prompt.
+"""The arguments of a research run, and the deep_research tool that is made of them.
 
-Everything else is derived from these fields: the tool's schema for models and agents, the checks of the arguments that
-they write, the body of the relay's `POST` with its OpenAPI, and the research prompt.
+An argument is one field: its check, its description and its section of the prompt. Everything else is derived from the
+fields: the tool's schema for models and agents, the checks of the arguments that they write, the body of the relay's
+`POST` with its OpenAPI, and the research prompt.
 
 A new argument must be optional, with the default None. Then a request without it keeps its meaning, and stays equal for
 everything that compares requests by their arguments (the relay's idempotency keys, the agents' calls).
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -21,16 +23,31 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
 from ..json_object import JsonObject
 
+TOOL_NAME: Final = "deep_research"
 MAX_TEXT: Final = 100_000
 MAX_ITEMS: Final = 100
 MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
 _LONGEST_COMPARED: Final = 64  # characters of an unknown name; the time of a comparison grows with their square
+# The keywords of a JSON schema that every provider reads; some refuse a tool with others.
+_KEYWORDS = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+_FENCED = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_ENCODINGS = 3  # levels of JSON text within JSON text
+_PROBLEMS = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "string_too_short": "must be a text that is not blank",
+    "string_pattern_mismatch": "must be a text that is not blank",
+    "string_unicode": "holds half of a surrogate pair",
+    "list_type": "must be a list of texts",
+    "bool_type": "must be true or false",
+}
 
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
@@ -200,3 +217,74 @@ SECTIONS: Final = [
     for section in argument.metadata
     if isinstance(section, Section)
 ]
+
+
+def _plain(schema: JsonObject) -> JsonObject:
+    """Return a schema with the keywords that every provider reads. A nullable field becomes an optional one."""
+    for choice in schema.get("anyOf", ()):
+        if choice.get("type") != "null":
+            schema = choice | schema
+    kept = {name: value for name, value in schema.items() if name in _KEYWORDS}
+    if "properties" in kept:
+        kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = _plain(kept["items"])
+    return kept
+
+
+TOOL: JsonObject = {
+    "type": "function",
+    "name": TOOL_NAME,
+    "description": (
+        "Research one question thoroughly, over many sources. A run takes minutes and costs money: call it when "
+        "the question needs current, broad or cited evidence, once per question, and not for what you know well."
+    ),
+    "strict": False,
+    "parameters": {
+        name: value for name, value in _plain(ToolArguments.model_json_schema()).items() if name != "description"
+    },
+}
+
+
+def parse_arguments(text: str) -> JsonObject:
+    """Return the arguments of one call, read from the JSON that a model wrote.
+
+    JSON text within JSON text is accepted, and unknown fields are dropped: neither is a reason to lose a call whose
+    meaning is clear.
+
+    Returns:
+        Only the arguments that the model set, as the relay has the defaults.
+
+    Raises:
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
+    """
+    value: object = text
+    try:
+        for _ in range(_ENCODINGS):
+            # Models write unescaped line breaks, and code fences around the JSON.
+            value = json.loads(_FENCED.sub(r"\1", value), strict=False) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError("the arguments are not valid JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("the arguments must be a JSON object")
+    return check_arguments(value).model_dump(exclude_unset=True)
+
+
+def check_arguments(given: Mapping[str, object]) -> ToolArguments:
+    """Return the arguments from a model or an agent, without unknown fields and nulls.
+
+    Raises:
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
+    """
+    # A model writes null for a field that it leaves out.
+    known = {name: given[name] for name in ToolArguments.model_fields if given.get(name) is not None}
+    try:
+        return ToolArguments.model_validate(known)
+    except ValidationError as error:
+        raise ValueError("; ".join(dict.fromkeys(map(_problem, error.errors(include_url=False))))) from None
+
+
+def _problem(error: Any) -> str:
+    """Return the problem in words that help a model to correct it."""
+    where = ".".join(map(str, error["loc"]))
+    return f"{where} {_PROBLEMS.get(error['type']) or error['msg'].replace('Input should', 'must')}"

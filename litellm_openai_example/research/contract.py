@@ -32,7 +32,6 @@ from ..json_object import JsonObject
 from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
 
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
-TOOL_NAME: Final = "deep_research"
 TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 LAST_EVENT_HEADER: Final = "Last-Event-ID"

@@ -16,8 +16,7 @@ from ..calls.requests import OLD_SEARCH, response_request
 from ..calls.sources import Source, source_list
 from ..json_object import JsonObject
 from ..payer import Payer
-from . import tool
-from .contract import TOOL_NAME
+from .arguments import TOOL, TOOL_NAME, parse_arguments
 
 MAX_ROUNDS = 4
 
@@ -99,7 +98,7 @@ class ToolCall:
 def call_key(response_id: str, call_id: str, name: str, arguments: str) -> str:
     """Return the key of a call; equal arguments give the same key however the model formatted them."""
     with suppress(ValueError):
-        arguments = json.dumps(tool.parse_arguments(arguments), sort_keys=True)
+        arguments = json.dumps(parse_arguments(arguments), sort_keys=True)
     return hashlib.sha256("\n".join((response_id, call_id, name, arguments)).encode()).hexdigest()
 
 
@@ -223,7 +222,7 @@ class Conversation:
         request = response_request(
             self.model,
             given,
-            tools=[tool.TOOL, *([self.search_tool] if self.web_search else [])],
+            tools=[TOOL, *([self.search_tool] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
             fields=self.fields,

@@ -23,8 +23,8 @@ from ..calls.sources import Source
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
-from . import tool
-from .contract import TOOL_NAME, Invocation
+from .arguments import TOOL_NAME, parse_arguments
+from .contract import Invocation
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn, call_key
 from .relay_calls import RelayCalls
 
@@ -179,7 +179,7 @@ async def _answer_call(call: ToolCall, research: Research) -> None:
     try:
         if call.name != TOOL_NAME:
             raise ValueError(f"there is no function {call.name[:80]!r}; there is: {TOOL_NAME}")
-        arguments = tool.parse_arguments(call.arguments)
+        arguments = parse_arguments(call.arguments)
     except ValueError as error:
         call.status, call.error, call.output = "refused", str(error), f"Error: {error}."
         return

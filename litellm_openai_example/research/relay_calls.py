@@ -24,13 +24,12 @@ from ..payer import Payer, who_pays
 from ..transport.deadline import Deadline, current_deadline
 from ..transport.policy import sdk_call
 from ..transport.tls import check_host
-from .arguments import ToolArguments
+from .arguments import TOOL_NAME, ToolArguments
 from .contract import (
     IDEMPOTENCY_HEADER,
     INVOCATIONS_PATH,
     MAX_IDEMPOTENCY_KEY,
     TOKEN_HEADER,
-    TOOL_NAME,
     AcceptedInvocation,
     Invocation,
 )

@@ -10,9 +10,13 @@ from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine.prompt import research_prompt
 from litellm_openai_example.relay.http.body import Problem, parse
 from litellm_openai_example.relay.ledger.records import NewInvocation
-from litellm_openai_example.research.arguments import DeepResearchArguments, ToolArguments
+from litellm_openai_example.research.arguments import (
+    TOOL,
+    DeepResearchArguments,
+    ToolArguments,
+    parse_arguments,
+)
 from litellm_openai_example.research.contract import InvocationRequest
-from litellm_openai_example.research.tool import TOOL, parse_arguments
 
 from ..fakes.gateway import Json
 

@@ -20,7 +20,7 @@ from litellm_openai_example import (
     ResearchUnconfirmedError,
     ToolCallingResult,
 )
-from litellm_openai_example.research.tool import parse_arguments
+from litellm_openai_example.research.arguments import parse_arguments
 
 from ..conftest import RunCommand
 from ..fakes.scripted import KEY, Answer, Json, ScriptedServer, Seen, reply, response_body
