@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .config import ConfigurationError
     from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
     from .research.conversation import ToolCall, ToolCallingResult, Turn
-    from .research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
+    from .research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
     from .research.relay_client import AsyncRelayClient, RelayClient
     from .sdk import AsyncLiteLLM, LiteLLM
     from .transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
@@ -41,10 +41,10 @@ _HOMES = {
     "LiteLLMClient": "client",
     "LiteLLMHttpxClient": "transport.http_clients",
     "RelayClient": "research.relay_client",
-    "RelayError": "research.relay_calls",
+    "RelayError": "research.relay_answers",
     "Reply": "calls.reply",
-    "ResearchRunningError": "research.relay_calls",
-    "ResearchUnconfirmedError": "research.relay_calls",
+    "ResearchRunningError": "research.relay_answers",
+    "ResearchUnconfirmedError": "research.relay_answers",
     "Source": "calls.answer",
     "StillRunningError": "errors",
     "TextStream": "calls.streams",

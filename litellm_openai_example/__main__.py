@@ -1,4 +1,4 @@
-"""`python -m litellm_openai_example` is the command line."""
+"""The command, as `python -m litellm_openai_example`."""
 
 from .cli.main import main
 

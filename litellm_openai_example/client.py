@@ -39,7 +39,7 @@ from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
 
 if TYPE_CHECKING:
-    from .research.loop import Conversation, ToolCallingResult
+    from .research.conversation import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
 P = ParamSpec("P")
@@ -139,8 +139,8 @@ class _Client:
         model: str | None,
         fields: dict[str, object],
     ) -> Conversation:
-        # Imported here, and so are the relay's clients below: every other call would start noticeably later.
-        from .research.loop import Conversation
+        # Here and below: what only this call needs would cost every other one a good part of its start.
+        from .research.conversation import Conversation
 
         if previous_response_id is not None:
             check_response_id(previous_response_id)
@@ -349,7 +349,7 @@ class LiteLLMClient(_Client):
         from .research.relay_client import RelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
-        with RelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def close(self) -> None:
@@ -457,7 +457,7 @@ class AsyncLiteLLMClient(_Client):
         from .research.relay_client import AsyncRelayClient
 
         conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
-        async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.paid_by(self._payer)) as relay:
+        async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:

@@ -1,4 +1,4 @@
-"""What the console commands have in common: how each ends, as its exit code and a line on stderr."""
+"""Running a console command: its exit code, and a line on stderr if it fails."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def run_command(
     arguments: Sequence[str] | None = None,
     show_usage: bool = True,
 ) -> int:
-    """Run a Click command to its end, and tell why it failed.
+    """Run a Click command, report a failure, and return the exit code.
 
-    What else it raises is its own to explain: an `OSError` means another thing to each.
+    Other exceptions are left to the caller: an `OSError` means something different in each command.
 
     Args:
         command: returns its exit code, or None for 0.
-        tell: takes a line for stderr.
-        name: what the command is called; None for how it was called.
-        arguments: instead of those of this process.
-        show_usage: above what is wrong with an option. Without it that is one line like any other.
+        tell: prints a line on stderr.
+        name: the program's name in the usage; by default the name that it was called by.
+        arguments: of the command; by default those of this process.
+        show_usage: print the usage above a usage error; otherwise the error alone, through `tell`.
 
     Returns:
-        The exit code: that of the command, 2 for wrong usage or a wrong setting, 130 when it was interrupted.
+        The command's exit code, 2 for a usage error or an unusable setting, 130 after an interrupt.
     """
     try:
         result = command.main(arguments, prog_name=name, standalone_mode=False)
@@ -54,6 +54,6 @@ def run_command(
 
 
 def abandon_stdout() -> None:
-    """After stdout took no more: let the interpreter's own flush at exit find nothing to complain about."""
+    """Redirect a failed stdout to the null device, so that the interpreter's flush at exit does not fail too."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Asking the gateway: answers, streams, background responses and what follows up on them."""
+"""The command lines that call the gateway alone: answers, streams, background responses and their follow-ups."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from . import journal
 from .journal import RESPONSE, Record
 from .output import notice, progress, readable_json
 from .session import Session
-from .verbose import tell
+from .verbose import show_reply
 
+_APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
 _CHECK_SECONDS = 5.0
 
 
 def run(session: Session, prompt: str) -> int:
-    """Carry out a command line that asks the gateway alone."""
+    """Carry out a command line that calls the gateway alone, and return the exit code."""
     options = session.options
     if options.follows_up:
         _follow(session, options.retrieve or options.cancel or "")
@@ -35,68 +36,64 @@ def run(session: Session, prompt: str) -> int:
     elif session.streams:
         reply = _stream(session, prompt)
     else:
-        reply = _ask(session, prompt)
+        reply = _create(session, _request(session, prompt), f"waiting for {session.client.model}")
+        _print(session, reply)
+        _warn_of_omissions(session, reply)
     if options.verbose:
-        tell(session, reply)
+        show_reply(session, reply)
     return 0
 
 
-def _ask(session: Session, prompt: str) -> Reply:
-    reply = _create(session, _request(session, prompt), f"waiting for {session.client.model}")
-    _print(session, reply)
-    _tell_what_is_missing(session, reply)
-    return reply
-
-
-def _create(session: Session, request: JsonObject, doing: str) -> Reply:
+def _create(session: Session, request: JsonObject, status: str) -> Reply:
     session.sent = True
-    with progress(doing) as shown, telling_retries(shown.retrying):
-        return session.client.run(requests.create(_api(session), request))
+    with progress(status) as shown, telling_retries(shown.retrying):
+        return session.client.run(requests.create(_APIS[session.options.api], request))
 
 
 def _stream(session: Session, prompt: str) -> Reply:
     request = _request(session, prompt)
     session.sent = True
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
-        stream = text_stream(session.client, _api(session), request)
+        stream = text_stream(session.client, _APIS[session.options.api], request)
         for piece in stream:
+            # The progress line must be gone before the text is on the same terminal.
             shown.stop()
             session.answer_id = stream.id
             session.out.write(piece)
     session.out.end()
     _print_sources(session, stream.reply)
-    _tell_what_is_missing(session, stream.reply)
+    _warn_of_omissions(session, stream.reply)
     return stream.reply
 
 
 def _submit(session: Session, prompt: str) -> Reply:
     request = _request(session, prompt)
     gateway = str(session.client.openai.base_url)
-    entry = journal.intent(RESPONSE, prompt, paid_by=session.payer.headers, gateway=gateway)
-    session.in_flight.begin(entry)
+    record = journal.intent(RESPONSE, prompt, payer_headers=session.payer.headers, gateway=gateway)
+    # Durable before the POST, so that no crash loses work that was paid for.
+    session.pending.begin(record)
     try:
         reply = _create(session, request, f"submitting to {session.client.model}")
     except (GatewayError, ConfigurationError) as error:
         if isinstance(error, GatewayError) and error.response_id:  # it was executed, and has failed
             session.response_id = error.response_id
-            session.in_flight.accept(entry, error.response_id)
+            session.pending.accept(record, error.response_id)
         elif _was_refused(error):
-            session.in_flight.drop(entry)
+            session.pending.drop(record)
         raise
     session.response_id = reply.answer.id
-    session.in_flight.accept(entry, reply.answer.id or entry.id)
+    # Without an id the record stays unconfirmed.
+    session.pending.accept(record, reply.answer.id or record.id)
     if not session.options.wait:
-        _print_raw(session, reply)
-        _drop_if_ended(session, reply)
-        return reply
+        return _print_state(session, reply)
     notice(f"[submitted as {session.response_id}]")
-    if reply.answer.status not in RUNNING:  # a bridged model: it blocked until it was done
+    if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
         reply = require_complete(reply)
         _print(session, reply)
-        session.in_flight.drop_all()
+        session.pending.drop_all()
     else:
         reply = _wait(session)
-    _tell_what_is_missing(session, reply)
+    _warn_of_omissions(session, reply)
     return reply
 
 
@@ -104,46 +101,52 @@ def _wait(session: Session) -> Reply:
     with progress("waiting for the response") as shown:
         reply = session.client.run(requests.wait(session.response_id or "", shown.status))
     _print(session, reply)
-    session.in_flight.drop_all()
+    session.pending.drop_all()
     return reply
 
 
 def _retrieve(session: Session) -> Reply:
     reply = session.client.run(requests.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
-        return require_complete(reply)  # which raises what is to be said of it
-    _print_raw(session, reply)
-    _drop_if_ended(session, reply)
-    return reply
+        return require_complete(reply)  # raises the matching error
+    return _print_state(session, reply)
 
 
 def _cancel(session: Session) -> Reply:
     reply = session.client.run(requests.cancel(session.response_id or ""))
     if reply.answer.failed and reply.answer.status != "cancelled":
         return require_complete(reply)
+    return _print_state(session, reply)
+
+
+def _print_state(session: Session, reply: Reply) -> Reply:
+    """Print a background response as JSON, and drop its record unless it may still run."""
     _print_raw(session, reply)
-    _drop_if_ended(session, reply)
+    if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
+        session.pending.drop_all()
     return reply
 
 
-def _drop_if_ended(session: Session, reply: Reply) -> None:
-    """Forget a response that was printed, unless it goes on, or says nothing that is known."""
-    if reply.answer.status in TERMINAL or (reply.text and not reply.answer.status):
-        session.in_flight.drop_all()
-
-
 def _follow(session: Session, response_id: str) -> None:
-    """Take up the background response of an earlier command, by its id or the local id of its record."""
-    known = journal.find(response_id)
-    if known is None and response_id.startswith(journal.LOCAL):
-        raise ConfigurationError(f"nothing is kept here as {response_id}: --list shows what is")
-    if known is not None and not known.confirmed:
-        other = "its id is not known" if known.kind == RESPONSE else "a research run is picked up with --invocation"
-        raise ConfigurationError(f"{response_id} is not the id of a response at the gateway: {other}")
-    if known is not None:
-        session.pays_as(known.payer)
-    session.response_id = known.id if known is not None else response_id
-    session.in_flight.follow(known or Record(RESPONSE, response_id, "", 0.0))
+    """Take over the background response of an earlier command.
+
+    Args:
+        session: of this command.
+        response_id: the response's id, or the local id of its record.
+
+    Raises:
+        ConfigurationError: it is not the id of a response.
+    """
+    record = journal.find(response_id)
+    if record is None and response_id.startswith(journal.LOCAL):
+        raise ConfigurationError(f"no record of {response_id} here; --list shows all records")
+    if record is not None and not record.confirmed:
+        reason = "its id is not known" if record.kind == RESPONSE else "a research run is picked up with --invocation"
+        raise ConfigurationError(f"{response_id} is not the id of a response at the gateway: {reason}")
+    if record is not None:
+        session.default_payer(record.payer)
+    session.response_id = record.id if record is not None else response_id
+    session.pending.follow(record or Record(RESPONSE, response_id, "", 0.0))
 
 
 def _was_refused(error: GatewayError | ConfigurationError) -> bool:
@@ -152,20 +155,18 @@ def _was_refused(error: GatewayError | ConfigurationError) -> bool:
         return True
     if error.outcome_unknown:
         return False
-    # A time limit whose outcome is known passed before the request was sent.
+    # A timeout with a known outcome passed before the request was sent.
     unsent = error.kind in (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT, ErrorKind.NOT_SUPPORTED, ErrorKind.WRONG_ADDRESS)
     return unsent or (error.status is not None and 400 <= error.status < 500)
 
 
-def _api(session: Session) -> requests.Api:
-    return requests.CHAT if session.options.api == "chat" else requests.RESPONSES
+def warn_of_dropped_fields(session: Session) -> None:
+    """Name the fields of -o that reach no provider.
 
-
-def tell_dropped_fields(session: Session) -> None:
-    """Tell which fields of -o reach no provider: LiteLLM drops those that it does not know of a response.
-
-    Those of a chat completion it passes on, and the provider refuses what it does not know.
+    LiteLLM drops fields of a response that it does not know. Those of a chat completion it passes on, and the provider
+    refuses unknown ones.
     """
+    # The SDK's signature lists the fields of the API.
     fields = session.options.fields
     names = foreign_fields(session.client.openai.responses.create, fields) if fields else []
     if names:
@@ -181,30 +182,30 @@ def _request(session: Session, prompt: str) -> JsonObject:
     except ValueError as error:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
     if options.api == "chat":
-        return chat_request(model, content, options.instructions, options.further)
-    tell_dropped_fields(session)
+        return chat_request(model, content, options.instructions, options.fields)
+    warn_of_dropped_fields(session)
     return response_request(
         model,
         content,
-        tools=[options.tool] if options.tool else None,
+        tools=[options.search_tool] if options.search_tool else None,
         previous_response_id=options.previous_response_id,
         instructions=options.instructions,
         background=options.background,
-        fields=options.further,
+        fields=options.fields,
     )
 
 
 def _print(session: Session, reply: Reply) -> None:
-    session.answer_id = reply.answer.id
     if session.options.json:
         _print_raw(session, reply)
         return
+    session.answer_id = reply.answer.id
     session.out.paragraph(reply.text)
     _print_sources(session, reply)
 
 
 def _print_sources(session: Session, reply: Reply) -> None:
-    if session.options.sources and not session.options.json:
+    if session.options.sources and not session.options.json and reply.answer.sources:
         session.out.paragraph(source_list(reply.answer.sources, reply.text))
 
 
@@ -213,17 +214,17 @@ def _print_raw(session: Session, reply: Reply) -> None:
     session.out.paragraph(readable_json(reply.raw))
 
 
-def _tell_what_is_missing(session: Session, reply: Reply) -> None:
-    """What a gateway leaves out without a word: the search that was asked for, the conversation before."""
+def _warn_of_omissions(session: Session, reply: Reply) -> None:
+    """Warn about parts of the request that a gateway omits silently: the web search, the previous response."""
     options = session.options
-    if options.web_search and not reply.answer.searched:
+    if options.search_tool and not reply.answer.searched:
         notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
     if options.previous_response_id and reply.answer.id and _is_bridged(session, reply.answer.id):
         notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")
 
 
 def _is_bridged(session: Session, response_id: str) -> bool:
-    """Whether the gateway makes this model's responses out of another API, which keeps none of them."""
+    """Does the gateway make this model's responses out of another API, which stores none of them?"""
     try:
         with progress("checking that the model knew the conversation"):
             session.client.run(requests.retrieve(response_id), _CHECK_SECONDS)

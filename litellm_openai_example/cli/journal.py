@@ -1,10 +1,10 @@
 """The journal: a record of each piece of paid work, durable in the state directory before its `POST` leaves.
 
-A record begins as an intent under a local id. The answer turns it into the accepted work, with the id and token that
-pick it up; a certain refusal removes it. If neither comes, it stays *not confirmed*. No clock removes a record: it goes
-when the work was read whole, has ended, or is forgotten by hand.
+A record begins as an intent under a local id. The answer turns it into accepted work, with the id and the token that
+pick it up; a definite refusal removes it. Without either it stays *not confirmed*. Records do not expire: one is
+removed when the work was read whole, has ended, or is dismissed with --forget.
 
-A record is a file that is replaced in one step, so that commands which run at once do not disturb one another.
+Each record is a file that is replaced atomically, so that concurrent commands do not disturb one another.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import ConfigurationError
+from ..config import OWN_RELAY, ConfigurationError, setting
 from ..json_object import JsonObject
 from ..payer import Payer
 from ..state import other_owner, state_dir, state_path, sync_directory, write_private
 
 RESPONSE, RESEARCH = "response", "research run"
-LOCAL = "local_"  # how the id of an intent begins
-_WORDS = 60  # characters of the prompt
-_MOST = 256 * 1024 * 1024  # bytes of a record that are read
+LOCAL = "local_"  # prefix of the id of an intent
+_MAX_WORDS = 60  # characters of the prompt
+_PAYER_KEY = "paid_by"  # key of `payer_headers` in a file, which other versions read
+_MAX_BYTES = 256 * 1024 * 1024  # of a record; a larger file is not read
 
 
 class Record(NamedTuple):
     """A background response, or a research run at a relay.
 
     Attributes:
-        id: of the accepted work; `local` while it is not confirmed.
-        words: the first words of its prompt.
-        created: when it was submitted, in seconds since 1970.
+        kind: `RESPONSE` or `RESEARCH`.
+        id: of the accepted work; the same as `local` until it is confirmed.
+        words: the first words of the prompt.
+        created: time of the submission, in seconds since 1970.
         token: reads and cancels a research run; a secret.
-        relay: address of the run's relay; None for one that ran as long as its command.
-        conversation: what it takes to finish the answer that the run is for, if there is one.
-        paid_by: the headers of its payer.
-        local: its name in the journal; None in a record of version 0.2, which has that of its id.
-        key: idempotency key of the run; a secret, as it gives the token.
+        relay: base URL of the run's relay; None for a relay that stops with its command.
+        conversation: the saved conversation that the run belongs to, if any.
+        payer_headers: the headers of its payer.
+        local: the name of the record; None in a record of version 0.2, which is named by its id.
+        key: idempotency key of the run; a secret, because a relay returns the token for it.
         arguments: of a run without a conversation.
-        gateway: address of the response's gateway.
+        gateway: base URL of the response's gateway.
     """
 
     kind: str
@@ -55,7 +57,7 @@ class Record(NamedTuple):
     token: str | None = None
     relay: str | None = None
     conversation: JsonObject | None = None
-    paid_by: dict[str, str] | None = None
+    payer_headers: dict[str, str] | None = None
     local: str | None = None
     key: str | None = None
     arguments: JsonObject | None = None
@@ -63,18 +65,19 @@ class Record(NamedTuple):
 
     @property
     def confirmed(self) -> bool:
-        """Was the work accepted for certain?"""
+        """Is the work known to be accepted?"""
         return self.id != self.local
 
     @property
     def name(self) -> str:
-        """The name of the record, which stays when the work is accepted."""
+        """The name of the record, which stays the same when the work is accepted."""
         return self.local or self.id
 
     @property
     def payer(self) -> Payer:
+        """The billing identity of the work."""
         try:
-            return Payer.of(self.paid_by)
+            return Payer.of(self.payer_headers)
         except ConfigurationError:  # not written by this program
             return Payer()
 
@@ -82,99 +85,120 @@ class Record(NamedTuple):
         return f"Record(kind={self.kind!r}, id={self.id!r})"
 
 
-def intent(kind: str, prompt: str, key: str | None = None, **more: Any) -> Record:
-    """Return the record of work that is about to be submitted; `key` is the idempotency key of a run."""
-    line = " ".join(prompt[: _WORDS * 4].split())
-    words = line if len(line) <= _WORDS else line[: _WORDS - 3] + "..."
+def own_relay() -> bool:
+    """Was the relay started for this command, so that it stops with it?"""
+    return bool(setting(OWN_RELAY))
+
+
+def intent(kind: str, prompt: str, key: str | None = None, relay: str | None = None, **more: Any) -> Record:
+    """Return the record of work that is about to be submitted.
+
+    Args:
+        kind: `RESPONSE` or `RESEARCH`.
+        prompt: its first words go into the record.
+        key: idempotency key of a research run.
+        relay: base URL of its relay.
+        more: further fields of the record.
+    """
+    line = " ".join(prompt[: _MAX_WORDS * 4].split())
+    words = line if len(line) <= _MAX_WORDS else line[: _MAX_WORDS - 3] + "..."
     local = local_id(key or uuid.uuid4().hex)
-    return Record(kind, local, words, time.time(), local=local, key=key, **more)
+    # The address of a relay that stops with this command means nothing to a later one.
+    relay = None if own_relay() else relay
+    return Record(kind, local, words, time.time(), relay=relay, local=local, key=key, **more)
 
 
 def local_id(key: str) -> str:
-    """Return the local id of work with this idempotency key, which cannot be told from it."""
+    """Return the local id of work with this idempotency key; the key cannot be derived from it."""
     return LOCAL + hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def record(entry: Record) -> None:
-    """Write a record, or write it over. It is on the disk when this returns.
+def write(record: Record) -> None:
+    """Write or replace a record. It is on disk when this returns.
 
     Raises:
-        ConfigurationError: there is no state directory that can be used.
+        ConfigurationError: the state directory is unusable.
         OSError: the record cannot be written.
     """
-    write_private(state_dir() / _file_name(entry.name), json.dumps(entry._asdict()))
+    data = record._asdict()
+    data[_PAYER_KEY] = data.pop("payer_headers")
+    write_private(state_dir() / _file_name(record.name), json.dumps(data))
 
 
-def forget(entry: Record) -> None:
-    """Remove a record: its work was read whole, has ended, was not accepted, or is of no interest. Raises OSError."""
-    path = state_path() / _file_name(entry.name)
+def remove(record: Record) -> None:
+    """Remove a record. Raise OSError if it cannot be removed."""
+    path = state_path() / _file_name(record.name)
     path.unlink(missing_ok=True)
-    for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while it wrote
+    for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
+    # A record that reappears after a crash does no harm: its work is only listed once more.
     with suppress(OSError):
         sync_directory(path.parent)
 
 
 def find(work_id: str | None) -> Record | None:
-    """Return the record of work by its id or its local id; None if there is none that can be read."""
+    """Return the record of work by its id or local id; None if no readable record has it."""
     if not work_id:
         return None
     with suppress(ConfigurationError):
-        entry = _load(state_path() / _file_name(work_id))
-        if entry is not None and work_id in (entry.id, entry.local):
-            return entry
-        return next((entry for entry in _all(state_path()) if entry.id == work_id), None)
+        # Accepted work keeps the file of its local id, so that its id is found only by reading all records.
+        record = _load(state_path() / _file_name(work_id))
+        if record is not None and work_id in (record.id, record.local):
+            return record
+        return next((record for record in _all(state_path()) if record.id == work_id), None)
     return None
 
 
 def all_records() -> list[Record]:
-    """Return all records that can be read, the oldest first.
+    """Return all readable records, oldest first.
 
     Raises:
-        ConfigurationError: there is no state directory.
+        ConfigurationError: the state directory is unusable.
     """
     path = state_path()
     if not os.access(path, os.R_OK | os.X_OK):
-        path = state_dir()  # made on demand, or it says why it cannot be used
-    return sorted(_all(path), key=lambda entry: entry.created)
+        path = state_dir()  # created if missing; the error says why it is unusable
+    return sorted(_all(path), key=lambda record: record.created)
 
 
 def _all(path: Path) -> list[Record]:
     with suppress(OSError):
-        return [entry for file in path.glob("work-*.json") if (entry := _load(file)) is not None]
+        return [record for file in path.glob("work-*.json") if (record := _load(file)) is not None]
     return []
 
 
 def _load(path: Path) -> Record | None:
     """Read a file that may be anything: torn, of another version, or planted."""
     try:
-        entry = Record(**json.loads(_read(path)))
-    except (OSError, ValueError, TypeError, RecursionError):
+        data = json.loads(_read(path))
+        record = Record(**{"payer_headers" if name == _PAYER_KEY else name: value for name, value in data.items()})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    texts = (entry.kind, entry.id, entry.words)
-    optional = (entry.token, entry.relay, entry.local, entry.key, entry.gateway)
-    objects = (entry.conversation, entry.paid_by, entry.arguments)
+    texts = (record.kind, record.id, record.words)
+    optional = (record.token, record.relay, record.local, record.key, record.gateway)
+    objects = (record.conversation, record.payer_headers, record.arguments)
     fits = (
         all(isinstance(text, str) for text in texts)
         and all(text is None or isinstance(text, str) for text in optional)
         and all(one is None or isinstance(one, dict) for one in objects)
-        and type(entry.created) in (int, float)
+        # Not isinstance, because bool is an int.
+        and type(record.created) in (int, float)
     )
-    fits = fits and path.name == _file_name(entry.name)  # else to forget it would remove another
-    return entry if fits and math.isfinite(entry.created) else None
+    fits = fits and path.name == _file_name(record.name)  # otherwise removing it would remove another record
+    return record if fits and math.isfinite(record.created) else None
 
 
 def _read(path: Path) -> str:
-    # No link, and no pipe, for which a read would wait.
+    # Neither a link nor a pipe, on which a read would block.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags), encoding="utf-8") as file:
         status = os.fstat(file.fileno())
-        # Another user's would name a relay, which then is sent this user's key and questions.
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST or other_owner(status) is not None:
+        # A file of another user could name a relay, which would then receive this user's key and questions.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES or other_owner(status) is not None:
             raise ValueError("not a record")
         return file.read()
 
 
 def _file_name(name: str) -> str:
-    # Ids are too long for a file name, and their characters are a gateway's choice.
+    # Ids are too long for a file name, and a gateway chooses their characters.
     return f"work-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}.json"

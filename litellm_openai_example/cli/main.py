@@ -1,25 +1,24 @@
-"""The command line: options in, exit codes out. Nothing heavy is imported before a call is really made."""
+"""The `litellm-example` command: its options, exit codes and dispatch.
+
+The SDK and everything built on it is imported by `_carry_out` alone, so that --help and a usage error stay fast.
+"""
 
 from __future__ import annotations
 
 import gc
-import math
 import os
 import sys
 import time
 from typing import Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
-from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, gateway_settings
+from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, GatewaySettings, gateway_settings
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
-from ..payer import resolve_payer
-from .fields import parse_country, parse_fields
-from .options import PROGRAM, Options, conflict
+from ..payer import Payer, resolve_payer
+from .input import read_prompt
+from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
 from .output import notice
-from .prompt import read_prompt
-from .quick_import import execute
 
 _EPILOG = f"""\b
 Examples:
@@ -37,10 +36,10 @@ Environment:
   LITELLM_BASE_URL  address of the gateway, its root or /v1 (required)
   LITELLM_API_KEY   a key of that gateway (required)
   LITELLM_MODEL     model, unless --model is given (default {DEFAULT_MODEL})
-  LITELLM_TAGS      tags for the gateway's accounts, separated by commas
-  LITELLM_END_USER  for whom the calls are made, for the same
+  LITELLM_TAGS      tags for the gateway's cost reports, separated by commas
+  LITELLM_END_USER  end user for the gateway's cost reports
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
-  RELAY_API_KEY     key of the relay, if it wants one
+  RELAY_API_KEY     key of the relay, if it requires one
   RELAY_INVOCATION_TOKEN  token for --invocation and --cancel
 
 \b
@@ -50,17 +49,11 @@ Exit codes:
   2    bad usage or configuration; nothing was sent
   3    not what was asked for: cut short, or without the research that the
        model called for; the text is on stdout, the reason on stderr
-  4    the deadline passed, or the answer to a start was lost, while background
-       work lives on or may do so; stderr says how to pick it up
-  130  interrupted; ids of paid work in flight are on stderr
-  141  the reader of stdout has gone
+  4    the deadline passed, or the answer to a submit was lost, while background
+       work continues or may continue; stderr says how to pick it up
+  130  interrupted; the ids of pending paid work are on stderr
+  141  stdout was closed by its reader
 """
-
-
-def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
-    if not 0 < seconds < math.inf:
-        raise click.BadParameter("must be a finite number above 0")
-    return seconds
 
 
 @click.command(
@@ -80,7 +73,10 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
 @click.option(
-    "--search-country", metavar="CC", callback=parse_country, help="With --web-search: where from, such as KR."
+    "--search-country",
+    metavar="CC",
+    callback=parse_country,
+    help="With --web-search: search from a country, such as KR.",
 )
 @click.option(
     "--auto-tool-call",
@@ -98,17 +94,17 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option(
     "--invocation",
     metavar="ID",
-    help="Pick up a research run (token from RELAY_INVOCATION_TOKEN, else as kept here). One that is not confirmed "
-    "(local_...) is posted again under its key.",
+    help="Pick up a research run; its token comes from RELAY_INVOCATION_TOKEN or the record. An unconfirmed run "
+    "(local_...) is submitted again under its key.",
 )
 @click.option(
     "--list",
     "list_work",
     is_flag=True,
-    help="List what was submitted in the background or to a relay and is not yet read whole; not confirmed: the "
-    "answer to the submit was lost.",
+    help="List background responses and research runs that are not yet read whole. Not confirmed: the answer to the "
+    "submit was lost.",
 )
-@click.option("--forget", metavar="ID", help="Drop one entry of --list; what it stands for is not stopped.")
+@click.option("--forget", metavar="ID", help="Dismiss one entry of --list, without stopping the work.")
 @click.option(
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
@@ -120,7 +116,7 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
     metavar="KEY=VALUE",
     multiple=True,
     callback=parse_fields,
-    help="One more field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
+    help="Further field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
     "-o reasoning.effort=high",
 )
 @click.option(
@@ -128,27 +124,27 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
     "tags",
     metavar="TAG",
     multiple=True,
-    help="Tag for the gateway's accounts, repeatable. Default: LITELLM_TAGS.",
+    help="Tag for the gateway's cost reports, repeatable. Default: LITELLM_TAGS.",
 )
-@click.option("--effort", metavar="LEVEL", help="How hard the model thinks: low, medium, high or what else it knows.")
+@click.option("--effort", metavar="LEVEL", help="Reasoning effort: low, medium, high or another level of the model.")
 @click.option(
     "-f",
     "files",
     metavar="FILE",
     multiple=True,
-    help="A text, image or PDF that goes with the prompt, repeatable.",
+    help="Attach a text, image or PDF, repeatable.",
 )
 @click.option(
     "--sources/--no-sources",
     default=True,
-    help="List the cited pages that the text does not name, after it. Default: on.",
+    help="After the text, list cited pages that it does not name. Default: on.",
 )
-@click.option("--stream/--no-stream", default=None, help="Print the text as it comes. Default: on a terminal.")
+@click.option("--stream/--no-stream", default=None, help="Print the text as it arrives. Default: on a terminal.")
 @click.option(
     "--timeout",
     type=float,
     metavar="SECONDS",
-    callback=_finite,
+    callback=parse_seconds,
     default=DEFAULT_TIMEOUT,
     show_default=True,
     help="Deadline of the whole command in seconds.",
@@ -159,28 +155,49 @@ def _finite(_ctx: click.Context, _param: click.Parameter, seconds: float) -> flo
 @click.option("--verbose", is_flag=True, help="Show model, ids, retries, tokens, cost and times on stderr.")
 @click.version_option(package_name="litellm-openai-example", prog_name=PROGRAM)
 @click.pass_context
-def command(ctx: click.Context, /, **values: Any) -> int:
+def command(ctx: click.Context, /, **_values: Any) -> int:
     """Ask a model through a LiteLLM gateway and print its answer.
 
-    What is piped in is added to PROMPT, or is the prompt where PROMPT is not given or is "-".
+    Piped input is appended to PROMPT, or is the prompt if PROMPT is missing or "-".
     """
     started = time.monotonic()
-    if ctx.args:
-        raise click.UsageError("the prompt is one argument: put quotes around it", ctx)
-    given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
-    if values["auto_tool_call"] and "api" not in given:
-        values["api"] = "responses"
-    options = Options(**values)
-    problem = conflict(options, given)
-    if problem:
-        raise click.UsageError(problem, ctx)
+    options = read_options(ctx)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
-    resolve_payer(options.tags or None)
+    # Reject unusable tags before waiting for stdin.
+    payer = resolve_payer(options.tags or None)
     prompt = read_prompt(options, started + options.timeout)
-    if options.at_gateway:
-        gateway_settings()  # what is missing is told before the SDK is imported
-    return execute(options, prompt, started)
+    # Missing settings are reported before the SDK is imported.
+    settings = gateway_settings() if options.service == "gateway" or options.auto_tool_call else None
+    return _carry_out(options, prompt, started, payer, settings)
+
+
+def _carry_out(options: Options, prompt: str, started: float, payer: Payer, settings: GatewaySettings | None) -> int:
+    """Import the code that carries out the command line, and the SDK with it, and run it.
+
+    The import creates some hundred thousand objects that stay, and the garbage collector would walk all of them over
+    and over in the meantime. A library must not touch its host's collector; a command may touch its own: `main` turns
+    it off first thing, and it is turned on here, once these objects are frozen.
+    """
+    from ..late_types import late_types
+
+    try:
+        with late_types():
+            if options.service == "journal":
+                from .pending import list_or_forget
+            else:
+                from .session import run_session
+
+                if options.service == "relay":
+                    from .research import run
+                else:
+                    from .ask import run
+    finally:
+        gc.freeze()
+        gc.enable()
+    if options.service == "journal":
+        return list_or_forget(options)
+    return run_session(run, options, prompt, started, payer, settings)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -193,10 +210,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _speak_utf8() -> None:
-    """Begin again in Python's UTF-8 mode if the locale knows only ASCII, as that of cron and small containers does.
+    """Restart in Python's UTF-8 mode under an ASCII locale, such as that of cron jobs and small containers.
 
-    Python does so by itself unless PYTHONUTF8=0 forbids it; then a prompt, a file name and an answer in most languages
-    would be lost.
+    Python enables that mode itself unless PYTHONUTF8=0 forbids it. Without it, prompts, file names and answers in most
+    languages would be lost.
     """
     ascii_only = sys.getfilesystemencoding().lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646")
     if ascii_only and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
@@ -207,7 +224,7 @@ def _speak_utf8() -> None:
 def _main(arguments: list[str] | None) -> int:
     try:
         return run_command(command, notice, name=PROGRAM, arguments=arguments)
-    except SystemExit as end:  # shell completion ends so, and with 1 --help whose reader has gone
+    except SystemExit as end:  # raised by shell completion, and with 1 by --help after its reader has gone
         return READER_GONE if end.code else 0
     except BrokenPipeError:
         abandon_stdout()

@@ -1,18 +1,30 @@
-"""What a command line says, and which options exclude each other."""
+"""The command line: its values, the conflicts between its options, and the callbacks that read single options."""
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import click
+from click.core import ParameterSource
 
 from ..config import is_visible_ascii
-from ..json_object import JsonObject
+from ..json_object import JsonObject, can_be_sent, strict_json
 
 PROGRAM = "litellm-example"
 
 
 class Options(NamedTuple):
-    """The command line; each option is described where `cli` defines it.
+    """A valid command line; each option is documented where `main` defines it.
 
-    `api` is the one that is used; `stream` is None where neither --stream nor --no-stream is given; `fields` are those
-    of `-o`, nested.
+    Attributes:
+        api: the API to call, "responses" by default with --auto-tool-call.
+        auto_tool_call: False for a command line that follows up on earlier work, which takes precedence.
+        fields: further fields of the create call, nested: --effort and those of -o, which win.
+        search_tool: the tool of --web-search; None without that option.
+        stream: None without --stream and --no-stream.
+        follows_up: the command line is about work submitted earlier, so it takes no prompt.
+        service: what carries it out. The journal sends nothing; a relay may call the gateway as well.
     """
 
     prompt: str | None
@@ -22,16 +34,13 @@ class Options(NamedTuple):
     retrieve: str | None
     cancel: str | None
     previous_response_id: str | None
-    web_search: bool
-    search_country: str | None
     auto_tool_call: bool
-    target: str
     invocation: str | None
     list_work: bool
     forget: str | None
     deliverable_format: str | None
     fields: JsonObject
-    effort: str | None
+    search_tool: JsonObject | None
     files: tuple[str, ...]
     tags: tuple[str, ...]
     sources: bool
@@ -41,123 +50,178 @@ class Options(NamedTuple):
     instructions: str | None
     json: bool
     verbose: bool
-
-    @property
-    def follows_up(self) -> bool:
-        """Whether this is about work that was submitted before, and so needs no prompt."""
-        return bool(self.retrieve or self.cancel or self.invocation or self.at_journal)
-
-    @property
-    def at_journal(self) -> bool:
-        """Whether only the journal is read or changed, and nothing is sent."""
-        return self.list_work or self.forget is not None
-
-    @property
-    def at_relay(self) -> bool:
-        """Whether a relay is asked, by us or for the model."""
-        if self.invocation or (self.cancel or "").startswith(("inv_", "local_")):
-            return True
-        return not self.follows_up and (self.auto_tool_call or self.target == "relay")
-
-    @property
-    def at_gateway(self) -> bool:
-        """Whether the gateway is asked for certain, which takes its settings."""
-        if self.at_journal:
-            return False
-        return not self.at_relay or (self.auto_tool_call and not self.follows_up)
-
-    @property
-    def further(self) -> JsonObject:
-        """All further fields of the call: those that have an option of their own, and those of -o, which win."""
-        if self.effort is None:
-            return self.fields
-        if self.api == "chat":
-            return {"reasoning_effort": self.effort, **self.fields}
-        given = self.fields.get("reasoning", {})
-        reasoning = {"effort": self.effort, **given} if isinstance(given, dict) else given
-        return {**self.fields, "reasoning": reasoning}
-
-    @property
-    def tool(self) -> JsonObject | None:
-        """The tool of --web-search."""
-        if not self.web_search:
-            return None
-        where = {"type": "approximate", "country": self.search_country}
-        # The older name: models that know only `web_search` refuse it before anything is paid for.
-        return {"type": "web_search_preview"} | ({"user_location": where} if self.search_country else {})
+    follows_up: bool
+    service: Literal["journal", "relay", "gateway"]
 
 
-def conflict(options: Options, given: set[str]) -> str | None:
-    """Why a combination of options makes no sense; None if it does.
+def read_options(ctx: click.Context) -> Options:
+    """Return the options of a parsed command line.
 
-    Args:
-        options: their values.
-        given: the names of those that stand on the command line, whatever their value.
+    Raises:
+        click.UsageError: options exclude each other, or one lacks what it needs.
     """
-    ids = ("retrieve", "cancel", "invocation", "previous_response_id")
-    if options.forget is not None and not options.forget.strip():
-        return "--forget is empty"
-    for name in (one for one in (*ids, "model", "effort") if one in given):
-        value = getattr(options, name)
-        if not value.strip() or not value.isprintable():
-            return f"{_flag(name)} is empty or holds control characters"
-        if name in ids and not is_visible_ascii(value):
-            return f"{_flag(name)} is not an id"
-    modes = [name for name in _NOT_WITH if name in given]
-    if len(modes) > 1:
-        return f"{_flag(modes[0])} and {_flag(modes[1])} exclude each other"
-    if modes:  # --auto-tool-call is not among these: `make run-auto` has it, and what follows up beats it
-        return _first(modes[0], given, _NOT_WITH[modes[0]])
-    if "wait" in given and not options.background:
-        return "--wait goes with --background or --retrieve"
-    if "search_country" in given and not options.web_search:
-        return "--search-country goes with --web-search"
-    if options.target == "relay":
-        return _relay_conflict(options, given)
-    if "deliverable_format" in given:
-        return "--deliverable-format goes with --target relay"
-    if options.api == "chat":
-        only = [name for name in _RESPONSES_ONLY if getattr(options, name)]
-        if only:
-            return f"{_flag(only[0])} needs --api responses"
-    if options.auto_tool_call and (found := _first("auto_tool_call", given, ("background", "files"))):
-        return found
-    if options.stream:
-        return _first("stream", given, ("json", "background", "auto_tool_call"))
-    return None
+    if ctx.args:
+        raise click.UsageError("the prompt is one argument: put quotes around it", ctx)
+    values = dict(ctx.params)
+    # An option that repeats its default is in conflict as well.
+    given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    if values["auto_tool_call"] and "api" not in given:
+        values["api"] = "responses"
+    problem = _conflict(values, given)
+    if problem:
+        raise click.UsageError(problem, ctx)
+    at_journal = values["list_work"] or values["forget"] is not None
+    follows_up = bool(values["retrieve"] or values["cancel"] or values["invocation"] or at_journal)
+    # Only a relay's ids and local ids begin like this; all others are responses of the gateway.
+    at_relay = values["invocation"] or (values["cancel"] or "").startswith(("inv_", "local_"))
+    at_relay = at_relay or (not follows_up and (values["auto_tool_call"] or values["target"] == "relay"))
+    values["auto_tool_call"] = values["auto_tool_call"] and not follows_up
+    values["fields"] = _with_effort(values["api"], values["fields"], values.pop("effort"))
+    values["search_tool"] = _search_tool(values["search_country"]) if values["web_search"] else None
+    for name in ("target", "web_search", "search_country"):
+        del values[name]
+    service: Any = "journal" if at_journal else "relay" if at_relay else "gateway"
+    return Options(**values, follows_up=follows_up, service=service)
 
 
-_RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
-_ASKING = (
+def _with_effort(api: str, fields: JsonObject, effort: str | None) -> JsonObject:
+    if effort is None:
+        return fields
+    if api == "chat":
+        # -o wins over --effort, as the more specific one.
+        return {"reasoning_effort": effort, **fields}
+    given = fields.get("reasoning", {})
+    return {**fields, "reasoning": {"effort": effort, **given} if isinstance(given, dict) else given}
+
+
+def _search_tool(country: str | None) -> JsonObject:
+    # The older name: models that know only `web_search` refuse it before anything is paid for.
+    tool: JsonObject = {"type": "web_search_preview"}
+    return {**tool, "user_location": {"type": "approximate", "country": country}} if country else tool
+
+
+# Options that describe a new request.
+_NEW_REQUEST = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
     *("stream", "fields", "effort", "files", "previous_response_id", "instructions"),
 )
-_NOT_WITH = {
-    "retrieve": _ASKING,
-    "cancel": (*_ASKING, "wait"),
-    "invocation": (*_ASKING, "wait", "model"),
-    "list_work": (*_ASKING, "wait", "model", "api"),
-    "forget": (*_ASKING, "wait", "model", "api"),
+# The options that follow up on earlier work, each with the options that it excludes. --auto-tool-call is not among
+# these: `make run-auto` always sets it, and the follow-up takes precedence.
+_FOLLOW_UPS = {
+    "retrieve": _NEW_REQUEST,
+    "cancel": (*_NEW_REQUEST, "wait"),
+    "invocation": (*_NEW_REQUEST, "wait", "model"),
+    "list_work": (*_NEW_REQUEST, "wait", "model", "api"),
+    "forget": (*_NEW_REQUEST, "wait", "model", "api"),
 }
+_IDS = ("retrieve", "cancel", "invocation", "previous_response_id")
+_RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
+_NOT_WITH_RELAY = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
 
 
-def _relay_conflict(options: Options, given: set[str]) -> str | None:
-    if "api" in given:
-        return "--target relay does not go through an API: leave --api away"
-    excluded = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
-    found = _first("target relay", given, excluded)
-    if not found and options.stream:
-        found = _first("stream", given, ("background", "json"))
-    return found
+def _conflict(values: JsonObject, given: set[str]) -> str | None:
+    """Return why a combination of options makes no sense; None if it does.
+
+    Args:
+        values: of all options.
+        given: the names of those on the command line, even if they repeat the default.
+    """
+    if values["forget"] is not None and not values["forget"].strip():
+        return "--forget is empty"
+    for name in (name for name in (*_IDS, "model", "effort") if name in given):
+        if not values[name].strip() or not values[name].isprintable():
+            return f"{_flag(name)} is empty or holds control characters"
+        if name in _IDS and not is_visible_ascii(values[name]):
+            return f"{_flag(name)} is not an id"
+    follow_ups = [name for name in _FOLLOW_UPS if name in given]
+    if len(follow_ups) > 1:
+        return f"{_flag(follow_ups[0])} and {_flag(follow_ups[1])} exclude each other"
+    if follow_ups:
+        return _excluded(follow_ups[0], given, _FOLLOW_UPS[follow_ups[0]])
+    if "wait" in given and not values["background"]:
+        return "--wait goes with --background or --retrieve"
+    if "search_country" in given and not values["web_search"]:
+        return "--search-country goes with --web-search"
+    if values["target"] == "relay":
+        if "api" in given:
+            return "--target relay does not go through an API: drop --api"
+        problem = _excluded("target relay", given, _NOT_WITH_RELAY)
+        return problem or (_excluded("stream", given, ("background", "json")) if values["stream"] else None)
+    if "deliverable_format" in given:
+        return "--deliverable-format goes with --target relay"
+    if values["api"] == "chat" and (names := [name for name in _RESPONSES_ONLY if values[name]]):
+        return f"{_flag(names[0])} needs --api responses"
+    if values["auto_tool_call"] and (problem := _excluded("auto_tool_call", given, ("background", "files"))):
+        return problem
+    return _excluded("stream", given, ("json", "background", "auto_tool_call")) if values["stream"] else None
 
 
-def _first(what: str, given: set[str], excluded: tuple[str, ...]) -> str | None:
-    """The message for the first of the excluded options that stands next to `what`, if one does."""
-    for name in excluded:
-        if name in given:
-            return f"{_flag(what)} takes no prompt" if name == "prompt" else f"{_flag(what)} excludes {_flag(name)}"
+def _excluded(name: str, given: set[str], excluded: tuple[str, ...]) -> str | None:
+    """Return the message for the first of the excluded options that is given next to `name`, if any is."""
+    for other in excluded:
+        if other in given:
+            return f"{_flag(name)} takes no prompt" if other == "prompt" else f"{_flag(name)} excludes {_flag(other)}"
     return None
 
 
 def _flag(name: str) -> str:
     return {"fields": "-o", "files": "-f", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")
+
+
+# Fields of a create call that the command sets itself, each with the option that sets it.
+_RESERVED = {
+    "model": "--model",
+    "input": "PROMPT",
+    "messages": "PROMPT",
+    "instructions": "--instructions",
+    "tools": "--web-search and --auto-tool-call",
+    "stream": "--stream",
+    "background": "--background",
+    "previous_response_id": "--previous-response-id",
+    "timeout": "--timeout",
+    "num_retries": "the rule that nothing is paid for twice",
+}
+
+
+def parse_fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> JsonObject:
+    """Return the fields of `-o KEY=VALUE`: dotted keys nest, a value is JSON or else text, the last of two wins."""
+    fields: JsonObject = {}
+    for one in given:
+        key, equals, text = one.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path) or not key.isprintable():
+            raise click.BadParameter(f"{one!r} is not KEY=VALUE")
+        if path[0] in _RESERVED or path[0].startswith("extra_"):
+            raise click.BadParameter(f"{path[0]} is set by {_RESERVED.get(path[0], 'the SDK')}, not by -o")
+        inner = fields
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise click.BadParameter(f"{key}: {name} already has a value, so nothing can be nested in it")
+        inner[path[-1]] = _parse_value(key, text)
+    return fields
+
+
+def _parse_value(key: str, text: str) -> object:
+    try:
+        value = strict_json(text)
+    except ValueError:
+        value = text  # NaN and Infinity too, which JSON does not have
+    if not can_be_sent(value):
+        raise click.BadParameter(f"{key}: the value cannot be sent: an infinite number, or invalid UTF-8")
+    return value
+
+
+def parse_country(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:
+    """Return a country code in capitals. The provider knows which codes exist (ISO 3166-1 alpha-2)."""
+    country = None if given is None else given.strip().upper()
+    if country is not None and not (len(country) == 2 and country.isascii() and country.isalpha()):
+        raise click.BadParameter(f"{given!r} is not a country code of two letters, such as KR")
+    return country
+
+
+def parse_seconds(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
+    """Return a time limit that is a finite number above 0."""
+    if not 0 < seconds < math.inf:
+        raise click.BadParameter("must be a finite number above 0")
+    return seconds

@@ -1,6 +1,6 @@
-"""What leaves the command: the answer on stdout, everything else on stderr.
+"""Output: the answer on stdout, everything else on stderr.
 
-Whatever a model wrote has to get through any terminal, encoding and pipe without harm to them or to itself.
+A model's text must pass through any terminal, encoding and pipe, neither doing harm nor losing characters.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TextIO
 
 from ..config import keys, redact_text
 
-_TELLING = 5  # characters of a key that are not shown any more; fewer are those that all keys begin with
-# What moves a terminal's cursor or colours, and what a reader cannot see but which changes what they read: overrides
-# and marks of direction, spaces of no width, line separators, tags. Joiners stay, for emoji and scripts need them, and
-# so do the tags of a flag.
+_MIN_PREFIX = 5  # characters of a key that are held back; shorter prefixes are common to all keys
+# Control characters, which move a terminal's cursor or set colours, and invisible characters that change what a reader
+# sees: direction marks and overrides, zero-width spaces, line separators, tags. Joiners stay, because emoji and scripts
+# need them, and so do the tags of a flag.
 _UNSAFE = re.compile(
     "\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f|"
     "([\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -28,49 +28,57 @@ _ESCAPES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-
 
 
 class Output:
-    """The answer's way to stdout. The keys do not get there, even if a gateway sends them back."""
+    """The answer on stdout, without the user's keys even if a gateway echoes them.
+
+    Attributes:
+        terminal: stdout is a terminal.
+        first_at: time of the first output on the monotonic clock; None before it.
+    """
 
     def __init__(self) -> None:
         stream = self._stream = sys.stdout
-        self._secrets = keys()
         self._held = ""
         self._last = "\n"
         self.terminal = _is_terminal(stream)
         self.first_at: float | None = None
+        self._secrets = keys()
         if hasattr(stream, "reconfigure"):
-            # What the encoding lacks (and half a surrogate pair) is written as an escape, not lost.
+            # Characters that the encoding lacks, and lone surrogates, are escaped rather than lost.
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        """Write a piece of the answer at once. Raises OSError when stdout does not take it."""
+        """Write a piece of the answer at once. Raise OSError if stdout fails."""
         text = redact_text(self._held + text, *self._secrets)
-        sure = len(text) - max((_begun(secret, text) for secret in self._secrets), default=0)
-        self._put(text[:sure])
-        self._held = text[sure:]
+        # The end of the text is held back while it may be the beginning of a key.
+        safe = len(text) - max((_prefix_at_end(secret, text) for secret in self._secrets), default=0)
+        self._put(text[:safe])
+        self._held = text[safe:]
 
     def _put(self, text: str) -> None:
         if not text:
             return
+        # A program that reads a pipe gets the text unchanged.
         if self.terminal:
             text = harmless(text)
         self._stream.write(text)
+        # A reader gets each piece at once.
         self._stream.flush()
         self.first_at = self.first_at or time.monotonic()
         self._last = text[-1]
 
     @property
     def wrote(self) -> bool:
-        """Whether anything is on stdout."""
+        """Has anything been written to stdout?"""
         return self.first_at is not None
 
     def paragraph(self, text: str) -> None:
-        """Write lines of their own, set apart from what stands before them; nothing if there are none."""
+        """Write text as separate lines, after a blank line unless it comes first. Empty text is skipped."""
         if text:
             self.write(("\n" if self.wrote else "") + text)
             self.end()
 
     def end(self) -> None:
-        """End the last line, unless the answer did."""
+        """Write the held text, and end the last line unless the answer did."""
         held, self._held = self._held, ""
         self._put(held)
         if self._last != "\n":
@@ -78,25 +86,25 @@ class Output:
 
 
 def notice(text: str) -> None:
-    """Write a line (or lines) to stderr, without keys; a stderr that is closed or broken stops nothing.
+    """Write lines to stderr, without keys and control characters; a closed or broken stderr is ignored.
 
-    Not every line has to think of what a gateway or a relay may have put into an id or a status.
+    The callers need not check what a gateway or a relay may have put into an id or a status.
     """
     with suppress(OSError, ValueError, AttributeError):
         if hasattr(sys.stderr, "reconfigure"):
             sys.stderr.reconfigure(errors="backslashreplace")
-        # On a terminal the line may hold progress, which is written again with the next second.
+        # Clear a progress line first; it is drawn again within a second.
         sys.stderr.write(("\r\x1b[K" if _progress_shown.is_set() else "") + harmless(without_keys(text)) + "\n")
         sys.stderr.flush()
 
 
 def without_keys(text: str) -> str:
-    """`text` without the user's keys, which must not leave even if a gateway sends them back."""
+    """Return `text` with the user's keys redacted: a gateway may echo them."""
     return redact_text(text, *keys())
 
 
 def harmless(text: str) -> str:
-    """`text` with what could harm or deceive at a terminal made visible: control characters, and hidden ones."""
+    """Return `text` with control and invisible characters escaped, which could harm a terminal or deceive a reader."""
     return text if text.isprintable() else _UNSAFE.sub(_visible, text.replace("\r\n", "\n"))
 
 
@@ -108,7 +116,7 @@ def _visible(match: re.Match[str]) -> str:
 
 
 def readable_json(text: str) -> str:
-    r"""JSON text as it came, but with letters instead of their `\uXXXX` escapes."""
+    r"""Return JSON text unchanged except for `\uXXXX` escapes of printable characters, which are decoded."""
 
     def letter(match: re.Match[str]) -> str:
         high, low, single = match.groups()
@@ -122,7 +130,7 @@ def readable_json(text: str) -> str:
 
 
 def stderr_is_terminal() -> bool:
-    """Whether a person reads the notices, and not a program."""
+    """Does a person, rather than a program, read the notices?"""
     return _is_terminal(sys.stderr)
 
 
@@ -130,7 +138,7 @@ _progress_shown = threading.Event()
 
 
 class Progress:
-    """Elapsed time and status on a terminal's last line, rewritten each second."""
+    """Elapsed time and status on a terminal's last line, redrawn each second."""
 
     def __init__(self, status: str) -> None:
         self._status = status
@@ -139,11 +147,11 @@ class Progress:
         self._started = time.monotonic()
 
     def status(self, status: str) -> None:
-        """Say what the work is doing now."""
+        """Set the status."""
         self._status = status
 
     def retrying(self, status: int, seconds: float) -> None:
-        """Say for that long that a request is sent again after an answer with this HTTP status."""
+        """Show for `seconds` that a request is retried after an answer with this HTTP status."""
         self._paused = "a rate limit" if status == 429 else f"a retry (HTTP {status})"
         self._paused_until = time.monotonic() + seconds
 
@@ -161,7 +169,7 @@ class Progress:
             _progress_shown.set()
 
     def stop(self) -> None:
-        """Clear the line; nothing is written afterwards."""
+        """Clear the line and stop redrawing it."""
         self._done.set()
         if _progress_shown.is_set():
             self._show("")
@@ -182,12 +190,12 @@ def progress(status: str) -> Iterator[Progress]:
         shown.stop()
         if terminal:
             thread.join()
-            shown.stop()  # it may have written once more
+            shown.stop()  # the thread may have drawn the line once more
 
 
-def _begun(secret: str, text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of a secret that comes in pieces."""
-    return max((n for n in range(_TELLING, len(secret)) if text.endswith(secret[:n])), default=0)
+def _prefix_at_end(secret: str, text: str) -> int:
+    """Return the number of characters at the end of `text` that may be the beginning of `secret`."""
+    return max((n for n in range(_MIN_PREFIX, len(secret)) if text.endswith(secret[:n])), default=0)
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -1,4 +1,4 @@
-"""The command's ways to have deep_research run: by the model's decision, directly, or picked up again."""
+"""The command lines that use a relay: --auto-tool-call, --target relay, and the follow-ups of research runs."""
 
 from __future__ import annotations
 
@@ -6,56 +6,55 @@ import uuid
 from collections.abc import Callable
 
 from ..calls.reply import source_list
-from ..calls.steps import run as drive
 from ..config import DEFAULT_RELAY_URL, ConfigurationError, setting
 from ..errors import CutShortError
 from ..json_object import JsonObject
 from ..research.contract import AcceptedInvocation, Invocation
-from ..research.relay_calls import RelayError
+from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from . import journal
-from .again import own_relay
-from .journal import RESEARCH, Record
+from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress
 from .session import Session
 from .tool_calling import finish_answer, is_gone, new_answer, run_status, saved_conversation
-from .verbose import tell_run
+from .verbose import show_run
 
 
 def run(session: Session, prompt: str) -> int:
-    """Carry out a command line with --auto-tool-call, --target relay, --invocation or --cancel inv_..."""
+    """Carry out a command line that uses a relay, and return the exit code."""
     options = session.options
     followed = options.invocation or options.cancel
-    known = _known(followed) if followed else None
-    if options.auto_tool_call and not options.follows_up:
-        _ = session.client  # its settings are checked before anything else
+    known = _find(followed) if followed else None
+    if options.auto_tool_call:
+        _ = session.client  # reject unusable settings first
     if known is not None:
-        session.pays_as(known.payer)
-    # The deadline around the whole command is the only one.
-    with RelayClient(_address(known), timeout=None, payer=session.payer) as relay:
+        session.default_payer(known.payer)
+    # No time limit, as the deadline of the command bounds every call.
+    with RelayClient(_relay_url(known), timeout=None, payer=session.payer) as relay:
         if followed:
-            entry = _follow(session, relay, followed, known)
-            return _cancel(session, relay, entry) if options.cancel else _pick_up(session, relay, entry)
+            record = _follow(session, relay, followed, known)
+            return _cancel(session, relay, record) if options.cancel else _pick_up(session, relay, record)
         if options.auto_tool_call:
             return new_answer(session, relay, prompt)
         return _research(session, relay, prompt)
 
 
-def _known(work_id: str) -> Record | None:
-    """Return the record of a research run by its id or local id. Raises ConfigurationError where it is of no use."""
+def _find(work_id: str) -> Record | None:
+    """Return the record of a research run by its id or local id. Raise ConfigurationError if it is of other work."""
     known = journal.find(work_id)
     if known is None and work_id.startswith(journal.LOCAL):
-        raise ConfigurationError(f"nothing is kept here as {work_id}: --list shows what is")
+        raise ConfigurationError(f"no record of {work_id} here; --list shows all records")
     if known is not None and known.kind == journal.RESPONSE:
-        reason = "it is followed by --retrieve" if known.confirmed else "its id is not known, so it cannot be followed"
+        reason = "pick it up with --retrieve" if known.confirmed else "its id is not known, so it cannot be picked up"
         raise ConfigurationError(f"{work_id} is a background response at the gateway: {reason}")
     return known
 
 
-def _address(known: Record | None) -> str | None:
-    """Return the relay of a run that is kept; None for that of the environment, which wins for an accepted one.
+def _relay_url(known: Record | None) -> str | None:
+    """Return the base URL of a recorded run's relay; None for the relay of the environment.
 
-    A run that is not confirmed is posted to where it was posted before, or it could be started twice.
+    The environment takes precedence for an accepted run. An unconfirmed one is submitted to the same relay as before,
+    because another relay would start it a second time.
     """
     if known is None:
         return None
@@ -65,24 +64,23 @@ def _address(known: Record | None) -> str | None:
 
 
 def _follow(session: Session, relay: RelayClient, work_id: str, known: Record | None) -> Record:
-    """Take up the run of an earlier command. Raises ConfigurationError if it takes a token that is not known."""
-    if known is not None and known.conversation is not None and known.paid_by:
-        relay.payer = known.payer  # the calls that are still to be posted belong to the same payer
+    """Take over the run of an earlier command. Raise ConfigurationError if its token is not known."""
+    if known is not None and known.conversation is not None and known.payer_headers:
+        relay.payer = known.payer  # for the calls of the conversation that are yet to be submitted
     if known is not None and not known.confirmed:
-        session.in_flight.follow(known)
+        session.pending.follow(known)
         return known
     token = setting("RELAY_INVOCATION_TOKEN") or (known.token if known is not None else None)
     if not token:
-        raise ConfigurationError("the token of the invocation is needed: set RELAY_INVOCATION_TOKEN")
-    where = None if own_relay() else relay.base_url
-    entry = known or Record(RESEARCH, work_id, "", 0.0, relay=where)
-    entry = entry._replace(token=token)
-    session.in_flight.follow(entry)
-    return entry
+        raise ConfigurationError("the token of the research run is not known here: set RELAY_INVOCATION_TOKEN")
+    record = known or Record(RESEARCH, work_id, "", 0.0, relay=None if own_relay() else relay.base_url)
+    record = record._replace(token=token)
+    session.pending.follow(record)
+    return record
 
 
 def _research(session: Session, relay: RelayClient, prompt: str) -> int:
-    """--target relay: the prompt as the question of a research run."""
+    """Carry out --target relay, with the prompt as the research question."""
     options = session.options
     streams = session.streams and not options.background
     arguments: JsonObject = {"research_question": prompt, "stream" if streams else "background": True}
@@ -90,19 +88,21 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         arguments["deliverable_format"] = options.deliverable_format
     if options.instructions:
         arguments["system_prompt"] = options.instructions
-    entry = journal.intent(
+    record = journal.intent(
         RESEARCH,
         prompt,
         uuid.uuid4().hex,
-        relay=None if own_relay() else relay.base_url,
+        relay.base_url,
         arguments=arguments,
-        paid_by=session.payer.headers,
+        payer_headers=session.payer.headers,
     )
-    session.in_flight.begin(entry)
+    # Durable before the POST, so that no crash loses a run that was paid for.
+    session.pending.begin(record)
     try:
-        accepted = _submit(session, relay, entry)
+        accepted = _submit(session, relay, record)
+    # Both are definite: an unknown outcome is a ResearchUnconfirmedError, and its record stays.
     except (RelayError, ConfigurationError):
-        session.in_flight.drop(entry)
+        session.pending.drop(record)
         raise
     if options.background:
         session.out.paragraph(accepted.model_dump_json())
@@ -113,23 +113,23 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     return (_stream if streams else _wait)(session, relay, accepted.invocation_id, accepted.invocation_token)
 
 
-def _submit(session: Session, relay: RelayClient, entry: Record) -> AcceptedInvocation:
+def _submit(session: Session, relay: RelayClient, record: Record) -> AcceptedInvocation:
     session.sent = True
     with progress("submitting the research run to the relay"):
-        accepted = relay.invoke(entry.arguments or {}, idempotency_key=entry.key)
-    session.in_flight.accept(entry, accepted.invocation_id, accepted.invocation_token)
+        accepted = relay.invoke(record.arguments or {}, idempotency_key=record.key)
+    session.pending.accept(record, accepted.invocation_id, accepted.invocation_token)
     return accepted
 
 
-def _submit_again(session: Session, relay: RelayClient, entry: Record) -> AcceptedInvocation:
-    """Repeat the `POST` of a run that is not confirmed. Whatever fails now, the first one may have been accepted."""
-    if not entry.key or entry.arguments is None:
-        raise ConfigurationError(f"the record of {entry.id} lacks what it takes to repeat its request")
-    relay.payer = entry.payer
+def _resubmit(session: Session, relay: RelayClient, record: Record) -> AcceptedInvocation:
+    """Submit an unconfirmed run once more. If that fails too, the first submit may still have been accepted."""
+    if not record.key or record.arguments is None:
+        raise ConfigurationError(f"the record of {record.id} is incomplete, so its request cannot be repeated")
+    relay.payer = record.payer
     try:
-        return _submit(session, relay, entry)
+        return _submit(session, relay, record)
     except RelayError as error:
-        raise relay.unconfirmed(entry.key, entry.arguments, error) from error
+        raise relay.unconfirmed(record.key, record.arguments, error) from error
 
 
 def _stream(session: Session, relay: RelayClient, invocation_id: str, token: str) -> int:
@@ -143,82 +143,81 @@ def _stream(session: Session, relay: RelayClient, invocation_id: str, token: str
                 shown.status(f"waiting for the relay's research run: {event.data['status']}")
             elif event.name in ("completed", "error"):
                 last = event.data
-    # A relay may hold that its last event was had before, and send none.
+    # A relay that believes its final event was read before sends none.
     if last:
         return _finish(session, Invocation.model_validate(last))
     return _wait(session, relay, invocation_id, token)
 
 
-def _pick_up(session: Session, relay: RelayClient, entry: Record) -> int:
-    """--invocation: wait for a research run, and finish the answer that it was started for, if there is one."""
-    conversation = saved_conversation(entry)
+def _pick_up(session: Session, relay: RelayClient, record: Record) -> int:
+    """Carry out --invocation: wait for a run, and finish the answer of the conversation that it belongs to."""
+    conversation = saved_conversation(record)
     if conversation is not None:
         for call in conversation.calls:
-            if entry.confirmed and call.invocation_id == entry.id:
-                call.invocation_token = entry.token
+            if record.confirmed and call.invocation_id == record.id:
+                call.invocation_token = record.token
         return finish_answer(session, relay, conversation)
-    if entry.confirmed:
-        return _wait(session, relay, entry.id, entry.token or "")
-    accepted = _submit_again(session, relay, entry)
+    if record.confirmed:
+        return _wait(session, relay, record.id, record.token or "")
+    accepted = _resubmit(session, relay, record)
     notice(f"[the relay has the research run as {accepted.invocation_id}]")
     return _wait(session, relay, accepted.invocation_id, accepted.invocation_token)
 
 
-def _cancel(session: Session, relay: RelayClient, entry: Record) -> int:
-    """--cancel: a run that is not confirmed is asked for first, because only its id and token cancel it."""
-    invocation_id, token = entry.id, entry.token or ""
-    if not entry.confirmed:
-        notice("[the run is not confirmed: asking the relay for it, under the same key, to cancel it]")
-        accepted = _submit_again(session, relay, entry)
+def _cancel(session: Session, relay: RelayClient, record: Record) -> int:
+    """Carry out --cancel. An unconfirmed run is submitted first, because only its id and token can cancel it."""
+    invocation_id, token = record.id, record.token or ""
+    if not record.confirmed:
+        notice("[the run is not confirmed: submitting it again under the same key, to get the id that cancels it]")
+        accepted = _resubmit(session, relay, record)
         invocation_id, token = accepted.invocation_id, accepted.invocation_token
-    view = _settled(session, relay, lambda: relay.cancel(invocation_id, token))
+    view = _drop_if_gone(session, relay, lambda: relay.cancel(invocation_id, token))
     session.out.paragraph(view.model_dump_json())
     if view.finished:
-        session.in_flight.drop_all()
+        session.pending.drop_all()
     return 0
 
 
 def _wait(session: Session, relay: RelayClient, invocation_id: str, token: str) -> int:
     with progress("waiting for the relay's research run") as shown:
-        waiting = relay.wait_operation(invocation_id, token, lambda seen: shown.status(run_status(seen)))
-        view = _settled(session, relay, lambda: drive(relay, waiting))
+
+        def on_view(view: Invocation) -> None:
+            shown.status(run_status(view))
+
+        view = _drop_if_gone(session, relay, lambda: relay.wait(invocation_id, token, on_view=on_view))
     return _finish(session, view)
 
 
 def _finish(session: Session, view: Invocation) -> int:
-    """Print what a research run has come to. Raises what it must be called if it is not whole."""
+    """Print the result of a research run. Raise the matching error if it is not complete."""
     options = session.options
     if options.json:
         session.out.write(view.model_dump_json())
     elif not session.out.wrote and view.status in ("completed", "incomplete"):
         session.out.write(view.output_text or "")
     session.out.end()
-    if options.sources and not options.json and session.out.wrote:
+    if options.sources and view.sources and not options.json and session.out.wrote:
         session.out.paragraph(source_list(view.sources, view.output_text or ""))
     if options.verbose:
-        tell_run(view)
-    session.in_flight.drop_all()
-    _require_complete(view)
-    return 0
-
-
-def _settled(session: Session, relay: RelayClient, ask: Callable[[], Invocation]) -> Invocation:
-    """Return what the run's own relay says of it. If that does not have the run any more, its record goes."""
-    try:
-        return ask()
-    except RelayError as error:
-        for entry in session.in_flight.records:
-            if is_gone(error, entry, relay):
-                session.in_flight.drop(entry)
-        raise
-
-
-def _require_complete(view: Invocation) -> None:
+        show_run(view)
+    # The result is on stdout, so that even a failed run has nothing left to pick up.
+    session.pending.drop_all()
     if view.status == "completed" and view.output_text:
-        return
+        return 0
     ends = {"completed": "has no text", "cancelled": "was cancelled", "failed": "failed", "incomplete": "ended early"}
     cause = f"the research run {ends.get(view.status, 'ended as ' + view.status)}"
     details: JsonObject = {"code": view.error_code, "message": view.error_message or ""}
     if view.status == "incomplete" and view.output_text:
         raise CutShortError(cause, text=view.output_text, **details)
     raise RelayError(cause, **details)
+
+
+def _drop_if_gone(session: Session, relay: RelayClient, call: Callable[[], Invocation]) -> Invocation:
+    """Return the result of a call about a run; if the run's own relay no longer has it, drop its record."""
+    try:
+        return call()
+    except RelayError as error:
+        for record in session.pending.records:
+            if is_gone(error, record, relay):
+                session.pending.drop(record)
+        raise

@@ -1,4 +1,4 @@
-"""An answer for which the model may have research run: the conversation, its journal, and what is printed of it."""
+"""Answers for which the model may call deep_research: the conversation, the records of its runs, and the printing."""
 
 from __future__ import annotations
 
@@ -10,94 +10,100 @@ from ..calls.steps import Operation
 from ..config import ConfigurationError
 from ..json_object import JsonObject
 from ..research.contract import Invocation
-from ..research.loop import Conversation, Research, ToolCall, ToolCallingResult, converse, research_through
-from ..research.relay_calls import RelayError
+from ..research.conversation import Conversation, ToolCall, ToolCallingResult
+from ..research.loop import Research, converse, research_through
+from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
-from .again import own_relay
-from .ask import tell_dropped_fields
-from .ending import NOT_AS_ASKED
-from .journal import RESEARCH, Record
+from .ask import warn_of_dropped_fields
+from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
-from .session import Session
-from .verbose import tell_turns
+from .session import NOT_AS_ASKED, Session
+from .verbose import show_turns
 
 
 def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
-    """Carry out --auto-tool-call."""
+    """Carry out --auto-tool-call, and return the exit code."""
     options = session.options
     conversation = Conversation(
         session.client.model,
         prompt,
         options.instructions,
-        options.web_search,
+        bool(options.search_tool),
         options.previous_response_id,
-        fields=options.further,
+        fields=options.fields,
     )
-    conversation.search_tool = options.tool or conversation.search_tool
-    relay.payer = conversation.paid_by(session.payer)
-    relay.check()  # before the first call that is paid for
-    tell_dropped_fields(session)
+    conversation.search_tool = options.search_tool or conversation.search_tool
+    relay.payer = conversation.run_payer(session.payer)
+    relay.check()  # before the first call that costs money
+    warn_of_dropped_fields(session)
     session.sent = True
     return finish_answer(session, relay, conversation)
 
 
 def finish_answer(session: Session, relay: RelayClient, conversation: Conversation) -> int:
-    """Go on with a conversation, and print the answer. While research runs, it can be picked up."""
-    calls = _CallJournal(session, relay, conversation)
+    """Continue a conversation to its answer, print it, and return the exit code.
+
+    While research runs, the journal has all that a later command needs to finish the answer.
+    """
+    records = _CallRecords(session, relay, conversation)
     with progress(f"waiting for {conversation.model}") as shown, telling_retries(shown.retrying):
 
         def on_view(view: Invocation) -> None:
             shown.status(f"waiting for {conversation.model}" if view.finished else run_status(view))
 
-        research = calls.journaled(research_through(relay, calls.accepted, on_view))
+        research = records.recorded(research_through(relay, records.accepted, on_view))
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
     session.answer_id = result.response_id
     code = _print(session, result)
+    # A run whose final view was not read may continue, even if the answer did without it.
     unread = {call.invocation_id for call in conversation.calls if call.unread}
-    for entry in session.in_flight.records:
-        if entry.id not in unread:
-            session.in_flight.drop(entry)
+    for record in session.pending.records:
+        if record.id not in unread:
+            session.pending.drop(record)
     if session.options.verbose:
-        tell_turns(session, result)
+        show_turns(session, result)
     return code
 
 
 def run_status(view: Invocation) -> str:
-    """Return the line of progress for a run."""
+    """Return the progress line of a research run."""
     return f"waiting for the relay's research run: {view.status}, as of {view.updated_at.astimezone():%H:%M:%S}"
 
 
-def saved_conversation(known: Record | None) -> Conversation | None:
-    """Return the conversation of a record, if there is one that this version can read."""
-    if known is None or known.conversation is None:
+def saved_conversation(record: Record) -> Conversation | None:
+    """Return the conversation of a record; None if it has none, or one that this version cannot read."""
+    if record.conversation is None:
         return None
     try:
-        return Conversation.load(known.conversation)
+        return Conversation.load(record.conversation)
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
 
 
-def is_gone(error: RelayError, entry: Record, relay: RelayClient) -> bool:
-    """Return True if the run's own relay says that it does not have the run any more."""
-    return error.status == 404 and error.code == "not_found" and (entry.relay == relay.base_url or own_relay())
+def is_gone(error: RelayError, record: Record, relay: RelayClient) -> bool:
+    """Return True if the run's own relay reports that it no longer has the run."""
+    return error.status == 404 and error.code == "not_found" and (record.relay == relay.base_url or own_relay())
 
 
-class _CallJournal:
-    """The records of a conversation's calls: each with the conversation, so that any of them finishes the answer."""
+class _CallRecords:
+    """The journal's records of a conversation's calls.
+
+    Each record holds the whole conversation, so that any one of them is enough to finish the answer.
+    """
 
     def __init__(self, session: Session, relay: RelayClient, conversation: Conversation) -> None:
         self._session, self._relay, self._conversation = session, relay, conversation
-        self._known: dict[str, Record] = {}  # by the key of the call
+        self._known: dict[str, Record] = {}  # by the call's idempotency key
         for call in conversation.calls:
             known = journal.find(journal.local_id(call.key)) or journal.find(call.invocation_id)
             if known is not None:
                 self._known[call.key] = known
-                session.in_flight.follow(known)
+                session.pending.follow(known)
 
-    def journaled(self, research: Research) -> Research:
-        """Return `research`, with the intent of each call recorded before its `POST`."""
+    def recorded(self, research: Research) -> Research:
+        """Return `research`, with the intent of each call made durable before its `POST`."""
 
         def run(call: ToolCall, arguments: JsonObject) -> Operation[None]:
             return self._run(research, call, arguments)
@@ -108,12 +114,13 @@ class _CallJournal:
         """Turn the intent of a call into the run that a relay accepted."""
         saved = self._conversation.save()
         run_id, token = call.invocation_id or "", call.invocation_token or ""
-        self._session.in_flight.accept(self._known[call.key], run_id, token, saved)
+        self._session.pending.accept(self._known[call.key], run_id, token, saved)
         notice(f"[deep_research was accepted by the relay as {run_id}]")
 
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
         known = self._known.get(call.key)
         if call.invocation_id is None and known is not None and known.confirmed:
+            # The conversation was saved before the relay accepted this call, whose own record is newer.
             call.invocation_id, call.invocation_token = known.id, known.token
         elif call.invocation_id is None:
             self._begin(call, arguments)
@@ -121,41 +128,42 @@ class _CallJournal:
             await research(call, arguments)
         except ConfigurationError:
             if call.invocation_id is None and known is None:  # nothing was sent
-                self._session.in_flight.drop(self._known[call.key])
+                self._session.pending.drop(self._known[call.key])
             raise
         except RelayError as error:
             if call.invocation_id is None and known is not None:
-                # The first `POST` of this call, by an earlier command, may have been accepted before.
+                # The first `POST` of this call, by an earlier command, may have been accepted.
                 raise self._relay.unconfirmed(call.key, _posted(arguments), error) from error
-            entry = self._known.get(call.key)
-            if entry is not None and (call.invocation_id is None or is_gone(error, entry, self._relay)):
-                self._session.in_flight.drop(entry)
+            record = self._known.get(call.key)
+            if record is not None and (call.invocation_id is None or is_gone(error, record, self._relay)):
+                self._session.pending.drop(record)
             raise
 
     def _begin(self, call: ToolCall, arguments: JsonObject) -> None:
-        entry = journal.intent(
+        intent = journal.intent(
             RESEARCH,
             self._conversation.prompt,
             call.key,
-            relay=None if own_relay() else self._relay.base_url,
+            self._relay.base_url,
             arguments=_posted(arguments),
             conversation=self._conversation.save(),
-            paid_by=self._relay.payer.headers,
+            payer_headers=self._relay.payer.headers,
         )
-        known = self._known.setdefault(call.key, entry)
-        self._session.in_flight.begin(known._replace(conversation=entry.conversation))
+        # The record of an earlier command keeps its submission time; only the conversation is newer.
+        known = self._known.setdefault(call.key, intent)
+        self._session.pending.begin(known._replace(conversation=intent.conversation))
 
 
 def _posted(arguments: JsonObject) -> JsonObject:
-    """The arguments of a call as the conversation posts them."""
+    """Return the arguments of a call as the loop posts them."""
     return {**arguments, "background": True}
 
 
 def _print(session: Session, result: ToolCallingResult) -> int:
-    """The answer on stdout, and on stderr how it came about: in short to a person, as JSON to a program."""
+    """Print the answer on stdout, and the calls behind it on stderr: briefly for a person, as JSON for a program."""
     person = stderr_is_terminal()
     if person:
-        _tell_ids(result, short=True)
+        _print_ids(result, brief=True)
     if session.options.json:
         session.out.paragraph(json.dumps(asdict(result), ensure_ascii=False))
     else:
@@ -166,28 +174,28 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         if call.error:
             notice(f"[{call.name} {call.status}: {call.error}]")
     if not person:
-        _tell_ids(result, short=False)
+        _print_ids(result, brief=False)
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
     return 0
 
 
-def _tell_ids(result: ToolCallingResult, *, short: bool) -> None:
+def _print_ids(result: ToolCallingResult, *, brief: bool) -> None:
     if not result.tool_called:
         return
     notice("[deep_research was called automatically]")
     names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
     ids = {name: getattr(result, name) for name in (*names, "upstream_response_id")}
-    if not short:
+    if not brief:
         notice(json.dumps(ids, ensure_ascii=False))
         return
     for call in result.calls:
         if call.invocation_id:
-            notice(f"[research run {_short(call.invocation_id)}: {call.status}]")
-    notice(f"[answer {_short(result.response_id)}]")
+            notice(f"[research run {_shortened(call.invocation_id)}: {call.status}]")
+    notice(f"[answer {_shortened(result.response_id)}]")
 
 
-def _short(text: str | None) -> str:
-    text = without_keys(text or "without an id")  # before it is cut: half a key would not be found
+def _shortened(text: str | None) -> str:
+    text = without_keys(text or "without an id")  # before the cut, as half a key would not be recognized
     return text if len(text) <= 48 else f"{text[:45]}..."

@@ -84,7 +84,7 @@ async def _check(relay: AsyncRelayClient) -> None:
     """Return once the relay is ready, which may just restart. Raises RelayError."""
     import anyio
 
-    from ..research.relay_calls import RelayError
+    from ..research.relay_answers import RelayError
 
     until = time.monotonic() + _AWAY
     while True:

@@ -29,11 +29,10 @@ from pydantic import Field, WithJsonSchema
 from ..errors import INTERNAL_ERROR, GatewayError
 from ..json_object import JsonObject
 from ..payer import Payer
-from ..research.arguments import ToolArguments, unknown_name
+from ..research.arguments import TOOL, ToolArguments, check_arguments, unknown_name
 from ..research.contract import Invocation
-from ..research.relay_calls import RelayError, ResearchRunningError, ResearchUnconfirmedError
+from ..research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
-from ..research.tool import TOOL, check_arguments
 
 T = TypeVar("T")
 

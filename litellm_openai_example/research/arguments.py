@@ -1,16 +1,18 @@
-"""What a research run is told. An argument is one field here: its check, its description and its section of the prompt.
+"""The arguments of a research run, and the deep_research tool that is made of them.
 
-Everything that knows arguments is derived from the fields: the tool's schema for models and for agents, the checks of
-what these wrote, the body of the relay's `POST` with its OpenAPI, and the research prompt.
+An argument is one field: its check, its description and its section of the prompt. Everything else is derived from the
+fields: the tool's schema for models and agents, the checks of the arguments that they write, the body of the relay's
+`POST` with its OpenAPI, and the research prompt.
 
-A new argument is optional, and None where it is not given: then a request without it means what it always meant, and
-is the same request to whatever compares requests by their arguments (the relay's idempotency keys, the agents' calls).
+A new argument must be optional, with the default None. Then a request without it keeps its meaning, and stays equal for
+everything that compares requests by their arguments (the relay's idempotency keys, the agents' calls).
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -21,16 +23,31 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
 from ..json_object import JsonObject
 
+TOOL_NAME: Final = "deep_research"
 MAX_TEXT: Final = 100_000
 MAX_ITEMS: Final = 100
 MAX_TEXT_FORMAT_BYTES: Final = 64 * 1024
-_LONGEST_COMPARED: Final = 64  # characters of an unknown name; comparing takes time that grows with their square
+_LONGEST_COMPARED: Final = 64  # characters of an unknown name; the time of a comparison grows with their square
+# The keywords of a JSON schema that every provider reads; some refuse a tool with others.
+_KEYWORDS = frozenset({"type", "description", "enum", "items", "properties", "required", "additionalProperties"})
+_FENCED = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
+_ENCODINGS = 3  # levels of JSON text within JSON text
+_PROBLEMS = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "string_too_short": "must be a text that is not blank",
+    "string_pattern_mismatch": "must be a text that is not blank",
+    "string_unicode": "holds half of a surrogate pair",
+    "list_type": "must be a list of texts",
+    "bool_type": "must be true or false",
+}
 
 DeliverableFormat = Literal["markdown_brief", "markdown_report", "json_outline"]
 Mode = Literal["foreground", "background", "stream"]
@@ -40,18 +57,18 @@ Language = Annotated[str, StringConstraints(max_length=100)]
 
 @dataclass(frozen=True)
 class Section:
-    """How an argument stands in the research prompt. The sections follow each other as the fields do.
+    """The section of an argument in the research prompt. The sections have the order of the fields.
 
     Args:
         heading: of the section.
-        words: what is said for each value; the value itself, a list as a list, if this is empty.
+        words: the text for each value; if empty, the text is the value itself, a list as a list.
     """
 
     heading: str
     words: Mapping[object, str] = field(default_factory=dict)
 
     def text(self, value: Any) -> str:
-        """What is said of a value; empty, and there is no section, where that is nothing."""
+        """Return the text for a value. An empty text leaves the section out."""
         if self.words:
             return self.words[value]
         if isinstance(value, list):
@@ -60,12 +77,12 @@ class Section:
 
 
 def unknown_name(name: str, known: Sequence[str], elsewhere: Mapping[str, str] | None = None) -> str:
-    """Return what to say of a name that is not one of `known`: the nearest one, and all of them.
+    """Return the message for an unknown name, with the closest known name and all of them.
 
     Args:
-        name: as a client wrote it; it is not repeated.
-        known: the names at that place.
-        elsewhere: names at another place, each with its whole path.
+        name: as a client wrote it; the message does not repeat it.
+        known: the names that are valid there.
+        elsewhere: names that are valid elsewhere, each with its whole path.
     """
     paths = {**(elsewhere or {}), **{one: one for one in known}}
     near = difflib.get_close_matches(name[:_LONGEST_COMPARED], paths, n=1)
@@ -74,6 +91,8 @@ def unknown_name(name: str, known: Sequence[str], elsewhere: Mapping[str, str] |
 
 
 class Strict(BaseModel):
+    """A model that refuses unknown fields and converts no types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -89,8 +108,8 @@ def _check_text_format(given: JsonObject) -> JsonObject:
     return given
 
 
-# `text.format` of the Responses API: the form that the model's text must have. A dict and no model, because the order
-# of its keys counts: models write the properties of a JSON schema in the order in which they stand there.
+# `text.format` of the Responses API: the form that the model's text must have. A dict rather than a model, because the
+# order of its keys matters: models write the properties of a JSON schema in the schema's order.
 TextFormat = Annotated[
     JsonObject,
     AfterValidator(_check_text_format),
@@ -123,7 +142,7 @@ _CITATIONS: dict[object, str] = {
 
 
 class ToolArguments(Strict):
-    """What a model may set when it calls the tool: its schema is made of these fields and their descriptions."""
+    """The arguments that a model may set when it calls the tool; its schema consists of these fields."""
 
     research_question: Annotated[
         str,
@@ -150,7 +169,7 @@ class ToolArguments(Strict):
     )
     language: Annotated[Language | None, Section("Language of the report")] = Field(
         None,
-        description="Language in which the report is written, such as Korean; that of the question if left out.",
+        description="Language of the report, such as Korean; by default that of the question.",
         examples=["Korean"],
     )
     require_citations: Annotated[bool, Section("Citations", _CITATIONS)] = Field(
@@ -159,7 +178,7 @@ class ToolArguments(Strict):
 
 
 class DeepResearchArguments(ToolArguments):
-    """What to research, how to deliver it, and what only the caller decides."""
+    """All arguments: those of the tool, and those that only the caller sets."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -177,7 +196,7 @@ class DeepResearchArguments(ToolArguments):
         examples=[{"type": "json_object"}],
     )
     background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
-    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it comes (see events).")
+    stream: bool = Field(False, description="Answer 202 at once, and relay the text as it arrives (see events).")
 
     @model_validator(mode="after")
     def _one_mode(self) -> DeepResearchArguments:
@@ -187,13 +206,85 @@ class DeepResearchArguments(ToolArguments):
 
     @property
     def mode(self) -> Mode:
+        """The way in which the caller receives the result."""
         return "stream" if self.stream else "background" if self.background else "foreground"
 
 
-# The arguments that stand in the prompt, in its order.
+# The arguments that are part of the prompt, in its order.
 SECTIONS: Final = [
     (name, section)
     for name, argument in DeepResearchArguments.model_fields.items()
     for section in argument.metadata
     if isinstance(section, Section)
 ]
+
+
+def _plain(schema: JsonObject) -> JsonObject:
+    """Return a schema with the keywords that every provider reads. A nullable field becomes an optional one."""
+    for choice in schema.get("anyOf", ()):
+        if choice.get("type") != "null":
+            schema = choice | schema
+    kept = {name: value for name, value in schema.items() if name in _KEYWORDS}
+    if "properties" in kept:
+        kept["properties"] = {name: _plain(value) for name, value in kept["properties"].items()}
+    if "items" in kept:
+        kept["items"] = _plain(kept["items"])
+    return kept
+
+
+TOOL: JsonObject = {
+    "type": "function",
+    "name": TOOL_NAME,
+    "description": (
+        "Research one question thoroughly, over many sources. A run takes minutes and costs money: call it when "
+        "the question needs current, broad or cited evidence, once per question, and not for what you know well."
+    ),
+    "strict": False,
+    "parameters": {
+        name: value for name, value in _plain(ToolArguments.model_json_schema()).items() if name != "description"
+    },
+}
+
+
+def parse_arguments(text: str) -> JsonObject:
+    """Return the arguments of one call, read from the JSON that a model wrote.
+
+    JSON text within JSON text is accepted, and unknown fields are dropped: neither is a reason to lose a call whose
+    meaning is clear.
+
+    Returns:
+        Only the arguments that the model set, as the relay has the defaults.
+
+    Raises:
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
+    """
+    value: object = text
+    try:
+        for _ in range(_ENCODINGS):
+            # Models write unescaped line breaks, and code fences around the JSON.
+            value = json.loads(_FENCED.sub(r"\1", value), strict=False) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError("the arguments are not valid JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("the arguments must be a JSON object")
+    return check_arguments(value).model_dump(exclude_unset=True)
+
+
+def check_arguments(given: Mapping[str, object]) -> ToolArguments:
+    """Return the arguments from a model or an agent, without unknown fields and nulls.
+
+    Raises:
+        ValueError: the arguments are unusable; the message is for the model, which may try again.
+    """
+    # A model writes null for a field that it leaves out.
+    known = {name: given[name] for name in ToolArguments.model_fields if given.get(name) is not None}
+    try:
+        return ToolArguments.model_validate(known)
+    except ValidationError as error:
+        raise ValueError("; ".join(dict.fromkeys(map(_problem, error.errors(include_url=False))))) from None
+
+
+def _problem(error: Any) -> str:
+    """Return the problem in words that help a model to correct it."""
+    where = ".".join(map(str, error["loc"]))
+    return f"{where} {_PROBLEMS.get(error['type']) or error['msg'].replace('Input should', 'must')}"

@@ -1,4 +1,4 @@
-"""The relay's API as both sides see it: routes, headers, request, view, events and error codes.
+"""The relay's API, shared by server and client: routes, headers, request, view, events and error codes.
 
 Every answer is JSON, except the event stream (server-sent events). An event's `data` is JSON too:
 
@@ -11,14 +11,14 @@ event           data                     sent
 `error`         `LastEvent`              once, last: the run ended incomplete, failed or cancelled
 =============== ======================== =========================================================
 
-Beside its own fields every event's data has `invocation_id`, `type` (the event's name), `status` and `data`, the form
-of the public reference implementation: its clients read `data.text` of a piece, `data.output_text` or `data.message`
-of the end.
+Besides its own fields, the data of every event has `invocation_id`, `type` (the event's name), `status` and `data`, as
+in the public reference implementation, whose clients read `data.text` of a piece, and `data.output_text` or
+`data.message` of the final event.
 
-Each event has an `id`. A reader that was cut off sends the last one as `Last-Event-ID` and gets what followed; one
-that has had the last event already is answered 204. A stream that ends without a last event is to be taken up again.
+Each event has an `id`. A reader that was cut off sends the last id as `Last-Event-ID` and gets the events after it, or
+204 if it has already read the final one. A reader resumes any stream that ends without a final event.
 
-What a run is told stands in `arguments`.
+The arguments of a run are in `arguments`.
 """
 
 from __future__ import annotations
@@ -31,24 +31,97 @@ from pydantic import BaseModel, Field, computed_field
 from ..json_object import JsonObject
 from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
 
-# The codes are part of the contract.
-from .error_codes import API_ERRORS as API_ERRORS
-from .error_codes import INVOCATION_ERRORS as INVOCATION_ERRORS
-from .error_codes import ApiErrorCode as ApiErrorCode
-from .error_codes import InvocationErrorCode as InvocationErrorCode
-
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
-TOOL_NAME: Final = "deep_research"
 TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 LAST_EVENT_HEADER: Final = "Last-Event-ID"
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
-VISIBLE: Final = "^[!-~]+$"  # what can travel in a path and in a header
+VISIBLE: Final = "^[!-~]+$"  # visible ASCII, which paths and headers can carry
 
 Status = Literal["queued", "running", "completed", "incomplete", "failed", "cancelled"]
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+# `error_code` and `error_message` of a view: why the invocation did not complete.
+InvocationErrorCode = Literal[
+    "submission_indeterminate",
+    "gateway_unavailable",
+    "gateway_key_rejected",
+    "gateway_budget_exceeded",
+    "gateway_rejected_request",
+    "model_unavailable",
+    "research_timeout",
+    "result_unavailable",
+    "upstream_failed",
+    "upstream_incomplete",
+    "upstream_cancelled",
+    "output_limit_reached",
+    "content_filtered",
+    "output_too_large",
+    "model_refused",
+    "empty_output",
+    "cancelled_by_client",
+]
+INVOCATION_ERRORS: Final[dict[str, str]] = {
+    "submission_indeterminate": "It is unknown whether the gateway accepted the research run: no answer to the "
+    "submission was recorded. It may have been paid for, so it is not sent again; a new invocation would pay again.",
+    "gateway_unavailable": "The gateway could not be reached or took no work until the time limit. Nothing was paid.",
+    "gateway_key_rejected": "The gateway does not accept the relay's key. Nothing was paid.",
+    "gateway_budget_exceeded": "The budget of the relay's gateway key is spent. Nothing was paid.",
+    "gateway_rejected_request": "The gateway refused the request. Nothing was paid.",
+    "model_unavailable": "The gateway has no such model for the relay's key. Nothing was paid.",
+    "research_timeout": "The research run did not end within the relay's time limit, so the relay had it stopped.",
+    "result_unavailable": "The gateway accepted the research run but can no longer give its result.",
+    "upstream_failed": "The provider reports that the research run failed.",
+    "upstream_incomplete": "The provider stopped the research run early; the text is only a part.",
+    "upstream_cancelled": "The research run was cancelled at the provider.",
+    "output_limit_reached": "The length limit was reached; the text is only a part.",
+    "content_filtered": "The provider's content filter stopped the research run; the text is only a part.",
+    "output_too_large": "The text is larger than the relay stores; it is cut off.",
+    "model_refused": "The model refused to do the research.",
+    "empty_output": "The provider reports a completed research run without any text.",
+    "cancelled_by_client": "The invocation was cancelled on request.",
+}
+
+# `error.code` of an `ErrorBody`, with the HTTP status and the message: why the relay refused a request.
+ApiErrorCode = Literal[
+    "invalid_http",
+    "invalid_json",
+    "invalid_request",
+    "host_not_allowed",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "request_timeout",
+    "idempotency_conflict",
+    "body_too_large",
+    "unsupported_media_type",
+    "queue_full",
+    "shutting_down",
+    "ledger_unavailable",
+    "internal_error",
+]
+API_ERRORS: Final[dict[str, tuple[int, str]]] = {
+    "invalid_http": (400, "The request is not valid HTTP/1.1, or ambiguous about its host or its length."),
+    "invalid_json": (400, "The body is not valid JSON (RFC 8259, UTF-8)."),
+    "invalid_request": (422, "The request does not have the documented form."),
+    "host_not_allowed": (400, "This relay serves this machine only: the Host header must name it."),
+    "unauthorized": (401, "Authorization: Bearer with the relay's key is required."),
+    "forbidden": (403, "X-Invocation-Token is missing or does not belong to this invocation."),
+    "not_found": (404, "There is nothing here."),
+    "method_not_allowed": (405, "This method is not available here."),
+    "request_timeout": (408, "The body did not arrive in time."),
+    "idempotency_conflict": (409, "This Idempotency-Key was used with other arguments."),
+    "body_too_large": (413, "The body is too large."),
+    "unsupported_media_type": (415, "The body must be application/json, without a content encoding."),
+    "queue_full": (503, "Too many invocations are queued. Nothing was accepted; try again later."),
+    "shutting_down": (503, "The relay is shutting down. Nothing was accepted; try again."),
+    "ledger_unavailable": (503, "The relay's database does not answer at the moment; try again."),
+    "internal_error": (500, "The relay failed. Please report it."),
+}
 
 
 class InvocationRequest(Strict):
@@ -58,11 +131,11 @@ class InvocationRequest(Strict):
     arguments: DeepResearchArguments
 
 
-class Source(BaseModel):
+class CitedPage(BaseModel):
     """A page that the report cites."""
 
     url: str
-    title: str = Field("", description="Empty where the provider gives none.")
+    title: str = Field("", description="Empty if the provider gives none.")
 
 
 class Invocation(BaseModel):
@@ -80,16 +153,16 @@ class Invocation(BaseModel):
     output_text: str | None = Field(
         None, description="The report once the invocation has ended; only a part unless it is completed."
     )
-    sources: list[Source] = Field(
+    sources: list[CitedPage] = Field(
         default_factory=list, description="The pages that the text cites, each once, in the order of their first use."
     )
     cost_usd: float | None = Field(
-        None, description="US dollars, as the gateway reckons them; null while it is unknown, in every mode."
+        None, description="US dollars as computed by the gateway; null while unknown, in every mode."
     )
     response: JsonObject | None = Field(
         None,
         description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "
-        "annotations), `usage`, and `cost_usd` as the gateway reckoned it; each may be missing. `shortened` is true if "
+        "annotations), `usage`, and `cost_usd` as computed by the gateway; each may be missing. `shortened` is true if "
         "parts were left out because they are too large or nested too deeply.",
     )
     error_code: InvocationErrorCode | None = None
@@ -99,11 +172,12 @@ class Invocation(BaseModel):
 
     @property
     def finished(self) -> bool:
+        """Is the status terminal?"""
         return self.status in TERMINAL
 
 
 class AcceptedInvocation(Invocation):
-    """The view as `POST` returns it: the one answer that holds the token which reads and cancels it."""
+    """The view as returned by `POST`, the only answer with the token that reads and cancels the invocation."""
 
     invocation_token: str = Field(repr=False, pattern=VISIBLE)
 
@@ -120,7 +194,7 @@ class StatusEvent(BaseModel):
 
 
 class OutputTextEvent(BaseModel):
-    """Data of an `output_text` event: `delta` begins at character `offset` of the text."""
+    """Data of an `output_text` event; `delta` begins at character `offset` of the text."""
 
     invocation_id: str
     type: Literal["output_text"] = "output_text"
@@ -135,7 +209,7 @@ class OutputTextEvent(BaseModel):
 
 
 class LastEvent(Invocation):
-    """Data of a `completed` or an `error` event: the view of the invocation, which has ended."""
+    """Data of a `completed` or an `error` event: the final view of the invocation."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -151,23 +225,27 @@ class LastEvent(Invocation):
 
 
 class ErrorDetail(BaseModel):
-    """One thing that is wrong with a request; `where` is a path like `arguments.context.0`."""
+    """One problem of a request; `where` is a path such as `arguments.context.0`."""
 
     where: str
     problem: str
 
 
 class ApiError(BaseModel):
+    """The reason of a refusal."""
+
     code: ApiErrorCode
     message: str
     details: list[ErrorDetail] = Field(default_factory=list)
 
 
 class ErrorBody(BaseModel):
-    """Every answer with a status of 400 or more."""
+    """The body of every answer with a status of 400 or more."""
 
     error: ApiError
 
 
 class Health(BaseModel):
+    """The body of a health check."""
+
     status: Literal["ok", "ready"]

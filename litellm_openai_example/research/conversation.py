@@ -1,4 +1,4 @@
-"""A conversation with function calls as plain data: its calls, its turns, the next request, and what came of it all."""
+"""A conversation with function calls as plain data: calls, turns, the next request, and the result."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 
 from ..calls.answer import Source, Usage
 from ..calls.reply import Reply, source_list
 from ..calls.requests import OLD_SEARCH, response_request
 from ..json_object import JsonObject
 from ..payer import Payer
-from . import tool
-from .contract import TOOL_NAME
+from .arguments import TOOL, TOOL_NAME, parse_arguments
 
 MAX_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the model: `cost` in US dollars, None where the gateway does not say; `seconds` that it took."""
+    """One answer of the model; `cost` in US dollars, None if the gateway does not report it; `seconds` it took."""
 
     response_id: str | None
     model: str | None
@@ -32,19 +33,19 @@ class Turn:
 
 @dataclass
 class ToolCall:
-    """One function call of the model, and what became of it.
+    """One function call of the model, and its result.
 
     Attributes:
         response_id, call_id, name, arguments: the call, as the model made it.
         round: the turn that it belongs to, from 1.
-        output: what the model is told; None while the call is not answered.
-        status: pending, refused (it never got to a relay), failed, or that of the invocation.
+        output: the text that the model receives; None while the call is not answered.
+        status: pending, refused (not sent to a relay), failed, or that of the invocation.
         invocation_id, invocation_token: of the run; None unless a relay accepted it.
         upstream_response_id: the gateway's id of the run's response.
-        summary: the text of the report, empty where there is none.
+        summary: the text of the report, empty without one.
         sources: the pages that the report cites.
-        error: what went wrong; None where the run is complete.
-        model, usage, cost, seconds: of the run; None where the relay does not say. US dollars.
+        error: the reason of the failure; None for a complete run.
+        model, usage, cost, seconds: of the run, the cost in US dollars; None if the relay does not report it.
     """
 
     response_id: str
@@ -65,22 +66,17 @@ class ToolCall:
     cost: float | None = None
     seconds: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The idempotency key: the same call of the same response never starts a second run.
 
-        Gateways give several calls one id, so that the arguments belong to it.
+        It covers the arguments, because some gateways give several calls the same id.
         """
-        try:
-            arguments = json.dumps(tool.parse_arguments(self.arguments), sort_keys=True)
-        except ValueError:
-            arguments = self.arguments
-        named = (self.response_id, self.call_id, self.name, arguments)
-        return hashlib.sha256("\n".join(named).encode()).hexdigest()
+        return call_key(self.response_id, self.call_id, self.name, self.arguments)
 
     @property
     def report(self) -> str:
-        """The text of the report, with the cited pages whose address it does not hold; empty where there is none."""
+        """The text of the report, followed by the cited pages that it does not name; empty without a report."""
         if not self.summary:
             return ""
         listed = source_list(self.sources, self.summary)
@@ -88,32 +84,39 @@ class ToolCall:
 
     @property
     def unread(self) -> bool:
-        """Did a relay accept the run, without its end having been read?"""
+        """Has a relay accepted the run, but its final view has not been read?"""
         return self.invocation_id is not None and self.seconds is None
 
-    def become(self, twin: ToolCall) -> None:
-        """Take over what became of the same call."""
+    def copy_result(self, twin: ToolCall) -> None:
+        """Copy the result of an identical call."""
         own = {"response_id", "call_id", "name", "arguments", "round"}
-        for name in (entry.name for entry in fields(self) if entry.name not in own):
+        for name in {one.name for one in fields(self)} - own:
             setattr(self, name, getattr(twin, name))
+
+
+def call_key(response_id: str, call_id: str, name: str, arguments: str) -> str:
+    """Return the key of a call; equal arguments give the same key however the model formatted them."""
+    with suppress(ValueError):
+        arguments = json.dumps(parse_arguments(arguments), sort_keys=True)
+    return hashlib.sha256("\n".join((response_id, call_id, name, arguments)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ToolCallingResult:
-    """The answer and how it came about; the fields about one call tell of the last deep_research.
+    """The answer and the calls behind it; the fields about one call are those of the last deep_research.
 
     Attributes:
         final_text: the answer.
-        tool_called: whether a relay accepted a research run.
+        tool_called: True if a relay accepted a research run.
         response_id, previous_response_id, response_status: of the last turn.
         tool_name, tool_call_id: of the last call of deep_research, accepted or not.
         invocation_id, invocation_token, upstream_response_id: of its run.
-        research_summary: all research texts with their sources; None if there is none.
-        calls: every function call, with its error where it went wrong.
+        research_summary: the texts of all reports with their sources; None without a report.
+        calls: all function calls, with the errors of those that failed.
         sources: the pages that the answer and the reports cite, each once.
-        cost: US dollars of all turns and runs together; None unless all of them are known.
+        cost: of all turns and runs, in US dollars; None unless the cost of each is known.
         turns: model, tokens, cost and time of every turn; those of a run are on its call.
-        session_id: under which LiteLLM has logged all calls, those of the runs too.
+        session_id: the id of all these calls, including those of the runs, in LiteLLM's logs.
     """
 
     final_text: str
@@ -135,19 +138,19 @@ class ToolCallingResult:
 
     @property
     def research_failed(self) -> bool:
-        """Whether the model called for research and was given none: every call was refused, or its run failed."""
+        """Did the model call for research and get none, because every call was refused or its run failed?"""
         return self.tool_name is not None and self.research_summary is None
 
     @property
     def research_errors(self) -> tuple[str, ...]:
-        """Why calls of deep_research went wrong, each reason once."""
+        """The errors of the deep_research calls, without duplicates."""
         called = (call for call in self.calls if call.name == TOOL_NAME)
         return tuple(dict.fromkeys(call.error for call in called if call.error))
 
 
 @dataclass
 class Conversation:
-    """Everything that it takes to go on with a conversation, in another process too: plain data."""
+    """The whole state of a conversation as plain data, with which another process can continue it."""
 
     model: str
     prompt: str
@@ -160,16 +163,16 @@ class Conversation:
     calls: list[ToolCall] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     search_tool: JsonObject = field(default_factory=lambda: {"type": OLD_SEARCH})
-    fields: JsonObject = field(default_factory=dict)  # further ones of the create call
-    session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls, those of a research run too
+    fields: JsonObject = field(default_factory=dict)  # further fields of the create call
+    session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls and research runs
 
     def save(self) -> JsonObject:
-        """The conversation as JSON data."""
+        """Return the conversation as JSON data."""
         return asdict(self)
 
     @classmethod
     def load(cls, data: JsonObject) -> Conversation:
-        """The conversation that `save` gave. Raises TypeError or KeyError when it is of another version."""
+        """Return a saved conversation. Raise TypeError or KeyError if another version saved it."""
         calls = [
             ToolCall(
                 **{**call, "sources": [Source(**page) for page in call["sources"]], "usage": Usage(**call["usage"])}
@@ -179,51 +182,55 @@ class Conversation:
         turns = [Turn(**{**turn, "usage": Usage(**turn["usage"])}) for turn in data["turns"]]
         return cls(**{**data, "calls": calls, "turns": turns})
 
-    def paid_by(self, payer: Payer) -> Payer:
-        """Who pays for its research runs, if `payer` pays for its own calls."""
+    def run_payer(self, payer: Payer) -> Payer:
+        """Return the payer of the research runs: the payer of the model's calls, within this session."""
         return payer._replace(session_id=self.session_id)
 
     @property
     def pending(self) -> list[ToolCall]:
-        """The calls of the last turn that are not answered yet."""
+        """The unanswered calls of the last turn."""
         return [call for call in self.calls if call.output is None]
 
     @property
     def research(self) -> str:
-        """All research texts that were paid for."""
+        """The texts of all reports, each once."""
         return "\n\n".join({call.key: call.report for call in self.calls if call.summary}.values())
 
     @property
     def cost(self) -> float | None:
-        """US dollars of all turns and runs; None unless all of them are known."""
+        """The cost of all turns and runs, in US dollars; None unless the cost of each is known."""
+        # Identical calls share one run, which is paid once.
         runs = {call.invocation_id: call.cost for call in self.calls if call.invocation_id}
+        # A sum that misses a part would look like the whole cost.
         costs = [*(turn.cost for turn in self.turns), *runs.values()]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if known and len(known) == len(costs) else None
 
     def request(self) -> JsonObject:
-        """The arguments of the next `responses.create`."""
+        """Return the arguments of the next `responses.create`."""
         previous = self.previous_response_id
+        # The gateway stores the conversation, so the first request has the prompt and later ones only the outputs.
         given: object = self.prompt
         if self.calls and self.response_id is not None and not self.bridged:
             previous = self.response_id
             given = [_output(call) for call in self.calls if call.round == self.rounds]
+        # A bridged model ignores the id, so it gets the whole conversation every time.
         elif self.calls:
             question = {"type": "message", "role": "user", "content": self.prompt}
             given = [question, *map(_call, self.calls), *map(_output, self.calls)]
         request = response_request(
             self.model,
             given,
-            tools=[tool.TOOL, *([self.search_tool] if self.web_search else [])],
+            tools=[TOOL, *([self.search_tool] if self.web_search else [])],
             previous_response_id=previous,
             instructions=self.instructions,
             fields=self.fields,
         )
-        # A model that never stops calling is made to answer with what it has.
+        # A model that keeps calling functions must answer in the end.
         return {**request, "tool_choice": "none"} if self.rounds >= MAX_ROUNDS else request
 
     def result(self, reply: Reply, previous: str | None) -> ToolCallingResult:
-        """What it came to with the last turn, and the id of the response before that, if there was one."""
+        """Return the result. `reply` is the last turn, and `previous` the id of the response before it, if any."""
         runs = [call for call in self.calls if call.name == TOOL_NAME]
         last = runs[-1] if runs else None
         return ToolCallingResult(

@@ -1,12 +1,13 @@
-"""The function-calling loop, written once without I/O and driven by both clients.
+"""The function-calling loop, written once without I/O for both clients.
 
-1. create with the tools; 2. every function call in the output is answered, side by side, through the relay; 3. create
-with `previous_response_id` and the outputs; 4. again while the model calls functions, for four rounds at most.
+1. Create a response with the tools. 2. Answer every function call in the output, concurrently, through the relay.
+3. Create the next response with `previous_response_id` and the outputs. 4. Repeat while the model calls functions, for
+four rounds at most.
 
-A model that LiteLLM bridges to another API forgets the conversation behind a `previous_response_id` without a word. Two
-things tell (measured with LiteLLM 1.106): the bridge makes the id of a function call's item from its call id, and
-retrieving a response is not supported. For such a model, and where the id turns out not to be known, the items
-themselves are sent.
+A model that LiteLLM bridges to another API silently ignores `previous_response_id`, and so forgets the conversation.
+Two signs give it away (measured with LiteLLM 1.106): the bridge derives the id of a function call's item from its call
+id, and retrieving a response is not supported. Such a model gets all items of the conversation instead of the id, and
+so does one whose gateway does not know the id.
 """
 
 from __future__ import annotations
@@ -21,28 +22,26 @@ from ..calls.requests import POLL_TIMEOUT, RESPONSES, create, retrieve
 from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
-from . import tool
-from .contract import TOOL_NAME, Invocation
-from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn
+from .arguments import TOOL_NAME, parse_arguments
+from .contract import Invocation
+from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn, call_key
 from .relay_calls import RelayCalls
 
-__all__ = ["Conversation", "Research", "ToolCall", "ToolCallingResult", "Turn", "converse", "research_through"]
-
-# Carries out one call with these arguments, and fills in what became of it.
+# Carries out one call with these arguments, and stores the result in it.
 Research = Callable[[ToolCall, JsonObject], Operation[None]]
 
 
 async def converse(conversation: Conversation, research: Research) -> ToolCallingResult:
-    """Go on with a conversation until the model answers.
+    """Continue a conversation until the model answers.
 
     Args:
-        conversation: a new one, or one that was left with calls pending; it is kept up to date.
-        research: carries out one deep_research call and fills in what became of it.
+        conversation: a new one, or one with pending calls; it is updated at every step.
+        research: carries out one deep_research call and stores the result in it.
 
     Raises:
-        StillRunningError: the deadline passed while a research run goes on, or before the relay confirmed one. The
-            outcome of such a run is not known, so that the model is not told of it.
-        GatewayError: a turn failed; `research` on it holds what was paid for until then.
+        StillRunningError: the deadline passed while a research run continues, or before the relay confirmed one. Its
+            outcome is not known, so the model gets no output for it.
+        GatewayError: a turn failed; the error's `research` has the reports that were paid for until then.
     """
     try:
         while True:
@@ -54,9 +53,11 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
             if not called or conversation.rounds >= MAX_ROUNDS:
                 return conversation.result(require_complete(reply), previous)
             conversation.rounds += 1
-            conversation.bridged = conversation.bridged or any(_needs_the_items(call) for call in called) or None
+            # Known to be bridged, or else unknown, so that it is detected while the calls run.
+            conversation.bridged = conversation.bridged or any(_needs_items(call) for call in called) or None
             conversation.calls += _new_calls(called, reply, conversation.rounds)
     except GatewayError as error:
+        # The reports were paid for, even though the answer failed.
         error.research = conversation.research
         error.response_id = error.response_id or conversation.response_id
         raise
@@ -67,19 +68,19 @@ def research_through(
     on_accepted: Callable[[ToolCall], None] | None = None,
     on_view: Callable[[Invocation], None] | None = None,
 ) -> Research:
-    """Research by a relay.
+    """Return the research that a relay carries out.
 
     Args:
-        relay: the helper of the client's kind, blocking or asynchronous.
-        on_accepted: told when the relay has accepted a call, before it is waited for.
-        on_view: told how it stands, every now and then.
+        relay: the relay's client, blocking or asynchronous like the gateway's.
+        on_accepted: called when the relay has accepted a call, before the wait for its result.
+        on_view: called with the view of every poll.
     """
 
     async def research(call: ToolCall, arguments: JsonObject) -> None:
         view: Invocation | None = None
         started = time.monotonic()
         if call.invocation_id is None or call.invocation_token is None:
-            # In the background, because then the id is known, and can be picked up, from the start.
+            # In the background, so that the id is known from the start, and a later process can pick the run up.
             accepted = await relay.invoke_operation({**arguments, "background": True}, call.key)
             call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
             view = accepted
@@ -87,17 +88,17 @@ def research_through(
                 on_accepted(call)
         if view is None or not view.finished:
             view = await relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
-        _take(call, view, time.monotonic() - started)
+        _store_result(call, view, time.monotonic() - started)
 
     return research
 
 
-def _take(call: ToolCall, view: Invocation, waited: float) -> None:
-    """What became of a run, for the model and for the caller. A failed one is never told as an empty answer."""
+def _store_result(call: ToolCall, view: Invocation, waited: float) -> None:
+    """Store the result of a run in its call. The model gets an explicit error for a failed run, never an empty text."""
     response = read_response(view.response)
     call.status, call.upstream_response_id = view.status, view.upstream_response_id
     call.model, call.usage, call.cost = response.model, response.usage, view.cost_usd
-    # The relay's own clock knows the time before this process began to wait.
+    # The relay's clock covers the time before this process began to wait.
     call.seconds = max(waited, (view.updated_at - view.created_at).total_seconds())
     call.sources = [Source(page.url, page.title) for page in view.sources]
     text = view.output_text or ""
@@ -105,8 +106,8 @@ def _take(call: ToolCall, view: Invocation, waited: float) -> None:
         call.summary = text
         call.output = call.report
         return
-    why = f"{view.error_code or 'no reason given'}: {view.error_message or 'the relay gives no reason'}"
-    call.error = one_line(why)
+    reason = f"{view.error_code or 'no reason given'}: {view.error_message or 'the relay gives no reason'}"
+    call.error = one_line(reason)
     if view.status == "incomplete" and text:
         call.summary = text
         call.output = (
@@ -122,7 +123,7 @@ async def _turn(conversation: Conversation) -> Reply:
     try:
         reply = await _ask(conversation)
     except GatewayError as error:
-        # Refused because of the id, and so not executed: it can be asked again with all items.
+        # Refused because of the id, and so not executed: safe to repeat with all items.
         unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
         if not (unknown and conversation.calls and not conversation.bridged):
             raise
@@ -141,27 +142,29 @@ async def _ask(conversation: Conversation) -> Reply:
     return reply
 
 
-def _needs_the_items(call: FunctionCall) -> bool:
-    """Whether the bridge made this call, or it has no id by which a response that is stored would know it."""
+def _needs_items(call: FunctionCall) -> bool:
+    """Does the call come from the bridge, or lack the id that a stored response needs to match its output?"""
     return not call.call_id or call.item_id == f"fc_{call.call_id}"
 
 
 async def _answer_calls(conversation: Conversation, research: Research) -> None:
-    """Answer what is pending, side by side, and find out meanwhile whether the model is bridged."""
+    """Answer the pending calls concurrently, and detect a bridged model in the meantime."""
     twins: dict[str, list[ToolCall]] = {}
     for call in conversation.pending:
         twins.setdefault(call.key, []).append(call)
     firsts = [next((call for call in same if call.invocation_id), same[0]) for same in twins.values()]
     work: list[Operation[object]] = [_answer_call(call, research) for call in firsts]
     if conversation.bridged is None and conversation.response_id:
-        work.append(_find_out(conversation))
+        work.append(_detect_bridge(conversation))
+    # All calls finish before an error is raised: their runs are paid for, and their results must be kept.
     outcomes = await gather(work)
-    # A call that the model made twice is carried out once.
+    # Identical calls are carried out once.
     for first, same in zip(firsts, twins.values(), strict=True):
         for call in same:
             if call is not first:
-                call.become(first)
+                call.copy_result(first)
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    # These come first: a run that continues must be named, even if another call failed for good.
     unsettled = [failure for failure in failures if isinstance(failure, StillRunningError)]
     if unsettled:
         unsettled[0].others = tuple(unsettled[1:])
@@ -171,11 +174,11 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
 
 
 async def _answer_call(call: ToolCall, research: Research) -> None:
-    """Fill in the output of one call; what goes wrong is told to the model, unless the run goes on."""
+    """Store the output of one call. The model gets the error of a failed call, but none for a run that continues."""
     try:
         if call.name != TOOL_NAME:
             raise ValueError(f"there is no function {call.name[:80]!r}; there is: {TOOL_NAME}")
-        arguments = tool.parse_arguments(call.arguments)
+        arguments = parse_arguments(call.arguments)
     except ValueError as error:
         call.status, call.error, call.output = "refused", str(error), f"Error: {error}."
         return
@@ -188,20 +191,21 @@ async def _answer_call(call: ToolCall, research: Research) -> None:
         call.output = f"Error: the research could not be run ({error.cause}). Say so in your answer."
 
 
-async def _find_out(conversation: Conversation) -> None:
+async def _detect_bridge(conversation: Conversation) -> None:
     try:
         await retrieve(conversation.response_id or "", timeout=POLL_TIMEOUT)
         conversation.bridged = False
     except GatewayError as error:
-        # Any other failure says nothing about the model: the usual way is tried.
+        # Any other failure says nothing about the model, so the id is tried.
         conversation.bridged = error.kind is ErrorKind.NOT_SUPPORTED
 
 
 def _new_calls(called: tuple[FunctionCall, ...], reply: Reply, round: int) -> list[ToolCall]:
-    # Where a gateway leaves an id out, one of our own keeps these calls apart from all others. Two without an id are
-    # told apart by what they ask.
+    # If a gateway omits the response id, a random one keeps these calls distinct from all others. Two calls without an
+    # id are distinguished by their arguments.
     response_id = reply.answer.id or f"unnamed_{uuid.uuid4().hex}"
-    calls = [ToolCall(response_id, call.call_id, call.name, call.arguments, round) for call in called]
-    for call in calls:
-        call.call_id = call.call_id or f"unnamed_{call.key[:32]}"
+    calls = []
+    for call in called:
+        call_id = call.call_id or f"unnamed_{call_key(response_id, '', call.name, call.arguments)[:32]}"
+        calls.append(ToolCall(response_id, call_id, call.name, call.arguments, round))
     return calls

@@ -1,40 +1,39 @@
-"""The relay helper: `RelayClient` and `AsyncRelayClient`, on the HTTP client that the SDK itself uses."""
+"""The relay client: `RelayClient` and `AsyncRelayClient`, on the HTTP client that the SDK itself uses."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from typing import Any, Self, TypeVar
 
 import anyio
 
 from ..calls.sse import Events
-from ..calls.steps import EXPECTED, Operation, run, run_async
-from ..errors import ClosedClientError
+from ..calls.steps import Operation, run, run_async
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
 from ..transport.deadline import Deadline, deadline
 from ..transport.environment import tls_options
 from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from .contract import AcceptedInvocation, Invocation
-from .event_reading import EVENT_TIMEOUT, EventReading
-from .relay_calls import Arguments, RelayCalls, RelayError, RelayEvent, closed, until_of
+from .relay_calls import Arguments, RelayCalls
+from .relay_events import EVENT_TIMEOUT, RelayEvent
 
 T = TypeVar("T")
 
 
 class RelayClient(RelayCalls):
-    """Talks to a relay, blocking.
+    """A blocking client of a relay.
 
     Args:
-        base_url: the relay's root; else `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
-        api_key: of the relay, if it wants one; else `RELAY_API_KEY`.
-        timeout: seconds that a whole call may take, reconnects included; None for no limit.
-        payer: who pays for the runs that it starts; else by `LITELLM_TAGS` and `LITELLM_END_USER`.
+        base_url: the relay's root; by default `RELAY_BASE_URL`, else `http://127.0.0.1:8080`.
+        api_key: of the relay, if it requires one; by default `RELAY_API_KEY`.
+        timeout: seconds for a whole call, reconnects included; None for no limit.
+        payer: billing identity of the runs that it submits; by default from `LITELLM_TAGS` and `LITELLM_END_USER`.
 
-    Every method accepts a `timeout` in seconds, and raises `RelayError` or, when the deadline passes while a run
-    goes on, `ResearchRunningError`.
+    Every method accepts a `timeout` in seconds. It raises `RelayError`, or `ResearchRunningError` if the deadline
+    passes while a run continues.
     """
 
     def __init__(
@@ -50,55 +49,75 @@ class RelayClient(RelayCalls):
         self._http = LiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def check(self, *, timeout: float | None = None) -> None:
-        """Return if the relay is ready."""
+        """Raise `RelayError` unless the relay is ready."""
         self._run(self.check_operation(), timeout)
 
     def invoke(
         self, arguments: Arguments, *, idempotency_key: str | None = None, timeout: float | None = None
     ) -> AcceptedInvocation:
-        """Start a research run. In the foreground (neither `background` nor `stream` in the arguments) wait for it.
+        """Submit a research run, and wait for it unless `background` or `stream` is set in the arguments.
 
         Args:
-            arguments: of the run; see `contract`.
-            idempotency_key: makes a repeat return the run that the first call started; else a new one.
+            arguments: of the run; see `research.arguments`.
+            idempotency_key: a repeat under the same key returns the run of the first call; random by default.
             timeout: seconds.
 
         Raises:
-            ResearchUnconfirmedError: the run may have been accepted, and no answer tells. A repeat with its `arguments`
-                and `idempotency_key` finds the run.
+            ResearchUnconfirmedError: the run may have been accepted, but no answer confirms it. A repeat with the
+                error's `arguments` and `idempotency_key` finds the run.
             RelayError: nothing was accepted.
             ValueError: the key is not 1 to 255 visible ASCII characters; nothing was sent.
         """
         return self._run(self.invoke_operation(arguments, idempotency_key), timeout)
 
     def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
-        """The invocation as it is now."""
+        """Return the current view of an invocation."""
         return self._run(self.get_operation(invocation_id, token), timeout)
 
-    def wait(self, invocation_id: str, token: str, timeout: float | None = None) -> Invocation:
-        """The invocation once it has ended."""
-        return self._run(self.wait_operation(invocation_id, token), timeout)
+    def wait(
+        self,
+        invocation_id: str,
+        token: str,
+        timeout: float | None = None,
+        *,
+        on_view: Callable[[Invocation], None] | None = None,
+    ) -> Invocation:
+        """Wait until an invocation has ended, and return its final view.
+
+        Args:
+            invocation_id: of the invocation.
+            token: of the invocation.
+            timeout: seconds.
+            on_view: called with the view of every poll.
+        """
+        return self._run(self.wait_operation(invocation_id, token, on_view), timeout)
 
     def cancel(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
-        """Cancel the invocation."""
+        """Cancel an invocation, and return its view."""
         return self._run(self.cancel_operation(invocation_id, token), timeout)
 
     def events(
         self, invocation_id: str, token: str, *, last_event_id: str = "", timeout: float | Deadline | None = None
     ) -> Iterator[RelayEvent]:
-        """The invocation's events until the last one, over as many connections as it takes."""
-        reading = EventReading(self, invocation_id, token, last_event_id, until_of(self, timeout))
+        """Yield the events of an invocation up to the final one, over as many connections as needed.
+
+        Args:
+            invocation_id: of the invocation.
+            token: of the invocation.
+            last_event_id: yield the events after this one; by default all.
+            timeout: seconds for all events together.
+        """
+        reading = self.event_reading(invocation_id, token, last_event_id, timeout)
         while not reading.ended():
             url, headers = reading.request()
-            try:
+            with reading.connection():
                 with deadline(reading.until):
                     request = self._http.build_request("GET", url, headers=headers, timeout=EVENT_TIMEOUT)
                     response = self._http.send(request, stream=True)
                 try:
                     if response.status_code >= 400:
                         response.read()
-                    reading.answered(response)
-                    if response.status_code == 200:
+                    if reading.begin(response):
                         for sse in Events(response):
                             event = reading.event(sse)
                             if event is not None:
@@ -107,21 +126,15 @@ class RelayClient(RelayCalls):
                                 return
                 finally:
                     response.close()
-            except RelayError:
-                raise
-            except ClosedClientError as error:
-                raise closed(error) from error
-            except EXPECTED:
-                pass  # whatever broke: the stream is taken up again
             if not reading.ended():
                 time.sleep(reading.pause())
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        with closing(operation), deadline(until_of(self, timeout)):
+        with closing(operation), deadline(self.deadline_of(timeout)):
             return run(self._http, operation)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -132,7 +145,7 @@ class RelayClient(RelayCalls):
 
 
 class AsyncRelayClient(RelayCalls):
-    """Talks to a relay, asynchronously; see `RelayClient`, which has the same methods."""
+    """An asynchronous client of a relay; see `RelayClient`, which has the same methods."""
 
     def __init__(
         self,
@@ -160,9 +173,16 @@ class AsyncRelayClient(RelayCalls):
         """See `RelayClient.get`."""
         return await self._run(self.get_operation(invocation_id, token), timeout)
 
-    async def wait(self, invocation_id: str, token: str, timeout: float | None = None) -> Invocation:
+    async def wait(
+        self,
+        invocation_id: str,
+        token: str,
+        timeout: float | None = None,
+        *,
+        on_view: Callable[[Invocation], None] | None = None,
+    ) -> Invocation:
         """See `RelayClient.wait`."""
-        return await self._run(self.wait_operation(invocation_id, token), timeout)
+        return await self._run(self.wait_operation(invocation_id, token, on_view), timeout)
 
     async def cancel(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
         """See `RelayClient.cancel`."""
@@ -172,18 +192,17 @@ class AsyncRelayClient(RelayCalls):
         self, invocation_id: str, token: str, *, last_event_id: str = "", timeout: float | Deadline | None = None
     ) -> AsyncIterator[RelayEvent]:
         """See `RelayClient.events`."""
-        reading = EventReading(self, invocation_id, token, last_event_id, until_of(self, timeout))
+        reading = self.event_reading(invocation_id, token, last_event_id, timeout)
         while not reading.ended():
             url, headers = reading.request()
-            try:
+            with reading.connection():
                 with deadline(reading.until):
                     request = self._http.build_request("GET", url, headers=headers, timeout=EVENT_TIMEOUT)
                     response = await self._http.send(request, stream=True)
                 try:
                     if response.status_code >= 400:
                         await response.aread()
-                    reading.answered(response)
-                    if response.status_code == 200:
+                    if reading.begin(response):
                         async for sse in Events(response):
                             event = reading.event(sse)
                             if event is not None:
@@ -192,21 +211,15 @@ class AsyncRelayClient(RelayCalls):
                                 return
                 finally:
                     await response.aclose()
-            except RelayError:
-                raise
-            except ClosedClientError as error:
-                raise closed(error) from error
-            except EXPECTED:
-                pass  # whatever broke: the stream is taken up again
             if not reading.ended():
                 await anyio.sleep(reading.pause())
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
-        with closing(operation), deadline(until_of(self, timeout)):
+        with closing(operation), deadline(self.deadline_of(timeout)):
             return await run_async(self._http, operation)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

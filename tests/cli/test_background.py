@@ -37,16 +37,14 @@ def test_a_background_submit_without_an_answer(answer: Answer, configured: Scrip
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
-def test_a_background_submit_that_was_refused(status: int, configured: ScriptedServer, command: RunCommand) -> None:
+def test_a_refused_background_submit(status: int, configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply({"error": {"message": "no"}}, status, retry_after="99"))
     assert command(*R, "--background", "hi").code == 1
     assert listed(command) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_background_submit_that_is_stopped(
-    how: signal.Signals, configured: ScriptedServer, command: RunCommand
-) -> None:
+def test_an_interrupted_background_submit(how: signal.Signals, configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(Answer(pause=HELD))
     with start(configured, *R, "--background", "--timeout", "60", "Write") as process:
         assert eventually(lambda: configured.posts)
@@ -59,7 +57,7 @@ def test_a_background_submit_that_is_stopped(
         assert f"--forget {entry['id']}" in err.decode()
 
 
-def test_anything_can_be_forgotten(configured: ScriptedServer, relay: KeyedRelay, command: RunCommand) -> None:
+def test_any_record_can_be_forgotten(configured: ScriptedServer, relay: KeyedRelay, command: RunCommand) -> None:
     configured.script = polling("in_progress")
     command(*R, "--background", "Write")
     command("--target", "relay", "--background", "Why?")
@@ -76,14 +74,16 @@ def test_anything_can_be_forgotten(configured: ScriptedServer, relay: KeyedRelay
     assert len(configured.seen) + len(relay.server.seen) == sent
 
 
-def test_an_answer_that_says_nothing_is_kept(configured: ScriptedServer, command: RunCommand) -> None:
+def test_a_response_with_an_unknown_status_keeps_its_record(configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply(response_body(None, "mystery")))
     command(*R, "--background", "hi")
     assert [entry["id"] for entry in listed(command)] == ["resp_1"]
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
-def test_a_sign_in_page_is_no_gateway(configured: ScriptedServer, command: RunCommand, content_type: str) -> None:
+def test_a_sign_in_page_is_not_an_acceptance(
+    configured: ScriptedServer, command: RunCommand, content_type: str
+) -> None:
     configured.answers(reply(b"<!doctype html><title>Sign in</title>", 200, content_type=content_type))
     run = command(*R, "--background", "hi")
     assert (run.code, run.out) == (1, "")
@@ -106,7 +106,7 @@ GONE: list[tuple[Answer, bool]] = [
 @pytest.mark.parametrize(("answer", "gone"), GONE, ids=lambda one: str(getattr(one, "body", one))[:50])
 @pytest.mark.parametrize("more", [[], ["--wait"]])
 @pytest.mark.usefixtures("quick_retries")
-def test_a_response_goes_when_its_gateway_does_not_know_it(
+def test_a_response_unknown_to_its_gateway_is_dropped(
     answer: Answer, gone: bool, more: list[str], configured: ScriptedServer, command: RunCommand
 ) -> None:
     configured.script = polling("in_progress")
@@ -116,7 +116,7 @@ def test_a_response_goes_when_its_gateway_does_not_know_it(
     assert [entry["id"] for entry in listed(command)] == ([] if gone else ["resp_1"])
 
 
-def test_another_gateway_is_not_believed(
+def test_another_gateway_cannot_drop_a_record(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured.script = polling("in_progress")

@@ -1,4 +1,4 @@
-"""The calls of --auto-tool-call are in the journal: a kill loses none, and a lost answer is no failure."""
+"""The calls of --auto-tool-call are in the journal: a kill loses none, and a lost answer is not a failure."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .running import start
 __all__ = ["relay"]
 
 
-# Kill -9 of a command with two calls side by side, when something is known to have happened.
-# Each: what is held back, and the fact that is waited for.
+# Points at which a command with two concurrent calls is killed with -9: the answer that is held back, and the fact
+# that the test waits for.
 def _wait_of(number: int) -> Callable[[Seen], bool]:
     return lambda seen: f"inv_{number}/wait" in seen.path
 
@@ -88,7 +88,7 @@ def test_a_kill_loses_no_call(point: str, configured: ScriptedServer, relay: Key
 
 
 @pytest.mark.parametrize("arguments", [[ARGUMENTS], TWO], ids=["one", "two"])
-def test_a_lost_answer_is_not_told_to_the_model(
+def test_a_lost_answer_is_not_reported_to_the_model(
     arguments: list[str], configured: ScriptedServer, relay: KeyedRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(*arguments), FINAL)
@@ -105,7 +105,7 @@ def test_a_lost_answer_is_not_told_to_the_model(
     assert listed(command) == []
 
 
-def test_a_refused_repeat_is_not_told_to_the_model(
+def test_a_refused_repeat_is_not_reported_to_the_model(
     configured: ScriptedServer, relay: KeyedRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -119,7 +119,9 @@ def test_a_refused_repeat_is_not_told_to_the_model(
     assert len(listed(command)) == 1
 
 
-def test_a_run_whose_end_was_not_read_stays(configured: ScriptedServer, relay: KeyedRelay, command: RunCommand) -> None:
+def test_a_run_without_a_final_view_keeps_its_record(
+    configured: ScriptedServer, relay: KeyedRelay, command: RunCommand
+) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
     good = relay.server.script
     relay.server.script = lambda seen: reply({}, 404) if "/wait" in seen.path else good(seen)

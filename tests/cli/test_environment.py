@@ -1,4 +1,4 @@
-"""The environment as files of settings, templates and bare locales leave it."""
+"""Odd environments: values left by templates and quoting, and ASCII locales."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_odd_key_is_named(
 
 
 @pytest.mark.parametrize("around", ["{}\r", "{}\r\n", "  {}\t", "\u00a0{}\u00a0"])
-def test_white_space_around_a_setting_is_none_of_it(
+def test_white_space_around_a_setting_is_stripped(
     around: str, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured.answers(reply(chat_body("OK")))
@@ -93,7 +93,7 @@ def test_white_space_around_a_setting_is_none_of_it(
         "vault",
     ],
 )
-def test_what_somebody_may_have_chosen_is_not_odd(value: str) -> None:
+def test_a_plausible_value_is_accepted(value: str) -> None:
     assert odd_form(value) == ""
 
 
@@ -102,7 +102,7 @@ PROMPT = "짜장면의 역사"
 
 
 def run_bare(gateway: ScriptedServer, *arguments: str | bytes, **more: object) -> tuple[int, bytes, str]:
-    """Run the command in a locale that knows only ASCII, without Python's UTF-8 mode."""
+    """Run the command in an ASCII locale without Python's UTF-8 mode."""
     env = {**os.environ, **BARE, "LITELLM_BASE_URL": gateway.url, "LITELLM_API_KEY": KEY}
     line = [sys.executable, "-m", "litellm_openai_example", *arguments]
     run = subprocess.run(line, env=env, capture_output=True, timeout=60, check=False, **{"input": b"", **more})  # type: ignore[call-overload]
@@ -127,7 +127,7 @@ def test_korean_is_sent_and_printed_in_a_bare_locale(gateway: ScriptedServer, tm
     assert "메뉴.txt" in str(gateway.posts[2].json)
 
 
-def test_bytes_that_are_no_text_are_refused_in_a_bare_locale(gateway: ScriptedServer) -> None:
+def test_invalid_utf8_is_refused_in_a_bare_locale(gateway: ScriptedServer) -> None:
     for arguments, piped in (([b"\xc0\xaf"], b""), ([], b"\xff\xfe\xfa")):
         code, out, err = run_bare(gateway, *arguments, input=piped)
         assert (code, out) == (2, b"")

@@ -1,4 +1,4 @@
-"""Files that go with a prompt: what is sent for each kind, and what is refused before anything is sent."""
+"""Attached files: the content parts for each kind, and the refusals before anything is sent."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_files_in_a_chat(files: list[str], configured: ScriptedServer, command: 
     ]
 
 
-def test_a_file_that_cannot_be_sent(
+def test_an_unusable_file_is_refused(
     tmp_path: Path, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attachments, "MAX_FILE", 1000)

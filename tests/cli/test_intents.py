@@ -1,4 +1,4 @@
-"""A research run whose answer is lost is in the journal before its `POST` leaves, and is found again."""
+"""A research run whose answer is lost: its record is durable before the `POST`, and finds the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .running import PROGRAM, environment, start
 __all__ = ["relay"]
 
 
-def test_a_start_without_an_answer_is_picked_up(
+def test_a_submit_without_an_answer_is_picked_up(
     relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay.holds = held_start
@@ -109,7 +109,7 @@ def named(answer: Answer) -> str:
 
 
 @pytest.mark.parametrize("answer", REFUSALS, ids=named)
-def test_a_certain_refusal_leaves_nothing(answer: Answer, relay: KeyedRelay, command: RunCommand) -> None:
+def test_a_definite_refusal_leaves_no_record(answer: Answer, relay: KeyedRelay, command: RunCommand) -> None:
     relay.server.script = lambda seen: answer
     run = command("--target", "relay", "--timeout", "1", "Why?")
     assert (run.code, run.out) == (1, "")
@@ -117,7 +117,7 @@ def test_a_certain_refusal_leaves_nothing(answer: Answer, relay: KeyedRelay, com
 
 
 @pytest.mark.parametrize("answer", UNKNOWN, ids=named)
-def test_everything_else_is_kept(answer: Answer, relay: KeyedRelay, command: RunCommand) -> None:
+def test_any_other_answer_keeps_the_record(answer: Answer, relay: KeyedRelay, command: RunCommand) -> None:
     relay.server.script = lambda seen: answer
     run = command("--target", "relay", "--timeout", "1", "Why?")
     assert (run.code, run.out) == (4, "")
@@ -126,7 +126,7 @@ def test_everything_else_is_kept(answer: Answer, relay: KeyedRelay, command: Run
 
 
 @pytest.mark.parametrize("second", [reply({}, 401), reply({}, 422), reply(b"<html>", 200), None], ids=str)
-def test_a_refusal_of_a_repeat_says_nothing_of_the_first(
+def test_a_refused_repeat_says_nothing_about_the_first_submit(
     second: Answer | None, relay: KeyedRelay, command: RunCommand
 ) -> None:
     def script(seen: Seen) -> Answer:
@@ -139,21 +139,21 @@ def test_a_refusal_of_a_repeat_says_nothing_of_the_first(
     assert len(listed(command)) == 1
 
 
-def test_a_relay_that_is_away_leaves_nothing(command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_relay_leaves_no_record(command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeGateway() as closed:
         monkeypatch.setenv("RELAY_BASE_URL", closed.url)
     assert command("--target", "relay", "--timeout", "1", "Why?").code == 1
     assert listed(command) == []
 
 
-def test_a_relays_500_is_sent_again(relay: KeyedRelay, command: RunCommand) -> None:
+def test_a_submit_is_repeated_after_a_500(relay: KeyedRelay, command: RunCommand) -> None:
     good = relay.server.script
     relay.server.script = lambda seen: reply({}, 500) if len(relay.server.seen) < 2 else good(seen)
     assert command("--target", "relay", "Why?").out == "RESEARCHED\n"
 
 
 @pytest.mark.parametrize("path", ["/wait", "/events", "/cancel"])
-def test_a_relays_500_to_a_follow_up_is_sent_again(path: str, relay: KeyedRelay, command: RunCommand) -> None:
+def test_a_follow_up_is_repeated_after_a_500(path: str, relay: KeyedRelay, command: RunCommand) -> None:
     good = relay.server.script
     failed: list[Seen] = []
 
@@ -182,7 +182,7 @@ GONE: list[tuple[Answer, bool]] = [
 
 @pytest.mark.parametrize(("answer", "gone"), GONE, ids=lambda one: str(getattr(one, "body", one)))
 @pytest.mark.parametrize("flag", ["--invocation", "--cancel"])
-def test_only_its_relay_says_that_a_run_is_gone(
+def test_only_the_runs_own_relay_can_report_it_gone(
     flag: str, answer: Answer, gone: bool, relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("--target", "relay", "--background", "Why?")
@@ -195,7 +195,7 @@ def test_only_its_relay_says_that_a_run_is_gone(
     assert len(listed(command)) == (0 if gone else 1)
 
 
-def test_it_is_on_the_disk_before_the_post(
+def test_the_record_is_on_disk_before_the_post(
     relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -225,7 +225,7 @@ def test_it_is_on_the_disk_before_the_post(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
-def test_a_command_that_is_stopped_before_the_answer(
+def test_a_command_stopped_before_the_answer(
     how: signal.Signals, gateway: ScriptedServer, relay: KeyedRelay, command: RunCommand
 ) -> None:
     relay.holds = held_start
@@ -246,7 +246,7 @@ def test_a_command_that_is_stopped_before_the_answer(
     assert len(relay.accepted) == 1
 
 
-def test_commands_at_once_lose_nothing(gateway: ScriptedServer, relay: KeyedRelay, command: RunCommand) -> None:
+def test_concurrent_commands_lose_no_record(gateway: ScriptedServer, relay: KeyedRelay, command: RunCommand) -> None:
     commands = [start(gateway, "--target", "relay", "--background", f"Why {number}?") for number in range(4)]
     for process in commands:
         process.communicate(timeout=60)
@@ -264,7 +264,7 @@ def test_two_commands_pick_up_one_run(gateway: ScriptedServer, relay: KeyedRelay
     assert len(relay.accepted) == 1
 
 
-def test_the_line_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, command: RunCommand) -> None:
+def test_the_resume_command_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, command: RunCommand) -> None:
     relay.ended = False
     url = f"{relay.server.url}/a$(>bad)b;c"
     env = environment(gateway, RELAY_BASE_URL=url, PATH=f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}")
@@ -276,6 +276,6 @@ def test_the_line_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, c
     relay.ended = True
     line = re.findall("Pick it up: (.*)", err.decode())[0]
     env.pop("RELAY_BASE_URL")
-    env["XDG_STATE_HOME"] = "/proc/nothing"  # only what the line says is known
+    env["XDG_STATE_HOME"] = "/proc/nothing"  # nothing is known but the line itself
     again = subprocess.run(["sh", "-c", line], env=env, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
     assert again.stdout == b"RESEARCHED\n", again.stderr

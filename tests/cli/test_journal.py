@@ -1,4 +1,4 @@
-"""What a command has submitted can be had again: what is remembered, what is told to type, and how it ends."""
+"""The journal, the shell commands that resume work, piped input, and further options of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.cli import again
+from litellm_openai_example.cli import pending
 from litellm_openai_example.config import OWN_RELAY
 from litellm_openai_example.state import state_dir
 
@@ -37,7 +37,7 @@ def test_a_background_response_is_listed_until_it_is_read(configured: ScriptedSe
     assert "resp_1" in command("--list").out
     assert command("--retrieve", "resp_1", "--wait").out == "done\n"
     run = command("--list")
-    assert (run.code, run.out, run.err) == (0, "", "nothing is waiting to be read\n")
+    assert (run.code, run.out, run.err) == (0, "", "no pending work\n")
 
 
 def test_a_research_run_needs_no_token_from_the_user(relay: FakeRelay, command: RunCommand) -> None:
@@ -71,51 +71,51 @@ def test_a_wrong_clock_deletes_nothing(
     assert command("--invocation", "inv_1").out == "RESEARCHED\n"
 
 
-def test_broken_files_are_no_reason_to_fail(command: RunCommand) -> None:
+def test_broken_files_are_ignored(command: RunCommand) -> None:
     for number, content in enumerate(["", "[]", "{}", '{"kind": 1}', "\0", '"x"']):
         (state_dir() / f"work-{number}.json").write_text(content)
     assert command("--list").code == 0
 
 
-def test_a_line_to_type_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_command_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = f"resp_$(touch {tmp_path}/bad);`id`'\""
     program = tmp_path / "litellm-example"
     program.write_text("#!/bin/sh\nprintf '%s|' \"$@\"\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("RELAY_BASE_URL", "http://127.0.0.1:9")
-    line = again.typed("--retrieve", evil)
+    line = pending.shell_command("--retrieve", evil)
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60).stdout
     assert shown == f"--retrieve|{evil}|"
-    line = again.typed("--invocation", evil, token="a b")
+    line = pending.shell_command("--invocation", evil, token="a b")
     assert line.startswith("RELAY_BASE_URL=http://127.0.0.1:9 RELAY_INVOCATION_TOKEN='a b' ")
 
-    monkeypatch.setenv(again.MAKE_TARGET, "run")
+    monkeypatch.setenv(pending.MAKE_TARGET, "run")
     makefile = tmp_path / "Makefile"
     makefile.write_text("override ARGS := $(value ARGS)\nrun:\n\t@printf '%s|' $(ARGS)\n")
-    line = again.typed("--retrieve", evil)
+    line = pending.shell_command("--retrieve", evil)
     shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, cwd=tmp_path).stdout
     assert shown == f"--retrieve|{evil}|"
     assert not (tmp_path / "bad").exists()
     monkeypatch.setenv(OWN_RELAY, "1")
-    assert "RELAY_BASE_URL" not in again.typed("--invocation", "inv_1", token="tok")
+    assert "RELAY_BASE_URL" not in pending.shell_command("--invocation", "inv_1", token="tok")
 
 
-def test_a_line_to_type_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(again.__file__).parents[1]
+def test_a_shell_command_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(pending.__file__).parents[1]
     monkeypatch.setattr(sys, "argv", [str(package / "__main__.py")])
-    assert again.typed("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
+    assert pending.shell_command("--list") == f"{shlex.quote(sys.executable)} -m litellm_openai_example --list"
     monkeypatch.setattr(sys, "argv", ["/no/where/litellm-example"])
-    assert again.typed("--list") == "/no/where/litellm-example --list"
+    assert pending.shell_command("--list") == "/no/where/litellm-example --list"
     monkeypatch.setenv(OWN_RELAY, "1")
     launcher = [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--relay", "--"]
-    assert again.typed("--list") == shlex.join([*launcher, "/no/where/litellm-example", "--list"])
+    assert pending.shell_command("--list") == shlex.join([*launcher, "/no/where/litellm-example", "--list"])
 
 
 @pytest.mark.parametrize(
     "fault", [reply(view("failed", None, error_code="x", error_message="It broke.")), reply({}, 403)]
 )
-def test_an_answer_without_the_research_is_not_what_was_asked(
+def test_an_answer_without_the_research_is_exit_code_3(
     fault: object, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -125,7 +125,7 @@ def test_an_answer_without_the_research_is_not_what_was_asked(
     assert "without the research" in run.err
 
 
-def test_a_run_that_no_relay_accepted_was_not_called(
+def test_a_run_that_no_relay_accepted_counts_as_not_called(
     configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -140,7 +140,7 @@ def test_a_run_that_no_relay_accepted_was_not_called(
     ("arguments", "body", "named"),
     [(["hi"], None, b"chatcmpl-1"), ([*R, "hi"], response_body("OK"), b"--retrieve resp_1 --wait")],
 )
-def test_an_answer_that_was_not_written_is_named(
+def test_an_unwritten_answer_can_be_fetched_again(
     arguments: list[str], body: object, named: bytes, gateway: ScriptedServer
 ) -> None:
     from ..fakes.scripted import chat_body
@@ -153,7 +153,7 @@ def test_an_answer_that_was_not_written_is_named(
     assert err.count(b"\n") == 1
 
 
-def test_prompt_and_pipe(configured: ScriptedServer, command: RunCommand) -> None:
+def test_prompt_and_piped_input(configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply(response_body("OK")))
     given = [(b"the diff\n", "Review\n\nthe diff"), (b"", "Review"), (b" \n", "Review")]
     for piped, expected in given:
@@ -176,7 +176,7 @@ def test_a_pipe_that_never_ends(gateway: ScriptedServer) -> None:
     assert gateway.seen == []
 
 
-def test_fields_and_the_place_of_a_search(configured: ScriptedServer, command: RunCommand) -> None:
+def test_fields_and_the_country_of_a_search(configured: ScriptedServer, command: RunCommand) -> None:
     configured.answers(reply(response_body("OK")))
     more = ["-o", "reasoning.effort=high", "-o", "max_output_tokens=500", "-o", "user=x y", "-o", 'a.b={"c": [1]}']
     run = command(*R, "--web-search", "--search-country", "kr", *more, "hi")
@@ -199,7 +199,7 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
 
 
-def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServer, command: RunCommand) -> None:
+def test_a_field_that_reaches_no_provider_is_reported_once(configured: ScriptedServer, command: RunCommand) -> None:
     told = "[the gateway passes max_tokens, seed to no provider: not in the Responses API]\n"
     configured.answers(reply(response_body("OK")))
     foreign = ["-o", "max_tokens=5", "-o", "seed=1", "-o", "top_p=1", "hi"]
@@ -217,9 +217,7 @@ def test_a_field_that_reaches_no_provider_is_told_once(configured: ScriptedServe
 
 
 @pytest.mark.parametrize("flag", ["--forget", "--invocation", "--retrieve", "--cancel"])
-def test_a_local_id_that_is_not_kept(
-    flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
-) -> None:
+def test_an_unknown_local_id(flag: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand) -> None:
     run = command(flag, "local_0123456789abcdef")
     assert (run.code, run.out, run.err.count("\n")) == (2, "", 1)
     assert configured.seen == relay.server.seen == []

@@ -1,4 +1,4 @@
-"""What reaches a terminal."""
+"""Output to a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..fakes.scripted import eventually
         "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
     ],
 )
-def test_what_people_write_is_left_alone(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert harmless(text) == text
 
 
@@ -35,7 +35,7 @@ def test_what_people_write_is_left_alone(text: str) -> None:
         ("a\U000e0041b", "a\\U000e0041b"),
     ],
 )
-def test_what_harms_or_deceives_is_made_visible(text: str, shown: str) -> None:
+def test_harmful_characters_are_escaped(text: str, shown: str) -> None:
     assert harmless(text) == shown
 
 
@@ -44,7 +44,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_a_notice_does_not_stick_to_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notice_clears_the_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with output.progress("waiting"):

@@ -1,4 +1,4 @@
-"""What was paid for is forgotten only once it is on stdout: by each way in, onto a full disk and into a closed pipe."""
+"""A record is dropped only after its result is on stdout; tried on a full disk and a closed pipe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stdout_of(descriptor: int) -> Iterator[TextIOWrapper]:
 
 def _kept(kind: str, work_id: str, **more: str) -> None:
     entry = journal.intent(kind, "Why?", **more)
-    journal.record(entry._replace(id=work_id, token="tok_1" if kind == RESEARCH else None))
+    journal.write(entry._replace(id=work_id, token="tok_1" if kind == RESEARCH else None))
 
 
 def _response(status: str, **fields: object) -> Callable[[ScriptedServer, FakeRelay], None]:
@@ -130,7 +130,7 @@ WAYS: dict[str, tuple[Callable[[ScriptedServer, FakeRelay], None], list[str]]] =
 
 @pytest.mark.parametrize("sink", SINKS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_cannot_be_written_is_kept(
+def test_an_unwritable_result_keeps_its_record(
     way: str,
     sink: Callable[[], int],
     configured: ScriptedServer,
@@ -148,12 +148,12 @@ def test_what_cannot_be_written_is_kept(
     assert entry.confirmed
 
 
-# These go on: the run, or the answer that can still be finished.
+# After these the run continues, or the answer can still be finished.
 STAY = ("research in the background", "an answer with research, cut short")
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in STAY])
-def test_what_was_written_is_forgotten(
+def test_a_written_result_drops_its_record(
     way: str, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     prepare, arguments = WAYS[way]

@@ -1,4 +1,4 @@
-"""A state directory that cannot be used, or holds what this program has not written."""
+"""State directories that are unusable, or hold files of other origin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .running import R, polling
 __all__ = ["relay"]
 
 
-# Nothing can be kept.
+# No record can be written.
 def _no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nothing")
 
@@ -48,7 +48,7 @@ UNUSABLE = [_no_directory, _a_file, _no_home, _full_disk]
 
 
 @pytest.mark.parametrize("unusable", UNUSABLE)
-def test_nothing_can_be_kept(
+def test_an_unusable_state_directory_costs_no_answer(
     unusable: Callable[..., None],
     configured: ScriptedServer,
     relay: KeyedRelay,
@@ -81,7 +81,7 @@ def test_nothing_can_be_kept(
     assert "--retrieve resp_1 --wait" in run.err
 
 
-def test_a_directory_that_has_become_read_only_is_still_read(
+def test_a_read_only_directory_is_still_read(
     relay: KeyedRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command("--target", "relay", "--background", "Why?")
@@ -90,7 +90,7 @@ def test_a_directory_that_has_become_read_only_is_still_read(
     assert command("--invocation", "inv_1").out == "RESEARCHED\n"
 
 
-def test_planted_records_harm_nothing(relay: KeyedRelay, command: RunCommand, tmp_path: Path) -> None:
+def test_planted_records_are_harmless(relay: KeyedRelay, command: RunCommand, tmp_path: Path) -> None:
     command("--target", "relay", "--background", "Why?")
     (good,) = state_dir().glob("work-*")
     fields = json.loads(good.read_text())
@@ -110,7 +110,7 @@ def test_planted_records_harm_nothing(relay: KeyedRelay, command: RunCommand, tm
     assert listed(command) == []
 
 
-def test_records_of_the_last_version_are_read(relay: KeyedRelay, command: RunCommand) -> None:
+def test_records_of_the_previous_version_are_read(relay: KeyedRelay, command: RunCommand) -> None:
     command("--target", "relay", "--background", "Why?")
     (file,) = state_dir().glob("work-*")
     kept = json.loads(file.read_text())
@@ -125,7 +125,7 @@ def test_records_of_the_last_version_are_read(relay: KeyedRelay, command: RunCom
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root may give files away")
 def test_a_record_of_another_user_is_not_followed(command: RunCommand) -> None:
     planted = journal.intent(journal.RESEARCH, "planted", "key", relay="http://127.0.0.1:1", arguments={})
-    journal.record(planted)
+    journal.write(planted)
     assert planted.id in command("--list").out
     folder = state_dir()
     for path in (folder, *folder.iterdir()):
@@ -133,4 +133,4 @@ def test_a_record_of_another_user_is_not_followed(command: RunCommand) -> None:
     assert planted.id not in command("--list").out
     answer = command("--invocation", planted.id)
     assert (answer.code, answer.out) == (2, "")
-    assert "nothing is kept here" in answer.err
+    assert "no record of" in answer.err

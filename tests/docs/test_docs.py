@@ -13,10 +13,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.core import ParameterSource
 
 from litellm_openai_example.cli.main import command as ask
-from litellm_openai_example.cli.options import Options, conflict
+from litellm_openai_example.cli.options import read_options
 from litellm_openai_example.gateway.__main__ import gateway
 from litellm_openai_example.relay.__main__ import relay
 
@@ -138,14 +137,7 @@ def _check(line: str) -> None:
     if program == "litellm-example":
         context = ask.make_context(program, arguments)
         assert not context.args, line
-        given_names = {name for name in context.params if context.get_parameter_source(name) == _TYPED}
-        values = dict(context.params)
-        if values["auto_tool_call"] and "api" not in given_names:
-            values["api"] = "responses"
-        assert conflict(Options(**values), given_names) is None, line
-
-
-_TYPED = ParameterSource.COMMANDLINE
+        read_options(context)
 
 
 @pytest.mark.parametrize(("path", "language", "code"), [one for one in _BLOCKS if one[1] in _PARSERS], ids=_label)

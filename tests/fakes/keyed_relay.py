@@ -1,4 +1,4 @@
-"""A fake relay that keeps its runs by idempotency key, and what the tests of the journal read of the command."""
+"""A fake relay with idempotency keys, and helpers that read the command's records and messages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from .served import FakeGateway
 from .tool_calling import INVOCATIONS, view
 
 TWO = [json.dumps({"research_question": question}) for question in ("Why noodles?", "Why rice?")]
-HELD = 60.0  # seconds; a server that stops ends them
+HELD = 60.0  # seconds; stopping the server ends them
 
 
 class KeyedRelay:
-    """A relay that starts one run for each idempotency key, and holds back the answers that it is told to.
+    """A relay that starts one run for each idempotency key, and holds back the answers that `holds` selects.
 
-    `accepted` has the starts by their key, `posts` all that was posted, `holds` says which requests are not answered.
+    Attributes:
+        accepted: the submits by their key.
+        posts: all submits, repeats included.
+        holds: selects the requests that get no answer.
     """
 
     def __init__(self, server: ScriptedServer) -> None:
@@ -82,7 +85,7 @@ def listed(command: RunCommand) -> list[dict[str, Any]]:
 
 
 def typed_lines(err: str) -> list[list[str]]:
-    """The lines that a message tells the user to type, as words."""
+    """Return the shell commands in a message, each as a list of words."""
     found = re.findall(r": ((?:[A-Z_]+=\S+ )*(?:\S*/)?litellm-example .*)", err)
     return [shlex.split(line) for line in found]
 

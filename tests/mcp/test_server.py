@@ -29,8 +29,7 @@ from litellm_openai_example.mcp.server import Caller, create_server
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.research.arguments import ToolArguments
 from litellm_openai_example.research.contract import Invocation
-from litellm_openai_example.research.relay_calls import RelayError, ResearchRunningError
-from litellm_openai_example.research.views import read_view
+from litellm_openai_example.research.relay_answers import RelayError, ResearchRunningError, read_view
 
 from ..fakes.gateway import Fault, Gateway, Json, message
 from ..fakes.raw import RawServer

@@ -18,8 +18,8 @@ from litellm_openai_example.json_object import DEEPEST, within_depth
 from litellm_openai_example.relay.ledger.records import when
 from litellm_openai_example.relay.report import cost_of_runs, list_runs
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
+from litellm_openai_example.research.relay_answers import read_view
 from litellm_openai_example.research.relay_client import RelayClient
-from litellm_openai_example.research.views import read_view
 
 from ..fakes.raw import RawServer
 from ..fakes.scripted import Answer, Seen, reply, sse

@@ -1,4 +1,4 @@
-"""An argument of deep_research is one field: all that knows arguments is derived from it."""
+"""Arguments of deep_research: everything is derived from their fields."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine.prompt import research_prompt
 from litellm_openai_example.relay.http.body import Problem, parse
 from litellm_openai_example.relay.ledger.records import NewInvocation
-from litellm_openai_example.research.arguments import DeepResearchArguments, ToolArguments
+from litellm_openai_example.research.arguments import (
+    TOOL,
+    DeepResearchArguments,
+    ToolArguments,
+    parse_arguments,
+)
 from litellm_openai_example.research.contract import InvocationRequest
-from litellm_openai_example.research.tool import TOOL, parse_arguments
 
 from ..fakes.gateway import Json
 
@@ -20,12 +24,12 @@ EXAMPLES = {name: (argument.examples or [None])[0] for name, argument in ToolArg
 
 
 def read(arguments: Json) -> DeepResearchArguments:
-    """As the relay reads it."""
+    """Return the arguments as the relay reads them."""
     return parse(json.dumps({"tool_name": "deep_research", "arguments": arguments}).encode())
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_it_reaches_everything(name: str) -> None:
+def test_an_argument_reaches_schema_prompt_and_request(name: str) -> None:
     schema = TOOL["parameters"]["properties"][name]
     assert schema["type"] in ("string", "array", "boolean")
     assert schema["description"]
@@ -35,7 +39,7 @@ def test_it_reaches_everything(name: str) -> None:
     assert parse_arguments(json.dumps(given)) == given
     assert getattr(read(given), name) == EXAMPLES[name]
 
-    # Other than the example: not given, or where that is the same, another value.
+    # Differs from the example: missing, or another value if the example is the default.
     other: Json = {
         "research_question": {"research_question": "Who?"},
         "require_citations": {"require_citations": False},
@@ -63,8 +67,8 @@ def test_it_reaches_everything(name: str) -> None:
         ),
     ],
 )
-def test_a_request_stays_the_same_request_over_an_upgrade(arguments: Json, fingerprint: str) -> None:
-    """Else its idempotency key would be refused, or what it was told before taken for something else."""
+def test_the_fingerprint_of_a_request_survives_an_upgrade(arguments: Json, fingerprint: str) -> None:
+    """Otherwise a repeat under the same idempotency key would be refused after an upgrade."""
     new = NewInvocation.of(read(arguments), None, Payer())
     assert new.fingerprint == fingerprint
     assert DeepResearchArguments.model_validate_json(new.arguments) == read(arguments)

@@ -15,7 +15,7 @@ from litellm_openai_example import (
     ResearchRunningError,
     ResearchUnconfirmedError,
 )
-from litellm_openai_example.research.tool import parse_arguments
+from litellm_openai_example.research.arguments import parse_arguments
 
 from ..conftest import RunCommand
 from ..fakes.scripted import KEY, Answer, Json, ScriptedServer, Seen, reply, response_body
@@ -72,7 +72,7 @@ def test_a_call_is_answered_through_the_relay(ask: Ask, gateway: ScriptedServer,
 
 
 @both
-def test_a_bridged_model_is_sent_the_items(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_a_bridged_model_gets_the_items(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS), FINAL, bridged=True)
     assert ask(gateway).final_text == "The answer"
     second = gateway.posts[1].json
@@ -82,7 +82,7 @@ def test_a_bridged_model_is_sent_the_items(ask: Ask, gateway: ScriptedServer, re
 
 
 @both
-def test_a_call_made_by_the_bridge_tells_too(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_an_id_made_by_the_bridge_reveals_it(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS, mark="fc_call_"), FINAL)
     ask(gateway)
     assert [item["type"] for item in gateway.posts[1].json["input"]] == [
@@ -94,7 +94,7 @@ def test_a_call_made_by_the_bridge_tells_too(ask: Ask, gateway: ScriptedServer, 
 
 
 @both
-def test_an_id_that_is_not_known_any_more(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_an_unknown_previous_response_id(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     unknown = {"error": {"message": "Previous response with id 'x' not found.", "code": "previous_response_not_found"}}
     Turns(gateway, calling(ARGUMENTS), reply(unknown, 400), FINAL)
     assert ask(gateway).final_text == "The answer"
@@ -103,7 +103,7 @@ def test_an_id_that_is_not_known_any_more(ask: Ask, gateway: ScriptedServer, rel
 
 
 @both
-def test_calls_are_answered_side_by_side(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_calls_are_answered_concurrently(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS, "{oops", ARGUMENTS), FINAL)
     relay.ends = Answer(body=json.dumps(view()).encode(), pause=0.5)
     result = ask(gateway)
@@ -133,7 +133,7 @@ def test_calls_are_answered_side_by_side(ask: Ask, gateway: ScriptedServer, rela
         ("deep_research", "[" * 100_000, "not valid JSON"),
     ],
 )
-def test_the_model_is_told_what_is_wrong_with_a_call(
+def test_the_model_gets_the_error_of_a_refused_call(
     name: str, arguments: str, said: str, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
 ) -> None:
     Turns(gateway, calling(arguments, name=name), FINAL)
@@ -157,7 +157,7 @@ QUESTION = {"research_question": "Why noodles?"}
     ],
     ids=["object", "twice", "thrice", "unknown names"],
 )
-def test_good_arguments_in_odd_forms(arguments: object, ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_valid_arguments_in_odd_forms(arguments: object, ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "deep_research", "arguments": arguments}
     Turns(gateway, reply(response_body(None, id="resp_1", output=[call])), FINAL)
     assert ask(gateway).research_summary == "RESEARCHED"
@@ -237,12 +237,12 @@ def costing(answer: Answer, cost: str) -> Answer:
 
 
 @both
-def test_what_it_cost_and_how_long_it_took(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_cost_and_time(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, costing(calling(ARGUMENTS, ARGUMENTS), "0.25"), costing(FINAL, "0.5"))
     response = {"model": "gpt-6.1-sol", "usage": {"input_tokens": 7, "output_tokens": 8}}
     relay.ends = reply(view(cost_usd=1.25, response=response, updated_at="2026-01-01T00:01:00Z"))
     result = ask(gateway)
-    assert result.cost == 2.0  # both calls were answered with one run
+    assert result.cost == 2.0  # both calls share one run
     assert [(turn.response_id, turn.cost) for turn in result.turns] == [("resp_1", 0.25), ("resp_2", 0.5)]
     assert all(turn.model and turn.seconds > 0 for turn in result.turns)
     run = result.calls[0]
@@ -250,13 +250,13 @@ def test_what_it_cost_and_how_long_it_took(ask: Ask, gateway: ScriptedServer, re
 
 
 @both
-def test_a_cost_that_is_not_wholly_known_is_none(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_a_partly_unknown_cost_is_none(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, costing(calling(ARGUMENTS), "0.25"), costing(FINAL, "0.5"))
     assert ask(gateway).cost is None
 
 
 @both
-def test_research_that_failed_is_told_apart(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_research_failed(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS), FINAL)
     assert not ask(gateway).research_failed
     Turns(gateway, FINAL)
@@ -283,7 +283,7 @@ def test_research_that_failed_is_told_apart(ask: Ask, gateway: ScriptedServer, r
         (view("completed", None), None),
     ],
 )
-def test_a_failed_research_is_told_as_failed(
+def test_a_failed_run_is_reported_as_failed(
     end: Json, summary: str | None, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
 ) -> None:
     Turns(gateway, calling(ARGUMENTS), FINAL)
@@ -297,7 +297,7 @@ def test_a_failed_research_is_told_as_failed(
 
 @both
 @pytest.mark.parametrize("status", [401, 409, 422])
-def test_a_relay_that_refuses_is_told_to_the_model(
+def test_the_model_gets_the_refusal_of_a_relay(
     status: int, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
 ) -> None:
     Turns(gateway, calling(ARGUMENTS), FINAL)
@@ -310,12 +310,12 @@ def test_a_relay_that_refuses_is_told_to_the_model(
 @both
 @pytest.mark.parametrize("field", ["invocation_id", "invocation_token"])
 @pytest.mark.parametrize("value", ["", "\x1b[31m", "\ud800", "한", None])
-def test_a_relay_whose_ids_cannot_be_used(
+def test_a_relay_with_unusable_ids(
     value: str | None, field: str, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
 ) -> None:
     Turns(gateway, calling(ARGUMENTS), FINAL)
     relay.accepts = reply({**view("running", None), field: value}, 202)
-    with pytest.raises(ResearchUnconfirmedError):  # it was accepted, so that "failed" would be a lie
+    with pytest.raises(ResearchUnconfirmedError):  # it was accepted, so "failed" would be wrong
         ask(gateway)
     assert len(gateway.posts) == 1
 
@@ -339,7 +339,7 @@ def test_a_call_without_a_usable_id(call_id: object, ask: Ask, gateway: Scripted
 
 
 @both
-def test_arguments_that_cannot_travel(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_arguments_that_cannot_be_encoded(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     broken = json.dumps({"research_question": "Why \ud800 noodles?"}, ensure_ascii=False)
     Turns(gateway, calling(broken, mark="fc_call_"), FINAL)
     result = ask(gateway)
@@ -356,7 +356,7 @@ def test_several_rounds(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> 
 
 
 @both
-def test_a_model_that_never_stops_calling(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_a_model_that_keeps_calling_functions(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS))
     with pytest.raises(GatewayError, match="called a function instead of answering") as caught:
         ask(gateway)
@@ -366,7 +366,7 @@ def test_a_model_that_never_stops_calling(ask: Ask, gateway: ScriptedServer, rel
 
 
 @both
-def test_the_relay_is_asked_before_anything_is_paid(
+def test_the_relay_is_checked_before_anything_is_paid(
     ask: Ask, gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeGateway() as closed:
@@ -393,7 +393,7 @@ def test_a_deadline_leaves_the_research_running(ask: Ask, gateway: ScriptedServe
     [reply({}, 401), reply({}, 404), reply({}, 429, retry_after="99"), reply({}, 500), reply(b"{"), Answer(drop=True)],
     ids=lambda answer: f"{answer.status}-{answer.drop}",
 )
-def test_a_research_is_not_lost_when_the_last_turn_fails(
+def test_a_report_survives_a_failed_last_turn(
     fault: Answer, ask: Ask, gateway: ScriptedServer, relay: FakeRelay
 ) -> None:
     Turns(gateway, calling(ARGUMENTS), fault)
@@ -403,14 +403,14 @@ def test_a_research_is_not_lost_when_the_last_turn_fails(
 
 
 @both
-def test_a_last_turn_that_is_cut_short(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
+def test_a_truncated_last_turn(ask: Ask, gateway: ScriptedServer, relay: FakeRelay) -> None:
     Turns(gateway, calling(ARGUMENTS), reply(response_body("Half", "incomplete")))
     with pytest.raises(CutShortError) as caught:
         ask(gateway)
     assert (caught.value.text, caught.value.research) == ("Half", "RESEARCHED")
 
 
-def test_the_command_tells_the_ids(configured: ScriptedServer, relay: FakeRelay, command: RunCommand) -> None:
+def test_the_command_prints_the_ids(configured: ScriptedServer, relay: FakeRelay, command: RunCommand) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
     run = command(*AUTO, "Research noodles")
     assert (run.code, run.out) == (0, "The answer\n")
@@ -426,7 +426,7 @@ def test_the_command_tells_the_ids(configured: ScriptedServer, relay: FakeRelay,
     }
 
 
-def test_the_command_without_a_call_says_nothing(
+def test_the_command_prints_no_ids_without_a_call(
     configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, FINAL)
@@ -434,7 +434,7 @@ def test_the_command_without_a_call_says_nothing(
     assert (run.code, run.out, run.err) == (0, "The answer\n", "")
 
 
-def test_a_research_is_picked_up_and_the_answer_finished(
+def test_a_run_is_picked_up_and_the_answer_finished(
     configured: ScriptedServer, relay: FakeRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Turns(configured, calling(ARGUMENTS), FINAL)
@@ -450,7 +450,7 @@ def test_a_research_is_picked_up_and_the_answer_finished(
     assert configured.posts[1].json["previous_response_id"] == "resp_1"
     assert len(relay.starts) == 1
 
-    run = command("--invocation", "inv_1")  # the answer was given: what is left is the research
+    run = command("--invocation", "inv_1")  # the answer has been printed, and only the run is left
     assert (run.code, run.out) == (0, "RESEARCHED\n")
     assert len(configured.posts) == 2
 
@@ -460,7 +460,7 @@ def test_a_research_is_picked_up_and_the_answer_finished(
     [reply({}, 401), reply({}, 404), reply({}, 429, retry_after="99"), reply({}, 500), reply(b"{"), Answer(pause=30)],
     ids=lambda answer: f"{answer.status}-{answer.pause}",
 )
-def test_the_command_prints_the_research_if_the_last_turn_fails(
+def test_the_command_prints_the_report_if_the_last_turn_fails(
     fault: Answer, configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     Turns(configured, calling(ARGUMENTS), fault)
@@ -481,7 +481,7 @@ def test_the_command_when_the_first_turn_fails(
     assert relay.starts == []
 
 
-def test_the_command_when_the_relay_is_away(
+def test_the_command_with_an_unreachable_relay(
     configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeGateway() as closed:
@@ -492,7 +492,7 @@ def test_the_command_when_the_relay_is_away(
     assert configured.seen == []
 
 
-def test_a_research_as_the_target(relay: FakeRelay, command: RunCommand) -> None:
+def test_target_relay(relay: FakeRelay, command: RunCommand) -> None:
     run = command("--target", "relay", "--deliverable-format", "json_outline", "--instructions", "Be brief", "Why?")
     assert (run.code, run.out) == (0, "RESEARCHED\n")
     assert relay.starts[0].json["arguments"] == {
@@ -503,33 +503,33 @@ def test_a_research_as_the_target(relay: FakeRelay, command: RunCommand) -> None
     }
 
 
-def test_a_background_research_prints_the_json(relay: FakeRelay, command: RunCommand) -> None:
+def test_a_background_run_prints_the_json(relay: FakeRelay, command: RunCommand) -> None:
     run = command("--target", "relay", "--background", "Why?")
     assert run.code == 0
     assert json.loads(run.out)["invocation_token"] == "tok_1"
 
 
-def test_a_research_that_outlives_the_deadline(relay: FakeRelay, command: RunCommand) -> None:
+def test_a_run_that_outlives_the_deadline(relay: FakeRelay, command: RunCommand) -> None:
     relay.ends = reply(view("running", None), 202)
     run = command("--target", "relay", "--timeout", "1.5", "Why?")
     assert (run.code, run.out) == (4, "")
     assert "RELAY_INVOCATION_TOKEN=tok_1 litellm-example --invocation inv_1" in run.err
 
 
-def test_a_failed_research_is_a_failure(relay: FakeRelay, command: RunCommand) -> None:
+def test_a_failed_run_is_a_failure(relay: FakeRelay, command: RunCommand) -> None:
     relay.ends = reply(view("failed", None, error_code="model_refused", error_message="It refused."))
     run = command("--target", "relay", "Why?")
     assert (run.code, run.out) == (1, "")
     assert "model_refused" in run.err
 
 
-def test_an_incomplete_research_is_cut_short(relay: FakeRelay, command: RunCommand) -> None:
+def test_an_incomplete_run_is_cut_short(relay: FakeRelay, command: RunCommand) -> None:
     relay.ends = reply(view("incomplete", "HALF", error_code="output_limit_reached", error_message="Too long."))
     run = command("--target", "relay", "Why?")
     assert (run.code, run.out) == (3, "HALF\n")
 
 
-def test_a_streamed_research(relay: FakeRelay, command: RunCommand) -> None:
+def test_a_streamed_run(relay: FakeRelay, command: RunCommand) -> None:
     def event(name: str, number: int, data: Json) -> bytes:
         return f"event: {name}\nid: {number}\ndata: {json.dumps(data)}\n\n".encode()
 
@@ -538,7 +538,7 @@ def test_a_streamed_research(relay: FakeRelay, command: RunCommand) -> None:
         event("output_text", 2, {"invocation_id": "inv_1", "offset": 2, "delta": "SEARCHED"}),
         event("completed", 3, view()),
     ]
-    # The connection breaks after the first event: it is taken up again where it was.
+    # The connection breaks after the first event, and the stream resumes from there.
     streams = [parts[:1], parts[1:]]
 
     def script(seen: Seen) -> Answer:
@@ -553,7 +553,7 @@ def test_a_streamed_research(relay: FakeRelay, command: RunCommand) -> None:
     assert (run.code, run.out) == (0, "RESEARCHED\n")
 
 
-def test_a_stream_without_a_last_event_is_waited_for(relay: FakeRelay, command: RunCommand) -> None:
+def test_a_stream_without_a_final_event_is_polled(relay: FakeRelay, command: RunCommand) -> None:
     usual = relay.answer
     relay.server.script = lambda seen: Answer(204) if seen.path.endswith("/events") else usual(seen)
     run = command("--target", "relay", "--stream", "Why?")
@@ -567,7 +567,7 @@ def test_a_pick_up_needs_the_token(relay: FakeRelay, command: RunCommand) -> Non
     assert relay.server.seen == []
 
 
-def test_the_command_prints_the_research_under_a_last_turn_that_is_cut_short(
+def test_the_command_prints_the_report_below_a_truncated_last_turn(
     configured: ScriptedServer, relay: FakeRelay, command: RunCommand
 ) -> None:
     cut = reply(response_body("Half", "incomplete"))
@@ -587,5 +587,5 @@ def test_the_command_prints_the_research_under_a_last_turn_that_is_cut_short(
         '```\n{"research_question": "one\\ntwo"}```\n',
     ],
 )
-def test_arguments_as_models_write_them_are_read(written: str) -> None:
+def test_arguments_in_the_forms_that_models_write(written: str) -> None:
     assert parse_arguments(written) == {"research_question": "one\ntwo"}

@@ -15,8 +15,8 @@ from werkzeug import Request, Response
 from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
 from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.contract import Invocation
-from litellm_openai_example.research.relay_calls import RelayEvent
-from litellm_openai_example.research.views import read_view
+from litellm_openai_example.research.relay_answers import read_view
+from litellm_openai_example.research.relay_events import RelayEvent
 
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway
@@ -58,7 +58,9 @@ def test_a_run_of_another_relay(other: HTTPServer) -> None:
         other.expect_oneshot_request(f"{INVOCATIONS}/0c7f/wait").respond_with_json({**VIEW, **body})
     with RelayClient() as relay:
         accepted = relay.invoke({"research_question": "Why?", "background": True})
-        view = relay.wait(accepted.invocation_id, accepted.invocation_token)
+        polled: list[Invocation] = []
+        view = relay.wait(accepted.invocation_id, accepted.invocation_token, on_view=polled.append)
+    assert [seen.status for seen in polled] == ["running", "running", "completed"]
     assert asked[0]["arguments"]["deliverable_format"] == "markdown_brief"
     assert (accepted.status, view.status, view.output_text) == ("running", "completed", "FOUND")
     assert [(page.url, page.title) for page in view.sources] == [("https://a.example/1", "One")]
@@ -83,7 +85,10 @@ def test_a_wait_that_hangs_or_drips_is_given_up_and_repeated(
 
     async def wait(url: str) -> Invocation:
         async with AsyncRelayClient(url) as relay:
-            return await relay.wait("0c7f", "tok", timeout=20)
+            polled: list[Invocation] = []
+            view = await relay.wait("0c7f", "tok", timeout=20, on_view=polled.append)
+            assert polled == [view]
+            return view
 
     with FakeGateway(lambda _: answers.pop(0)) as gateway:
         if asynchronous:

@@ -1,8 +1,8 @@
 """`python -m tests.tools.kill_points [RUNS [FIRST]]`: kill --auto-tool-call with two calls, each time 20 ms later.
 
-A real relay with a ledger runs before an upstream that counts what is paid. Run N is killed N times 20 ms after its
-first request. Then every run that the ledger accepted must be in `--list`, everything there is picked up, and the
-upstream must have been paid once for each.
+A real relay with a ledger runs in front of an upstream that counts paid runs. Command N is killed N times 20 ms after
+its first request. Then every run in the ledger must be in `--list`, all of them are picked up, and the upstream must
+have been paid once for each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUESTIONS = ("noodles", "rice")
 
 
 class Model:
-    """A model that calls deep_research twice, side by side, and answers once it has both results."""
+    """A model that calls deep_research twice at once, and answers when it has both results."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -66,7 +66,7 @@ class Model:
 
 
 def accepted(ledger: Path, name: str) -> set[str]:
-    """The runs of this name that the relay has in its ledger."""
+    """Return the runs of this name in the relay's ledger."""
     with closing(sqlite3.connect(ledger)) as connection:
         rows = connection.execute(
             "select id from relay_invocations where arguments like ?", (f'%"{name} %',)
@@ -86,7 +86,7 @@ def listed(env: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def one_run(model: Model, env: dict[str, str], ledger: Path, delay: float) -> str:
-    """Kill one command, then pick up what it left. Returns how far it had come."""
+    """Kill one command, pick up its work, and return how far it had come."""
     model.asked.clear()
     process = subprocess.Popen(
         [*PROGRAM, "--auto-tool-call", "--timeout", "60", model.name],
@@ -99,7 +99,7 @@ def one_run(model: Model, env: dict[str, str], ledger: Path, delay: float) -> st
     time.sleep(delay)
     process.kill()
     out, _ = process.communicate(timeout=60)
-    # A request that had left is still on its way into the ledger, so that its record counts as well as its run.
+    # A request may still be on its way into the ledger, so its record counts as well as its run.
     entries = listed(env)
     ids = {str(entry["id"]) for entry in entries}
     if process.returncode == 0:
@@ -121,7 +121,7 @@ def one_run(model: Model, env: dict[str, str], ledger: Path, delay: float) -> st
 
 
 def main(runs: int = 60, first: int = 1) -> int:
-    """Kill the commands from `first` to `runs`. Returns the exit code."""
+    """Kill the commands from `first` to `runs`, and return the exit code."""
     outcomes: Counter[str] = Counter()
     model = Model()
     upstream = Gateway().start()

@@ -16,7 +16,7 @@ import pytest
 
 from litellm_openai_example import AsyncLiteLLM, AsyncLiteLLMClient, LiteLLM, LiteLLMClient
 from litellm_openai_example.errors import ClosedClientError, GatewayError, StillRunningError
-from litellm_openai_example.research.relay_calls import ResearchRunningError
+from litellm_openai_example.research.relay_answers import ResearchRunningError
 from litellm_openai_example.research.relay_client import AsyncRelayClient, RelayClient
 from litellm_openai_example.transport.deadline import deadline
 from litellm_openai_example.transport.policy import telling_retries

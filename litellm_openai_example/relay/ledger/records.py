@@ -14,7 +14,7 @@ from ...calls.lenient import read_json
 from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
-from ...research.contract import INVOCATION_ERRORS, TERMINAL, Invocation, Source
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation
 
 # What a reader sees of each state of the ledger that is not a status itself.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
@@ -126,7 +126,7 @@ class Record:
             deliverable_format=self.deliverable_format,
             upstream_response_id=self.upstream_id,
             output_text=self.output_text,
-            sources=[Source.model_construct(**source) for source in sources],
+            sources=[CitedPage.model_construct(**source) for source in sources],
             cost_usd=response.get("cost_usd") if response else None,
             response=response,
             error_code=self.error_code,

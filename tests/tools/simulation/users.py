@@ -13,8 +13,9 @@ from litellm_openai_example.client import AsyncLiteLLMClient
 from litellm_openai_example.errors import GatewayError, StillRunningError
 from litellm_openai_example.payer import NOBODY
 from litellm_openai_example.research.contract import Invocation
-from litellm_openai_example.research.loop import Conversation, ToolCallingResult, converse, research_through
-from litellm_openai_example.research.relay_calls import PASSING, ResearchRunningError
+from litellm_openai_example.research.conversation import Conversation, ToolCallingResult
+from litellm_openai_example.research.loop import converse, research_through
+from litellm_openai_example.research.relay_answers import PASSING, ResearchRunningError
 from litellm_openai_example.research.relay_client import AsyncRelayClient
 from litellm_openai_example.transport.http_clients import AsyncLiteLLMHttpxClient
 

@@ -1,4 +1,4 @@
-"""The prompt: from the command line, from stdin, or joined from both."""
+"""The prompt: the command line's argument, stdin, or both joined."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import click
 from ..config import is_unicode
 from .options import Options
 
-_MOST = 32 * 1024 * 1024  # bytes; no model takes more, and an endless writer must not fill the memory
-# What reading a stdin gives that is there in name only, as under nohup.
-_NOTHING_THERE = (errno.EBADF, errno.EIO)
+_MAX_BYTES = 32 * 1024 * 1024  # no model takes more, and an endless writer must not fill the memory
+# Errors of reading a stdin that exists in name only, as under nohup.
+_NO_STDIN = (errno.EBADF, errno.EIO)
 
 
 def read_prompt(options: Options, until: float) -> str:
-    """The whole prompt: PROMPT, a blank line, and what is piped in; either one alone; empty where none is needed.
+    """Return the whole prompt: PROMPT, a blank line and the piped input, or either one alone.
 
     Args:
-        until: when stdin must have ended, on the monotonic clock.
+        options: the command line; one that follows up on earlier work takes no prompt, and the result is empty.
+        until: deadline for the end of stdin, on the monotonic clock.
 
     Raises:
-        click.UsageError: there is no usable prompt. Nothing was sent.
+        click.UsageError: the prompt is missing or unusable. Nothing was sent.
     """
     if options.follows_up:
         return ""
@@ -39,9 +40,10 @@ def read_prompt(options: Options, until: float) -> str:
     if prompt is not None:
         piped = "" if terminal else _read_stdin(until, needed=False)
         return f"{prompt}\n\n{piped}" if piped.strip() else prompt
+    # A person who types the prompt may take longer than the deadline.
     piped = _read_stdin(until if not terminal else float("inf"), needed=True)
     if options.prompt is None and not piped.strip():
-        raise click.UsageError("there is no prompt: none was given, and nothing was piped in")
+        raise click.UsageError("there is no prompt, neither as an argument nor on stdin")
     _check("prompt", piped)
     return piped
 
@@ -59,22 +61,23 @@ def _read_stdin(until: float, *, needed: bool) -> str:
     if sys.stdin is None:
         raise click.UsageError("there is no stdin to read the prompt from")
     try:
+        # Some shells begin piped text with a byte order mark.
         return _read(sys.stdin.fileno(), until).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise click.UsageError("the text on stdin is not valid UTF-8") from None
     except TimeoutError:
         raise click.UsageError(
             "stdin did not end before the deadline, and nothing was sent: "
-            "add </dev/null if nothing is to be read from it, or a longer --timeout"
+            "add </dev/null to read nothing from it, or a longer --timeout"
         ) from None
     except OSError as error:
-        if not needed and error.errno in _NOTHING_THERE:
+        if not needed and error.errno in _NO_STDIN:
             return ""
         raise click.UsageError(f"cannot read the prompt from stdin: {error.strerror}") from None
 
 
 def _read(descriptor: int, until: float) -> bytes:
-    """All that comes. Raises OSError, and TimeoutError when the end does not come in time."""
+    """Read to the end. Raise TimeoutError if the end does not come in time, and OSError if reading fails."""
     pieces: list[bytes] = []
     failures: list[OSError] = []
 
@@ -84,13 +87,13 @@ def _read(descriptor: int, until: float) -> bytes:
             while piece := _next(descriptor):
                 pieces.append(piece)
                 size += len(piece)
-                if size > _MOST:
-                    raise OSError(errno.EFBIG, f"it holds more than {_MOST // 2**20} MB")
+                if size > _MAX_BYTES:
+                    raise OSError(errno.EFBIG, f"it holds more than {_MAX_BYTES // 2**20} MB")
         except OSError as error:
             failures.append(error)
 
-    # In a thread, because nothing else can wait for a pipe with a limit on every system. It reads the bare descriptor:
-    # a buffered stream would be locked by it when the interpreter ends.
+    # A thread, because nothing else can wait for a pipe with a time limit on every system. It reads the descriptor, as
+    # it would hold the lock of a buffered stream when the interpreter exits.
     reader = threading.Thread(target=read, daemon=True, name="stdin")
     reader.start()
     reader.join(max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
@@ -105,5 +108,5 @@ def _next(descriptor: int) -> bytes:
     while True:
         try:
             return os.read(descriptor, 65536)
-        except BlockingIOError:  # whoever shares the pipe has made it non-blocking
+        except BlockingIOError:  # another process that shares the pipe made it non-blocking
             select.select([descriptor], [], [], 1.0)
