@@ -265,6 +265,7 @@ class LiteLLMClient(_Client):
 
     def stream_chat_completion(
         self,
+        /,
         prompt: str,
         *,
         instructions: str | None = None,
@@ -274,10 +275,11 @@ class LiteLLMClient(_Client):
         **fields: object,
     ) -> TextStream:
         """Return a stream of the text of a chat completion; at its end, `reply` has usage, cost and sources."""
-        return text_stream(self, CHAT, self._chat(prompt, instructions, model, files, **fields), timeout)
+        return self._stream(CHAT, self._chat(prompt, instructions, model, files, **fields), timeout)
 
     def stream_response(
         self,
+        /,
         prompt: str,
         tools: Tools | None = None,
         previous_response_id: str | None = None,
@@ -290,7 +292,7 @@ class LiteLLMClient(_Client):
     ) -> TextStream:
         """Return a stream of the text of a response; at its end, `reply` has usage, cost and sources."""
         request = self._response(prompt, False, tools, previous_response_id, instructions, model, files, **fields)
-        return text_stream(self, RESPONSES, request, timeout)
+        return self._stream(RESPONSES, request, timeout)
 
     def wait(
         self,
@@ -352,6 +354,9 @@ class LiteLLMClient(_Client):
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
+    def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> TextStream:
+        return text_stream(self, api, request, timeout)
+
     def close(self) -> None:
         """Close the connections."""
         self.openai.close()
@@ -363,17 +368,26 @@ class LiteLLMClient(_Client):
         self.close()
 
 
+# The asynchronous client has the methods of the blocking one, whose signatures type checkers and editors keep. They
+# call `run` and `_stream`, of which each client has its own.
+
+
 def _awaitable(
     method: Callable[Concatenate[LiteLLMClient, P], T],
 ) -> Callable[Concatenate[AsyncLiteLLMClient, P], Coroutine[Any, Any, T]]:
-    """Return a method of the blocking client for the asynchronous one, whose `run` returns an awaitable."""
-
     @wraps(method)
     async def call(self: AsyncLiteLLMClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         of_either: Callable[..., Any] = method
         return await of_either(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     return call
+
+
+def _streaming(
+    method: Callable[Concatenate[LiteLLMClient, P], TextStream],
+) -> Callable[Concatenate[AsyncLiteLLMClient, P], AsyncTextStream]:
+    of_either: Any = method
+    return of_either  # type: ignore[no-any-return]
 
 
 class AsyncLiteLLMClient(_Client):
@@ -410,35 +424,8 @@ class AsyncLiteLLMClient(_Client):
     wait = _awaitable(LiteLLMClient.wait)
     retrieve_response = _awaitable(LiteLLMClient.retrieve_response)
     cancel_response = _awaitable(LiteLLMClient.cancel_response)
-
-    def stream_chat_completion(
-        self,
-        prompt: str,
-        *,
-        instructions: str | None = None,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> AsyncTextStream:
-        """See `LiteLLMClient.stream_chat_completion`."""
-        return self._stream(CHAT, self._chat(prompt, instructions, model, files, **fields), timeout)
-
-    def stream_response(
-        self,
-        prompt: str,
-        tools: Tools | None = None,
-        previous_response_id: str | None = None,
-        instructions: str | None = None,
-        *,
-        model: str | None = None,
-        files: Files = (),
-        timeout: float | None = None,
-        **fields: object,
-    ) -> AsyncTextStream:
-        """See `LiteLLMClient.stream_response`."""
-        request = self._response(prompt, False, tools, previous_response_id, instructions, model, files, **fields)
-        return self._stream(RESPONSES, request, timeout)
+    stream_chat_completion = _streaming(LiteLLMClient.stream_chat_completion)
+    stream_response = _streaming(LiteLLMClient.stream_response)
 
     async def create_response_with_tool_calling(
         self,

@@ -1,6 +1,8 @@
 """The official client on a LiteLLM gateway: change the import, keep the rest of the program.
 
 from litellm_openai_example import LiteLLM as OpenAI
+
+Longer than other files, because every argument is typed out for both clients.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ async def main() -> None:
     submitted = await asynchronous.respond("hi", background=True, temperature=0.5)
     reveal_type(await asynchronous.wait(submitted.id, timeout=3))  # Reply
     reveal_type(await asynchronous.create_chat_completion("hi", files=["a.png"]))  # str
+    reveal_type(asynchronous.stream_response("hi", model="m"))  # AsyncTextStream
 
 asyncio.run(main())
 """
@@ -93,6 +94,7 @@ LiteLLMClient().chat("hi", timeout="3")
 AsyncLiteLLMClient().chat("hi", timeout="3")
 AsyncLiteLLMClient().respond("hi", background="yes")
 AsyncLiteLLMClient().wait(1)
+AsyncLiteLLMClient().stream_response("hi", timeout="3")
 from litellm_openai_example import LiteLLMClinet
 """
 

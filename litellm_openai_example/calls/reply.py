@@ -1,4 +1,7 @@
-"""Replies: the body of a call read, its answer with usage, cost and sources, and errors for one that is not whole."""
+"""Replies: the body of a call read, its answer with usage, cost and sources, and errors for one that is not whole.
+
+Longer than other files, because the body and the verdict on its answer are read together.
+"""
 
 from __future__ import annotations
 

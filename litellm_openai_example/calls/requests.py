@@ -3,6 +3,8 @@
 A request is one flat dict of the API's fields, and this is the one place that knows fields by name. Those that the
 SDK's method knows become its arguments, all others go into the body unchanged, so a new field of the API works before
 the SDK or this package knows it. The operations are coroutines for both kinds of clients; see `steps`.
+
+Longer than other files, so that a request and the operation that sends it stand together.
 """
 
 from __future__ import annotations
