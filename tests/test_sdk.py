@@ -173,8 +173,8 @@ def test_files_embeddings_models_and_deletes(sdk: LiteLLM, gateway: ScriptedServ
 
 
 def test_a_large_download_may_take_longer_than_the_timeout(gateway: ScriptedServer) -> None:
-    gateway.answers(Answer(body=b"x" * 12, drip=0.1, headers={"content-type": "application/octet-stream"}))
-    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.6) as sdk:
+    gateway.answers(Answer(body=b"x" * 12, drip=0.2, headers={"content-type": "application/octet-stream"}))
+    with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=1.5) as sdk:
         assert len(sdk.files.content("file-1").read()) == 12
 
 

@@ -228,12 +228,11 @@ class Gateway:
         self.works[work.id] = work
         if fault is not None:
             return await self._break(writer, fault, work)
-        while time.monotonic() - work.created < self.accept:
-            await asyncio.sleep(0.01)
+        await _passed(lambda: self.accept)
         if body.get("stream") or self.unasked:
             return await self._stream(writer, work)
         if self.bridged:
-            await asyncio.sleep(work.seconds)
+            await _passed(lambda: work.seconds)
             return await self._send(writer, 200, work.now(), {"x-litellm-response-cost": self.cost})
         queued = {"id": work.id, "status": "queued", "output": [], "model": self.answers_as}
         return await self._send(writer, 200, queued, self.headers)
@@ -260,7 +259,7 @@ class Gateway:
                     await self._event(writer, "response.failed", {"response": failed})
                 raise _Dropped
             await self._event(writer, "response.output_text.delta", {"delta": piece})
-            await asyncio.sleep(work.seconds / max(1, len(work.pieces)))
+            await _passed(lambda: work.seconds / max(1, len(work.pieces)))
         work.seconds = 0
         final = work.now()
         if self.cost:  # LiteLLM tells it there in a stream
@@ -305,6 +304,13 @@ class Gateway:
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
         await writer.drain()
+
+
+async def _passed(seconds: Callable[[], float]) -> None:
+    """Wait for a number of seconds that may change meanwhile."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds():
+        await asyncio.sleep(0.01)
 
 
 class _Dropped(Exception):

@@ -190,11 +190,12 @@ class TestFrozen:
     def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
         self, postgresql: PostgreSQL, upstream: Gateway, accept: float
     ) -> None:
-        upstream.accept = accept
+        upstream.accept = 3600.0
         with relay_process(environment(postgresql.new_database(), upstream)) as relay:
             started = relay.api.start("What cannot be kept?")
             assert eventually(lambda: upstream.posts)
             with postgresql.frozen():
+                upstream.accept = accept  # counted from the arrival of the submission
                 assert_ends(relay)
         (work,) = upstream.works
         assert any(started["invocation_id"] in line and work in line for line in relay.lines), relay.log

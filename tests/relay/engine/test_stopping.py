@@ -66,16 +66,18 @@ def impatient(start_relay: StartRelay) -> ThreadedRelay:
 
 
 class TestBeforeTheGatewayAnswers:
-    @pytest.mark.parametrize("accept", [0.3, 1.2], ids=["in the gate", "after it"])
+    @pytest.mark.parametrize("gate", [60.0, 0.05], ids=["in the gate", "after it"])
     @pytest.mark.parametrize("stream", [False, True])
     def test_the_id_is_waited_for_and_cancelled(
-        self, impatient: ThreadedRelay, upstream: Gateway, accept: float, stream: bool
+        self, start_relay: StartRelay, upstream: Gateway, gate: float, stream: bool
     ) -> None:
-        upstream.accept, upstream.seconds = accept, 30.0
-        started = impatient.api.start(stream=stream)
+        upstream.accept, upstream.seconds = 3600.0, 3600.0
+        relay = start_relay(timings=replace(FAST, cancel=0.2, gate=gate))
+        started = relay.api.start(stream=stream)
         assert eventually(lambda: upstream.posts)
-        assert ask_to_cancel(impatient, started)["status"] in ("queued", "running")
-        view = impatient.api.wait(started)
+        assert ask_to_cancel(relay, started)["status"] in ("queued", "running")
+        upstream.accept = 0.0
+        view = relay.api.wait(started)
         assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
         assert view["upstream_response_id"] == "resp_0"
         assert [work.cancelled for work in upstream.works.values()] == [True]
@@ -84,10 +86,11 @@ class TestBeforeTheGatewayAnswers:
     def test_a_model_that_blocks_is_not_stopped_and_its_text_is_kept(
         self, impatient: ThreadedRelay, upstream: Gateway, stream: bool
     ) -> None:
-        upstream.bridged, upstream.seconds = True, 1.5
+        upstream.bridged, upstream.seconds = True, 3600.0
         started = impatient.api.start(stream=stream)
         impatient.api.until(started, "running")
         assert ask_to_cancel(impatient, started)["status"] == "running"
+        upstream.finish()
         view = impatient.api.wait(started)
         assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
 
@@ -242,7 +245,7 @@ class TestTimeLimit:
     def test_is_told_once_the_gateway_has_confirmed_it(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         upstream.on_cancel = lambda work: Fault("status", 503)
-        relay = start_relay(research_timeout=0.6)
+        relay = start_relay(research_timeout=1.5)
         started = relay.api.start()
         assert eventually(lambda: upstream.cancels >= 2)
         assert relay.api.view(started)["status"] == "running"
@@ -250,22 +253,22 @@ class TestTimeLimit:
         assert relay.api.wait(started)["error_code"] == "research_timeout"
 
     def test_of_a_run_that_ends_meanwhile(self, start_relay: StartRelay, upstream: Gateway) -> None:
-        upstream.seconds = 2.0
+        upstream.seconds = 3.0
         upstream.on_cancel = lambda work: Fault("drop")
-        relay = start_relay(research_timeout=0.6)
+        relay = start_relay(research_timeout=1.5)
         assert relay.api.wait(relay.api.start())["status"] == "completed"
 
     def test_while_the_gateway_is_away(self, start_relay: StartRelay, upstream: Gateway) -> None:
-        upstream.seconds = 1.5
+        upstream.seconds = 2.5
         upstream.on_cancel = lambda work: Fault("status", 502)
         upstream.on_get = lambda work, n: Fault("status", 502) if n < 8 else None
-        relay = start_relay(research_timeout=0.6)
+        relay = start_relay(research_timeout=1.5)
         assert relay.api.wait(relay.api.start())["status"] == "completed"
 
     def test_is_kept_through_a_restart_with_another_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         upstream.on_cancel = lambda work: Fault("status", 503)
-        first = start_relay(research_timeout=0.6)
+        first = start_relay(research_timeout=1.5)
         started = first.api.start()
         assert eventually(lambda: upstream.cancels >= 1)
         first.stop()
