@@ -154,20 +154,24 @@ class TestFrozen:
                 relay.api.until(one, "running")
             path = f"{INVOCATIONS_PATH}/{started[0]['invocation_id']}"
             waiting = clients.submit(relay.api.call, "GET", f"{path}/wait?timeout=60", headers=token(started[0]))
-            watching = [clients.submit(relay.api.events, one) for one in started]
-            time.sleep(0.5)
+            streams = [relay.api.stream(one) for one in started]
+            for events in streams:
+                next(events)
+            watching = [clients.submit(list, events) for events in streams]
             with postgresql.frozen():
                 asking = [
                     *(clients.submit(relay.api.post, body(f"new {n}", background=True)) for n in range(2)),
                     clients.submit(relay.api.call, "GET", path, headers=token(started[0])),
                     clients.submit(relay.api.call, "POST", f"{path}/cancel", headers=token(started[0])),
                 ]
-                time.sleep(0.5)
+                in_flight = 1 + len(streams) + len(asking)  # each on a connection of its own
+                assert eventually(lambda: served(relay) >= in_flight)
+                time.sleep(0.5)  # for the last bytes of the requests
                 assert_ends(relay)
                 assert [one.result(60).status_code for one in asking] == [503] * 4
                 assert waiting.result(60).status_code == 202
-                for events in watching:
-                    assert {event.name for event in events.result(60)} <= {"status", "output_text"}
+                for watched in watching:
+                    assert {event.name for event in watched.result(60)} <= {"status", "output_text"}
         for work in upstream.works.values():
             work.seconds = 0.0
         with relay_process(environment(url, upstream)) as relay:
@@ -209,3 +213,11 @@ def assert_ends(relay: RelayProcess) -> None:
 
 def connections(relay: RelayProcess) -> list[Any]:
     return psutil.Process(relay.process.pid).net_connections("all")
+
+
+def served(relay: RelayProcess) -> int:
+    """Return how many clients are connected."""
+    port = make_url(relay.api.base_url).port
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in connections(relay) if one.laddr
+    )

@@ -26,7 +26,7 @@ class Written:
         self.packets: list[bytes] = []
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        assert timeout == 5
+        assert timeout == 60
         if buffer:
             self.packets.append(buffer)
 
