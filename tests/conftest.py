@@ -1,4 +1,4 @@
-"""What the unit tests share: a scripted gateway, and the command run in this process."""
+"""Shared fixtures: scripted gateways and relays, and the command run in this process."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ from .tools.guard import stand_guard
 if "PYTEST_XDIST_WORKER" not in os.environ:
     stand_guard()
 
-# A shell starts what runs in its background with Ctrl-C ignored, and children inherit it: tests that interrupt their
-# children would wait for ever.
+# A shell ignores Ctrl-C in its background jobs, and children inherit that: tests that interrupt a child would hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Where make has fetched uv, tests that need it find it without make, too.
+# Tests that need uv find the one that make has installed, also when they run without make.
 os.environ["PATH"] += f"{os.pathsep}{Path(__file__).parents[1] / '.uv/bin'}"
 
-# Variables that would send a test elsewhere, or change what it sees.
+# Variables of the developer's environment that would redirect a test or change its results.
 _CLEARED = (
     "LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL", "LITELLM_ALLOW_HTTP", "LITELLM_TAGS", "LITELLM_END_USER",
     "RELAY_BASE_URL", "RELAY_API_KEY", "RELAY_INVOCATION_TOKEN", "OPENAI_BASE_URL", "OPENAI_API_KEY",
@@ -58,21 +57,21 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 @pytest.fixture
 def gateway() -> Iterator[ScriptedServer]:
-    """A gateway that answers as the test tells it to."""
+    """A gateway with scripted answers."""
     with FakeGateway() as server:
         yield server
 
 
 @pytest.fixture
 def raw_gateway() -> Iterator[RawServer]:
-    """The same on a bare socket, with connections that are kept."""
+    """A scripted gateway on a bare socket, which keeps connections open."""
     with RawServer() as server:
         yield server
 
 
 @pytest.fixture
 def configured(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
-    """The same, with the environment pointing at it."""
+    """The scripted gateway, with the environment pointing at it."""
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.url)
     monkeypatch.setenv("LITELLM_API_KEY", KEY)
     return gateway
@@ -88,9 +87,9 @@ def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRelay]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sent again, and what is looked at again, follows at once, unless the gateway named a delay.
+    """Retry and poll without delay, except when the gateway names one.
 
-    How long the waits really are is for tests/transport/test_policy.py and tests/test_client.py.
+    The real delays are tested in tests/transport/test_policy.py and tests/test_client.py.
     """
     for module, name in ((policy, "_FIRST_DELAY"), (policy, "_LONGEST_DELAY"), (requests, "_FIRST_PAUSE")):
         monkeypatch.setattr(module, name, 0.001)
@@ -98,7 +97,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Run:
-    """How one run of the command ended."""
+    """Exit code and output of one run of the command."""
 
     code: int
     out: str
@@ -133,7 +132,7 @@ def run_main(arguments: list[str]) -> int:
 
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
-    """Run the command in this process; `stdin` None is a terminal at which nobody types."""
+    """Run the command in this process; with `stdin` None, stdin is a terminal without input."""
 
     def run(*arguments: str, stdin: bytes | None = None) -> Run:
         with _Stdin(stdin or b"", stdin is None) as given:
@@ -149,7 +148,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With NO_SKIPS set (where everything that a test may need is installed) a skipped test is a failure."""
+    """Fail the session if a test was skipped and NO_SKIPS is set, as where every optional program is installed."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

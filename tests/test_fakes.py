@@ -1,4 +1,4 @@
-"""The tests' own house: who speaks HTTP to the package under test, and in which files."""
+"""HTTP servers of the tests stand among the fakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the readers of both APIs share: errors in a stream, halves of characters, time."""
+"""Readers of both APIs: errors in a stream, halves of characters, time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real LiteLLM proxy for all tests here, in front of a provider that can fail; pytest's workers share it."""
+"""Fixtures around one real LiteLLM proxy, shared by pytest's workers, in front of a provider that can fail."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def litellm_python() -> Path:
-    """The Python that has LiteLLM."""
+    """The Python interpreter of LiteLLM's environment."""
     return ensure(print)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared(tmp_path_factory: pytest.TempPathFactory, litellm_python: Path) -> Iterator[Path]:
-    """The directory of the shared proxy, which runs while a worker with tests here does."""
+    """The directory of the shared proxy, which runs until the last worker is done."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -59,7 +59,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory, litellm_python: Path) -> I
 
 @pytest.fixture(scope="session")
 def _running(_shared: Path) -> dict[str, str]:
-    """Where the shared proxy and its provider are; the first worker that asks starts them."""
+    """Addresses of the shared proxy and its provider; the first worker to ask starts them."""
     with (_shared / "starting").open("w") as starting:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if not (_shared / READY).exists():
@@ -69,7 +69,7 @@ def _running(_shared: Path) -> dict[str, str]:
 
 
 def _start(folder: Path) -> int:
-    """Run provider and proxy in a process that may outlive this worker, for the others; its pid."""
+    """Start provider and proxy in a process that may outlive this worker; return its pid."""
     log = folder / "gateway.log"
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -86,8 +86,7 @@ def _start(folder: Path) -> int:
 
 @pytest.fixture(scope="session")
 def gateway(_running: dict[str, str]) -> Gateway:
-    """A real LiteLLM gateway: the models of `upstream.MODELS`, `bridged`, and those that `upstream` makes; every other
-    name is unknown to it."""
+    """A real LiteLLM gateway. It knows `upstream.MODELS`, `bridged`, and those that `upstream` creates."""
     return Gateway(_running["base_url"], _running["api_key"])
 
 
@@ -99,7 +98,7 @@ def upstream(_running: dict[str, str]) -> UpstreamControl:
 
 @pytest.fixture
 def logged(gateway: Gateway, _shared: Path) -> Callable[[str], list[dict[str, Any]]]:
-    """What LiteLLM has logged of the calls for an end user, oldest first; it does so a little after it has answered."""
+    """Read LiteLLM's log of the calls for an end user, oldest first. LiteLLM logs shortly after it has answered."""
     file = _shared / "state" / LOGGED
 
     def read(end_user: str) -> list[dict[str, Any]]:
@@ -111,7 +110,7 @@ def logged(gateway: Gateway, _shared: Path) -> Callable[[str], list[dict[str, An
 
 @pytest.fixture(scope="session")
 def sdk(gateway: Gateway) -> Iterator[openai.OpenAI]:
-    """The plain SDK at the gateway, nothing of ours in between; it never retries."""
+    """The plain SDK, without retries, at the gateway."""
     with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=gateway.api_key, max_retries=0, timeout=60) as client:
         yield client
 

@@ -37,7 +37,7 @@ class Gateway:
 
 
 class Relay:
-    """A relay in a process of its own."""
+    """A relay process."""
 
     def __init__(self, gateway: Gateway, folder: Path, model: str = "o3-deep-research") -> None:
         self.port = free_port()
@@ -75,7 +75,7 @@ class Relay:
 
 @contextmanager
 def relay(gateway: Gateway, folder: Path, model: str | None) -> Iterator[str]:
-    """A relay with this model; None for its default."""
+    """Run a relay with this model, by default `gpt-6.1-sol`; yield its URL."""
     running = Relay(gateway, folder, model or "gpt-6.1-sol")
     try:
         yield running.url
@@ -84,7 +84,7 @@ def relay(gateway: Gateway, folder: Path, model: str | None) -> Iterator[str]:
 
 
 def asked(upstream: UpstreamControl, model: str, question: str) -> list[JsonObject]:
-    """The bodies of the creates for a question, as the provider got them."""
+    """Return the bodies of the creates for a question, as received by the provider."""
     found = [one.body for one in upstream.requests(model) if one.method == "POST"]
     return [body for body in found if body is not None and question in str(body)]
 

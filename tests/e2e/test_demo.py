@@ -1,4 +1,4 @@
-"""The offline demo with the real LiteLLM: all of it stays on this machine, and what it does not have, it says."""
+"""The offline demo with the real LiteLLM: nothing leaves this machine, and missing features are refused by name."""
 
 from __future__ import annotations
 

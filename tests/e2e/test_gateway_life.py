@@ -1,4 +1,4 @@
-"""The launcher with the real LiteLLM: what it reaches for, what it routes where, and what outlives it."""
+"""The launcher with the real LiteLLM: network access, routes, and shutdown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ raise SystemExit(7)
 
 
 class Recorder:
-    """An HTTP proxy that notes what it is asked to reach, and reaches nothing."""
+    """An HTTP proxy that records requests and forwards none."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -70,7 +70,7 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """An empty home; only the installed LiteLLM is kept."""
+    """An environment with an empty home and the installed LiteLLM."""
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CACHE_HOME": str(cache_dir().parent)}
 
 

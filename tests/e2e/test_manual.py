@@ -1,4 +1,4 @@
-"""The manual, line by line, as its reader types it: against the real LiteLLM proxy, our relay, the offline provider.
+"""The manual's code, line by line, against the real LiteLLM proxy, the relay and the offline provider.
 
 Only the module's name differs, and where the manual starts its relay with a command of its own.
 """
@@ -27,7 +27,7 @@ NAMES = ("response_id", "previous_response_id", "tool_call_id", "invocation_id",
 
 @pytest.fixture(scope="module")
 def relay(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    """The manual's terminal A: a relay as it comes, with the default model."""
+    """The manual's terminal A: a relay with default settings."""
     running = Relay(gateway, tmp_path_factory.mktemp("relay"), model="")
     yield running
     running.stop()

@@ -1,4 +1,4 @@
-"""Who pays, as the real LiteLLM proxy has logged it: tags, end user and session of every call, the cost once."""
+"""Billing identity in the log of the real LiteLLM proxy: tags, end user and session of every call, each cost once."""
 
 from __future__ import annotations
 

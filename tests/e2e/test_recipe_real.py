@@ -1,4 +1,4 @@
-"""What the relay asks a provider for, behind the real LiteLLM proxy: each model gets what it needs to search."""
+"""The relay's research requests through the real LiteLLM proxy: each model gets the fields it needs to search."""
 
 from __future__ import annotations
 

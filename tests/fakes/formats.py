@@ -1,6 +1,6 @@
-"""Answers as providers other than OpenAI give them: Anthropic's messages and Gemini's content, with a web search.
+"""Answers in the formats of Anthropic and Gemini, with a web search.
 
-What `search` finds is `PAGES`: the first is cited in the text, the second was only read.
+The search finds `PAGES`: the text cites the first; the second was only read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def message(body: JsonObject) -> JsonObject:
 
 
 def message_events(whole: JsonObject) -> Iterator[JsonObject]:
-    """The same as the events of a stream."""
+    """The events of Anthropic's answer as a stream."""
     yield {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}}
     for index, block in enumerate(whole["content"]):
         deltas: list[JsonObject] = []

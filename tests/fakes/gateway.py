@@ -1,4 +1,4 @@
-"""A gateway for the relay's tests: counts what it is paid for, and breaks in every way that it is told to.
+"""A gateway for the relay's tests that counts paid requests and fails on demand.
 
 It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing, and
 so that its counts and its hooks need no locks: tests set them while hundreds of responses are open, and the soak's load
@@ -30,11 +30,11 @@ Json = dict[str, Any]
 
 @dataclass
 class Fault:
-    """What to do instead of answering well.
+    """A failure in place of a good answer.
 
     Attributes:
         kind: status (answer with `status` and `body`), drop, hang, cut (half of a good answer), garbage, empty, foreign
-            (an answer of something else than LiteLLM: `status`, `body` as text, `headers` with its content type).
+            (an answer from something other than LiteLLM: `status`, `body` as text, `headers` with its content type).
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Fault:
 
 
 def error(message: str, status: int) -> Json:
-    """An error in LiteLLM's shape."""
+    """Return an error body in LiteLLM's format."""
     return {"error": {"message": message, "type": None, "param": None, "code": str(status)}}
 
 
@@ -76,26 +76,26 @@ class Work:
 
 
 def message(text: str, **extra: Any) -> Json:
-    """A completed response with one text."""
+    """Return a completed response with one text."""
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"status": "completed", "output": [{"type": "message", "role": "assistant", "content": [part]}], **extra}
 
 
 class Gateway:
-    """Answers `/v1/responses`. Settings may be changed at any time.
+    """A fake LiteLLM that serves `/v1/responses`. Its settings may be changed while requests are open.
 
     Attributes:
         accept: seconds until a submission is answered.
-        seconds: that a response takes.
-        bridged: ignores background, blocks until done, and cannot be asked afterwards.
+        seconds: duration of a response.
+        bridged: ignore `background`, block until done, and refuse polls.
         final: the response at its end, from the request.
-        pieces: how streamed text comes.
+        pieces: the deltas of a streamed text.
         on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
         during_stream: may return a Fault; gets the number of pieces sent, -1 before the first event.
-        unasked: streams whatever was asked for.
+        unasked: stream every answer, requested or not.
         answers_as: the model that a submission's first answer names, if any.
         headers: of that answer.
-        paid: how often each prompt was executed.
+        paid: number of executions per prompt.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class Gateway:
         return self
 
     def finish(self) -> None:
-        """End all responses well."""
+        """Complete all running responses."""
         for work in list(self.works.values()):
             work.seconds = 0.0
 
@@ -307,11 +307,11 @@ class Gateway:
 
 
 async def _passed(seconds: Callable[[], float]) -> None:
-    """Wait for a number of seconds that may change meanwhile."""
+    """Wait for `seconds`, which may change during the wait."""
     began = time.monotonic()
     while time.monotonic() - began < seconds():
         await asyncio.sleep(0.01)
 
 
 class _Dropped(Exception):
-    """The connection is to be closed without another word."""
+    """The connection is to be closed at once."""

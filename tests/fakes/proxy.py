@@ -12,7 +12,7 @@ from .raw import RawServer
 
 
 class Proxy:
-    """A forward proxy: whole URLs for http, CONNECT for https. It keeps the request lines that it has seen."""
+    """A forward proxy (absolute URLs for http, CONNECT for https) that records request lines."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

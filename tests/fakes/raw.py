@@ -1,4 +1,4 @@
-"""What HTTP servers do not do: answers cut, dripped or never begun, and connections that are kept between requests."""
+"""A raw-socket server for answers that are cut, dripped or never begun, and for kept-alive connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .scripted import Answer, Script, ScriptedServer, Seen
 
 
 def send(connection: socket.socket, answer: Answer, stopped: threading.Event) -> bool:
-    """Send an answer byte for byte as it is told.
+    """Send an answer exactly as scripted.
 
     Args:
-        connection: to the client, which has been read up to the end of its request.
+        connection: to the client, read up to the end of the request.
         answer: what to send.
-        stopped: set when the server ends; nothing is waited for then.
+        stopped: set when the server ends; it cuts all waits short.
 
     Returns:
-        Whether the connection can be used again.
+        True if the connection can be reused.
     """
     if answer.drop:
         return False
@@ -69,16 +69,16 @@ class RawServer(ScriptedServer):
 
     @property
     def connections(self) -> int:
-        """How many have been made."""
+        """Number of connections accepted so far."""
         return len(self._connections)
 
     @property
     def closed(self) -> int:
-        """How many of them this server has closed."""
+        """Number of connections that this server has closed."""
         return sum(connection.fileno() < 0 for connection in self._connections)
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """The connection as it is spoken over; TLS in a subclass. It must not wait for the client."""
+        """Wrap an accepted connection, for example in TLS. Must not wait for the client."""
         return connection
 
     def __enter__(self) -> Self:

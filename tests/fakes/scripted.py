@@ -1,4 +1,4 @@
-"""What a fake gateway or relay is told to answer, what it has seen, and the bodies that most tests need."""
+"""Scripted answers, recorded requests, and common bodies for fake gateways and relays."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ class Seen:
 
 @dataclass
 class Answer:
-    """What to send back.
+    """One scripted answer.
 
-    `pause` is waited before the head, `drip` after each byte of the body, `drip_head` after each byte of everything;
-    `cut` closes the connection after that many bytes of the body; `drop` closes it without a word.
+    Attributes:
+        pause: seconds before the head.
+        drip, drip_head: seconds after each byte of the body, or of the whole answer.
+        cut: bytes of the body after which the connection is closed.
+        drop: close the connection without an answer.
+        events: the pieces of a stream, each after a pause in seconds.
     """
 
     status: int = 200
@@ -51,7 +55,7 @@ class Answer:
 
     @property
     def breaks_http(self) -> bool:
-        """Whether it takes a socket to send this."""
+        """True if this needs a raw socket."""
         return self.drop or self.cut is not None or bool(self.drip or self.drip_head)
 
 
@@ -59,14 +63,14 @@ Script = Callable[[Seen], Answer]
 
 
 def reply(body: object, status: int = 200, /, **headers: str) -> Answer:
-    """An answer with JSON, or with bytes as they are."""
+    """Return an answer with a JSON body, or with raw bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     named = {name if "-" in name else name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(status, content, {"content-type": "application/json", **named})
 
 
 def sse(*events: object, pause: float = 0.0, done: bool = True) -> Answer:
-    """A stream of events, JSON or raw bytes, each sent after a pause in seconds."""
+    """Return a stream of events, JSON or raw bytes, each sent after a pause in seconds."""
     parts = [
         event if isinstance(event, bytes) else b"data: " + json.dumps(event).encode() + b"\n\n" for event in events
     ]
@@ -80,7 +84,7 @@ def zipped(body: bytes) -> Answer:
 
 
 class ScriptedServer(ABC):
-    """Answers each request as `script` says; keeps what it has seen.
+    """A server that answers each request by `script` and records it.
 
     `fakes.served.FakeGateway` speaks plain HTTP, and `fakes.raw.RawServer` keeps connections.
     """
@@ -92,7 +96,7 @@ class ScriptedServer(ABC):
     @property
     @abstractmethod
     def port(self) -> int:
-        """The port that it listens on."""
+        """The listening port."""
 
     @property
     def url(self) -> str:
@@ -103,7 +107,7 @@ class ScriptedServer(ABC):
         return [seen for seen in self.seen if seen.method == "POST"]
 
     def answers(self, *answers: Answer) -> None:
-        """Give these answers one after the other, the last one again and again."""
+        """Answer with these in order, then repeat the last."""
         left = list(answers)
         lock = threading.Lock()
 
@@ -145,7 +149,7 @@ def response_body(text: object = "OK", status: object = "completed", **fields: o
 
 
 def chat_events(*texts: str, reason: str | None = "stop") -> list[Json]:
-    """The chunks of a chat stream; without an end when `reason` is None."""
+    """Return the chunks of a chat stream; without an end when `reason` is None."""
     base = {"id": "chatcmpl-1", "model": "gpt-4o"}
     events = [{**base, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]} for text in texts]
     end = [{**base, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}] if reason else []
@@ -153,7 +157,7 @@ def chat_events(*texts: str, reason: str | None = "stop") -> list[Json]:
 
 
 def response_events(*texts: str, end: Json | None = None) -> list[Json]:
-    """The events of a response stream, with a last one of the test's choice or none at all."""
+    """Return the events of a response stream; `end` is the last one, if any."""
     created = {"type": "response.created", "response": response_body(None, "in_progress")}
     deltas = [{"type": "response.output_text.delta", "delta": text, "output_index": 0} for text in texts]
     return [created, *deltas, *([end] if end else [])]
@@ -163,14 +167,14 @@ COMPLETED = {"type": "response.completed", "response": response_body("OK")}
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a local port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def eventually(condition: Callable[[], object], seconds: float = 60.0) -> bool:
-    """Whether a condition comes true within some seconds."""
+    """Poll a condition; return True once it holds, or its last value after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if condition():

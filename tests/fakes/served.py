@@ -1,7 +1,7 @@
-"""A gateway or a relay on pytest-httpserver: JSON, statuses, headers, streams and delays as any server sends them.
+"""A gateway or relay on pytest-httpserver: JSON, statuses, headers, streams and delays.
 
-What breaks HTTP it writes to the connection by `raw.send`. It closes each connection after one answer, as its server
-does: where a kept connection matters, a test asks for `raw.RawServer`.
+Answers that break HTTP go to the socket through `raw.send`. Each connection serves one request; tests of kept-alive
+connections use `raw.RawServer`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Server(HTTPServer):
 
 
 class FakeGateway(ScriptedServer):
-    """The server; each request has a thread of its own."""
+    """The server, with a thread per request."""
 
     def __init__(self, script: Script | None = None, port: int = 0, tls: SSLContext | None = None) -> None:
         super().__init__(script)
@@ -78,7 +78,7 @@ class FakeGateway(ScriptedServer):
             yield event
 
     def _break(self, connection: socket.socket, answer: Answer) -> Iterator[bytes]:
-        """Answer on the connection itself; the server must not say another word."""
+        """Answer on the raw connection, bypassing the server."""
         raw.send(connection, answer, self._stopped)
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,7 @@ INVOCATIONS = "/api/v1/tool-invocations"
 
 
 def calling(*arguments: str, response_id: str = "resp_1", name: str = "deep_research", mark: str = "fc_") -> Answer:
-    """A response in which the model calls functions; `fc_call_` is how LiteLLM's bridge marks their items."""
+    """Return a response that calls functions. LiteLLM's bridge marks their items with `fc_call_`."""
     calls = [
         {"type": "function_call", "id": f"{mark}{n}", "call_id": f"call_{n}", "name": name, "arguments": text}
         for n, text in enumerate(arguments, 1)
@@ -35,7 +35,7 @@ def view(status: str = "completed", text: str | None = "RESEARCHED", **fields: o
 
 
 class FakeRelay:
-    """A relay: each start is accepted, each wait answered with what `ends` says."""
+    """A relay that answers starts with `accepts` and waits with `ends`."""
 
     def __init__(self, server: ScriptedServer) -> None:
         self.server = server
@@ -54,7 +54,7 @@ class FakeRelay:
 
 
 class Turns:
-    """A gateway that gives these answers to creates; retrieving a response is answered as told."""
+    """A gateway with scripted answers to creates; `bridged` refuses to retrieve a response."""
 
     def __init__(self, server: ScriptedServer, *answers: Answer, bridged: bool = False) -> None:
         self._left = list(answers)

@@ -1,4 +1,4 @@
-"""The tools for agents are tested against a relay: its fixtures."""
+"""Fixtures of the relay, against which the tools for agents are tested."""
 
 from ..relay.conftest import sqlite_url, start_relay, upstream
 

@@ -1,4 +1,4 @@
-"""What is left to chance: in the tests nothing, in `make fuzz` everything that follows from its seed."""
+"""The seed of random tests: fixed in `make test`, fresh in `make fuzz`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The end of a long tool of the tests, also in the middle: whatever process it has started ends with it."""
+"""Clean-up of the long-running tools: every process that a tool has started ends with it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ROUNDS = 3
 
 
 class Ending:
-    """While the block runs, Ctrl-C, SIGTERM and SIGHUP end this process at once, with all that it has started.
+    """Within the block, Ctrl-C, SIGTERM and SIGHUP end this process and all its descendants at once.
 
-    To unwind instead would not do: threads that wait for one another, or for a server that has gone, would stay.
+    Unwinding would not be enough: threads that wait for each other, or for a dead server, would keep the process alive.
 
     Args:
-        first: called before the processes are killed, for one that ends well when it is asked.
+        first: called before the processes are killed, for a graceful shutdown.
 
     Attributes:
-        directory: for temporary files, those of `tempfile` here and in what is started; removed at the end.
+        directory: for temporary files of this process and its descendants; removed at the end.
     """
 
     def __init__(self, first: Callable[[], None] = lambda: None) -> None:
@@ -68,7 +68,7 @@ class Ending:
 
 
 def kill_all_below() -> None:
-    """Kill every process that this one has started, and those that they have."""
+    """Kill all descendants of this process."""
     for _ in range(_ROUNDS):  # a thread of ours may start one more meanwhile
         below = psutil.Process().children(recursive=True)
         for process in below:
@@ -78,14 +78,14 @@ def kill_all_below() -> None:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Return whether a process has gone or waits for its parent to take note; it may go between two looks."""
+    """Return True if a process has gone or is a zombie. It may vanish between the two checks."""
     with suppress(psutil.Error):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True
 
 
 def stop_server(process: psutil.Process) -> None:
-    """PostgreSQL: at once, but so that it takes its processes and its memory with it."""
+    """Stop a PostgreSQL server at once, with its child processes and shared memory."""
     process.send_signal(signal.SIGQUIT)
     if psutil.wait_procs([process], _PATIENCE)[1]:
         process.kill()

@@ -1,6 +1,6 @@
-"""`make fuzz`: the tests that draw their inputs, with fresh seeds, for as long as one says.
+"""`make fuzz`: run the randomised tests with fresh seeds for a given time.
 
-Stops at the first failure, with the seed that repeats it.
+Stops at the first failure and prints the seed that reproduces it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _run(command: list[str], env: dict[str, str]) -> int:
-    """Run the tests. Told to end, let them end what they have started: one Ctrl-C does that, a second one spoils it."""
+    """Run the tests. On a signal, send a single Ctrl-C, so that they clean up; a second one would interrupt that."""
 
     def interrupt() -> None:
         tests.send_signal(signal.SIGINT)

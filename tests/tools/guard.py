@@ -1,9 +1,9 @@
-"""The guard of a test run: ends every process that the tests have started, however the run itself ends.
+"""A guard process that ends everything a test run has started, even after `kill -9`.
 
-Fixtures end what they start, but only if they get to run: not after `kill -9`, nor where a test was interrupted between
-the start of a process and the block that ends it. The guard is a process of its own session, which a signal to the
-run's process group does not reach. On Linux it adopts the orphans of its descendants (PR_SET_CHILD_SUBREAPER), so that
-it finds daemons such as PostgreSQL, too. Elsewhere there is no guard.
+Fixtures end what they start only if they get to run: not after `kill -9`, nor if a test is interrupted between starting
+a process and entering the block that ends it. The guard has a separate session, so signals to the run's process group
+do not reach it. As a child subreaper (PR_SET_CHILD_SUBREAPER) it adopts orphaned descendants, daemons such as
+PostgreSQL included. Only Linux has this; elsewhere tests run unguarded.
 
     the process that was started, waits  ->  the guard  ->  the test run  ->  its workers, relays, databases
 """
@@ -26,9 +26,9 @@ GUARDED = "LITELLM_TESTS_GUARDED"
 
 
 def stand_guard() -> None:
-    """Return in a child process that is guarded; the caller's process waits for it and exits as it does.
+    """Fork, and return in a guarded child; the calling process waits for it and exits with its code.
 
-    Call it before any thread is started. It returns at once where a guard stands already, or cannot.
+    Call it before any thread is started. It returns at once if a guard exists or the system cannot have one.
     """
     if not sys.platform.startswith("linux") or GUARDED in os.environ:
         return
@@ -60,14 +60,14 @@ def _adopt_orphans() -> None:
 
 
 def _wait(result: int) -> None:
-    """Exit as the run did, once the guard has ended what was left. Ctrl-C is for the run, which reports and unwinds."""
+    """Exit with the run's code once the guard is done. Ctrl-C is left to the run, which reports and unwinds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = os.read(result, 16)
     os._exit(int(code or b"1"))
 
 
 def _guard(run: int, watched: int, told: int) -> None:
-    """Wait until the run ends or the process before it dies; then end all below this process."""
+    """Wait until the run ends or its starter dies, then end all descendants."""
     code = _reap_until_it_ends(run, watched)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -79,7 +79,7 @@ def _guard(run: int, watched: int, told: int) -> None:
 
 
 def _reap_until_it_ends(run: int, watched: int) -> int:
-    """Return the run's exit code. The orphans that the guard adopts are its children, and would stay as zombies."""
+    """Reap children until the run ends; return its exit code. Adopted orphans would otherwise remain zombies."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

@@ -1,4 +1,4 @@
-"""Run a command beside busy loops, as on a machine that has other work: `python -m tests.tools.loaded COMMAND...`.
+"""Run a command beside eight busy loops, as on a loaded machine: `python -m tests.tools.loaded COMMAND...`.
 
 The loops end with the command, however it ends; the exit code is the command's.
 """

@@ -1,4 +1,4 @@
-"""A command in the foreground of a terminal of its own, as a person starts it."""
+"""A command in the foreground of a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Terminal:
-    """The terminal; what the command and all that it starts write there is in `printed`."""
+    """A pseudo-terminal with a command; `printed` holds all output so far."""
 
     def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str]) -> None:
         self._master, slave = os.openpty()
@@ -31,7 +31,7 @@ class Terminal:
         os.write(self._master, b"\x03")
 
     def end(self, seconds: float) -> int:
-        """The exit code, once the command has ended and all that it wrote has been read."""
+        """Wait for the command and its output; return the exit code."""
         code = self.process.wait(seconds)
         self._reader.join(60)
         os.close(self._master)

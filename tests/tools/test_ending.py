@@ -1,4 +1,4 @@
-"""What the Makefile and the long tools of the tests start ends with them, also when they are stopped in the middle."""
+"""The Makefile's targets and the long-running tools leave no process behind, even if they are interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _is_relay(process: psutil.Process) -> bool:
 
 @contextmanager
 def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Leave nothing behind, whatever the test finds."""
+    """Kill leftovers, also after a failed test."""
     found: list[psutil.Process] = []
     try:
         yield
@@ -48,7 +48,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One with a short name, unlike those of pytest: a socket's address must fit below it."""
+    """A directory with a short name: the path of a socket in it is limited to about 100 characters."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)  # a database server that root starts is another user
         yield Path(name)

@@ -1,4 +1,4 @@
-"""Whatever way a test run ends, nothing that it started outlives it."""
+"""Processes started by a test run never outlive it, however it ends."""
 
 from __future__ import annotations
 

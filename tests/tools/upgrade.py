@@ -64,7 +64,7 @@ class Provider(Gateway):
         self.final = self._final
 
     def finish(self) -> None:
-        """Let everything end."""
+        """Complete all runs."""
         for work in list(self.works.values()):
             work.seconds = 0.0
 
@@ -103,7 +103,7 @@ class Upgrade:
         self.logs: list[tuple[str, RelayProcess]] = []
 
     def run(self) -> list[str]:
-        """What is wrong."""
+        """Return the problems found."""
         self.provider.start()
         try:
             old = self._start("old", self.url, [str(self.program)])
@@ -175,7 +175,7 @@ class Upgrade:
         return run
 
     def _both_serve(self, old: Api, new: Api) -> None:
-        """What one has accepted the other shows, runs, and knows by its key."""
+        """Check that each relay shows and runs the other's runs, and finds them by key."""
         for run in list(self.runs):
             seen = [api.view(run.started)["status"] for api in (old, new)]
             self._check(len(set(seen)) == 1 or "queued" in seen or "running" in seen, f"{run.name} is {seen}")
@@ -221,7 +221,7 @@ class Upgrade:
         self._check(process.end() == 2 and len(process.lines) <= 3, f"an old relay started late says {process.lines}")
 
     def _restore(self, url: str) -> None:
-        """As docs/operating.md says it."""
+        """Restore a backup as docs/operating.md describes."""
         before = states(url)
         (fail_queued,) = _AFTER_RESTORE.findall(Path("docs/operating.md").read_text())
         engine = create_engine(url.replace("+aiosqlite", ""))

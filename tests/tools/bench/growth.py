@@ -1,4 +1,4 @@
-"""How the relay's costs grow with jobs and with waiters: from 1 to 10, 100 and 1,000 of each.
+"""Growth of the relay's costs with jobs and with waiters: 1, 10, 100 and 1,000 of each.
 
 What the relay costs with one is subtracted, and the rest divided by the others: that is the cost of one more. All
 windows are as long, and hold as many of the relay's periods (a look at each job every 5 s, at each waiter every 15 s).
@@ -29,7 +29,7 @@ Job = tuple[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Step:
-    """What `size` jobs or waiters cost.
+    """Costs of `size` jobs or waiters.
 
     Attributes:
         cpu: milliseconds of processor time per second, part by part of the window.
@@ -186,7 +186,7 @@ async def _until_running(process: RelayProcess, jobs: list[Job]) -> None:
 
 
 async def _others(process: RelayProcess, jobs: list[Job]) -> dict[str, list[float]]:
-    """What those see who do not wait: a view, the health, and a repeated POST, which goes the way of a new one."""
+    """Latencies of requests that do not wait: a view, the health check, and a repeated POST, as costly as a new one."""
     times: dict[str, list[float]] = {"view": [], "readyz": [], "post": []}
     until = time.perf_counter() + PARTS * EVERY
     async with Connection(process.port) as client:

@@ -1,4 +1,4 @@
-"""What the ledger costs by its size: finished runs, and runs of other processes, on both databases."""
+"""Growth of the ledger's costs with finished runs and with runs of other processes, on both databases."""
 
 from __future__ import annotations
 

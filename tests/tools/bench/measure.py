@@ -18,7 +18,7 @@ _RSS_UNIT = 1024 if sys.platform != "darwin" else 1024 * 1024
 
 @dataclass
 class Figures:
-    """What one thing cost, run by run."""
+    """Measurements of one subject, run by run."""
 
     name: str
     seconds: list[float] = field(default_factory=list)

@@ -28,7 +28,7 @@ _LOOK_EVERY = 1.0  # seconds between the relay's looks at a research that is as 
 
 @dataclass(frozen=True)
 class Start:
-    """What the relay is before anybody uses it.
+    """Start time and size of an idle relay.
 
     Attributes:
         ready: seconds until it is ready, start by start.

@@ -1,4 +1,4 @@
-"""What was measured, as tables: a figure, what it is compared with, and what it should be."""
+"""Tables of the measurements: figure, comparison and goal."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def number_table(found: list[Figure]) -> str:
 
 
 def growth_table(growth: Growth) -> str:
-    """What one more costs, with 1 as the base."""
+    """Return the cost of one more, relative to the first."""
     lines = [
         f"| one more, of | processor ms per s (± noise) | memory | GETs in {EVERY:.0f} s |",
         "|---|---|---|---|",

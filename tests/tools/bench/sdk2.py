@@ -1,4 +1,4 @@
-"""The project on the newest openai 2, in an environment of its own."""
+"""The project on the newest openai 2, in a separate environment."""
 
 from __future__ import annotations
 

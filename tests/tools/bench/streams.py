@@ -1,4 +1,4 @@
-"""How the time of a stream grows with its pieces: command, library, and the SDK's typed stream beside them."""
+"""Growth of a stream's time with its pieces: command, library, and the SDK's typed stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An upstream that answers at once: what is left is the time of the client. A server on threads would be measured too.
+"""An upstream that answers at once, so that only the client is measured. A threaded server would add its own time.
 
 `python -m tests.tools.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece,
 and plays a background provider: a response of the model `research-5` is finished after 5 s, and one of

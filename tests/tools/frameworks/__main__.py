@@ -1,6 +1,6 @@
 """`make test-frameworks`: drive each library of docs/frameworks.md with the SDK's client and with ours.
 
-Each library is installed, in its newest release, into an environment of its own under the cache directory. With
+The newest release of each library is installed into a separate environment under the cache directory. With
 `--write` the table in the document is replaced by what was measured; otherwise its counts are checked.
 """
 
@@ -163,7 +163,7 @@ def answered(seen: Seen) -> Answer:
 
 
 def broken(name: str, ours: Run) -> list[str]:
-    """What our client did not keep."""
+    """Return the promises that our client broke."""
     if not ours.situations:
         return [f"it did not run: {ours.stderr}"]
     faults = list[str]()

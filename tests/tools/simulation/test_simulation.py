@@ -1,4 +1,4 @@
-"""Seeds of the simulation: clean, and the same in every process."""
+"""Seeds of the simulation are clean, and reproducible in every process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9, again and again, in bursts of slow submissions: what is called indeterminate really left this machine."""
+"""kill -9, repeatedly, during bursts of slow submissions: runs called indeterminate had really left this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Kill:
 
 @dataclass
 class Burst:
-    """What came of it."""
+    """Outcome of a series of kills."""
 
     kills: list[Kill]
     found: Reconciliation
@@ -121,7 +121,7 @@ def _in_flight(database_url: str) -> set[str]:
 
 
 def _finish(api: Api, run: Run) -> None:
-    """Start it once more under its key, and see how it ends."""
+    """Repeat the start under its key, and wait for the end."""
     started = _start(api, run)
     assert started is not None
     until = time.monotonic() + 90

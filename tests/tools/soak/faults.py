@@ -1,4 +1,4 @@
-"""A provider that has a bad day: it refuses, drops, hangs, cuts; and it logs what it was paid for."""
+"""A provider with random faults and a log of paid requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients were promised, beside the log of the provider: nothing lost, nothing paid twice, nothing stuck."""
+"""Reconciliation of the clients' runs with the provider's log: none lost, paid twice or stuck."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def answer_to(question: str) -> str:
 
 
 def _why_unknown(sent: Sequence[Post], kills: Sequence[float]) -> str:
-    """Why nobody can know whether a run was paid; nothing if that should be known."""
+    """Return the reason why a run's payment cannot be known; empty if it should be known."""
     if not sent:
         return "killed between mark and first byte" if kills else ""
     last = sent[-1]

@@ -1,4 +1,4 @@
-"""Clients, a relay that is killed now and then, and a provider that has a bad day; then every run is accounted for."""
+"""Clients, a relay killed at random, and a failing provider; then a reconciliation of every run."""
 
 from __future__ import annotations
 
