@@ -34,7 +34,7 @@ exec {sys.executable} "$@"
 
 
 class Checkout:
-    """A directory with our Makefile, and a user who has no gateway and has never used one."""
+    """A directory with the Makefile, and a user without any gateway or state."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -53,7 +53,7 @@ class Step:
         return (self.mean_cpu - one.mean_cpu) / (self.size - one.size)
 
     def noise_each(self, one: Step) -> float:
-        """Twice the standard error of `cpu_each`: what is less cannot be told from nothing."""
+        """Twice the standard error of `cpu_each`; smaller values are noise."""
         variance = statistics.variance(self.cpu) + statistics.variance(one.cpu)
         return 2 * math.sqrt(variance / PARTS) / (self.size - one.size)
 
@@ -81,7 +81,7 @@ class Growth:
 
 
 class Waiters:
-    """Clients that wait for jobs, each on a connection of its own."""
+    """Clients that wait for jobs, each on a separate connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -103,7 +103,7 @@ class Waiters:
         self._waiting.append(asyncio.create_task(connection.get(f"{path}/wait?timeout=300", token)))
 
     def check(self) -> None:
-        """Raises RuntimeError if one does not wait any more."""
+        """Raises RuntimeError if one has stopped waiting."""
         for task in self._waiting:
             if task.done():
                 raise RuntimeError(f"a waiter was let go: {task.result()}")

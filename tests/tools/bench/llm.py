@@ -1,4 +1,4 @@
-"""`llm` from PyPI, the other command on the official SDK, in an environment of its own."""
+"""`llm` from PyPI, the other command on the official SDK, in a separate environment."""
 
 from __future__ import annotations
 

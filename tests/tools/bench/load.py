@@ -1,4 +1,4 @@
-"""Requests at the lowest cost: the machine is to be busy with what is measured, not with measuring."""
+"""Requests at the lowest cost, so that the machine is busy with the relay and not with the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Make = Callable[[], tuple[str, bytes, Mapping[str, str]]]
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came."""
+    """A raw answer."""
 
     status: int
     body: bytes

@@ -93,7 +93,7 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def stub() -> Iterator[int]:
-    """The stub upstream in a process of its own; its port."""
+    """Run the stub upstream in a separate process; yield its port."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.tools.bench.stub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

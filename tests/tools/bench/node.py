@@ -1,4 +1,4 @@
-"""The same calls in Node with OpenAI's own SDK, in a folder of its own."""
+"""The same calls in Node with OpenAI's own SDK, in a separate folder."""
 
 from __future__ import annotations
 

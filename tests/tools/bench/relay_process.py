@@ -1,4 +1,4 @@
-"""A relay as it is run: a process of its own on a fresh SQLite file, and what it costs the machine."""
+"""A relay process on a fresh SQLite file, and its use of processor and memory."""
 
 from __future__ import annotations
 

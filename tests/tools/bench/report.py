@@ -70,7 +70,7 @@ class Figure:
 
 
 def compare(figures: dict[str, Figures]) -> list[Comparison]:
-    """Those of `COMPARISONS` of which both sides were measured."""
+    """Return the `COMPARISONS` with both sides measured."""
     return [
         Comparison(
             what,

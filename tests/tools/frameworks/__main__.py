@@ -1,7 +1,7 @@
 """`make test-frameworks`: drive each library of docs/frameworks.md with the SDK's client and with ours.
 
 The newest release of each library is installed into a separate environment under the cache directory. With
-`--write` the table in the document is replaced by what was measured; otherwise its counts are checked.
+`--write` the measurements replace the table in the document; otherwise its counts are checked.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Run:
 
 
 def driven(python: Path, name: str, code: str, kind: str) -> Run:
-    """Run the driver against a gateway of its own."""
+    """Run the driver against a fresh gateway."""
     run = Run()
     environment = {
         **{key: value for key, value in os.environ.items() if "PROXY" not in key.upper()},

@@ -25,7 +25,7 @@ _SLOW = 2.5  # seconds to accept: longer than a submission stays in the gate
 
 @dataclass
 class Kill:
-    """One kill: runs whose submission was in flight then, and those of them of which the provider saw nothing."""
+    """One kill: runs with a submission in flight, and those among them that the provider never saw."""
 
     in_flight: int
     unseen: int

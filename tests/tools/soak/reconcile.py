@@ -53,7 +53,7 @@ class Run:
 
 @dataclass
 class Reconciliation:
-    """The runs that are not as they should be, by what is wrong; how all of them ended, and why some are unknown."""
+    """Faulty runs by their fault, the ends of all runs, and the reasons for unknown ones."""
 
     runs: int
     paid: int
