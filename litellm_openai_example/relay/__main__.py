@@ -17,8 +17,8 @@ from ..config import ConfigurationError
 from ..console import READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
+from .log import open_standard_streams, write_line
 from .settings import Settings, database_url, make_settings, request_fields
-from .stderr import open_standard_streams, write_line
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b

@@ -21,12 +21,11 @@ import uvicorn
 from ..console import INTERRUPTED
 from .http.connection import BoundedConnection
 from .http.routes import create_app
-from .ledger.engines import quiet_drivers
-from .ledger.failures import LedgerUnavailable
-from .log import configure_logging, log
-from .relay import Relay
+from .ledger.connections import quiet_drivers
+from .ledger.outages import LedgerUnavailable
+from .log import background_stderr, configure_logging, log
+from .service import Relay
 from .settings import Settings
-from .stderr import background_stderr
 
 _KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
 _CLOSING = 1  # seconds that answers in progress get at shutdown

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.process import RelayServer, bind
-from litellm_openai_example.relay.relay import Relay
+from litellm_openai_example.relay.service import Relay
 from litellm_openai_example.relay.settings import Settings, Timings
 from litellm_openai_example.research.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -16,9 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn.protocols.http.auto
 
-from litellm_openai_example.relay import process
 from litellm_openai_example.relay.http import connection as limits
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
@@ -26,17 +23,6 @@ from ..fakes.gateway import Gateway, message
 from ..fakes.scripted import eventually
 from .conftest import StartRelay
 from .running import ThreadedRelay, body, token
-
-
-@pytest.fixture(params=[("httptools_impl", "HttpToolsProtocol"), ("h11_impl", "H11Protocol")], ids=lambda p: p[0])
-def relay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, start_relay: StartRelay) -> ThreadedRelay:
-    """A relay on each of uvicorn's two implementations of HTTP."""
-    module, name = request.param
-    implementation = pytest.importorskip(f"uvicorn.protocols.http.{module}")
-    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", getattr(implementation, name))
-    importlib.reload(limits)
-    monkeypatch.setattr(process, "BoundedConnection", limits.BoundedConnection)
-    return start_relay()
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger import connections, engines
+from litellm_openai_example.relay.ledger import connections
 from litellm_openai_example.relay.ledger.database import Database, Transaction
-from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
+from litellm_openai_example.relay.ledger.outages import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.settings import database_url as configured_url
 
@@ -77,7 +77,7 @@ def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
         ('FATAL:  role "stranger" does not exist', "no such role"),
         ("server does not support SSL, but SSL was required", "no TLS"),
         ("[Errno -2] Name or service not known", "no such host"),
-        ("connection to server at 127.0.0.1 failed: Connection refused", "nobody listens"),
+        ("connection to server at 127.0.0.1 failed: Connection refused", "nothing listens"),
         ("connection timeout expired", "no answer"),
         ('invalid sslmode value: "nonsense"', "name or a value"),
         ("bad value for connect_timeout: 'x'", "name or a value"),
@@ -105,14 +105,14 @@ def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
 )
 def test_a_setting_that_cannot_be_obeyed(query: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        engines.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
+        connections.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
     assert "hushhush" not in str(caught.value)
     assert query.partition("=")[0] in str(caught.value)
 
 
 def test_settings_that_are_obeyed() -> None:
     url = make_url("postgresql+psycopg://h/d?prepare_threshold=3&connect_timeout=9")
-    rest, options = engines._postgresql_options(url)
+    rest, options = connections._postgresql_options(url)
     assert options["prepare_threshold"] == 3
     assert "connect_timeout" not in options
     assert rest.query == {"connect_timeout": "9"}
@@ -395,5 +395,5 @@ def test_a_ledger_that_has_become_read_only_is_named_so(postgresql: PostgreSQL) 
     url = postgresql.new_database()
     _make_ledger(url)
     sql(url, "ALTER DATABASE {db} SET default_transaction_read_only = on")
-    with pytest.raises(LedgerUnavailable, match="the database only reads"):
+    with pytest.raises(LedgerUnavailable, match="the database is read-only"):
         _make_ledger(url)

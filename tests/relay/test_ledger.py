@@ -21,11 +21,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
-from litellm_openai_example.relay.ledger.ledger import Ledger
+from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome
 from litellm_openai_example.relay.ledger.schema import ACTIVE, invocations
-from litellm_openai_example.relay.metrics import exposition
+from litellm_openai_example.relay.ledger.states import Ledger
 from litellm_openai_example.relay.report import listed, spent
 
 from ..fakes.postgresql import PostgreSQL
@@ -117,7 +116,7 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
             await ledger.check()
             await ledger.get("a")
             await ledger.purge(FINISHED / 2)
-            await exposition(ledger, waiters=0, seconds=60)
+            await ledger.unfinished()
             queries = [query for state in (None, "queued", *ACTIVE) for query in listed(state)]
             for query in (*queries, spent(time.time() - 60, postgresql=ledger.database.postgresql)):
                 await ledger.database.read(partial(AsyncConnection.execute, statement=query))
@@ -444,9 +443,9 @@ class TestClockSteps:
     @pytest.fixture
     def wall(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
         wall = Clock()
-        from litellm_openai_example.relay.ledger import engines
+        from litellm_openai_example.relay.ledger import connections
 
-        prepare = engines._prepare_sqlite
+        prepare = connections._prepare_sqlite
 
         def prepare_and_set_clock(engine: Any, *, writes: bool) -> None:
             prepare(engine, writes=writes)
@@ -456,7 +455,7 @@ class TestClockSteps:
                 days = lambda _: wall.now / 86400 + 2440587.5  # noqa: E731
                 connection.create_function("julianday", 1, days)
 
-        monkeypatch.setattr(engines, "_prepare_sqlite", prepare_and_set_clock)
+        monkeypatch.setattr(connections, "_prepare_sqlite", prepare_and_set_clock)
         wall.now = time.time()
         return wall
 

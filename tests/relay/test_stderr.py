@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.relay.stderr import BackgroundStream
+from litellm_openai_example.relay.log import BackgroundStream
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually, free_port

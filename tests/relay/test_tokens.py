@@ -17,8 +17,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.schema import metadata
+from litellm_openai_example.relay.ledger.states import Ledger
 from litellm_openai_example.relay.ledger.tokens import Tokens
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 

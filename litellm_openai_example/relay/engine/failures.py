@@ -16,7 +16,7 @@ from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswer
 from ...http_library import httpx
 from ...json_object import JsonObject
 from ...transport.headers import is_web_page
-from ..counters import count_upstream_error
+from ..metrics import count_upstream_error
 
 
 class Refused(Exception):

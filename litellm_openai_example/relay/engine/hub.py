@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 
 from ..events import Event, History
-from ..ledger.failures import LedgerUnavailable, NotAnnounced
-from ..ledger.ledger import Ledger
+from ..ledger.outages import LedgerUnavailable, NotAnnounced
 from ..ledger.records import Piece, Record
+from ..ledger.states import Ledger
 from ..log import log
-from ..loops import keep_going
+from ..tasks import keep_going
 
 _SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
 _GATHERED = 0.02  # seconds in which changes gather, after one that was read at once: to be read together

@@ -26,8 +26,8 @@ from ...transport.deadline import deadline
 from ...transport.headers import poll_after
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.raw_response import RawResponse
-from ..counters import count_submit
 from ..ledger.records import Outcome
+from ..metrics import count_submit
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
