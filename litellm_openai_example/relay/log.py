@@ -33,7 +33,11 @@ _LAST = 0.5  # seconds that the last lines get when the process ends
 
 
 def configure_logging(env: Mapping[str, str] = os.environ) -> None:
-    """Log to stderr, as `RELAY_LOG_LEVEL` (INFO) and `RELAY_LOG_FORMAT` (text, json) say. Raises ConfigurationError."""
+    """Log to stderr, by `RELAY_LOG_LEVEL` (default INFO) and `RELAY_LOG_FORMAT` (text or json).
+
+    Raises:
+        ConfigurationError: one of them has another value.
+    """
     level = env.get("RELAY_LOG_LEVEL", "").strip().upper() or "INFO"
     form = env.get("RELAY_LOG_FORMAT", "").strip().lower() or "text"
     if level not in _LEVELS:
@@ -45,25 +49,25 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
     handler.setFormatter(_Json() if form == "json" else text)
     handler.addFilter(_OwnWords(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    log.setLevel(level)  # others' loggers may repeat what they were sent: from them warnings alone
+    log.setLevel(level)  # libraries may log what they were sent: from them only warnings
 
 
 def log_run(event: str, invocation_id: str, **facts: object) -> None:
-    """One line of a run's life: facts in the text, and as fields of the JSON."""
+    """Log an event of a run, with facts in the text and as fields of the JSON."""
     known = {name: value for name, value in facts.items() if value is not None}
     text = "".join(f" {name}={value}" for name, value in known.items())
     log.info("%s %s%s", invocation_id, event, text, extra={"facts": {"event": event, "id": invocation_id, **known}})
 
 
 def kind_and_place(error: BaseException) -> str:
-    """The type of an error and where it was raised, without its text."""
+    """Return the type of an error and the place where it was raised, without its text."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return type(error).__name__ + place
 
 
 def _of_others(record: logging.LogRecord) -> str:
-    """What another program's library warns of, without what it warns about: that may be anybody's."""
+    """Return a library's warning without its arguments, which may hold anything."""
     error = record.exc_info[1] if record.exc_info else None
     record.exc_info = record.exc_text = record.stack_info = None
     text = f"{record.name}: {str(record.msg).partition(chr(10))[0]}"
@@ -75,7 +79,7 @@ def _one_line(text: str) -> str:
 
 
 class _OwnWords(logging.Filter):
-    """Each record is one line, and holds neither keys (a gateway names its responses as it likes) nor a traceback."""
+    """Makes each record one line without traceback and keys: a gateway chooses its response ids, and may echo keys."""
 
     def __init__(self, keys: list[str]) -> None:
         super().__init__()
@@ -106,8 +110,8 @@ class BackgroundStream(io.TextIOBase):
     """A text stream whose `write` never blocks and never fails.
 
     Args:
-        descriptor: takes the lines, in a thread.
-        tell_losses: called in that thread with the number of lines that were lost, once the descriptor takes some.
+        descriptor: written to by a thread.
+        tell_losses: called in that thread with the number of lost lines, once the descriptor takes lines again.
     """
 
     encoding = "utf-8"
@@ -118,7 +122,7 @@ class BackgroundStream(io.TextIOBase):
         self._descriptor = descriptor
         self._tell_losses = tell_losses
         self._lines: queue.Queue[bytes] = queue.Queue(_HELD)
-        self._begun = ""  # the line that is being written
+        self._begun = ""  # the unfinished line
         self._lost = 0
         self._counting = threading.Lock()
         threading.Thread(target=self._write_lines, name="stderr", daemon=True).start()
@@ -136,7 +140,7 @@ class BackgroundStream(io.TextIOBase):
         return len(text)
 
     def drain(self, seconds: float) -> None:
-        """Wait until all lines are written, or the seconds are over."""
+        """Wait until all lines are written, for `seconds` at most."""
         until = time.monotonic() + seconds
         with self._lines.all_tasks_done:
             while self._lines.unfinished_tasks and (left := until - time.monotonic()) > 0:
@@ -158,12 +162,12 @@ class BackgroundStream(io.TextIOBase):
 
 
 def _write(descriptor: int, data: bytes) -> bool:
-    """Write all of it, however long that takes. Return False if the descriptor does not take it."""
+    """Write all data, however long that takes. Return False if the descriptor fails."""
     try:
         while data:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # another program has made the terminal or the pipe non-blocking
+            except BlockingIOError:  # another program made the terminal or pipe non-blocking
                 select.select([], [descriptor], [])
     except (OSError, ValueError):
         return False
@@ -172,7 +176,7 @@ def _write(descriptor: int, data: bytes) -> bool:
 
 @contextmanager
 def background_stderr(tell_losses: Callable[[int], None]) -> Iterator[None]:
-    """Make `sys.stderr` a `BackgroundStream` for this block: the log, warnings and the interpreter's own words."""
+    """Make `sys.stderr` a `BackgroundStream` for this block: for the log, warnings and tracebacks."""
     usual, stream = sys.stderr, BackgroundStream(2, tell_losses)
     sys.stderr = stream
     try:
@@ -183,7 +187,7 @@ def background_stderr(tell_losses: Callable[[int], None]) -> Iterator[None]:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null for each standard stream that is closed: the next file or socket would take its number."""
+    """Open /dev/null for each closed standard stream: the next file or socket would take its number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -193,7 +197,7 @@ def open_standard_streams() -> None:
 
 
 def write_line(text: str) -> None:
-    """Write a line to stderr as it is at the start and the end of the process, and let nothing come of a failure."""
+    """Write a line to stderr, whatever it is at the start or end of the process. Ignore failures."""
     with suppress(OSError, ValueError):
         if isinstance(sys.stderr, BackgroundStream):
             sys.stderr.write(f"{text}\n")

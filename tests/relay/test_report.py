@@ -76,7 +76,7 @@ def test_a_model_and_a_cost_as_a_gateway_may_tell_them(database_url: str) -> Non
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     missing = report(f"sqlite:///{tmp_path}/none.sqlite3", "--list")
     assert missing.returncode == 2
-    assert "there is no ledger at" in missing.stderr
+    assert "no ledger at" in missing.stderr
     assert not list(tmp_path.iterdir())
     (tmp_path / "text").write_text("no database, but a text that is long enough " * 20)
     for url in (f"sqlite:///{tmp_path}/text", "postgresql://user:sk-secret@127.0.0.1:1/none"):

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 
-from ..events import Event, History
+from ..events import EncodedEvent, History
 from ..ledger.outages import LedgerUnavailable, NotAnnounced
 from ..ledger.records import Piece, Record
 from ..ledger.states import Ledger
@@ -45,7 +45,7 @@ class Topic:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def events_after(self, last: int) -> list[Event]:
+    def events_after(self, last: int) -> list[EncodedEvent]:
         """What has happened after the event with the id `last` (0 for all)."""
         return self.history.after(self.record, self.pieces, last)
 

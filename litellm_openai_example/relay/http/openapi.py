@@ -118,9 +118,7 @@ WAITED: Responses = {
 }
 ACCEPTED: Responses = {
     200: _answer(AcceptedInvocation, "A foreground invocation has ended", completed=_EXAMPLE_VIEW | _TOKEN),
-    202: _answer(
-        AcceptedInvocation, "The invocation was accepted", running=_EXAMPLE_RUNNING | _TOKEN
-    ),
+    202: _answer(AcceptedInvocation, "The invocation was accepted", running=_EXAMPLE_RUNNING | _TOKEN),
     **_errors(
         *_ALWAYS,
         "invalid_json",
