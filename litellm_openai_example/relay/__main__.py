@@ -56,7 +56,7 @@ class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic only
 
 
 class _Setting(click.Option):
-    """An option whose errors name its environment variable too. Click before 8.2 does not; LiteLLM requires 8.1."""
+    """An option whose errors name its environment variable too, with old versions of Click as with new ones."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         hint = super().get_error_hint(ctx)

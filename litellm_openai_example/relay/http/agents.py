@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,11 +16,10 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...config import ConfigurationError, is_loopback
+from ...config import is_loopback
 from ...http_library import httpx
 from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
-from ...state import kept_secret, state_dir
 from ..log import log
 from ..service import Relay
 from .access import may_pay, payer_of, relay_of
@@ -103,20 +101,11 @@ class AgentServer:
         return face
 
     def _make_server(self) -> Any:
-        from ...mcp.server import create_server
+        from ...mcp.server import agent_secret, create_server
 
         # Runs are found by a key made from this secret and the arguments, which are in the ledger.
-        self._secret = self._relay.settings.api_key or _kept_secret()
+        self._secret = self._relay.settings.api_key or agent_secret(log.warning)
         return create_server(self._connect, self._identify)
-
-
-def _kept_secret() -> str:
-    """Return a secret that is not in the ledger: a run's token follows from its idempotency key."""
-    try:
-        return kept_secret(state_dir() / "agent-secret")
-    except (ConfigurationError, OSError, ValueError):
-        log.warning("the state directory is unusable: after a restart, a repeated call of an agent pays again")
-        return secrets.token_urlsafe(32)
 
 
 class _Exchange(Response):
