@@ -185,7 +185,7 @@ def relay(
 
 
 def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
-    """Return the error in the options for reports, none of which may start a relay by mistake."""
+    """Return the error in the report options: a wrong combination must not start a relay."""
     if list_runs and cost:
         return "--list and --cost exclude each other"
     if state is not None and not list_runs:

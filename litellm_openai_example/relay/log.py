@@ -197,7 +197,7 @@ def open_standard_streams() -> None:
 
 
 def write_line(text: str) -> None:
-    """Write a line to stderr, whatever it is at the start or end of the process. Ignore failures."""
+    """Write a line to stderr, before, during or after `background_stderr`. Ignore failures."""
     with suppress(OSError, ValueError):
         if isinstance(sys.stderr, BackgroundStream):
             sys.stderr.write(f"{text}\n")

@@ -1,4 +1,4 @@
-"""How the tasks of this process work: loops that survive failures, and calls that are answered in batches.
+"""Tasks of the event loop: loops that survive failures, and calls answered in batches.
 
 The ledger answers many starts with one statement and one commit: written one by one into a common commit, starts were
 accepted at 365 a second; batched, at 843.

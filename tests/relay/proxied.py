@@ -14,9 +14,9 @@ class Proxy:
     """Forwards bytes, with faults on request.
 
     Attributes:
-        lose_commit: close instead of passing on the answer to the next COMMIT; only to that of a transaction in which
-            these bytes went by, if it is bytes. False again when it was done.
-        silent: pass nothing on, in connections that are open.
+        lose_commit: close instead of forwarding the answer to the next COMMIT; only to that of a transaction in which
+            these bytes occurred, if it is bytes. Reset to False afterwards.
+        silent: forward nothing on open connections.
     """
 
     def __init__(self, url: str) -> None:

@@ -50,7 +50,7 @@ def relay_of(request: Request) -> Relay:
     return relay
 
 
-async def may_pay(
+async def require_key(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
 ) -> None:
     """Raise Problem unless the client sends the relay's key, if it has one."""
@@ -59,7 +59,7 @@ async def may_pay(
         raise Problem("unauthorized")
 
 
-async def may_read(
+async def find_invocation(
     invocation_id: str, request: Request, token: Annotated[str | None, Security(_token)] = None
 ) -> Record:
     """Return the current record of the invocation.
@@ -82,7 +82,7 @@ async def may_read(
     return record
 
 
-Readable = Annotated[Record, Depends(may_read)]
+Readable = Annotated[Record, Depends(find_invocation)]
 
 
 def payer_of(request: Request) -> Payer:

@@ -22,7 +22,7 @@ from ...payer import Payer
 from ...research.relay_client import AsyncRelayClient
 from ..log import log
 from ..service import Relay
-from .access import may_pay, payer_of, relay_of
+from .access import payer_of, relay_of, require_key
 from .body import read_body
 from .responses import Problem
 
@@ -141,7 +141,7 @@ async def refuse_other_origins(request: Request) -> None:
             raise Problem("forbidden", "A page of another origin may not use the relay.")
 
 
-@agents.post("/mcp", dependencies=[Depends(refuse_other_origins), Depends(may_pay)])
+@agents.post("/mcp", dependencies=[Depends(refuse_other_origins), Depends(require_key)])
 async def agent(request: Request) -> Response:
     """Answer one message of an agent. There is no GET, because the server sends nothing unasked."""
     payer_of(request)  # so that an invalid header is refused here, not in a tool's answer

@@ -54,7 +54,7 @@ class Problem(Exception):
     Args:
         code: one of the contract's.
         message: replaces the usual message of the code.
-        details: what is wrong in which place.
+        details: the errors and their places.
         retry_after: seconds after which a retry may succeed.
     """
 

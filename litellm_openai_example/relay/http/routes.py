@@ -39,7 +39,7 @@ from ..ledger.outages import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE
 from ..service import Relay
-from .access import PAYER_PARAMETERS, Guard, Readable, may_pay, payer_of, relay_of
+from .access import PAYER_PARAMETERS, Guard, Readable, payer_of, relay_of, require_key
 from .agents import mount_agents
 from .body import parse, read_body
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe, docs
@@ -80,7 +80,7 @@ def create_app(relay: Relay) -> ASGIApp:
 
 @routes.post(
     INVOCATIONS_PATH,
-    dependencies=[Depends(may_pay)],
+    dependencies=[Depends(require_key)],
     response_model=AcceptedInvocation,
     responses=ACCEPTED,
     openapi_extra={"parameters": PAYER_PARAMETERS},
@@ -173,7 +173,7 @@ async def readyz(request: Request) -> Response:
     return JsonResponse('{"status":"ready"}')
 
 
-@routes.get("/metrics", dependencies=[Depends(may_pay)], include_in_schema=False)
+@routes.get("/metrics", dependencies=[Depends(require_key)], include_in_schema=False)
 async def metrics(request: Request) -> Response:
     return BoundedResponse(await relay_of(request).metrics(), headers={"Content-Type": CONTENT_TYPE})
 

@@ -69,7 +69,8 @@ class Connections:
     def __init__(self, url: URL) -> None:
         self.postgresql = url.get_backend_name() == "postgresql"
         self.writer, self.reader = engines(url)
-        self._file = None if self.postgresql else _File(Path(str(url.database)))
+        self._path = None if self.postgresql else Path(str(url.database))
+        self._file: tuple[int, int] | None = None  # SQLite's file, as it was opened
         self._in_use: set[object] = set()
 
     @asynccontextmanager
@@ -77,8 +78,8 @@ class Connections:
         """Provide the connection that opens the ledger. SQLite's file is known from then on."""
         async with self._session(self.writer, _LONGEST_MIGRATION) as connection:
             yield connection
-        if self._file is not None:
-            self._file.opened()
+        if self._path is not None:
+            self._file = _identity(self._path)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -90,9 +91,8 @@ class Connections:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Provide the connection for changes. Raises FileNotFoundError if SQLite's file is gone."""
-        if self._file is not None and not self._file.exists():
+        if not await self._follow_file():
             raise FileNotFoundError  # SQLite would write to the deleted file, and the changes would be lost
-        await self._follow_file()
         async with self._session(self.writer, _LONGEST_WRITE) as connection:
             if self.postgresql:
                 await _set_ordinary(connection)
@@ -149,11 +149,15 @@ class Connections:
         if self.postgresql:
             driver.pgconn.finish()
 
-    async def _follow_file(self) -> None:
-        """Reconnect if SQLite's file was replaced: open connections would go on with the old one."""
-        if self._file is not None and self._file.replaced():
+    async def _follow_file(self) -> bool:
+        """Reconnect if SQLite's file was replaced, because open connections use the old one. False if it is gone."""
+        if self._path is None:
+            return True
+        file = _identity(self._path)
+        if file is not None and self._file is not None and file != self._file:
             await self.dispose()
-            self._file.opened()
+            self._file = file
+        return file is not None
 
 
 def _cancellations() -> int:
@@ -162,30 +166,13 @@ def _cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
-class _File:
-    """SQLite's file, which may be deleted or replaced while it is open."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._identity: tuple[int, int] | None = None
-
-    def _now(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
-
-    def opened(self) -> None:
-        self._identity = self._now()
-
-    def exists(self) -> bool:
-        return self._now() is not None
-
-    def replaced(self) -> bool:
-        """Return True if another file has taken the name."""
-        now = self._now()
-        return now is not None and self._identity is not None and now != self._identity
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of a file, None if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 # Options of the drivers
@@ -305,7 +292,7 @@ def _check_postgresql_settings(url: URL) -> None:
 def _sqlite_file(url: URL) -> URL:
     """Create the file before SQLite does, readable by its user alone; SQLite's side files inherit the mode.
 
-    Return a URL under which SQLite never creates another file in its place: an empty ledger has promised nothing.
+    Return a URL that keeps SQLite from creating another file in its place: an empty ledger would have lost all promises.
     """
     path = Path(str(url.database))
     try:

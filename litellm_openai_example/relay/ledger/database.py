@@ -1,7 +1,7 @@
 """The database under the ledger, SQLite or PostgreSQL: many readers, and one writer that commits in groups.
 
-A durable commit costs a disk flush whatever it holds. So all writes of a process go through one `Batch`: those that
-arrive while a commit runs share the next transaction.
+A durable commit costs one disk flush, for one change or many. So all writes of a process go through one `Batch`: those
+that arrive while a commit runs share the next transaction.
 
 If the answer to a commit is lost, PostgreSQL is asked for the fate of the transaction, however long that takes, before
 anything is repeated. (On SQLite a failed commit has not happened, and none is cut short.)
@@ -25,7 +25,7 @@ from ..log import log
 from ..metrics import observe_commit
 from ..tasks import Batch
 from .connections import Connections
-from .outages import LedgerUnavailable, NotAnnounced, is_outage, twice, unavailable
+from .outages import LedgerUnavailable, NotAnnounced, is_outage, unavailable
 
 T = TypeVar("T")
 
@@ -114,12 +114,12 @@ class Database:
             async with self.connections.reading() as connection:
                 return await work(connection)
 
-        return await twice(once)
+        return await _twice(once)
 
     async def write(self, work: Write[T]) -> T:
         """Run a change together with others that are waiting; return its result once it is on disk.
 
-        `work` may run more than once, each time in a new transaction, of which at most one is committed.
+        `work` may run more than once, each time in a new transaction; at most one of them is committed.
 
         Raises:
             LedgerUnavailable: the database does not answer.
@@ -189,7 +189,7 @@ class Database:
         """Commit `works` in one transaction; return a result or an exception for each."""
         began = time.monotonic()
         try:
-            results, changed = await twice(lambda: self._transact_once(works))
+            results, changed = await _twice(lambda: self._transact_once(works))
         except Exception as error:
             if isinstance(error, LedgerUnavailable):
                 self._note(error)
@@ -263,3 +263,16 @@ class Database:
             log.warning("the ledger cannot be written (%s); refusing new runs meanwhile", error)
         else:
             log.warning("the ledger can be written again")
+
+
+async def _twice(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`, and retry once after an outage: the pool may hold connections to a server that has restarted."""
+    try:
+        return await work()
+    except Exception as error:
+        if not is_outage(error):
+            raise unavailable(error) from None
+    try:
+        return await work()
+    except Exception as error:
+        raise unavailable(error) from None

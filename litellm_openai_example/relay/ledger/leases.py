@@ -49,7 +49,7 @@ class Renewal(NamedTuple):
     """A renewal as written, and what it found before.
 
     Attributes:
-        older_by: seconds by which the lease was older than this process wrote it; infinity if it was gone.
+        older_by: age of the lease beyond what this process wrote, in seconds; infinity if it was gone.
         moved: True if another PostgreSQL server answers than before.
         expires_at: the new end of the lease, by the database's clock.
         server: start time of the PostgreSQL server.

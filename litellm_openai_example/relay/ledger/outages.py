@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ...config import ConfigurationError
-
-T = TypeVar("T")
 
 # An operator may cause these by hand, and undo them: a right revoked, a table or a schema renamed.
 _ODD_OUTAGES = ("42501", "42P01", "3F000")
@@ -112,19 +108,6 @@ def why_not_opened(error: Exception) -> str:
             if re.search(pattern, str(cause), re.IGNORECASE):
                 return words
     return kind(cause)
-
-
-async def twice(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work`, and retry once after an outage: the pool may hold connections to a server that has restarted."""
-    try:
-        return await work()
-    except Exception as error:
-        if not is_outage(error):
-            raise unavailable(error) from None
-    try:
-        return await work()
-    except Exception as error:
-        raise unavailable(error) from None
 
 
 def unavailable(error: Exception) -> Exception:

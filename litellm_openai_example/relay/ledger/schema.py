@@ -244,7 +244,7 @@ def _to_2(connection: Connection) -> None:
 
 
 def _to_3(connection: Connection) -> None:
-    """Mark what was claimed and not sent."""
+    """Add the mark of claimed, but unsent rows."""
     _add_columns(connection, invocations.c.unsent)
 
 

@@ -1,4 +1,4 @@
-"""The ledger: what was promised to clients, as a state machine in SQL.
+"""The ledger: the promises to clients, as a state machine in SQL.
 
 Every change of state is one conditional UPDATE. Any number of processes may share the ledger: the first one whose
 condition holds makes the change; the others change nothing, and see that.
@@ -125,8 +125,8 @@ class Ledger:
         self._accept = Acceptance(database, max_queued, lambda one: self.request_cancel(one))
         self._getting = Batch(self._get, largest=_READ_AT_ONCE)
         # Changes that every run goes through are built once: SQLAlchemy takes longer to build one than the database to
-        # make it. Only a trusted lease may send: others would soon call the run of a silent process indeterminate.
-        self._to_sent = self._mine(IN_FLIGHT, self._leases.trusted).values(unsent=None)
+        # make it. Owner and state are all that an intent needs: other processes change them before they take over.
+        self._to_sent = self._mine(IN_FLIGHT).values(unsent=None)
         self._to_running = self._sent_by_me((*IN_FLIGHT, "running")).values(_NOW | {"owner": worker, "unsent": None})
         self._to_end = self._sent_by_me(ACTIVE).values(_NOW)
 
@@ -310,7 +310,7 @@ class Ledger:
     async def requeue(
         self, invocation_id: str, delay: float, *, attempt: int | None = None, followed: float | None = None
     ) -> bool:
-        """Return to the queue for `delay` seconds, 300 at most, what was certainly not sent.
+        """Return an invocation that was certainly not sent to the queue, for `delay` seconds, 300 at most.
 
         Args:
             attempt: its number, from 1. Once another attempt is claimed, repeating this does nothing.
@@ -323,7 +323,7 @@ class Ledger:
         return await self._change(invocation_id, self._mine(IN_FLIGHT, *this_one).values(values))
 
     async def commit_intent(self, invocation_id: str) -> bool:
-        """Note that it may have been sent from here on. False if it is no longer this process's: do not send it."""
+        """Note that it may have been sent from here on. False if another process owns it by now: do not send it."""
         # Readers see no change, so none is announced; and a commit whose answer was lost may be repeated.
         return await self._change(invocation_id, self._to_sent, announce=False)
 
@@ -331,7 +331,7 @@ class Ledger:
         return await self._change(invocation_id, self._mine(("submitting",)).values({"state": "awaiting", **_NOW}))
 
     async def submitted(self, invocation_id: str, upstream_id: str) -> bool:
-        """Keep the gateway's id. False if the invocation is no longer this process's."""
+        """Keep the gateway's id. False if another process owns it by now."""
         return await self._change(invocation_id, self._to_running, {"state": "running", "upstream_id": upstream_id})
 
     async def restore(self, invocation_id: str, upstream_id: str | None) -> bool:
@@ -365,11 +365,11 @@ class Ledger:
         return wanted, [{"the_id": one, "seconds": each} for one, each in seconds.items()]
 
     async def keep_wish(self, invocation_id: str, reason: str) -> bool:
-        """Store that it must be stopped, and the error code why. False if it is no longer this process's."""
+        """Store that it must be stopped, and the error code why. False if another process owns it by now."""
         return await self._change(invocation_id, self._mine(["running"]).values(stop_reason=reason), announce=False)
 
     async def append(self, invocation_id: str, piece: Piece) -> bool:
-        """Add a piece of streamed text; False if the invocation is no longer this process's."""
+        """Add a piece of streamed text; False if another process owns it by now."""
 
         async def work(transaction: Transaction) -> bool:
             mine = select(_row.id).where(_row.id == invocation_id, _row.owner == self.worker, _row.state.in_(ACTIVE))
@@ -387,7 +387,7 @@ class Ledger:
         """End an invocation, and keep the gateway's id if one came with the outcome.
 
         Returns:
-            False if it has ended already or is no longer this process's.
+            False if it has ended already, or another process owns it by now.
         """
         upstream = {} if upstream_id is None else {"upstream_id": upstream_id}
         return await self._change(invocation_id, self._to_end, outcome.columns | upstream)
