@@ -292,7 +292,7 @@ def _check_postgresql_settings(url: URL) -> None:
 def _sqlite_file(url: URL) -> URL:
     """Create the file before SQLite does, readable by its user alone; SQLite's side files inherit the mode.
 
-    Return a URL that keeps SQLite from creating another file in its place: an empty ledger would have lost all promises.
+    Return a URL that keeps SQLite from creating another file in its place: an empty one would break promises.
     """
     path = Path(str(url.database))
     try:
