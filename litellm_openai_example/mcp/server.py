@@ -97,6 +97,7 @@ class _StrictServer(MCPServer[object]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[object, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
+        # The schema that agents see is the one place that knows the names.
         tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
         if tool is not None:
             known = list(tool.input_schema["properties"])
@@ -160,6 +161,7 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
         async with connect(ctx.request_context.request) as relay:
             until = time.monotonic() + wait_seconds
             view: Invocation = await relayed(relay.get(invocation_id, token))
+            # Short waits, because a client may give up on a call without progress.
             while not view.finished and (left := until - time.monotonic()) > 0:
                 await ctx.report_progress(wait_seconds - left, wait_seconds, f"research {view.status}")
                 seconds = min(_PROGRESS, left)
@@ -247,6 +249,7 @@ def _key(ctx: Context[object, object], caller: Caller, payer: Payer, arguments: 
     None without both."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)
+    # The names are part of every stored key: another text would not find the runs of earlier releases.
     if given is not None:
         name = f"mcp key\n{json.dumps([caller.name, payer.headers])}\n{given}"
     elif arguments is not None and caller.place is not None:

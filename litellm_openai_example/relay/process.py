@@ -108,7 +108,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
     assert task is not None
     stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
     relay = Relay(settings)
-    await relay.open()
+    await relay.open()  # before the socket: a relay that cannot work must not be reachable
     with bind(settings.host, settings.port) if settings.fd is None else inherited(settings.fd) as listener:
         try:
             await relay.start()

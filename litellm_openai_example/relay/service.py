@@ -112,7 +112,7 @@ class Relay:
             raise Problem("queue_full", retry_after=_RETRY_FULL) from None
         except IdempotencyConflict:
             raise Problem("idempotency_conflict") from None
-        self._worker.wake()
+        self._worker.wake()  # at once, before the next tick finds it
         count_accepted()
         log_run("accepted", record.id, mode=record.mode, state=record.state)
         return record

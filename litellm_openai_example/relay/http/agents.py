@@ -54,14 +54,14 @@ class AgentServer:
         self._relay = relay
         self._streams = streams
         self._lock = asyncio.Lock()
-        self._face: ASGIApp | None = None
+        self._server_app: ASGIApp | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._lock:
-            if self._face is None or self._running is None or self._running.done():
-                self._face = await self._start()
-        await self._face(scope, receive, send)
+        async with self._lock:  # one start, however many agents come first
+            if self._server_app is None or self._running is None or self._running.done():
+                self._server_app = await self._start()
+        await self._server_app(scope, receive, send)
 
     def _connect(self, request: Request) -> AsyncRelayClient:
         key, payer = self._relay.settings.api_key or "", Payer.of(request.headers)
@@ -75,6 +75,7 @@ class AgentServer:
         """
         from ...mcp.server import Caller
 
+        # Without a key or a proxy in front, only the address distinguishes callers; all local ones count as one user.
         several = Payer.of(request.headers).headers or any(_FORWARDED.fullmatch(name) for name in request.headers)
         host = request.client.host if request.client else ""
         place = "" if is_loopback(host) else f"\n{host}"
@@ -86,7 +87,7 @@ class AgentServer:
 
         # The SDK's check of the Host header is off: `Guard` checks it, and knows where the relay listens.
         unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-        face: ASGIApp = server.streamable_http_app(
+        app: ASGIApp = server.streamable_http_app(
             stateless_http=True, json_response=not self._streams, transport_security=unchecked
         )
         started = asyncio.Event()
@@ -98,7 +99,7 @@ class AgentServer:
 
         self._running = asyncio.create_task(run())
         await started.wait()
-        return face
+        return app
 
     def _make_server(self) -> Any:
         from ...mcp.server import agent_secret, create_server

@@ -41,7 +41,7 @@ async def read_body(request: Request, seconds: float) -> bytes:
                     raise Problem("body_too_large")
     except TimeoutError:
         raise Problem("request_timeout") from None
-    except ClientDisconnect:
+    except ClientDisconnect:  # nobody reads the answer
         raise Problem("invalid_json") from None
     return bytes(body)
 
@@ -95,6 +95,7 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, object_p
 
 def _check_texts(data: object) -> None:
     """Raise Problem for a text that no database can store and no provider understands."""
+    # Level by level, not recursively: the depth is the client's choice.
     level = [data]
     for _ in range(_DEEPEST):
         for text in level:

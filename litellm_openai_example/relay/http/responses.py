@@ -37,6 +37,7 @@ class BoundedResponse(Response):
         if len(self.body) <= _PIECE:
             return await super().__call__(scope, receive, send)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        # Uvicorn's `send` waits while the client does not read, but only between pieces.
         for piece in in_pieces(bytes(self.body)):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         return await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -94,6 +94,7 @@ async def start(request: Request, key: _Key = None) -> Response:
         raise bad_header(IDEMPOTENCY_HEADER, "occurs more than once")
     payer = payer_of(request)
     arguments = parse(await read_body(request, relay.settings.timings.body))
+    # A token is derived from the key, so that a repeated start gets the same one from any replica.
     seed = key or secrets.token_urlsafe(32)
     record = await relay.accept(relay.ledger.tokens.protect(NewInvocation.of(arguments, key, payer), seed))
     if arguments.mode == "foreground":
@@ -135,7 +136,7 @@ async def events(
     """Stream server-sent events from the first one on, or from the one after `Last-Event-ID`."""
     relay = relay_of(request)
     last = 0
-    if last_event_id:
+    if last_event_id:  # an empty one means the beginning, as for browsers
         newest = last_id(record, await relay.pieces(record))
         last = _event_id(last_event_id, newest)
         if record.finished and last == newest:
@@ -186,6 +187,7 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
     next_check = time.monotonic() + _LIVENESS
     async with relay.hub.watch(record) as topic:
         while True:
+            # `next_change` first: a change after it ends the wait below, one before it is in the record.
             change, record, now = topic.next_change(), topic.record, time.monotonic()
             if record.finished or now >= until or relay.hub.closing:
                 break
@@ -211,6 +213,7 @@ async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[byte
 
 async def _follow(relay: Relay, topic: Topic, last: int) -> AsyncIterator[bytes | memoryview]:
     while not relay.hub.closing:
+        # `next_change` first, and `finished` before the events: the last round then has all of them.
         change, finished = topic.next_change(), topic.record.finished
         for event in topic.events_after(last):
             for piece in in_pieces(event.encoded):
