@@ -8,12 +8,12 @@ anything from elsewhere.
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -29,20 +29,16 @@ from ...research.contract import (
     Invocation,
     InvocationRequest,
 )
-from .responses import BoundedResponse, Problem
+from .responses import Problem
 
 Responses = dict[int | str, JsonObject]
 
-_ASSETS = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-    "favicon.png": "image/png",
-}
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
 
 docs = APIRouter(include_in_schema=False)
+assets = StaticFiles(packages=[("fastapi_offline", "static")])
 
 _EXAMPLE_VIEW: JsonObject = {
     "invocation_id": "inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f",
@@ -192,15 +188,3 @@ async def documentation(request: Request) -> HTMLResponse:
     )
     page.headers["Content-Security-Policy"] = _POLICY
     return page
-
-
-@docs.api_route("/docs/{name}", methods=["GET", "HEAD"])
-async def asset(name: str) -> Response:
-    if name not in _ASSETS:
-        raise Problem("not_found")
-    return BoundedResponse(_content(name), 200, {"Cache-Control": "private, max-age=3600"}, _ASSETS[name])
-
-
-@cache
-def _content(name: str) -> bytes:
-    return (files("fastapi_offline") / "static" / name).read_bytes()

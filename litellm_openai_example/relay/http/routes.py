@@ -42,7 +42,7 @@ from ..service import Relay
 from .access import PAYER_PARAMETERS, Guard, Readable, payer_of, relay_of, require_key
 from .agents import mount_agents
 from .body import parse, read_body
-from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, describe, docs
+from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, describe, docs
 from .responses import BoundedResponse, JsonResponse, answer_errors, bad_header, in_pieces
 
 _LIVENESS = 15.0  # seconds between two checks that a waiting client is still connected
@@ -71,6 +71,7 @@ def create_app(relay: Relay) -> ASGIApp:
     app.state.relay = relay
     app.include_router(routes)
     app.include_router(docs)
+    app.mount("/docs", assets)
     answer_errors(app)
     describe(app, needs_key=relay.settings.api_key is not None)
     served = Guard(app, loopback=relay.settings.loopback)
