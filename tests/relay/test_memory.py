@@ -38,7 +38,7 @@ def test_reading_an_answer_takes_three_copies_at_most(text: str, place: Callable
         answer, read, _ = read_body(body, ResponseStream)
         outcome = outcome_of(answer, read, {}, longest=SIZE // 16)
         assert outcome is not None
-        assert outcome.columns["state"] == "completed"
+        assert outcome.columns["output_text"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
