@@ -467,7 +467,7 @@ def test_a_closed_stream_is_one_line(closed: str) -> None:
     script = f'exec "{sys.executable}" -m litellm_openai_example.mcp {closed}'
     refused = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent speaks through both"
+    assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent needs both"
 
 
 def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
