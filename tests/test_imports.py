@@ -178,19 +178,17 @@ _CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "cl
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.arguments", "research.contract"),
     *(
-        "relay.counters",
-        "relay.stderr",
+        "relay.metrics",
         "relay.log",
-        "relay.loops",
+        "relay.tasks",
         "relay.settings",
         "relay.ledger",
-        "relay.metrics",
         "relay.events",
         "relay.engine",
     ),
     *(
-        "relay.http.body",
-        "relay.relay",
+        "relay.http.responses",
+        "relay.service",
         "research",
         "mcp",
         "relay.http",

@@ -1,8 +1,7 @@
-"""`python -m litellm_openai_example.mcp`, `litellm-relay-mcp`: the relay's tool for agents, on stdio."""
+"""`python -m litellm_openai_example.mcp`, `litellm-relay-mcp`: the relay's tools for agents, on stdio."""
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,9 +12,8 @@ import click
 
 from ..config import ConfigurationError
 from ..console import run_command
-from ..state import kept_secret, state_dir
 
-if TYPE_CHECKING:  # imported late, when Ctrl-C already ends this program with a line
+if TYPE_CHECKING:  # imported late, once Ctrl-C is handled
     from ..research.relay_client import AsyncRelayClient
 
 _AWAY = 4.5  # seconds until a relay that does not answer counts as away
@@ -24,24 +22,24 @@ _PAUSE = 0.3
 _EPILOG = """\b
 Environment:
   RELAY_BASE_URL  address of the relay (default: http://127.0.0.1:8080)
-  RELAY_API_KEY   key of the relay, if it wants one
+  RELAY_API_KEY   key of the relay, if it requires one
   LITELLM_TAGS, LITELLM_END_USER
-                  who pays for the runs, for the gateway's records
+                  payer of the runs, for the gateway's records
 
 \b
-An agent starts it, not you. Claude Code, for one:
+Agents start it. For Claude Code:
   claude mcp add relay -e RELAY_BASE_URL=http://127.0.0.1:8080 -- litellm-relay-mcp
 
 \b
 Tools:
   deep_research    starts a run and returns its id at once; the same
-                   arguments return the run that there is, unless
+                   arguments return the existing run, unless
                    new_run=true
-  research_status  status, seconds, cost; with include_report=true
-                   report and sources; wait_seconds=N waits, at most 50
+  research_status  status, seconds, cost; report and sources with
+                   include_report=true; wait_seconds=N waits, at most 50
   research_cancel  stops a run
 
-A relay serves the same tools itself, at /mcp, for agents that reach it by HTTP: then nothing is started here.
+A relay serves the same tools at /mcp, for agents that use HTTP: they do not need this program.
 Codex, Cursor and more: docs/mcp.md.
 """
 
@@ -51,12 +49,12 @@ Codex, Cursor and more: docs/mcp.md.
 def serve() -> None:
     """Offer a relay's deep research to an agent: an MCP server on stdin and stdout."""
     if sys.stdin is None or sys.stdout is None:
-        raise click.UsageError("stdin or stdout is closed: an agent speaks through both")
+        raise click.UsageError("stdin or stdout is closed: an agent needs both")
     try:
         from ..research.relay_client import RelayClient
 
         RelayClient().close()
-        from .server import Caller, create_server
+        from .server import Caller, agent_secret, create_server
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     except ModuleNotFoundError as error:
@@ -65,23 +63,23 @@ def serve() -> None:
         raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
     if sys.stdin.isatty():
         _tell("an agent is expected on stdin (see --help); Ctrl-D ends this")
-    me = Caller(_me())
+    me = Caller(agent_secret(_tell))
     create_server(_connect, lambda _: me).run("stdio")
 
 
 @asynccontextmanager
 async def _connect(_: object) -> AsyncIterator[AsyncRelayClient]:
-    """Give a helper whose relay is there. Raises ToolError: an agent should not wait for one that is away."""
+    """Open a client of a relay that is ready. Raises ToolError: an agent should not wait for an absent relay."""
     from ..research.relay_client import AsyncRelayClient
-    from .server import told
+    from .server import relayed
 
     async with AsyncRelayClient() as relay:
-        await told(_check(relay))
+        await relayed(_check(relay))
         yield relay
 
 
 async def _check(relay: AsyncRelayClient) -> None:
-    """Return once the relay is ready, which may just restart. Raises RelayError."""
+    """Wait for a relay that may be restarting. Raises RelayError."""
     import anyio
 
     from ..research.relay_answers import RelayError
@@ -96,21 +94,12 @@ async def _check(relay: AsyncRelayClient) -> None:
         await anyio.sleep(_PAUSE)
 
 
-def _me() -> str:
-    """What tells this user from all others of the relay: a repeated call finds the user's own run, and only that."""
-    try:
-        return kept_secret(state_dir() / "agent-secret")
-    except (ConfigurationError, OSError, ValueError):
-        _tell("the state directory cannot be used: once restarted, a repeated call pays again")
-        return secrets.token_urlsafe(32)
-
-
 def _tell(text: str) -> None:
     click.echo(f"[mcp] {text}", err=True)
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 2 when something is missing or a setting is wrong, 130 after Ctrl-C."""
+    """Run the command line: exit code 2 if a package or setting is missing or wrong, 130 after Ctrl-C."""
     sys.exit(run_command(serve, _tell, name="litellm-relay-mcp"))
 
 

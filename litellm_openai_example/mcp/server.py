@@ -1,9 +1,9 @@
-"""The relay's tool for agents: one MCP server, whatever the transport.
+"""The relay's tools for agents: an MCP server for any transport.
 
-An agent gets one id, `inv_....TOKEN`: it reads and cancels the run, after the agent or the relay was restarted too.
-Agents repeat calls, after a timeout or a restart, and few of them send an idempotency key. So the same arguments find
-the run that was started with them, unless the agent asks for a new one. Only the caller's own run, by what is certain
-about the caller (see `Caller`): others who ask the same may neither read nor cancel it.
+An agent gets one id, `inv_....TOKEN`, which reads and cancels the run, even after a restart of the agent or the relay.
+Agents repeat calls after a timeout or a restart, and few of them send an idempotency key. So the same arguments find
+the run that they started, unless the agent requests a new one. They find only the caller's own run (see `Caller`):
+other callers with the same question may neither read nor cancel it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import inspect
 import json
 import logging
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -26,6 +27,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field, WithJsonSchema
 
+from ..config import ConfigurationError
 from ..errors import INTERNAL_ERROR, GatewayError
 from ..json_object import JsonObject
 from ..payer import Payer
@@ -33,33 +35,34 @@ from ..research.arguments import TOOL, ToolArguments, check_arguments, unknown_n
 from ..research.contract import Invocation
 from ..research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
+from ..state import kept_secret, state_dir
 
 T = TypeVar("T")
 
-_ASK_AGAIN = 20  # seconds; a run takes minutes
-_LOOK = 5.0  # seconds between two progress notifications
+_POLL_AGAIN = 20  # seconds; a run takes minutes
+_PROGRESS = 5.0  # seconds between two progress notifications
 _LONGEST_MESSAGE = 300
 _NOT_OFFERED = {"require_citations"}  # an agent's report always names its sources
 _META_KEYS = ("idempotency_key", "idempotencyKey", "io.modelcontextprotocol/idempotency-key")
 _WHOLE_ID = "pass the whole id that deep_research returned, inv_....TOKEN"
 _ID = re.compile(r"([\w-]{1,200})\.([!-~]{1,500})", re.ASCII)
 
-# What an agent can do about a refusal, by the relay's error code.
+# What an agent can do after a refusal, by the relay's error code.
 _WAYS_OUT = {
     "forbidden": f"the relay has no run of this id and token: {_WHOLE_ID}",
-    "not_found": "this run was deleted, it ended too long ago: deep_research starts and pays for a new one",
-    "idempotency_conflict": "this idempotency key was used with other arguments: repeat the arguments as they were, or "
-    "send another key",
+    "not_found": "this run was deleted because it ended long ago: deep_research starts and pays for a new one",
+    "idempotency_conflict": "this idempotency key was used with other arguments: repeat those arguments, or send "
+    "another key",
     "unauthorized": "the relay does not accept the key of this MCP server: tell the user to set RELAY_API_KEY for it",
     "body_too_large": "question, context and constraints are more than 1 MiB together: shorten them",
-    "shutting_down": "the relay is about to stop or restart: make the same call again in a minute",
-    "ledger_unavailable": "the relay's database is away: make the same call again in a minute",
-    "queue_full": "the relay has too many runs queued and nothing was started: make the same call again in a minute",
+    "shutting_down": "the relay is stopping or restarting: repeat the call in a minute",
+    "ledger_unavailable": "the relay's database is unavailable: repeat the call in a minute",
+    "queue_full": "the relay's queue is full and nothing was started: repeat the call in a minute",
 }
 _AFTER_FAILURE = "tell the user why; deep_research with new_run=true starts and pays for a new run"
 _NEXT = {
     "completed": "research_status with include_report=true gives the report and its sources",
-    "incomplete": f"include_report=true gives the part that there is; {_AFTER_FAILURE}",
+    "incomplete": f"include_report=true gives the part that exists; {_AFTER_FAILURE}",
     "failed": _AFTER_FAILURE,
     "cancelled": "deep_research with new_run=true starts and pays for a new run",
 }
@@ -67,32 +70,33 @@ _NEXT = {
 
 @dataclass(frozen=True)
 class Caller:
-    """The caller of a tool, by what is certain about it; the same after a restart.
+    """The verified identity of a tool's caller, stable across restarts.
 
     Attributes:
-        name: a caller's own idempotency keys find the runs of this name.
-        place: the same arguments find the runs of this name and place; None if others may share both.
+        name: idempotency keys find runs of the same name.
+        place: arguments find runs of the same name and place; None if several callers may share both.
     """
 
     name: str
     place: str | None = ""
 
 
-# Both take the request as the transport has it: None on stdio.
+# Both take the transport's request, None on stdio.
 Connect = Callable[[Any], AbstractAsyncContextManager[AsyncRelayClient]]
 Identify = Callable[[Any], Caller]
 RunId = Annotated[str, Field(description="The whole id that deep_research returned: inv_....TOKEN")]
 
 
 class _StrictServer(MCPServer[object]):
-    """A server whose tools take null for what is left out, and refuse names that they do not know.
+    """A server whose tools treat null as absent, and refuse unknown arguments.
 
-    The SDK drops such names: a run with a misspelt constraint would be paid for without it.
+    The SDK drops unknown arguments: a run with a misspelt constraint would be paid for without it.
     """
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[object, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
+        # The schema that agents see is the one place that knows the names.
         tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
         if tool is not None:
             known = list(tool.input_schema["properties"])
@@ -106,16 +110,16 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
     """Return the server with its three tools.
 
     Args:
-        connect: gives a helper that talks to the relay; it is closed after each call. May raise ToolError.
-        identify: gives the caller of a request, by whom runs are found again.
+        connect: opens a client of the relay for one call. May raise ToolError.
+        identify: returns the caller of a request.
     """
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # the SDK logs what clients send
     server = _StrictServer(
         "litellm-relay",
-        instructions="deep_research starts a run and returns its id at once. Keep the id: research_status tells how "
-        "the run stands, and gives report and sources once it has ended, even after a restart of yours.",
+        instructions="deep_research starts a run and returns its id at once. Keep the id: research_status returns the "
+        "status of the run, and its report and sources once it has ended, even after you restart.",
         log_level="WARNING",
-        subscriptions=False,  # nothing changes that a client could be told of
+        subscriptions=False,  # tools and resources never change
     )
 
     async def deep_research(
@@ -127,8 +131,8 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
         **given: object,
     ) -> JsonObject:
         """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
-        when to ask again. Keep the id. The same arguments return the run that there is, and pay for no other, if it is
-        certain that it is yours."""
+        when to poll. Keep the id. The same arguments return the existing run without paying for another, if it is
+        certainly yours."""
         try:
             checked = check_arguments(given)
         except ValueError as error:
@@ -137,7 +141,7 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
         request = ctx.request_context.request
         async with connect(request) as relay:
             key = _key(ctx, identify(request), relay.payer, None if new_run else arguments)
-            accepted = await told(relay.invoke(arguments, idempotency_key=key))
+            accepted = await relayed(relay.invoke(arguments, idempotency_key=key))
         return _slim(accepted, accepted.invocation_token)
 
     _takes_arguments(deep_research)
@@ -148,21 +152,22 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
     async def research_status(
         id: RunId,
         ctx: Context[object, object],
-        include_report: Annotated[bool, Field(description="With the report and its sources.")] = False,
+        include_report: Annotated[bool, Field(description="Include the report and its sources.")] = False,
         wait_seconds: Annotated[int, Field(ge=0, le=50, description="Wait this long for the end of the run.")] = 0,
     ) -> JsonObject:
-        """How a research run stands: status, seconds, cost. Its report and sources only when asked for."""
+        """Get the status, seconds and cost of a research run; its report and sources only with include_report."""
         invocation_id, token = _split(id)
         async with connect(ctx.request_context.request) as relay:
             until = time.monotonic() + wait_seconds
-            view: Invocation = await told(relay.get(invocation_id, token))
+            view: Invocation = await relayed(relay.get(invocation_id, token))
+            # Short waits, because a client may give up on a call without progress.
             while not view.finished and (left := until - time.monotonic()) > 0:
                 await ctx.report_progress(wait_seconds - left, wait_seconds, f"research {view.status}")
-                look = min(_LOOK, left)
+                seconds = min(_PROGRESS, left)
                 try:
-                    view = await told(relay.wait(invocation_id, token, timeout=look))
-                except ResearchRunningError:  # or the relay is away for a moment, and may say so at once
-                    await asyncio.sleep(max(0.0, until - left + look - time.monotonic()))
+                    view = await relayed(relay.wait(invocation_id, token, timeout=seconds))
+                except ResearchRunningError:  # or the relay is briefly away, which may fail at once
+                    await asyncio.sleep(max(0.0, until - left + seconds - time.monotonic()))
         facts = _slim(view, token)
         if include_report:
             facts["report"] = view.output_text
@@ -171,17 +176,30 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True))
     async def research_cancel(id: RunId, ctx: Context[object, object]) -> JsonObject:
-        """Stop a research run. What it has cost until then is spent."""
+        """Stop a research run. Its cost until then is spent."""
         invocation_id, token = _split(id)
         async with connect(ctx.request_context.request) as relay:
-            return _slim(await told(relay.cancel(invocation_id, token)), token)
+            return _slim(await relayed(relay.cancel(invocation_id, token)), token)
 
     return server
 
 
+def agent_secret(warn: Callable[[str], None]) -> str:
+    """Return this user's secret, which identifies runs together with their arguments.
+
+    It is in no ledger, because a run's token follows from its idempotency key. If it cannot be stored, `warn` gets a
+    line, and the secret holds until the end of the process.
+    """
+    try:
+        return kept_secret(state_dir() / "agent-secret")
+    except (ConfigurationError, OSError, ValueError):
+        warn("the state directory is unusable: after a restart, a repeated call of an agent pays again")
+        return secrets.token_urlsafe(32)
+
+
 def _takes_arguments(start: Callable[..., object]) -> None:
-    """Give a function the tool's arguments in place of its last one, `**given`: the SDK makes the tool's schema of the
-    signature."""
+    """Replace a function's last parameter, `**given`, with the tool's arguments: the SDK derives the tool's schema from
+    the signature."""
     own = inspect.signature(start, eval_str=True)
     *first, new_run, _ = own.parameters.values()
     offered = [_parameter(name) for name in ToolArguments.model_fields if name not in _NOT_OFFERED]
@@ -189,18 +207,21 @@ def _takes_arguments(start: Callable[..., object]) -> None:
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    """One of the tool's arguments, with the schema that models are given; null where it is left out."""
+    """Return an argument of the tool, with the schema that models get; null if it is absent."""
     argument = ToolArguments.model_fields[name]
     kind: Any = argument.annotation
     default: Any = inspect.Parameter.empty
     if not argument.is_required():
-        kind, default = kind | None, Field(default_factory=lambda: None)  # made, so that the schema does not tell it
+        kind, default = (
+            kind | None,
+            Field(default_factory=lambda: None),
+        )
     schema = WithJsonSchema(TOOL["parameters"]["properties"][name])
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, schema])
 
 
 def _slim(view: Invocation, token: str) -> JsonObject:
-    """A view in a few hundred bytes: an agent pays for each of them, every time it looks."""
+    """Return a view in a few hundred bytes: an agent pays for each of them with every poll."""
     end = view.updated_at if view.finished else datetime.now(UTC)
     facts = {
         "id": f"{view.invocation_id}.{token}",
@@ -209,7 +230,7 @@ def _slim(view: Invocation, token: str) -> JsonObject:
         "cost_usd": view.cost_usd,
         "error_code": view.error_code,
         "error_message": view.error_message and view.error_message[:_LONGEST_MESSAGE],
-        "ask_again_in_seconds": None if view.finished else _ASK_AGAIN,
+        "ask_again_in_seconds": None if view.finished else _POLL_AGAIN,
         "next": _NEXT.get(view.status, "research_status, with wait_seconds or later; the run goes on without you"),
     }
     return {name: value for name, value in facts.items() if value is not None}
@@ -223,10 +244,11 @@ def _split(id: str) -> tuple[str, str]:
 
 
 def _key(ctx: Context[object, object], caller: Caller, payer: Payer, arguments: JsonObject | None) -> str | None:
-    """Return the idempotency key of a start, in a form that a header holds: the client's own, else one of `arguments`,
-    None without either."""
+    """Return the idempotency key of a start, hashed to fit a header: the client's own, otherwise one of `arguments`;
+    None without both."""
     meta: Any = ctx.request_context.meta or {}
     given = next((meta[name] for name in _META_KEYS if isinstance(meta.get(name), str) and meta[name]), None)
+    # The names are part of every stored key: another text would not find the runs of earlier releases.
     if given is not None:
         name = f"mcp key\n{json.dumps([caller.name, payer.headers])}\n{given}"
     elif arguments is not None and caller.place is not None:
@@ -237,8 +259,8 @@ def _key(ctx: Context[object, object], caller: Caller, payer: Payer, arguments: 
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
 
 
-async def told(answer: Awaitable[T]) -> T:
-    """Return what the relay answers. Raises ToolError with words by which an agent can act, or ResearchRunningError."""
+async def relayed(answer: Awaitable[T]) -> T:
+    """Return the relay's answer. Raises ToolError with advice for the agent, or ResearchRunningError."""
     try:
         return await answer
     except ResearchRunningError:
@@ -246,6 +268,6 @@ async def told(answer: Awaitable[T]) -> T:
     except (RelayError, ResearchUnconfirmedError) as error:
         raise ToolError(_WAYS_OUT.get(error.code or "", str(error))) from None
     except (GatewayError, ValueError) as error:
-        raise ToolError(f"the relay cannot be asked: {error}") from None
-    except Exception as error:  # its text may be anybody's
+        raise ToolError(f"the relay cannot be reached: {error}") from None
+    except Exception as error:  # its text may hold anything
         raise ToolError(f"the MCP server {INTERNAL_ERROR} ({type(error).__name__}): tell the user") from None

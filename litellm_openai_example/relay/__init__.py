@@ -1,1 +1,1 @@
-"""The relay server."""
+"""The relay: a server that runs deep research through a LiteLLM gateway."""

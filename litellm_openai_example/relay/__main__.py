@@ -17,15 +17,15 @@ from ..config import ConfigurationError
 from ..console import READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
+from .log import open_standard_streams, write_line
 from .settings import Settings, database_url, make_settings, request_fields
-from .stderr import open_standard_streams, write_line
 
 _LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
 Read from the environment only:
   LITELLM_BASE_URL    address of the gateway, its root or /v1 (required)
   LITELLM_API_KEY     key of the gateway (required)
-  RELAY_API_KEY       what clients must send to start a research run;
+  RELAY_API_KEY       key that clients must send to start a research run;
                       required for any address that is not loopback
   RELAY_DATABASE_URL  the ledger: sqlite:////path/to/file or
                       postgresql://user:password@host/database
@@ -36,16 +36,16 @@ Read from the environment only:
 
 
 class _Amount(click.FloatRange):
-    """A finite number in a range: a plain FloatRange lets NaN pass."""
+    """A number in a range; a plain FloatRange accepts NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail("NaN is not a number of this range.", param, ctx)
+            self.fail("NaN is not in the range.", param, ctx)
         return number
 
 
-class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic in the newest Click alone
+class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest Click
     name = "JSON"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JsonObject:
@@ -56,7 +56,7 @@ class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic in t
 
 
 class _Setting(click.Option):
-    """Names its variable too where something is wrong with it, as newer versions of Click do by themselves."""
+    """An option whose errors name its environment variable too, with old versions of Click as with new ones."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         hint = super().get_error_hint(ctx)
@@ -78,20 +78,19 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     default=Settings.port,
 )
 @click.option("--fd", type=click.IntRange(0), hidden=True, help="Serve on this inherited socket, as uvicorn's --fd.")
-@_option("--model", "RELAY_MODEL", "Model that does the research.", metavar="NAME", default=Settings.model)
+@_option("--model", "RELAY_MODEL", "Research model.", metavar="NAME", default=Settings.model)
 @_option(
     "--request",
     "RELAY_REQUEST",
     "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
-    "those that the model gets by default (something to search with, high effort, store); null "
-    "takes one out.",
+    "the default ones (a search tool, high effort, store); null removes one.",
     type=_RequestFields(),
     default=None,
 )
 @_option(
     "--max-running",
     "RELAY_MAX_RUNNING",
-    "Research runs at once, per process.",
+    "Concurrent research runs per process.",
     metavar="NUMBER",
     type=click.IntRange(1, 10_000),
     default=Settings.max_running,
@@ -99,7 +98,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
 @_option(
     "--max-queued",
     "RELAY_MAX_QUEUED",
-    "Research runs that may wait for their turn, at all processes together.",
+    "Research runs that may wait in the queue, for all processes together.",
     metavar="NUMBER",
     type=click.IntRange(1, 1_000_000),
     default=Settings.max_queued,
@@ -107,7 +106,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
 @_option(
     "--research-timeout",
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
-    "Longest time for one research run, in seconds.",
+    "Time limit of a research run, in seconds.",
     metavar="SECONDS",
     type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.research_timeout,
@@ -115,7 +114,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
 @_option(
     "--wait",
     "RELAY_WAIT_SECONDS",
-    "Longest time that a client is kept waiting, in seconds.",
+    "Longest time that a request may wait for a result, in seconds.",
     metavar="SECONDS",
     type=_Amount(0, _LONGEST),
     default=Settings.wait,
@@ -123,23 +122,23 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
 @_option(
     "--retention",
     "RELAY_RETENTION_HOURS",
-    "How long results are kept, in hours.",
+    "Time that results are kept, in hours.",
     metavar="HOURS",
     type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
-@click.option("--list", "list_runs", is_flag=True, help="Print the runs in the ledger that have not ended, and exit.")
+@click.option("--list", "list_runs", is_flag=True, help="Print the unfinished runs in the ledger, and exit.")
 @click.option(
-    "--state", metavar="STATE", help="With --list: the runs in this state, such as running or failed; the newest 1,000."
+    "--state", metavar="STATE", help="With --list: only runs in this state, such as running; the newest 1,000."
 )
-@click.option("--cost", is_flag=True, help="Print what ended runs in the ledger cost by day and model, and exit.")
+@click.option("--cost", is_flag=True, help="Print the cost of ended runs in the ledger by day and model, and exit.")
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="DATE",
-    help="With --cost: from this day (UTC) on. Default: 30 days ago.",
+    help="With --cost: since this day (UTC). Default: 30 days ago.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --list or --cost: as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="With --list or --cost: print JSON.")
 @click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
 def relay(
     *,
@@ -156,14 +155,14 @@ def relay(
 ) -> int:
     """Run the relay: deep research through a LiteLLM gateway, started once and never lost.
 
-    What is accepted is written to the ledger first, submitted to the gateway once, and followed to its end by whichever
-    relay process shares the ledger. Stop it with SIGTERM or Ctrl-C at any time: research runs in progress are picked up
-    at the next start.
+    An accepted run is first written to the ledger, then submitted to the gateway once, and followed to its end by any
+    relay process that shares the ledger. Stop the relay with SIGTERM or Ctrl-C at any time: the next start picks up the
+    runs in progress.
     """
     problem = _conflict(list_runs=list_runs, cost=cost, state=state, since=since, as_json=as_json)
     if problem:
         raise click.UsageError(problem)
-    gc.disable()  # importing creates many objects that stay
+    gc.disable()  # imports create many objects, none of them garbage
     try:
         if list_runs or cost:
             return _report(state, since, cost=cost, as_json=as_json)
@@ -186,7 +185,7 @@ def relay(
 
 
 def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
-    """What is wrong with the options for reports: none of them shall start a relay."""
+    """Return the error in the report options: a wrong combination must not start a relay."""
     if list_runs and cost:
         return "--list and --cost exclude each other"
     if state is not None and not list_runs:
@@ -223,7 +222,7 @@ def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: b
 
 
 def _end_at_once_by_sigterm() -> None:
-    """Until the relay handles signals itself there is nothing to put in order."""
+    """End on SIGTERM without cleanup, until the relay handles signals itself."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 

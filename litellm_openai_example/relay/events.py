@@ -1,7 +1,7 @@
-"""The event stream of an invocation, made from what the ledger holds of it.
+"""The event stream of an invocation, derived from its row and its pieces of text in the ledger.
 
 Ids are positions: 1 is `queued`, 2 `running`, then one for each stored piece of text, one for text that was not
-streamed, and one for the end. They are the same on every process and after every restart.
+streamed, and one for the end. So they are the same on every process and after every restart.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ _QUEUED, _RUNNING = 1, 2
 
 
 @dataclass(frozen=True)
-class Event:
-    """One server-sent event, as it is sent."""
+class EncodedEvent:
+    """A server-sent event, encoded."""
 
     id: int
     encoded: bytes
 
     @classmethod
-    def of(cls, id: int, data: StatusEvent | OutputTextEvent | LastEvent) -> Event:
-        """JSON has no line breaks of its own, so one data line is enough."""
+    def of(cls, id: int, data: StatusEvent | OutputTextEvent | LastEvent) -> EncodedEvent:
+        # JSON holds no raw line breaks, so one data line is enough.
         return cls(id, f"id: {id}\nevent: {data.type}\ndata: {data.model_dump_json()}\n\n".encode())
 
 
 class History:
-    """The events of one invocation, encoded once for all who read them: a result may have some megabytes."""
+    """The events of one invocation, encoded once for all readers: a result may have megabytes."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: list[EncodedEvent] = []
 
-    def after(self, record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
-        """What has happened after the event with the id `last` (0 for all); `record` and `pieces` are the newest."""
+    def after(self, record: Record, pieces: Sequence[Piece], last: int) -> list[EncodedEvent]:
+        """Return the events after the id `last` (0 for all). `record` and `pieces` are the current ones."""
         newest = self._events[-1].id if self._events else 0
         self._events += events_after(record, pieces, newest)
         return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
 
 
-def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Event]:
-    """What has happened after the event with the id `last` (0 for all)."""
+def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[EncodedEvent]:
+    """Return the events after the id `last` (0 for all)."""
     events = []
     if last < _QUEUED:
         events.append(_status(record, _QUEUED, "queued", None, record.created_at))
@@ -59,12 +59,12 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Eve
         if rest is not None and last < end - 1:
             events.append(_text(record, rest))
         if last < end:
-            events.append(Event.of(end, LastEvent.model_construct(**vars(record.view))))
+            events.append(EncodedEvent.of(end, LastEvent.model_construct(**vars(record.view))))
     return events
 
 
 def last_id(record: Record, pieces: Sequence[Piece]) -> int:
-    """The highest id that has been given out so far."""
+    """Return the highest id so far."""
     streamed = len(pieces) + _RUNNING
     if record.finished:
         return streamed + 1 + (_rest(record, pieces) is not None)
@@ -72,20 +72,20 @@ def last_id(record: Record, pieces: Sequence[Piece]) -> int:
 
 
 def _rest(record: Record, pieces: Sequence[Piece]) -> Piece | None:
-    """The text that was not streamed; nothing if the final text is another than what was streamed."""
+    """Return the text that was not streamed; None if the final text does not continue the streamed one."""
     text, start = record.output_text or "", pieces[-1].end if pieces else 0
     if len(text) <= start or not text.startswith("".join(piece.text for piece in pieces)):
         return None
     return Piece(len(pieces) + 1, start, text[start:])
 
 
-def _status(record: Record, id: int, status: str, upstream_id: str | None, at: float) -> Event:
+def _status(record: Record, id: int, status: str, upstream_id: str | None, at: float) -> EncodedEvent:
     event = StatusEvent.model_construct(
         invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
     )
-    return Event.of(id, event)
+    return EncodedEvent.of(id, event)
 
 
-def _text(record: Record, piece: Piece) -> Event:
+def _text(record: Record, piece: Piece) -> EncodedEvent:
     event = OutputTextEvent.model_construct(invocation_id=record.id, offset=piece.start, delta=piece.text)
-    return Event.of(piece.seq + _RUNNING, event)
+    return EncodedEvent.of(piece.seq + _RUNNING, event)

@@ -1,67 +1,79 @@
-"""`/metrics`: what runs, how long, and what it cost, as Prometheus reads it.
-
-What the ledger knows (runs that have not ended by state, the oldest of each) is the same on every replica; counters are
-of this process.
-"""
+"""`/metrics` in Prometheus's format: this process's counters, and the unfinished runs of the whole ledger."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from sqlalchemy import Row, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from .counters import NAME, counters
-from .ledger.ledger import Ledger
-from .ledger.schema import ACTIVE, IS_ACTIVE, IS_QUEUED, db_now, invocations
+from ..errors import ErrorKind
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_STATES = ("queued", *ACTIVE)
+_NAME = "litellm_relay"
+
+_counters = CollectorRegistry()
+
+count_accepted = Counter(f"{_NAME}_accepted", "Accepted starts, repeats included.", registry=_counters).inc
+count_submit = Counter(f"{_NAME}_submits", "Requests for a run sent to the gateway.", registry=_counters).inc
+count_submitted = Counter(f"{_NAME}_submitted", "Runs that the gateway gave an id.", registry=_counters).inc
+_ended = Counter(f"{_NAME}_ended", "Ended runs by state and error code.", ["state", "error_code"], registry=_counters)
+_indeterminate = Counter(
+    f"{_NAME}_indeterminate", "Runs that may have been paid for without a result.", registry=_counters
+)
+_cost = Counter(f"{_NAME}_cost_usd", "Cost of ended runs as the gateway reported it.", registry=_counters)
+_upstream_errors = Counter(
+    f"{_NAME}_upstream_errors", "Failed calls of the gateway by kind.", ["call", "kind"], registry=_counters
+)
+_adapted = Counter(
+    f"{_NAME}_adapted", "Runs submitted with a changed request, by the refusal.", ["kind"], registry=_counters
+)
+observe_commit = Histogram(
+    f"{_NAME}_ledger_commit_seconds",
+    "Time that the ledger took to commit a group of changes.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    registry=_counters,
+).observe
+# A series that exists from the start shows its first error in a rate.
+for _call in ("submit", "poll"):
+    for _kind in ErrorKind:
+        _upstream_errors.labels(_call, _kind.value)
+for _kind in (ErrorKind.UNSUPPORTED_TOOL, ErrorKind.UNSUPPORTED_REASONING, ErrorKind.UNSUPPORTED_STORE):
+    _adapted.labels(_kind.value)
 
 
-async def exposition(ledger: Ledger, *, waiters: int, seconds: float) -> bytes:
-    """The metrics as text.
+def count_adapted(kind: ErrorKind) -> None:
+    _adapted.labels(kind.value).inc()
+
+
+def count_ended(state: str, error_code: str | None, cost: float | None) -> None:
+    _ended.labels(state, error_code or "").inc()
+    _cost.inc(max(0.0, cost or 0.0))
+    if error_code == "submission_indeterminate":
+        _indeterminate.inc()
+
+
+def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:
+    _upstream_errors.labels(call, kind.value).inc()
+
+
+def exposition(*, waiters: int, runs: Mapping[str, tuple[int, float]] | None, seconds: float) -> bytes:
+    """Return the metrics as text.
 
     Args:
         waiters: clients that wait or watch at this process.
-        seconds: that the ledger has to answer; without an answer, its metrics are left out and `up` is 0.
+        runs: the number of unfinished runs and the age of the oldest in seconds, by state; None without an answer of
+            the ledger.
+        seconds: that the ledger took to answer.
     """
     registry = CollectorRegistry()
-    Gauge(f"{NAME}_waiters", "Clients that wait or watch at this process.", registry=registry).set(waiters)
-    up = Gauge(f"{NAME}_ledger_up", "Whether the ledger answers.", registry=registry)
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(seconds):
-            rows = await _by_state(ledger)
-    except Exception:
-        up.set(0)
-    else:
-        up.set(1)
-        latency = Gauge(f"{NAME}_ledger_seconds", "How long the ledger took to answer this.", registry=registry)
-        latency.set(time.monotonic() - began)
-        _set_runs(registry, rows)
-    return generate_latest(registry) + generate_latest(counters)
-
-
-async def _by_state(ledger: Ledger) -> list[Row[Any]]:
-    """Of those that have not ended: to count the others, all of them would have to be read each time."""
-    row = invocations.c
-    found = select(row.state, func.count().label("runs"), (db_now() - func.min(row.created_at)).label("age"))
-
-    async def work(connection: AsyncConnection) -> list[Row[Any]]:
-        queries = [found.where(where).group_by(row.state) for where in (IS_QUEUED, IS_ACTIVE)]
-        return [each for query in queries for each in await connection.execute(query)]
-
-    return await ledger.database.read(work)
-
-
-def _set_runs(registry: CollectorRegistry, rows: list[Row[Any]]) -> None:
-    runs = Gauge(f"{NAME}_runs", "Runs that have not ended.", ["state"], registry=registry)
-    oldest = Gauge(f"{NAME}_oldest_seconds", "Age of the oldest run of a state.", ["state"], registry=registry)
-    found = {row.state: row for row in rows}
-    for state in _STATES:
-        runs.labels(state).set(found[state].runs if state in found else 0)
-        oldest.labels(state).set(found[state].age if state in found else 0)
+    Gauge(f"{_NAME}_waiters", "Clients that wait or watch at this process.", registry=registry).set(waiters)
+    Gauge(f"{_NAME}_ledger_up", "Whether the ledger answers.", registry=registry).set(runs is not None)
+    if runs is not None:
+        Gauge(f"{_NAME}_ledger_seconds", "Time that the ledger took to answer this.", registry=registry).set(seconds)
+        number = Gauge(f"{_NAME}_runs", "Unfinished runs.", ["state"], registry=registry)
+        oldest = Gauge(f"{_NAME}_oldest_seconds", "Age of the oldest run of a state.", ["state"], registry=registry)
+        for state, (count, age) in runs.items():
+            number.labels(state).set(count)
+            oldest.labels(state).set(age)
+    return generate_latest(registry) + generate_latest(_counters)

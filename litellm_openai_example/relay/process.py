@@ -1,4 +1,4 @@
-"""The relay as a process: its socket, its signals, its log."""
+"""The relay as a process: socket, signals, uvicorn, event loop."""
 
 from __future__ import annotations
 
@@ -21,49 +21,48 @@ import uvicorn
 from ..console import INTERRUPTED
 from .http.connection import BoundedConnection
 from .http.routes import create_app
-from .ledger.engines import quiet_drivers
-from .ledger.failures import LedgerUnavailable
-from .log import configure_logging, log
-from .relay import Relay
+from .ledger.connections import quiet_drivers
+from .ledger.outages import LedgerUnavailable
+from .log import background_stderr, configure_logging, log
+from .service import Relay
 from .settings import Settings
-from .stderr import background_stderr
 
-_KEEP_ALIVE = 75  # seconds: clients give an idle connection up first, so none dies under a request
+_KEEP_ALIVE = 75  # seconds: clients close an idle connection first, so none breaks under a request
 _CLOSING = 1  # seconds that answers in progress get at shutdown
-_AFTER_DRAIN = 1.2  # seconds from the end of the drain until the process ends, whatever still hangs
+_AFTER_DRAIN = 1.2  # seconds from the end of the drain to the end of the process, even if something hangs
 
 
 class CannotStart(Exception):
-    """The relay cannot start; the text is one line for a person."""
+    """The relay cannot start; the text is one line for the operator."""
 
 
 def run(settings: Settings, tell: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        tell: takes the lines that a person at the terminal wants to see.
+        tell: prints a line for the person at the terminal.
 
     Returns:
-        the exit code: 130 after Ctrl-C, as shells have it; 0 after any other end on request.
+        the exit code: 130 after Ctrl-C, as in shells; 0 after any other requested stop.
 
     Raises:
-        ConfigurationError, CannotStart: with one line for a person.
+        ConfigurationError, CannotStart: with one line for the operator.
     """
     with background_stderr(_tell_losses):
         return _run(settings, tell)
 
 
 def _tell_losses(lines: int) -> None:
-    log.warning("%d lines of this log were lost: nothing took them from stderr", lines)
+    log.warning("%d lines of this log were lost: stderr did not take them", lines)
 
 
 def _run(settings: Settings, tell: Callable[[str], None]) -> int:
     configure_logging()
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # each malformed request of a stranger is a warning there
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of each malformed request
     quiet_drivers()
     _allow_many_connections()
-    gc.freeze()  # what has been imported stays for good: the collector need not walk it
-    gc.set_threshold(10_000, 10, 10)  # a request makes many objects and few circles: by 700 it costs 8 % of a start
+    gc.freeze()  # imported objects stay: the collector need not walk them
+    gc.set_threshold(10_000, 10, 10)  # few cycles among many objects: the default of 700 costs 8 % of a start
     stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
@@ -79,7 +78,7 @@ def _run(settings: Settings, tell: Callable[[str], None]) -> int:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Uvloop's, which takes a fifth off a start's cost, where it can be installed: not on Windows, nor for PyPy."""
+    """Return uvloop's, which saves a fifth of a start's cost, unless it cannot be installed: on Windows, for PyPy."""
     try:
         import uvloop
     except ImportError:
@@ -88,10 +87,10 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _hush_drivers() -> None:
-    """Let the SQLite driver's threads end in silence.
+    """Silence the SQLite driver's threads at the end.
 
-    One that is still at work for an operation that was cancelled finds the event loop closed when it is done, and
-    Python would print a traceback for that.
+    A thread still working on a cancelled operation finds the event loop closed afterwards, and Python would print a
+    traceback.
     """
     usual = threading.excepthook
 
@@ -104,12 +103,12 @@ def _hush_drivers() -> None:
 
 
 async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopping) -> None:
-    """See `run`."""
+    """Serve until stopped; see `run`."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     stopping.handle(lambda: loop.call_soon_threadsafe(task.cancel))
     relay = Relay(settings)
-    await relay.open()
+    await relay.open()  # before the socket: a relay that cannot work must not be reachable
     with bind(settings.host, settings.port) if settings.fd is None else inherited(settings.fd) as listener:
         try:
             await relay.start()
@@ -118,7 +117,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
             relay.on_failure = server.stop
             await server.serve(sockets=[listener])
             if relay.failed:
-                raise CannotStart("a part of the relay ended by an error, see above; start it again")
+                raise CannotStart("a part of the relay failed, see above; restart it")
         except LedgerUnavailable as error:
             raise CannotStart(f"the ledger cannot be used: {error}") from None
         finally:
@@ -126,17 +125,17 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
 
 
 class Stopping:
-    """Ends the process at the first SIGINT, SIGTERM or SIGHUP, once; further ones change nothing.
+    """Stops the process at the first SIGINT, SIGTERM or SIGHUP; further signals change nothing.
 
-    They come in numbers: a terminal sends Ctrl-C to the whole process group, and wrappers (uv, make, a supervisor) pass
-    on what reached the relay already. Only a bounded time makes an end sooner, not another signal: a submission in
-    flight is paid for, and is lost if its answer is not waited for.
+    Signals come in numbers: a terminal sends Ctrl-C to the whole process group, and wrappers (uv, make, a supervisor)
+    forward signals that the relay has received already. A second signal must not shorten the stop: a submission in
+    flight is paid for, and lost without its answer. A time limit does.
 
     Args:
         seconds: from the first signal until the process ends, even if something hangs.
 
     Attributes:
-        by: the first signal, 0 if there was none.
+        by: the first signal, 0 before it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -149,7 +148,7 @@ class Stopping:
         return INTERRUPTED if self.by == signal.SIGINT else 0
 
     def handle(self, stop: Callable[[], object]) -> None:
-        """Call `stop` at the first signal, from a signal handler; at once if there was one already."""
+        """Call `stop` at the first signal, from a signal handler; at once if that came already."""
         self._stop = stop
         for number in _signals():
             signal.signal(number, self._on_signal)
@@ -160,26 +159,26 @@ class Stopping:
         if self.by:
             return
         self.by = number
-        if sys.platform != "win32":  # no thread: one cannot be started safely in a signal handler
+        if sys.platform != "win32":  # not a thread, which cannot be started safely in a signal handler
             signal.signal(signal.SIGALRM, self._end)
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
-            # The interpreter takes its handlers away at its very end: the alarm would kill the process then.
+            # The interpreter removes its handlers at its very end: the alarm would kill the process then.
             atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         self._stop()
 
     def _end(self, *_: object) -> None:
-        os._exit(self.exit_code)  # without a word: stderr may be what hangs
+        os._exit(self.exit_code)  # silently: stderr may be what hangs
 
 
 def _signals() -> list[signal.Signals]:
-    # A hangup is for those who belong to a terminal: whoever ignores it (nohup) wants the relay to stay.
+    # A process that ignores SIGHUP (nohup) is meant to outlive its terminal.
     if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return [signal.SIGINT, signal.SIGTERM]
     return [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 class RelayServer(uvicorn.Server):
-    """Uvicorn, which lets go of those who wait when it stops, and leaves signals and the exit code to us."""
+    """Uvicorn, with waiting clients answered at a stop, and without its signal handlers."""
 
     def __init__(self, settings: Settings, relay: Relay, listener: socket.socket, tell: Callable[[str], None]) -> None:
         config = uvicorn.Config(
@@ -208,7 +207,7 @@ class RelayServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # `Stopping` has them already, and keeps them when this server has ended
+        yield  # `Stopping` handles them, even after this server has ended
 
     def stop(self) -> None:
         """Stop serving; waiting clients are answered at once."""
@@ -218,7 +217,7 @@ class RelayServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, not listening yet. Raises CannotStart."""
+    """Return a socket bound to that address, not listening yet. Raises CannotStart."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -236,7 +235,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def inherited(descriptor: int) -> socket.socket:
-    """The socket that whoever started this process has bound. Raises CannotStart."""
+    """Return the bound socket inherited from the parent process. Raises CannotStart."""
     try:
         return socket.socket(fileno=descriptor)
     except OSError as error:
@@ -244,7 +243,7 @@ def inherited(descriptor: int) -> socket.socket:
 
 
 def _allow_many_connections() -> None:
-    """Each waiter is a connection, and the usual limit of 1,024 files is soon reached."""
+    """Raise the limit of open files: each waiting client is one, and the usual 1,024 are soon reached."""
     if sys.platform == "win32":
         return
     import resource

@@ -1,4 +1,4 @@
-"""`litellm-relay --list` and `--cost`: what the ledger holds, for an operator. Needs no gateway, changes nothing."""
+"""`litellm-relay --list` and `--cost`: reports on the ledger, without a gateway and without changes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..config import ConfigurationError
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
+from .ledger.connections import quiet_drivers
 from .ledger.database import Database
-from .ledger.engines import quiet_drivers
-from .ledger.failures import LedgerUnavailable, Unstorable, why_not_opened
+from .ledger.outages import LedgerUnavailable, Unstorable, why_not_opened
 from .ledger.records import when
 from .ledger.schema import (
     ACTIVE,
@@ -45,7 +45,7 @@ _LISTED = (_row.id, _row.state, _row.mode, _row.error_code, _row.created_at, _ro
 
 
 def listed(state: str | None) -> list[Select[Any]]:
-    """The queries of `--list`: what has not ended (found by an index), or what is in one state, the newest 1,000."""
+    """Return the queries of `--list`: unfinished runs (by an index), or the newest 1,000 in one state."""
     found = select(*_LISTED, (db_now() - _row.created_at).label("age")).limit(MOST)
     if state is None:
         return [found.where(where).order_by(_row.created_at) for where in (IS_ACTIVE, IS_QUEUED)]
@@ -57,8 +57,8 @@ def listed(state: str | None) -> list[Select[Any]]:
 
 
 def spent(since: float, *, postgresql: bool) -> Select[Any]:
-    """The query of `--cost`: what has ended since then, in seconds since 1970."""
-    # SQLite parses 1,000 levels; one row that is deeper must not cost the report.
+    """Return the query of `--cost`: runs that have ended since a time, in seconds since 1970."""
+    # SQLite parses 1,000 levels of JSON; a deeper row must not fail the report.
     model: ColumnElement[Any] = case((func.json_valid(_row.response), func.json_extract(_row.response, "$.model")))
     if postgresql:
         model = cast(_row.response, JSON)["model"].as_string()
@@ -66,10 +66,10 @@ def spent(since: float, *, postgresql: bool) -> Select[Any]:
 
 
 def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
-    """The runs that have not ended, or those in `state`, as lines for a person or as JSON.
+    """Return the unfinished runs, or those in `state`, as lines of text or as JSON.
 
     Raises:
-        ConfigurationError: there is no ledger that can be read.
+        ConfigurationError: the ledger cannot be read.
     """
     runs = [_run(row) for row in _read(url, listed(state))]
     if as_json:
@@ -83,10 +83,10 @@ def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
 
 
 def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
-    """What runs that have ended since then have cost, by day (UTC) and model.
+    """Return the cost of the runs that have ended since then, by day (UTC) and model.
 
     Raises:
-        ConfigurationError: there is no ledger that can be read.
+        ConfigurationError: the ledger cannot be read.
     """
     query = spent(since.timestamp(), postgresql=url.get_backend_name() == "postgresql")
     sums: dict[tuple[str, str], tuple[int, float, int]] = {}
@@ -95,17 +95,17 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
         runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
         cost = read_cost(row.cost_usd)
         sums[key] = runs + 1, dollars + (cost or 0.0), unknown + (cost is None)
-    told: list[JsonObject] = [
+    costs: list[JsonObject] = [
         {"day": day, "model": model or None, "runs": runs, "cost_usd": round(dollars, 6), "cost_unknown": unknown}
         for (day, model), (runs, dollars, unknown) in sorted(sums.items())
     ]
     if as_json:
-        return json.dumps(told, indent=1)
+        return json.dumps(costs, indent=1)
     lines = [
         f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  "
         + one_line(one["model"] or "(no model)")  # as a gateway named it
         + (f"  ({one['cost_unknown']} of unknown cost)" if one["cost_unknown"] else "")
-        for one in told
+        for one in costs
     ]
     return "\n".join(lines or ["no runs have ended"])
 
@@ -155,14 +155,14 @@ def _read(url: URL, queries: list[Select[Any]]) -> list[Row[Any]]:
 
 
 def _check_file(path: Path) -> None:
-    """Leave a file alone that is no ledger: to open it as one would change it. Raises ConfigurationError."""
+    """Raise ConfigurationError for a file that is not a ledger: opening it as one would change it."""
     if not path.exists():
-        raise ConfigurationError(f"there is no ledger at {path} (RELAY_DATABASE_URL names another place)")
+        raise ConfigurationError(f"no ledger at {path} (set RELAY_DATABASE_URL to another place)")
     query = "SELECT count(*) FROM sqlite_master WHERE name = ?"
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
             (found,) = connection.execute(query, (meta.name,)).fetchone()
     except sqlite3.Error:
-        return  # locked, or no database: opening it tells
+        return  # locked, or not a database: opening it gives the reason
     if not found:
         raise ConfigurationError(NO_LEDGER)

@@ -1,4 +1,4 @@
-"""What the relay is told by its environment, checked before anything is opened or bound."""
+"""The relay's settings, checked before anything is opened or bound."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ _DRIVERS = {
 
 @dataclass(frozen=True)
 class Timings:
-    """How often and how long, in seconds. Not settings: tests run faster with other values.
+    """Intervals and limits in seconds. Not settings, but tests use shorter ones.
 
     Attributes:
         first_poll, longest_poll: the pause between two polls of one invocation grows from the one to the other.
         poll_timeout: of one poll.
-        polls_per_second: what all pollers of this process may add up to.
-        missing: how long a gateway must say of a response, and nothing else, that it does not know it to be believed.
+        polls_per_second: limit for all polls of this process.
+        missing: for how long a gateway must report a response as unknown, without exception, to be believed.
         gate: a submission that takes longer leaves the submit gate.
-        lease: how long a process that fell silent keeps its work; a third of it passes between two heartbeats.
-        tick: how often work left behind is looked for, and changes made by others on SQLite.
-        flush: how long streamed text is gathered before it is stored.
-        stall: how long a stream may be silent before the response is polled beside it.
-        retry: longest pause before a submission that was not sent is tried again.
+        lease: for how long a silent process keeps its work; heartbeats come every third of it.
+        tick: interval of the checks for orphans, and on SQLite for changes by other processes.
+        flush: for how long streamed text is gathered before it is stored.
+        stall: for how long a stream may be silent before the response is polled.
+        retry: longest pause before an unsent submission is retried.
         keep_alive: between two comments of an event stream.
         body: for a request's body to arrive.
-        ledger: how long a request waits for a database that does not answer.
-        cancel: how long `POST .../cancel` waits for the outcome.
-        drain: how long submissions in flight may take at shutdown.
-        learned: how long it is remembered what a model refuses of a request.
+        ledger: for how long a request waits for a silent database.
+        cancel: for how long `POST .../cancel` waits for the outcome.
+        drain: for how long submissions in flight may take at shutdown.
+        learned: for how long a field that a model refuses is remembered.
     """
 
     first_poll: float = 2.0
@@ -80,15 +80,15 @@ class Timings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that the relay can be told. Secrets stay out of `repr`.
+    """All settings of the relay. Secrets stay out of `repr`.
 
     Attributes:
-        fd: descriptor of a bound socket to serve on, instead of host and port.
+        fd: descriptor of a bound socket that replaces host and port.
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
         submit_gate: submissions in flight at once.
-        max_output: characters of text that are kept of one answer.
+        max_output: characters of text kept of an answer.
     """
 
     gateway: GatewaySettings
@@ -114,21 +114,21 @@ class Settings:
 
     @property
     def ledger_name(self) -> str:
-        """The ledger in words for a person, without credentials."""
+        """The ledger's place for the operator, without credentials."""
         if self.database_url.get_backend_name() == "sqlite":
             return f"SQLite {self.database_url.database}"
         return f"PostgreSQL database {self.database_url.database or '(default)'}"
 
 
 def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settings:
-    """The settings from the command's options and from what only the environment may tell: addresses and secrets.
+    """Build the settings from the command's options, and addresses and secrets from the environment.
 
     Args:
         env: holds `LITELLM_*`, `RELAY_API_KEY` and `RELAY_DATABASE_URL`.
-        options: fields of `Settings`, checked.
+        options: other fields of `Settings`, checked already.
 
     Raises:
-        ConfigurationError: a setting is missing or unusable; one line, without any secret.
+        ConfigurationError: a setting is missing or unusable; one line, without secrets.
     """
     key = env.get("RELAY_API_KEY", "").strip()
     settings = Settings(
@@ -143,14 +143,14 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
 
 
 def request_fields(text: str) -> JsonObject:
-    """The fields of `RELAY_REQUEST`. Raises ValueError, whose text is for a person and does not quote the value."""
+    """Parse `RELAY_REQUEST`. Raises ValueError with a text for the operator that does not quote the value."""
     try:
         fields = strict_json(text)
     except ValueError:
         fields = None
     if not isinstance(fields, dict) or not can_be_sent(fields):
         raise ValueError('must be a JSON object, such as {"tools": [{"type": "web_search"}], "max_tool_calls": 40}')
-    inner = {} if fields.get("extra_body") is None else fields["extra_body"]  # LiteLLM puts it over the body's fields
+    inner = {} if fields.get("extra_body") is None else fields["extra_body"]  # LiteLLM merges it into the body
     if not isinstance(inner, dict):
         raise ValueError('must hold extra_body as an object, such as {"extra_body": {"a_new_field": 1}}')
     if taken := sorted(_OWN_FIELDS & (fields.keys() | inner.keys())):
@@ -165,9 +165,9 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
     """Return the address of the ledger: `RELAY_DATABASE_URL`, otherwise a file in the state directory.
 
     Raises:
-        ConfigurationError: the address is unusable; the text shows no part of it that could be a password.
+        ConfigurationError: the address is unusable; the text never shows a password.
     """
-    from sqlalchemy.engine import URL, make_url  # the command's --help needs no database
+    from sqlalchemy.engine import URL, make_url  # here: `--help` needs no SQLAlchemy
     from sqlalchemy.exc import ArgumentError
 
     text = env.get("RELAY_DATABASE_URL", "").strip()
@@ -176,7 +176,7 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
     if text[0] in "\"'":
         raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
     if literal := re.search(r"\$\{[A-Z_][A-Z0-9_]*\}", text):
-        raise ConfigurationError(f"RELAY_DATABASE_URL holds a literal {literal[0]}: nothing has put its value there")
+        raise ConfigurationError(f"RELAY_DATABASE_URL holds a literal {literal[0]}: it was not replaced by a value")
     try:
         url = make_url(_with_hosts_as_settings(text))
     except (ArgumentError, ValueError):
@@ -188,7 +188,7 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         if url.database in (None, "", ":memory:") or url.query or url.host or url.username:
             raise ConfigurationError("RELAY_DATABASE_URL must name a file: sqlite:////absolute/path.sqlite3")
         url = url.set(database=os.path.abspath(str(url.database)))
-    elif sys.platform == "win32":  # psycopg cannot work on the event loop that Python has there
+    elif sys.platform == "win32":  # psycopg cannot use Python's event loop there
         raise ConfigurationError("a ledger in PostgreSQL needs Linux or macOS: on Windows use SQLite, or WSL")
     else:
         url = _postgresql_url(text, url)
@@ -196,9 +196,9 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
 
 
 def _with_hosts_as_settings(text: str) -> str:
-    """Return libpq's form for several hosts, `//user@first:5432,second:5432/database`, as SQLAlchemy reads it.
+    """Rewrite libpq's form for several hosts, `//user@first:5432,second:5432/database`, for SQLAlchemy.
 
-    That takes them as `host` in the query alone.
+    SQLAlchemy accepts several hosts only as `host` in the query.
     """
     parts = _SEVERAL_HOSTS.fullmatch(text)
     if parts is None:
@@ -209,10 +209,10 @@ def _with_hosts_as_settings(text: str) -> str:
 
 
 def _postgresql_url(text: str, url: URL) -> URL:
-    """Return the URL with the directory of a Unix socket decoded. Raises ConfigurationError if a password is cut."""
+    """Return the URL with the path of a Unix socket decoded. Raises ConfigurationError for an unescaped password."""
     behind = text.split("@", 1 + (url.username or "").count("@"))[-1]
     if url.password is not None and "@" in behind:
-        # SQLAlchemy ends the password at the first @, and would look the rest up as a host.
+        # SQLAlchemy ends the password at the first @, and would look up the rest as a host.
         raise ConfigurationError(f"RELAY_DATABASE_URL has an unescaped @ behind its user: {_ESCAPES}")
     socket = unquote(url.host or "")
     return url.set(host=socket) if socket.startswith(("/", "@")) else url

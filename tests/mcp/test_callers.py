@@ -1,4 +1,4 @@
-"""Whose run an agent gets, and who pays for it: its own alone, over every transport."""
+"""Callers: an agent finds only its own runs, with their payer, over every transport."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def relay(start_relay: StartRelay, upstream: Gateway) -> ThreadedRelay:
 
 
 def started(reach: Known, relay: ThreadedRelay, meta: Any = None, question: str = "Why?", **who: str) -> str:
-    """The id that an agent gets in a life of its own."""
+    """Start a run as a new agent and return its id."""
     ids: list[str] = []
 
     async def work(client: Client) -> None:
@@ -42,7 +42,9 @@ def started(reach: Known, relay: ThreadedRelay, meta: Any = None, question: str 
 
 
 @pytest.mark.parametrize("meta", [None, {"idempotency_key": "1"}], ids=["arguments", "key"])
-def test_users_on_stdio_get_their_own_runs(meta: Any, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
+def test_users_on_stdio_get_only_their_own_runs(
+    meta: Any, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path
+) -> None:
     ann = {"XDG_STATE_HOME": str(tmp_path / "ann")}
     bob = {"XDG_STATE_HOME": str(tmp_path / "bob")}
     hers = started(on_stdio, relay, meta, **ann)
@@ -74,7 +76,7 @@ NAMED: list[dict[str, str]] = [
 
 
 @HTTP
-def test_the_holder_of_the_key_gets_the_run_again(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_the_holder_of_the_key_finds_the_run(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
     ids = {started(reach, relay) for _ in range(2)}
     assert len(ids) == 1
     assert started(reach, relay, question="Who?") not in ids
@@ -83,14 +85,14 @@ def test_the_holder_of_the_key_gets_the_run_again(reach: Known, relay: ThreadedR
 
 
 @pytest.mark.parametrize("who", NAMED, ids=str)
-def test_a_name_that_anybody_may_write_finds_no_run(relay: ThreadedRelay, who: dict[str, str]) -> None:
-    """Neither by the same name, nor from the run of a caller who named nobody."""
+def test_an_unverified_name_finds_no_run(relay: ThreadedRelay, who: dict[str, str]) -> None:
+    """Neither a run under the same name, nor one of a caller without a name."""
     hers = [started(over_http, relay), started(over_http, relay, **who)]
     assert started(over_http, relay, **who) not in hers
 
 
 @HTTP
-def test_over_http_the_key_of_the_client_counts(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_an_idempotency_key_counts_over_http(reach: Known, relay: ThreadedRelay, upstream: Gateway) -> None:
     meta = {"idempotency_key": "2f1c"}
     payers: list[dict[str, str]] = [{}, {USER: "ann"}, {USER: "bob"}, {USER: "ann", TAGS: "team-a"}]
     ids = [started(reach, relay, meta, **who) for who in payers]
@@ -103,7 +105,7 @@ def test_over_http_the_key_of_the_client_counts(reach: Known, relay: ThreadedRel
 
 
 def test_the_key_of_an_agent_cannot_be_computed_from_the_ledger(start_relay: StartRelay, upstream: Gateway) -> None:
-    """Who knows a run's idempotency key has its token: what the relay's own key makes differs with that key."""
+    """A run's token follows from its idempotency key, so that depends on the relay's key too."""
     upstream.seconds = 60.0
     ids = {started(over_http, start_relay(api_key=KEY)) for _ in range(2)}
     assert len(ids) == 1
@@ -125,14 +127,14 @@ def test_the_key_of_an_agent_cannot_be_computed_from_the_ledger(start_relay: Sta
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http, over_http_of_2025], ids=lambda way: way.__name__)
-def test_who_pays_is_told_to_the_gateway(
+def test_the_gateway_gets_the_payer(
     reach: Known, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     if reach is on_stdio:
         who, session = {"LITELLM_TAGS": "team-a,deep", "LITELLM_END_USER": "ann"}, ""
     else:
-        monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")  # no business of its clients
+        monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")  # does not apply to its clients
         who, session = {TAGS: "team-a,deep", USER: "ann", SESSION: "s-1"}, "s-1"
     id = started(reach, relay, **who)
     view = {"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}
@@ -141,16 +143,14 @@ def test_who_pays_is_told_to_the_gateway(
     assert (headers[TAGS], headers[USER], headers.get(SESSION, "")) == ("team-a,deep", "ann", session)
 
 
-def test_nobody_pays_for_what_nobody_said(
-    relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_no_payer_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")
     id = started(over_http, relay)
     relay.api.until({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}, "running")
     assert TAGS not in upstream.post_headers[0]
 
 
-def test_a_payer_that_cannot_be_is_refused(relay: ThreadedRelay) -> None:
+def test_an_invalid_payer_is_refused(relay: ThreadedRelay) -> None:
     answer = relay.api.call(
         "POST",
         "/mcp",
@@ -161,8 +161,8 @@ def test_a_payer_that_cannot_be_is_refused(relay: ThreadedRelay) -> None:
     assert answer.json()["error"]["details"][0]["where"] == USER
 
 
-def test_a_state_directory_that_cannot_be_used(relay: ThreadedRelay, tmp_path: Path) -> None:
-    """Then a repeat within the same process is free, and nobody gets another's run."""
+def test_an_unusable_state_directory(relay: ThreadedRelay, tmp_path: Path) -> None:
+    """A repeat within the same process is free, and no caller finds another's run."""
     (tmp_path / "file").write_text("")
     who = {"XDG_STATE_HOME": str(tmp_path / "file")}
     ids: list[str] = []

@@ -1,4 +1,4 @@
-"""The relay's tool by the SDK's own client, on stdio and over HTTP: had again after every restart, paid for once."""
+"""The relay's tools with the MCP SDK's client, on stdio and over HTTP: runs survive restarts and are paid for once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOTE = {"type": "url_citation", "url": "https://a.example/1", "title": "One", "s
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whose secret the agents on stdio have."""
+    """A home directory, whose secret the agents on stdio use."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
 
@@ -65,9 +65,7 @@ def report(request: Json) -> Json:
     return message(text) | {"output": [{"type": "message", "role": "assistant", "content": [part]}]}
 
 
-def test_a_run_is_had_again_by_an_agent_that_was_restarted(
-    reach: Reach, relay: ThreadedRelay, upstream: Gateway
-) -> None:
+def test_a_restarted_agent_finds_its_run(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
     let_go = threading.Event()
     upstream.seconds = 600.0
     upstream.final = report
@@ -79,7 +77,7 @@ def test_a_run_is_had_again_by_an_agent_that_was_restarted(
             told = await call(client, "deep_research", research_question="Why?", context=["a"])
             ids.append(told["id"])
             assert told["ask_again_in_seconds"] > 0
-        with anyio.move_on_after(0.3):  # in the middle of a wait
+        with anyio.move_on_after(0.3):  # during a wait
             await call(client, "research_status", id=ids[0], wait_seconds=50)
 
     async def read(client: Client) -> None:
@@ -112,7 +110,7 @@ def _end(work: Any, when: threading.Event) -> Fault | None:
     return None
 
 
-def test_whoever_wants_to_pay_again_says_so(relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_only_new_run_pays_again(relay: ThreadedRelay, upstream: Gateway) -> None:
     async def work(client: Client) -> None:
         first = await call(client, "deep_research", research_question="Why?")
         ids = {first["id"]}
@@ -131,7 +129,7 @@ def test_whoever_wants_to_pay_again_says_so(relay: ThreadedRelay, upstream: Gate
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
-def test_a_relay_that_is_killed_in_the_middle(reach: Reach, sqlite_url: str, upstream: Gateway) -> None:
+def test_a_relay_killed_during_a_run(reach: Reach, sqlite_url: str, upstream: Gateway) -> None:
     upstream.seconds = 2.0
     upstream.final = report
     port = free_port()
@@ -147,7 +145,7 @@ def test_a_relay_that_is_killed_in_the_middle(reach: Reach, sqlite_url: str, ups
             try:
                 async with reach(relays[0].api.base_url) as client:
                     told.update(await call(client, "research_status", id=id, wait_seconds=50))
-            except (MCPError, BaseExceptionGroup):  # over HTTP the answer is lost with the relay: the agent asks again
+            except (MCPError, BaseExceptionGroup):  # over HTTP the answer is lost with the relay: the agent polls again
                 await anyio.sleep(0.2)
 
     async def work(client: Client) -> None:
@@ -178,7 +176,7 @@ def test_a_relay_that_is_killed_in_the_middle(reach: Reach, sqlite_url: str, ups
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
-def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_errors_tell_an_agent_how_to_proceed(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
     upstream.seconds = 60.0
 
     async def work(client: Client) -> None:
@@ -226,8 +224,8 @@ def test_what_an_agent_is_told(reach: Reach, relay: ThreadedRelay, upstream: Gat
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
-def test_an_argument_that_is_not_known_is_refused(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """As the API refuses it: what it was meant to say would be missing in a run that is paid for."""
+def test_unknown_arguments_are_refused(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """As by the API: otherwise a misspelt argument would be missing from a paid run."""
 
     async def work(client: Client) -> None:
         for tool, given, near in (
@@ -254,7 +252,7 @@ def test_an_argument_that_is_not_known_is_refused(reach: Reach, relay: ThreadedR
 
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
-def test_null_is_what_is_left_out(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_null_means_absent(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
     upstream.seconds = 60.0
 
     async def work(client: Client) -> None:
@@ -276,8 +274,8 @@ AWAY = {"a proxy without it": reply(b"<html>Bad Gateway", 502), "silence": Answe
 
 
 @pytest.mark.parametrize("answer", [None, *AWAY])
-def test_a_relay_that_is_away_is_told_soon(answer: str | None) -> None:
-    """The limit of the helper's own calls is 30 s."""
+def test_an_absent_relay_is_reported_soon(answer: str | None) -> None:
+    """The client's own time limit is 30 s."""
     took: list[float] = []
 
     async def work(client: Client) -> None:
@@ -299,10 +297,10 @@ MARK = "ZwischenrufXYZ"
 
 
 @pytest.mark.parametrize("reach", [over_http, over_http_of_2025], ids=lambda way: way.__name__, indirect=True)
-def test_the_log_repeats_nothing_of_an_agent(
+def test_the_log_repeats_nothing_that_an_agent_sent(
     reach: Reach, relay: ThreadedRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even where somebody asks all libraries for all that they log."""
+    """Not even with all libraries at DEBUG."""
     caplog.set_level(logging.DEBUG)
 
     async def work(client: Client) -> None:
@@ -340,7 +338,7 @@ def test_the_log_repeats_nothing_of_an_agent(
     ],
 )
 @pytest.mark.parametrize("version", [None, "2025-06-18"])
-def test_a_client_gets_what_it_can_read(
+def test_a_client_gets_a_type_that_it_accepts(
     relay: ThreadedRelay, accept: str | None, kind: str, version: str | None
 ) -> None:
     headers = {"Authorization": f"Bearer {KEY}"} | ({"MCP-Protocol-Version": version} if version else {})
@@ -355,7 +353,7 @@ def test_a_client_gets_what_it_can_read(
 
 
 @pytest.mark.parametrize("kind", ["APPLICATION/JSON", "Application/Json; charset=UTF-8"])
-def test_the_type_of_the_body_is_read_in_any_case(relay: ThreadedRelay, kind: str) -> None:
+def test_the_content_type_is_case_insensitive(relay: ThreadedRelay, kind: str) -> None:
     headers = ACCEPT | {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
     assert relay.api.call("POST", "/mcp", json=PING, headers=headers).status_code == 200
 
@@ -370,8 +368,8 @@ def test_the_type_of_the_body_is_read_in_any_case(relay: ThreadedRelay, kind: st
         ("https://evil.example", 403),
     ],
 )
-def test_a_page_of_the_relay_itself_may_speak_to_it(start_relay: StartRelay, origin: str, status: int) -> None:
-    relay = start_relay(host="0.0.0.0", api_key=KEY)  # so that it has a name that is not loopback
+def test_a_page_of_the_relay_itself_is_admitted(start_relay: StartRelay, origin: str, status: int) -> None:
+    relay = start_relay(host="0.0.0.0", api_key=KEY)  # so that its host name is not loopback
     headers = ACCEPT | {"Authorization": f"Bearer {KEY}", "Host": "relay.example", "Origin": origin}
     assert relay.api.call("POST", "/mcp", json=PING, headers=headers).status_code == status
 
@@ -394,12 +392,14 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
         ("GET", {"Authorization": f"Bearer {KEY}"}, 405, "method_not_allowed"),
     ],
 )
-def test_who_is_let_in(relay: ThreadedRelay, method: str, headers: dict[str, str], status: int, code: str) -> None:
+def test_only_the_key_admits(
+    relay: ThreadedRelay, method: str, headers: dict[str, str], status: int, code: str
+) -> None:
     answer = relay.api.call(method, "/mcp", json=PING, headers=ACCEPT | headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-def test_a_message_is_bounded(relay: ThreadedRelay) -> None:
+def test_messages_have_a_size_limit(relay: ThreadedRelay) -> None:
     headers = ACCEPT | {"Authorization": f"Bearer {KEY}"}
     assert relay.api.call("POST", "/mcp", json=PING | {"x": "x" * 2_000_000}, headers=headers).status_code == 413
     answer = relay.api.call("POST", "/mcp", json=PING, headers=headers)
@@ -408,8 +408,8 @@ def test_a_message_is_bounded(relay: ThreadedRelay) -> None:
 
 
 @pytest.mark.parametrize("newest", [True, False], ids=["2026", "2025"])
-def test_whoever_leaves_in_the_middle_leaves_nothing(newest: bool, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """Neither a waiter, nor a task, nor a session: none is kept."""
+def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """No waiter, no task, no session."""
     upstream.seconds = 60.0
     authorization = {"Authorization": f"Bearer {KEY}"}
     started = relay.api.post(body("Why?", background=True), **authorization).json()
@@ -441,7 +441,7 @@ def test_whoever_leaves_in_the_middle_leaves_nothing(newest: bool, relay: Thread
     assert eventually(lambda: relay.relay.hub.watchers == 0 and tasks() <= before)
 
 
-def test_the_command_teaches() -> None:
+def test_the_command_explains_itself() -> None:
     command = [sys.executable, "-m", "litellm_openai_example.mcp"]
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60)
     for word in (
@@ -462,14 +462,14 @@ def test_the_command_teaches() -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
-def test_a_closed_stream_is_said_in_one_line(closed: str) -> None:
+def test_a_closed_stream_is_one_line(closed: str) -> None:
     script = f'exec "{sys.executable}" -m litellm_openai_example.mcp {closed}'
     refused = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=60)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent speaks through both"
+    assert refused.stderr.splitlines()[-1] == "Error: stdin or stdout is closed: an agent needs both"
 
 
-def test_ctrl_c_during_the_start_is_no_traceback() -> None:
+def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "litellm_openai_example.mcp"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -486,7 +486,7 @@ def test_ctrl_c_during_the_start_is_no_traceback() -> None:
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_documented_settings_can_be_read() -> None:
+def test_the_documented_client_settings_are_valid() -> None:
     text = (DOCS / "mcp.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
     for kind, block in blocks:
@@ -504,8 +504,8 @@ def test_the_documented_settings_can_be_read() -> None:
         assert variable in text
 
 
-def test_a_wait_through_an_outage_asks_now_and_then() -> None:
-    """Also if the relay, or a proxy before it, says at once that it will be away for longer."""
+def test_a_wait_through_an_outage_polls_at_intervals() -> None:
+    """Even if the relay, or a proxy before it, fails each poll at once."""
     asked: list[float] = []
     running = read_view({"invocation_id": "inv_1", "status": "running"})
 
@@ -531,8 +531,8 @@ def test_a_wait_through_an_outage_asks_now_and_then() -> None:
     assert time.monotonic() - began >= 1
 
 
-def test_the_same_call_has_the_key_that_it_always_had() -> None:
-    """Also after an upgrade, else a repeated call is paid for again."""
+def test_the_key_of_a_call_is_stable_across_releases() -> None:
+    """Otherwise a call repeated after an upgrade would be paid for again."""
     invoked: list[tuple[Json, str]] = []
 
     class Relay:

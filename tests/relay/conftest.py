@@ -1,4 +1,4 @@
-"""What the relay's tests share: databases of both kinds, a gateway, and a relay between them."""
+"""Fixtures of the relay's tests: databases of both kinds, a gateway, and a relay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ StartRelay = Callable[..., ThreadedRelay]
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
-    # Not below pytest's directory: each run of pytest closes that to the user as whom PostgreSQL runs.
+    # Not below pytest's directory, which each run of pytest closes to the user that PostgreSQL runs as.
     with tempfile.TemporaryDirectory(prefix="relay-postgresql-") as directory:
         server = PostgreSQL(Path(directory))
         yield server
@@ -29,7 +29,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, of each kind in turn."""
+    """The URL of an empty database, of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite3"
     url: str = request.getfixturevalue("postgresql").new_database()
@@ -52,7 +52,7 @@ def upstream() -> Iterator[Gateway]:
 def start_relay(
     sqlite_url: str, upstream: Gateway, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[StartRelay]:
-    """Start relays in threads; afterwards their log must hold nothing of the gateway's."""
+    """Start relays in threads, and check at the end that their log reveals nothing of the gateway."""
     caplog.set_level(logging.DEBUG, "litellm_relay")
     with ExitStack() as stack:
 
@@ -72,7 +72,7 @@ def relay(start_relay: StartRelay) -> ThreadedRelay:
 
 
 def assert_clean(text: str, gateway: Gateway) -> None:
-    """Nothing of the gateway's: neither its words, nor its key, nor where it is."""
+    """Assert that a text holds neither the gateway's messages, nor its key, nor its address."""
     for secret in (KEY, *SECRET_WORDS.split(), gateway.base_url, f":{gateway.port}"):
         assert secret not in text
     assert "Traceback" not in text

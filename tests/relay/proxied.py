@@ -11,12 +11,12 @@ from sqlalchemy.engine import make_url
 
 
 class Proxy:
-    """Passes bytes on, until it is told otherwise.
+    """Forwards bytes, with faults on request.
 
     Attributes:
-        lose_commit: close instead of passing on the answer to the next COMMIT; only to that of a transaction in which
-            these bytes went by, if it is bytes. False again when it was done.
-        silent: pass nothing on, in connections that are open.
+        lose_commit: close instead of forwarding the answer to the next COMMIT; only to that of a transaction in which
+            these bytes occurred, if it is bytes. Reset to False afterwards.
+        silent: forward nothing on open connections.
     """
 
     def __init__(self, url: str) -> None:
@@ -95,7 +95,7 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
 
 @asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """The proxy, and the URL of the same database through it."""
+    """Start a proxy; return it and the URL of the same database through it."""
     proxy = Proxy(url)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -107,7 +107,7 @@ async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 @contextmanager
 def proxied_in_thread(url: str) -> Iterator[tuple[Proxy, str]]:
-    """The same for processes: the proxy runs in a thread."""
+    """The same with the proxy in a thread, for relays in processes."""
     found: list[tuple[Proxy, str]] = []
     ready, loop = threading.Event(), asyncio.new_event_loop()
 

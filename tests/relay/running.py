@@ -1,4 +1,4 @@
-"""Relays for tests: one in a thread of this process, and one in a process of its own that can be killed."""
+"""Relays for tests: in a thread of this process, or in a separate process that can be killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.process import RelayServer, bind
-from litellm_openai_example.relay.relay import Relay
+from litellm_openai_example.relay.service import Relay
 from litellm_openai_example.relay.settings import Settings, Timings
 from litellm_openai_example.research.contract import INVOCATIONS_PATH, TERMINAL, TOKEN_HEADER
 
@@ -62,7 +62,7 @@ class Event:
 
 
 class Api:
-    """The relay's API over HTTP, blocking; each answer is checked to hold nothing of the gateway's."""
+    """The relay's API over HTTP, blocking. Each answer is checked to reveal nothing of the gateway."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
@@ -77,7 +77,7 @@ class Api:
         )
 
     def start(self, question: str = "Why?", /, **arguments: Any) -> Json:
-        """Start in the background, whatever else."""
+        """Start a background run."""
         if not arguments.get("stream"):
             arguments.setdefault("background", True)
         answer = self.post(body(question, **arguments))
@@ -113,7 +113,7 @@ class Api:
         return view
 
     def events(self, started: Json, last: int | None = None) -> list[Event]:
-        """All events until the stream ends."""
+        """Return all events until the stream ends."""
         return list(self.stream(started, last))
 
     def stream(self, started: Json, last: int | None = None) -> Iterator[Event]:
@@ -132,7 +132,7 @@ class Api:
 
 
 class ThreadedRelay:
-    """A relay in a thread, with whatever settings."""
+    """A relay in a thread."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -189,7 +189,7 @@ OURS = (sys.executable, "-m", "litellm_openai_example.relay")
 
 
 class RelayProcess:
-    """A relay with the given environment: this one, or the program of another release."""
+    """A relay process with the given environment: of this release, or another one's program."""
 
     def __init__(self, env: Mapping[str, str], *arguments: str, program: Sequence[str] = OURS) -> None:
         base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
@@ -243,7 +243,7 @@ class RelayProcess:
 
 @contextmanager
 def relay_process(env: Mapping[str, str], *arguments: str) -> Iterator[RelayProcess]:
-    """A relay process that has ended when the block has."""
+    """Start a relay process that ends with the block."""
     process = RelayProcess(env, *arguments)
     try:
         yield process.ready()

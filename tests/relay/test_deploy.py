@@ -1,4 +1,4 @@
-"""The files under docs/deploy work as they stand."""
+"""The files under docs/deploy work unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SYSTEMD = shutil.which("systemd-analyze")
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_is_valid() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     compose_pydantic.ComposeSpecification.model_validate(compose)
     for service in compose["services"].values():
@@ -45,21 +45,21 @@ def test_the_compose_file_is_one() -> None:
     assert (DEPLOY / ".." / ".." / compose["services"]["relay"]["build"]["dockerfile"]).is_file()
 
 
-def test_every_setting_is_one_of_the_relay() -> None:
+def test_every_setting_exists() -> None:
     documented = CliRunner().invoke(relay_command, ["--help"]).output
     for file in DEPLOY.iterdir():
         for name in set(re.findall(r"\bRELAY_[A-Z_]+", file.read_text())):
             assert name in documented, f"{file.name}: {name}"
 
 
-def test_the_image_holds_what_the_package_needs() -> None:
+def test_the_image_holds_all_package_files() -> None:
     copied = re.findall(r"^COPY (.+) \./?\S*$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     for path in " ".join(copied).split():
         assert (DEPLOY / ".." / ".." / path).exists(), path
 
 
-def test_what_is_installed_serves_agents_too() -> None:
-    """All that the files name is an extra of the package, and `/mcp` is among it."""
+def test_the_installed_extras_include_agents() -> None:
+    """The files install only extras of the package, including `mcp`."""
     extras = tomllib.loads((DEPLOY / ".." / ".." / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for file in ("Dockerfile", "litellm-relay.service"):
         (installed,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / file).read_text())
@@ -85,7 +85,7 @@ def test_every_metric_of_the_alerts_exists(start_relay: StartRelay) -> None:
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="needs systemd-analyze (Debian: systemd)")
-def test_the_unit_is_understood(tmp_path: Path) -> None:
+def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
     unit = (DEPLOY / "litellm-relay.service").read_text()
     command = re.search(r"^ExecStart=(\S+)", unit, re.MULTILINE)
     assert command is not None
@@ -100,7 +100,7 @@ def test_the_unit_is_understood(tmp_path: Path) -> None:
 
 @pytest.fixture
 def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of nginx, which runs with the documented file in front of a relay."""
+    """A client of nginx with the documented file, in front of a relay."""
     if NGINX is None:
         pytest.skip("needs nginx (Debian: nginx-light)")
     address = start_relay().api.base_url.removeprefix("http://")
@@ -143,7 +143,7 @@ def _answers(client: httpx.Client) -> bool:
         return False
 
 
-def test_events_pass_the_proxy_as_they_happen(proxied: httpx.Client, upstream: Gateway) -> None:
+def test_events_pass_the_proxy_unbuffered(proxied: httpx.Client, upstream: Gateway) -> None:
     seen = threading.Event()
     late = []
 
@@ -165,12 +165,12 @@ def test_events_pass_the_proxy_as_they_happen(proxied: httpx.Client, upstream: G
     assert "event: completed" in lines
 
 
-def test_the_figures_are_not_for_the_world(proxied: httpx.Client) -> None:
+def test_the_proxy_hides_the_metrics(proxied: httpx.Client) -> None:
     assert proxied.get("/metrics").status_code == 403
 
 
-def test_no_address_that_a_proxy_forwards_finds_a_run(proxied: httpx.Client, upstream: Gateway) -> None:
-    """Anybody behind the proxy may name any address, and the answer holds the run's token."""
+def test_a_forwarded_address_finds_no_run(proxied: httpx.Client, upstream: Gateway) -> None:
+    """Any client of the proxy may claim any address, and the answer holds the run's token."""
     pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
     upstream.seconds = 60.0
     params = {"name": "deep_research", "arguments": {"research_question": "Why?"}}

@@ -33,19 +33,19 @@ def test_a_research_run_with_its_sources(start_relay: StartRelay, upstream: Gate
     for run in runs:
         assert run.returncode == 0, run.stderr
         assert run.stdout == "By sea [1].\n- Noodles: https://example.com/noodles\n"
-    assert len(upstream.posts) == 1  # the second one found the first one's run
+    assert len(upstream.posts) == 1  # the second call found the first one's run
 
 
-def test_alerts_are_about_metrics_that_exist(start_relay: StartRelay) -> None:
+def test_alerts_use_existing_metrics(start_relay: StartRelay) -> None:
     rules = yaml.safe_load((DOCS / "deploy/alerts.yaml").read_text())["groups"][0]["rules"]
     shown = httpx.get(f"{start_relay().api.base_url}/metrics", trust_env=False).text
     text = " ".join(rule["expr"] for rule in rules) + (DOCS / "operating.md").read_text()
     for name in set(re.findall(r"\blitellm_relay_\w+", text)):
-        # A counter with labels that has not counted yet shows its help alone.
+        # A labelled counter shows only its help before the first count.
         assert f"\n{name}" in shown or f"# TYPE {name} " in shown, name
 
 
-def test_what_was_queued_in_a_backup_is_not_submitted_again(
+def test_runs_queued_in_a_backup_are_not_resubmitted(
     start_relay: StartRelay, upstream: Gateway, tmp_path: Path
 ) -> None:
     upstream.seconds = 30.0

@@ -1,4 +1,4 @@
-"""What an operator sees: `/metrics`, and the log of one run."""
+"""Observability: `/metrics`, and the log of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_metrics(relay: ThreadedRelay) -> None:
         assert after[key] - before[key] == gain
 
 
-def test_metrics_of_trouble(relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_metrics_during_an_outage(relay: ThreadedRelay, upstream: Gateway) -> None:
     def errors() -> dict[tuple[str, str], float]:
         text = relay.api.call("GET", "/metrics").text
         (family,) = (f for f in text_string_to_metric_families(text) if f.name == "litellm_relay_upstream_errors")
@@ -57,7 +57,7 @@ def test_metrics_of_trouble(relay: ThreadedRelay, upstream: Gateway) -> None:
     assert then[commits] > counted[commits]
 
 
-def test_metrics_want_the_key(start_relay: StartRelay) -> None:
+def test_metrics_require_the_key(start_relay: StartRelay) -> None:
     relay = start_relay(api_key="sk-relay")
     assert relay.api.call("GET", "/metrics").status_code == 401
     assert values(relay, Authorization="Bearer sk-relay")["litellm_relay_waiters", ""] == 0
@@ -91,7 +91,7 @@ def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_name_that_holds_a_key_is_written_without_it(form: str) -> None:
+def test_a_key_in_an_id_is_redacted(form: str) -> None:
     code = """
 from litellm_openai_example.relay.log import configure_logging, log, log_run
 configure_logging({"LITELLM_API_KEY": "sk-gateway-1", "RELAY_API_KEY": "sk-relay-1", "RELAY_LOG_FORMAT": "%s"})
@@ -108,8 +108,8 @@ log_run("ended", "inv_1", model="gpt-sk-relay-1", seconds=1.5)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_what_others_say_is_written_without_what_they_say_it_of(form: str) -> None:
-    """A library's warnings and tracebacks repeat what it was sent; and each record is one line, whoever named it."""
+def test_messages_of_libraries_are_logged_without_arguments(form: str) -> None:
+    """A library's warnings and tracebacks may repeat its input; and each record is one line."""
     code = """
 import asyncio, logging
 from litellm_openai_example.relay.log import configure_logging, log
@@ -137,8 +137,8 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     "cost", [10**400, 1e308, -1, float("nan"), float("inf"), [1], True, "much"], ids=lambda cost: str(cost)[:9]
 )
-def test_a_cost_that_can_be_none(cost: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """Then the header tells it; the run ends, and the sum stays a number."""
+def test_an_impossible_cost(cost: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """The header's cost counts instead; the run ends, and the sum stays a number."""
     upstream.final = lambda request: message("text") | {"usage": {"cost": cost}, "model": 'm"\n{x}'}
     key = "litellm_relay_cost_usd_total", ""
     before = values(relay)[key]

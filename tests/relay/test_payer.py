@@ -1,4 +1,4 @@
-"""The relay hands on for whom a run is paid, and only that: with the create and every look, by another owner too."""
+"""The payer of a run: forwarded with the create and every poll, by any owner, and no other header."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .running import ThreadedRelay, body
 WANTED = {"x-litellm-tags": "team-a,team-b", "x-litellm-end-user-id": "kim", "x-litellm-session-id": "s-1"}
 
 
-def test_it_is_handed_on(start_relay: StartRelay, upstream: Gateway) -> None:
+def test_the_payer_is_forwarded(start_relay: StartRelay, upstream: Gateway) -> None:
     upstream.seconds = 1.5
     relay = start_relay()
     others = {"x-litellm-tags": "team-a,team-b", "x-litellm-api-key": "sk-other", "x-litellm-timeout": "1"}
@@ -27,7 +27,7 @@ def test_it_is_handed_on(start_relay: StartRelay, upstream: Gateway) -> None:
         assert not headers.keys() & {"x-litellm-api-key", "x-litellm-timeout"}
 
 
-def test_nothing_is_said_of_a_run_that_says_nothing(relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_a_run_without_a_payer_sends_no_headers(relay: ThreadedRelay, upstream: Gateway) -> None:
     relay.api.wait(relay.api.start())
     assert not any(headers.keys() & WANTED.keys() for headers in [*upstream.post_headers, *upstream.get_headers])
 
@@ -37,7 +37,7 @@ def test_nothing_is_said_of_a_run_that_says_nothing(relay: ThreadedRelay, upstre
     [(name, value) for name in WANTED for value in ("x" * 201, "a b", "caf\xe9")]
     + [("x-litellm-tags", ",".join(map(str, range(21))))],
 )
-def test_what_cannot_be_handed_on_is_refused(name: str, value: str, relay: ThreadedRelay, upstream: Gateway) -> None:
+def test_an_invalid_payer_is_refused(name: str, value: str, relay: ThreadedRelay, upstream: Gateway) -> None:
     headers = {name: value.encode("latin-1")}
     answer = relay.api.call("POST", "/api/v1/tool-invocations", json=body("Why?"), headers=headers)
     assert answer.status_code == 422
@@ -47,7 +47,7 @@ def test_what_cannot_be_handed_on_is_refused(name: str, value: str, relay: Threa
     assert upstream.posts == []
 
 
-def test_a_header_that_is_there_twice_is_refused(relay: ThreadedRelay) -> None:
+def test_a_duplicate_header_is_refused(relay: ThreadedRelay) -> None:
     twice = [("x-litellm-tags", "a"), ("x-litellm-tags", "b")]
     answer = relay.api.call("POST", "/api/v1/tool-invocations", json=body("Why?"), headers=twice)
     assert answer.status_code == 422

@@ -1,4 +1,4 @@
-"""The relay on PostgreSQL behind PgBouncer with transaction pooling: it works as it comes."""
+"""The relay on PostgreSQL behind PgBouncer with transaction pooling, without special settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logfile = {folder}/log
 
 @pytest.fixture
 def pooled(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database behind a pooler that gives four sessions to all."""
+    """The URL of an empty database behind a pooler with four sessions."""
     url, port = make_url(postgresql.new_database()), free_port()
     (tmp_path / "ini").write_text(
         CONFIGURATION.format(
@@ -50,7 +50,7 @@ def pooled(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[str]:
         )
     )
     command = [str(PGBOUNCER), "-q"]
-    if os.getuid() == 0:  # which it refuses to run as; the server's own user reaches the server's socket
+    if os.getuid() == 0:  # PgBouncer refuses to run as root; the server's user may use the server's socket
         user = Path(str(url.query["host"])).owner()
         command += ["-u", user]
         for path in (tmp_path, tmp_path / "ini"):
@@ -88,6 +88,6 @@ def test_it_works_behind_a_pooler(pooled: str, upstream: Gateway) -> None:
         assert set(pool.map(run, range(36))) == {"completed"}
         assert [relay.api.call("GET", "/readyz").status_code for relay in relays] == [200, 200]
         assert list(upstream.paid.values()) == [1] * 36
-        for relay in relays:  # notifications do not pass such a pooler: said once
+        for relay in relays:  # notifications do not pass such a pooler, which is logged once
             assert len([line for line in relay.lines if "WARNING" in line]) == 1, relay.log
             assert "ERROR" not in relay.log

@@ -1,4 +1,4 @@
-"""The relay as a process: the signals that end it, as terminals, wrappers and supervisors send them."""
+"""The relay as a process: signals as terminals, wrappers and supervisors send them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .running import Api, body, environment, relay_process
 ROOT = Path(__file__).parents[2]
 SUBMIT = 1.8  # seconds that the gateway takes to accept
 
-# The launcher of the embedded gateway without the gateway: it runs a command and passes on what it is told.
+# The launcher of the embedded gateway without the gateway: it runs a command and forwards signals.
 WRAPPER = """
 import os, sys
 from litellm_openai_example.gateway.children import supervise
@@ -58,7 +58,7 @@ def _uv() -> str:
 
 
 class RelayTerminal(Terminal):
-    """A relay, started by some command in the foreground of a terminal of its own."""
+    """A relay, started by a command in the foreground of a new terminal."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
@@ -136,17 +136,17 @@ def test_repeated_signals_do_not_cut_a_submission(
     assert eventually(lambda: upstream.posts)
     signals(terminal)
     terminal.process.wait(60)
-    with relay_process(env) as relay:  # what the wrappers left may still drain: the ledger knows whose it is
+    with relay_process(env) as relay:  # a relay that the wrappers left may still drain: the ledger has its owner
         assert relay.api.wait(started)["status"] == "completed"
     assert len(upstream.posts) == 1
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of another process need Linux")
 @pytest.mark.parametrize("size", [100, 90_000])
-def test_it_is_not_ready_while_a_full_disk_refuses_starts(
+def test_the_relay_is_not_ready_while_the_disk_is_full(
     tmp_path: Path, sqlite_url: str, upstream: Gateway, size: int
 ) -> None:
-    """A file size limit stands for the full disk: small changes still fit into the room that the log of SQLite has."""
+    """A file size limit stands for the full disk: small changes still fit into SQLite's log."""
     with relay_process(environment(sqlite_url, upstream)) as relay:
         relay.api.wait(relay.api.start("x" * size))
         process = psutil.Process(relay.process.pid)
@@ -158,7 +158,7 @@ def test_it_is_not_ready_while_a_full_disk_refuses_starts(
             return relay.api.post(body("x" * size, background=True)).status_code == 503
 
         assert eventually(refused)
-        until = time.monotonic() + 5  # over two heartbeats
+        until = time.monotonic() + 5  # longer than two heartbeats
         while time.monotonic() < until:
             assert relay.api.call("GET", "/readyz").status_code == 503
             if not refused():
@@ -171,7 +171,7 @@ def test_it_is_not_ready_while_a_full_disk_refuses_starts(
         assert relay.terminate() == 0
 
 
-def test_it_ends_in_time_while_the_database_says_nothing(tmp_path: Path, sqlite_url: str, upstream: Gateway) -> None:
+def test_the_relay_stops_in_time_with_a_silent_database(tmp_path: Path, sqlite_url: str, upstream: Gateway) -> None:
     with relay_process(environment(sqlite_url, upstream)) as relay:
         relay.api.start()
         with sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None) as other:

@@ -31,7 +31,7 @@ def told(url: str, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_runs_and_what_they_cost(database_url: str) -> None:
+def test_runs_and_costs(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             tags = json.dumps({"x-litellm-tags": "team-a"})
@@ -56,7 +56,7 @@ def test_runs_and_what_they_cost(database_url: str) -> None:
     assert [line.split()[:2] for line in lines] == [["a", "running"], ["d", "queued"]]
 
 
-def test_a_model_and_a_cost_as_a_gateway_may_tell_them(database_url: str) -> None:
+def test_odd_models_and_costs_of_a_gateway(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             for name in "ab":
@@ -73,10 +73,10 @@ def test_a_model_and_a_cost_as_a_gateway_may_tell_them(database_url: str) -> Non
     assert "\x1b" not in line
 
 
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_ledger_is_one_line(tmp_path: Path) -> None:
     missing = report(f"sqlite:///{tmp_path}/none.sqlite3", "--list")
     assert missing.returncode == 2
-    assert "there is no ledger at" in missing.stderr
+    assert "no ledger at" in missing.stderr
     assert not list(tmp_path.iterdir())
     (tmp_path / "text").write_text("no database, but a text that is long enough " * 20)
     for url in (f"sqlite:///{tmp_path}/text", "postgresql://user:sk-secret@127.0.0.1:1/none"):
@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", ["--state failed", "--since 2026-01-01", "--json", "--list --cost", "--list --since 2026-01-01"]
 )
-def test_an_option_of_a_report_starts_no_relay(options: str, tmp_path: Path) -> None:
+def test_report_options_never_start_a_relay(options: str, tmp_path: Path) -> None:
     done = report(f"sqlite:///{tmp_path}/ledger.sqlite3", *options.split())
     assert done.returncode == 2
     assert "goes with" in done.stderr or "exclude each other" in done.stderr
@@ -110,7 +110,7 @@ def test_a_ledger_of_another_release_is_named(database_url: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_database_without_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_database_without_a_ledger_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with closing(sqlite3.connect(tmp_path / "another's")) as connection:
         connection.execute("CREATE TABLE t (x)")
@@ -122,7 +122,7 @@ def test_a_database_without_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
         assert path.read_bytes() == before
 
 
-def test_stdout_may_take_nothing(sqlite_url: str) -> None:
+def test_a_stdout_that_takes_nothing(sqlite_url: str) -> None:
     async def work() -> None:
         async with opened(sqlite_url):
             pass

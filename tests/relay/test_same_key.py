@@ -1,4 +1,4 @@
-"""One idempotency key at two processes in the same moment: both answer with the one invocation that was accepted."""
+"""One idempotency key at two processes at the same moment: both return the accepted invocation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .running import body, environment, relay_process
 KEYS, AT_ONCE = 320, 40
 
 
-def test_every_post_is_answered_with_the_one_invocation(database_url: str, upstream: Gateway) -> None:
+def test_every_start_returns_the_same_invocation(database_url: str, upstream: Gateway) -> None:
     env = environment(database_url, upstream, RELAY_MAX_RUNNING="1000")
     with ExitStack() as stack:
         relays = [stack.enter_context(relay_process(env)) for _ in range(2)]
@@ -33,13 +33,13 @@ async def post_all(addresses: list[str]) -> None:
 
         for start in range(0, KEYS, AT_ONCE):
             keys = [f"key-{number}" for number in range(start, start + AT_ONCE)]
-            # In opposite orders, so that each process comes first with some of them.
+            # In opposite orders, so that each process is first with some keys.
             orders = zip(addresses, (keys, keys[::-1]), strict=True)
             answers = await asyncio.gather(*(post(address, key) for address, order in orders for key in order))
             assert {answer.status_code for answer in answers} == {202}, [answer.text for answer in answers]
             ids = [answer.json()["invocation_id"] for answer in answers]
             assert ids[:AT_ONCE] == ids[AT_ONCE:][::-1]
             assert len(set(ids)) == AT_ONCE
-        # With other arguments: one of them is accepted, the other is in conflict with it, whichever comes first.
+        # With different arguments: the first is accepted, the other one conflicts.
         both = await asyncio.gather(*(post(address, "other", f"At {address}?") for address in addresses))
         assert sorted(answer.status_code for answer in both) == [202, 409]

@@ -1,6 +1,6 @@
-"""A ledger that forgets under running relays: a restored backup, a standby that had not caught up.
+"""A ledger set back under running relays: a restored backup, a standby that had not caught up.
 
-What was in flight is indeterminate then, or found again by what a process remembers; it is never sent another time.
+Runs in flight become indeterminate, or are restored from a process's memory; they are never sent twice.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ UNENDED = "output_text = NULL, response = NULL, error_code = NULL"
 
 
 class Ledger:
-    """The file of a relay, changed by hand while the relay runs."""
+    """A relay's SQLite file, changed directly while the relay runs."""
 
     def __init__(self, relay: ThreadedRelay) -> None:
         self._path = str(relay.settings.database_url.database)
 
     def set_back(self, to: str, *, owner: str | None = None) -> None:
-        """Change all rows; `owner` is given to those that have none."""
+        """Change all rows, and set their owner if one is given."""
         owned = f", owner = '{owner}'" if owner else ""
         with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
@@ -58,7 +58,7 @@ def me(relay: ThreadedRelay) -> str:
 
 class TestWhileItRuns:
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED, SENT], ids=["queued", "claimed", "sent"])
-    def test_the_id_is_remembered(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_the_upstream_id_is_restored(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.seconds = 3600.0
         started = relay.api.start()
         relay.api.until(started, "running")
@@ -71,7 +71,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_a_submission_that_is_not_answered_yet(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_an_unanswered_submission(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.accept = 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -80,7 +80,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_a_model_that_blocks(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_blocking_model(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.bridged, upstream.seconds = True, 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -88,8 +88,8 @@ class TestWhileItRuns:
         assert relay.api.wait(started)["status"] == "completed"
         assert len(upstream.posts) == 1
 
-    def test_a_process_that_is_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
-        """What it remembered is in the ledger again by then, or at least that it was sent."""
+    def test_a_process_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
+        """By then the ledger knows the upstream id again, or at least that the run was sent."""
         upstream.seconds = 3600.0
         env = environment(sqlite_url, upstream)
         path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
@@ -108,7 +108,7 @@ class TestWhileItRuns:
 
 class TestAfterItEnded:
     @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
-    def test_its_result_is_fetched_once_more(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_the_result_is_fetched_again(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         started = relay.api.start()
         relay.api.wait(started)
         Ledger(relay).set_back(f"{to}, {UNENDED}", owner=None if to is QUEUED else me(relay))
@@ -117,7 +117,7 @@ class TestAfterItEnded:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
-    def test_what_has_no_id_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_without_an_id_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.bridged = True
         started = relay.api.start()
         relay.api.wait(started)
@@ -127,7 +127,9 @@ class TestAfterItEnded:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [SENT, AWAITING], ids=["sent", "awaiting"])
-    def test_what_nobody_remembers_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_that_no_process_remembers_is_indeterminate(
+        self, relay: ThreadedRelay, upstream: Gateway, to: str
+    ) -> None:
         started = relay.api.start()
         relay.api.wait(started)
         ledger = Ledger(relay)
@@ -135,8 +137,8 @@ class TestAfterItEnded:
         assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)])
         assert len(upstream.posts) == 1
 
-    def test_what_was_refused_may_be_sent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
-        """Nothing was executed the first time."""
+    def test_a_refused_run_may_be_sent_again(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+        """Nothing was executed before."""
         upstream.on_post = lambda request, n: Fault("status", 400) if n == 1 else None
         started = relay.api.start()
         assert relay.api.wait(started)["status"] == "failed"
@@ -147,7 +149,7 @@ class TestAfterItEnded:
 
 class TestTwoRelays:
     @pytest.mark.parametrize("ended", [False, True])
-    def test_a_backup_is_restored_under_them(self, start_relay: StartRelay, upstream: Gateway, ended: bool) -> None:
+    def test_a_restored_backup(self, start_relay: StartRelay, upstream: Gateway, ended: bool) -> None:
         upstream.seconds = 0.2 if ended else 3600.0
         relays = [start_relay(), start_relay()]
         started = [relay.api.start(f"{n}") for relay in relays for n in range(6)]
@@ -159,10 +161,8 @@ class TestTwoRelays:
         assert Counter(view["status"] for view in views) == {"completed": 12}
         assert len(upstream.posts) == 12
 
-    def test_the_one_that_submitted_cannot_tell_and_has_no_place_free(
-        self, start_relay: StartRelay, upstream: Gateway
-    ) -> None:
-        """Its own lease is as it wrote it: the other one's alone is older."""
+    def test_the_submitting_relay_cannot_notice_and_is_full(self, start_relay: StartRelay, upstream: Gateway) -> None:
+        """Its lease is as it wrote it: only the other one's is older."""
         first = start_relay(max_running=1)
         started = first.api.start("ended")
         first.api.wait(started)
@@ -181,8 +181,8 @@ def finish(upstream: Gateway) -> None:
         work.seconds = 0.0
 
 
-def test_a_server_that_takes_over_without_the_last_commits(postgresql: PostgreSQL, upstream: Gateway) -> None:
-    """Two relays, one of which has submitted what the other may now claim; no lease tells of the loss."""
+def test_a_standby_without_the_last_commits(postgresql: PostgreSQL, upstream: Gateway) -> None:
+    """One relay has submitted runs that the other may now claim, and no lease shows the loss."""
     upstream.seconds = 3600.0
     url = postgresql.new_database()
     env = environment(url, upstream)
@@ -191,13 +191,13 @@ def test_a_server_that_takes_over_without_the_last_commits(postgresql: PostgreSQ
         for one in started:
             first.api.until(one, "running")
         processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
-        for process in processes:  # neither of them sees what happens to the ledger
+        for process in processes:  # neither sees the change to the ledger
             process.suspend()
         with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
             connection.execute(f"UPDATE relay_invocations SET {QUEUED}")
         postgresql.stop()
         postgresql.start()
-        for process in reversed(processes):  # the one that knows nothing is the first to ask
+        for process in reversed(processes):  # the one without memory polls first
             process.resume()
         finish(upstream)
         assert eventually(lambda: all(finished(second.api.view(one)) for one in started)), first.log + second.log

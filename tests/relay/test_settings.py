@@ -1,4 +1,4 @@
-"""The relay's settings: each can be seen in the help, and one that cannot be used is one line and exit code 2."""
+"""The relay's settings: each is in the help; an unusable one is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_help_shows_variable_default_and_range() -> None:
         ("XDG_STATE_HOME", "/proc/nothing"),
     ],
 )
-def test_unusable(name: str, value: str) -> None:
+def test_unusable_settings(name: str, value: str) -> None:
     ended = CliRunner().invoke(relay, [], env=ENVIRONMENT | {name: value})
     assert ended.exit_code == 2
     assert name.removeprefix("RELAY_") in ended.output or name == "RELAY_HOST"
@@ -66,7 +66,7 @@ def test_unusable(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/proc/nothing/ledger.sqlite3", "/"])
-def test_a_ledger_that_cannot_be_made(path: str) -> None:
+def test_a_ledger_that_cannot_be_created(path: str) -> None:
     process = RelayProcess(ENVIRONMENT | {"RELAY_DATABASE_URL": f"sqlite:///{path}"}, "--port", "0")
     assert process.end() == 2
     assert len(process.lines) == 1

@@ -1,4 +1,4 @@
-"""The standard streams that a supervisor leaves to the relay: nobody reads them, they are full, closed or broken."""
+"""Standard streams as a supervisor may leave them: unread, full, closed or broken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.relay.stderr import BackgroundStream
+from litellm_openai_example.relay.log import BackgroundStream
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually, free_port
@@ -26,7 +26,7 @@ SMALLEST_PIPE = 4096
 
 @contextmanager
 def started(env: dict[str, str], **streams: object) -> Iterator[tuple[subprocess.Popen[bytes], Api]]:
-    """A relay with these standard streams that is ready, and has ended by itself after SIGTERM afterwards."""
+    """Start a relay with these standard streams; stop it with SIGTERM afterwards."""
     port = free_port()
     base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
     command = [*OURS, "--port", str(port)]
@@ -53,7 +53,7 @@ def started(env: dict[str, str], **streams: object) -> Iterator[tuple[subprocess
             process.wait()
 
 
-def test_nobody_reads_stderr(sqlite_url: str, upstream: Gateway) -> None:
+def test_an_unread_stderr(sqlite_url: str, upstream: Gateway) -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, SMALLEST_PIPE)
     with started(environment(sqlite_url, upstream), stderr=writing) as (_, api):
@@ -65,7 +65,7 @@ def test_nobody_reads_stderr(sqlite_url: str, upstream: Gateway) -> None:
         assert len(pipe.read()) <= SMALLEST_PIPE
 
 
-def test_lines_that_were_lost_are_counted() -> None:
+def test_lost_lines_are_counted() -> None:
     reading, writing = os.pipe()
     told: list[int] = []
     stream = BackgroundStream(writing, told.append)
@@ -127,7 +127,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_it_works_and_ends_in_order(
+def test_the_relay_works_and_stops_cleanly(
     way: Callable[[list[int]], dict[str, object]], sqlite_url: str, upstream: Gateway
 ) -> None:
     opened: list[int] = []
@@ -141,7 +141,7 @@ def test_it_works_and_ends_in_order(
 
 
 @pytest.mark.parametrize("way", [WAYS["full"], WAYS["broken pipe"], WAYS["read only"]])
-def test_why_it_cannot_start_is_in_the_exit_code_at_least(way: Callable[[list[int]], dict[str, object]]) -> None:
+def test_a_failed_start_shows_in_the_exit_code(way: Callable[[list[int]], dict[str, object]]) -> None:
     opened: list[int] = []
     streams = way(opened)
     base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
@@ -158,7 +158,7 @@ def test_why_it_cannot_start_is_in_the_exit_code_at_least(way: Callable[[list[in
 def test_a_signal_during_the_start(
     sign: str, number: signal.Signals, tmp_path: Path, sqlite_url: str, upstream: Gateway
 ) -> None:
-    """In the middle of it: as soon as there is a ledger, or the log beside it."""
+    """As soon as the ledger exists, or the log beside it."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
     env = base | environment(sqlite_url, upstream)
     process = subprocess.Popen([*OURS, "--port", "0"], env=env, stderr=subprocess.PIPE, text=True)

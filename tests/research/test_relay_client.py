@@ -1,4 +1,4 @@
-"""The relay helper against relays of another make, and against answers that nobody promised."""
+"""The relay client against foreign relays, and against arbitrary answers."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ PAYLOAD = {
 
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
-    """A relay that knows no /readyz and no idempotency, and sends no times."""
+    """A foreign relay without /readyz, idempotency and times."""
     with HTTPServer() as server:
         monkeypatch.setenv("RELAY_BASE_URL", server.url_for(""))
         yield server
 
 
-def test_a_relay_without_readyz_is_no_reason_to_stop(other: HTTPServer) -> None:
+def test_a_relay_without_readyz_is_accepted(other: HTTPServer) -> None:
     other.expect_request("/readyz").respond_with_data("nothing here", 404)
     with RelayClient() as relay:
         relay.check()
 
 
-def test_a_run_of_another_relay(other: HTTPServer) -> None:
+def test_a_run_of_a_foreign_relay(other: HTTPServer) -> None:
     asked: list[Any] = []
 
     def start(request: Request) -> Response:
@@ -53,7 +53,7 @@ def test_a_run_of_another_relay(other: HTTPServer) -> None:
         return Response(json.dumps({**VIEW, "status": "pending"}), 202, content_type="application/json")
 
     other.expect_request(INVOCATIONS, method="POST").respond_with_handler(start)
-    # Its wait comes back too early twice, then with the answer in the response alone.
+    # Its wait returns too early twice, then with the text only in the response.
     for body in ({"status": "pending"}, {"status": "post-processing"}, {"status": "succeeded", "response": PAYLOAD}):
         other.expect_oneshot_request(f"{INVOCATIONS}/0c7f/wait").respond_with_json({**VIEW, **body})
     with RelayClient() as relay:
@@ -66,7 +66,7 @@ def test_a_run_of_another_relay(other: HTTPServer) -> None:
     assert [(page.url, page.title) for page in view.sources] == [("https://a.example/1", "One")]
 
 
-def test_a_relay_that_goes_away_in_the_end_leaves_the_run_to_be_picked_up(other: HTTPServer) -> None:
+def test_a_run_can_be_picked_up_after_its_relay_is_gone(other: HTTPServer) -> None:
     other.expect_request(f"{INVOCATIONS}/0c7f/wait").respond_with_data("", 503)
     with RelayClient(timeout=1.5) as relay, pytest.raises(ResearchRunningError) as caught:
         relay.wait("0c7f", "tok")
@@ -75,7 +75,7 @@ def test_a_relay_that_goes_away_in_the_end_leaves_the_run_to_be_picked_up(other:
 
 @pytest.mark.parametrize("hang", [Answer(pause=60.0), Answer(drip=0.1), Answer(drip_head=0.1)])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_wait_that_hangs_or_drips_is_given_up_and_repeated(
+def test_a_wait_that_hangs_or_drips_is_repeated(
     monkeypatch: pytest.MonkeyPatch, hang: Answer, asynchronous: bool
 ) -> None:
     monkeypatch.setattr(relay_calls, "_WAIT_SECONDS", 0.3)
@@ -130,8 +130,8 @@ DONE = {"invocation_id": "0c7f", "type": "completed", "status": "completed", "da
 
 @pytest.mark.parametrize("collect", [events_sync, events_async])
 @pytest.mark.parametrize("named", [True, False])
-def test_events_of_another_relay(other: HTTPServer, collect: Events, named: bool) -> None:
-    # It breaks off in the middle, and has no ids by which the stream could be taken up: it begins anew.
+def test_events_of_a_foreign_relay(other: HTTPServer, collect: Events, named: bool) -> None:
+    # It breaks in the middle, and without event ids it starts from the beginning.
     for told in ([PENDING, piece("Fou")], [PENDING, piece("Found "), piece("it"), DONE]):
         other.expect_oneshot_request(f"{INVOCATIONS}/0c7f/events").respond_with_data(
             stream(*told, named=named), content_type="text/event-stream"
@@ -147,7 +147,7 @@ def test_events_of_another_relay(other: HTTPServer, collect: Events, named: bool
 
 
 @pytest.mark.parametrize("kind", ["error", "status"])
-def test_a_failure_of_another_relay(other: HTTPServer, kind: str) -> None:
+def test_a_failure_of_a_foreign_relay(other: HTTPServer, kind: str) -> None:
     failed = {"invocation_id": "0c7f", "type": kind, "status": "failed", "data": {"message": "It broke"}}
     other.expect_request(f"{INVOCATIONS}/0c7f/events").respond_with_data(
         stream(failed), content_type="text/event-stream"
@@ -165,7 +165,7 @@ ODD += [{"a": ["\ud800"], "\ud800": 1}, [{"url": "https://a.example", "title": "
     "name",
     [name for name in Invocation.model_fields if name != "invocation_id"],
 )
-def test_any_field_may_be_anything(name: str, value: object) -> None:
+def test_any_field_may_have_any_type(name: str, value: object) -> None:
     view = read_view({**VIEW, "status": "completed", "output_text": "FOUND", name: value})
     assert view.invocation_id == "0c7f"
     assert view.output_text == ("FOUND" if name != "output_text" else view.output_text)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ...errors import ErrorKind
 from ...json_object import JsonObject
-from ..counters import count_adapted
 from ..log import log
+from ..metrics import count_adapted
 from .prompt import with_other_search_tool, without
 
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..counters import count_ended, count_submitted
-from ..ledger.failures import LedgerUnavailable, Unstorable
-from ..ledger.ledger import Ledger
+from ..ledger.outages import LedgerUnavailable, Unstorable
 from ..ledger.records import Outcome, Piece, Record
+from ..ledger.states import Ledger
 from ..log import kind_and_place, log, log_run
+from ..metrics import count_ended, count_submitted
 from ..settings import Settings
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from ...error_table import is_gateway_error, is_web_page
 from ...errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, PortableError
 from ...http_library import httpx
 from ...json_object import JsonObject
-from ..counters import count_upstream_error
+from ..metrics import count_upstream_error
 
 
 class Refused(Exception):

@@ -12,12 +12,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 
-from ..events import Event, History
-from ..ledger.failures import LedgerUnavailable, NotAnnounced
-from ..ledger.ledger import Ledger
+from ..events import EncodedEvent, History
+from ..ledger.outages import LedgerUnavailable, NotAnnounced
 from ..ledger.records import Piece, Record
+from ..ledger.states import Ledger
 from ..log import log
-from ..loops import keep_going
+from ..tasks import keep_going
 
 _SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
 _GATHERED = 0.02  # seconds in which changes gather, after one that was read at once: to be read together
@@ -45,7 +45,7 @@ class Topic:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def events_after(self, last: int) -> list[Event]:
+    def events_after(self, last: int) -> list[EncodedEvent]:
         """What has happened after the event with the id `last` (0 for all)."""
         return self.history.after(self.record, self.pieces, last)
 

@@ -12,8 +12,8 @@ import time
 from pydantic import ValidationError
 
 from ...research.arguments import DeepResearchArguments
-from ..ledger.ledger import CANCELLED, INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
+from ..ledger.states import CANCELLED, INDETERMINATE, Ledger
 from ..log import kind_and_place, log
 from ..settings import Settings
 from .entry import Entry, NotOurs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..ledger.ledger import Ledger
+from ..ledger.states import Ledger
 
 
 class Lease:

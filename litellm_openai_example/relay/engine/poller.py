@@ -11,8 +11,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from ..ledger.ledger import CANCELLED
 from ..ledger.records import Outcome, Record
+from ..ledger.states import CANCELLED
 from ..log import log
 from ..settings import Settings
 from .entry import LOST, Entry

@@ -25,8 +25,8 @@ from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
-from ..counters import count_submit
 from ..ledger.records import Outcome
+from ..metrics import count_submit
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable

@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..counters import count_ended
-from ..ledger.failures import LedgerUnavailable
-from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, IS_IN_FLIGHT, Ledger
+from ..ledger.outages import LedgerUnavailable
 from ..ledger.records import Record
+from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT
+from ..ledger.states import INDETERMINATE, Ledger
 from ..log import kind_and_place, log
-from ..loops import keep_going
+from ..metrics import count_ended
 from ..settings import Settings
+from ..tasks import keep_going
 from .gate import Gate
 from .job import Job
 from .lease import Lease

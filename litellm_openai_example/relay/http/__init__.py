@@ -1,1 +1,1 @@
-"""The relay's API."""
+"""The relay's HTTP API."""

@@ -1,4 +1,4 @@
-"""Reading a request's body: within bounds, as strict JSON, and against the contract."""
+"""The body of a request: read within bounds, parsed as strict JSON, checked against the contract."""
 
 from __future__ import annotations
 
@@ -13,62 +13,18 @@ from starlette.requests import ClientDisconnect, Request
 from ...config import is_unicode
 from ...json_object import JsonObject
 from ...research.arguments import DeepResearchArguments, unknown_name
-from ...research.contract import (
-    API_ERRORS,
-    MAX_BODY_BYTES,
-    ApiError,
-    ApiErrorCode,
-    ErrorBody,
-    ErrorDetail,
-    InvocationRequest,
-)
+from ...research.contract import MAX_BODY_BYTES, ErrorDetail, InvocationRequest
+from .responses import MOST_DETAILS, Problem
 
 _DEEPEST = 64
-MOST_DETAILS = 10
 _LONGEST_NAME = 64
 
 
-class Problem(Exception):
-    """A request that is not carried out, as the contract has it.
-
-    Args:
-        code: one of the contract's.
-        message: in place of the usual one.
-        details: what is wrong where.
-        retry_after: seconds after which it is worth trying again.
-    """
-
-    def __init__(
-        self,
-        code: ApiErrorCode,
-        message: str | None = None,
-        *,
-        details: list[ErrorDetail] | None = None,
-        retry_after: int | None = None,
-    ) -> None:
-        super().__init__(code)
-        self.code: ApiErrorCode = code
-        self.status, usual = API_ERRORS[code]
-        self.message = message or usual
-        self.details = details or []
-        self.retry_after = retry_after
-
-    @property
-    def body(self) -> ErrorBody:
-        """What the client is told."""
-        return ErrorBody(error=ApiError(code=self.code, message=self.message, details=self.details))
-
-
-def bad_header(name: str, problem: str) -> Problem:
-    """What is wrong with a header."""
-    return Problem("invalid_request", details=[ErrorDetail(where=name, problem=problem)])
-
-
 async def read_body(request: Request, seconds: float) -> bytes:
-    """The whole body.
+    """Return the whole body.
 
     Raises:
-        Problem: it is of another type, too large, or takes longer than `seconds`.
+        Problem: it is not JSON by its type, too large, or takes longer than `seconds`.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -85,16 +41,16 @@ async def read_body(request: Request, seconds: float) -> bytes:
                     raise Problem("body_too_large")
     except TimeoutError:
         raise Problem("request_timeout") from None
-    except ClientDisconnect:
+    except ClientDisconnect:  # nobody reads the answer
         raise Problem("invalid_json") from None
     return bytes(body)
 
 
 def parse(body: bytes) -> DeepResearchArguments:
-    """The arguments in a body.
+    """Return the arguments in a body.
 
     Raises:
-        Problem: it is not JSON, or not what the contract asks for. What was sent is not repeated.
+        Problem: it is not JSON, or violates the contract. The message does not repeat the body.
     """
     data = _strict_json(body)
     _check_texts(data)
@@ -106,8 +62,8 @@ def parse(body: bytes) -> DeepResearchArguments:
 
 
 def _strict_json(body: bytes) -> object:
-    """JSON, with neither NaN nor two fields of one name. (pydantic's parser keeps the last of the two, and turns 1e999
-    into infinity.)"""
+    """Parse JSON without NaN, infinity or duplicate names. (Pydantic's parser keeps the last of two fields of one name,
+    and turns 1e999 into infinity.)"""
     try:
         return _STRICT.decode(body.decode("utf-8"))
     except RecursionError:
@@ -138,7 +94,8 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, object_p
 
 
 def _check_texts(data: object) -> None:
-    """Refuse what no database can store and no provider understands."""
+    """Raise Problem for a text that no database can store and no provider understands."""
+    # Level by level, not recursively: the depth is the client's choice.
     level = [data]
     for _ in range(_DEEPEST):
         for text in level:
@@ -168,7 +125,7 @@ def _detail(error: Any) -> ErrorDetail:
 
 
 def _unknown(place: tuple[object, ...]) -> str:
-    """Say what is known at the place of an unknown name; the nearest name may belong one level up or down."""
+    """Return the problem of an unknown name, with the nearest known one, which may belong one level up or down."""
     top, arguments = list(InvocationRequest.model_fields), list(DeepResearchArguments.model_fields)
     name = str(place[-1])
     if len(place) == 1:
@@ -177,6 +134,6 @@ def _unknown(place: tuple[object, ...]) -> str:
 
 
 def _name(part: object) -> str:
-    """A part of a path; a name that the client made up is shortened."""
+    """Return a part of a path, shortened: it may be a name that the client made up."""
     text = "".join(c if c.isprintable() else "?" for c in str(part)[:_LONGEST_NAME])
     return text + ("..." if len(str(part)) > _LONGEST_NAME else "")

@@ -1,11 +1,19 @@
-"""What `/openapi.json` says beyond what the routes' signatures do."""
+"""The API's documentation: `/openapi.json` beyond the routes' signatures, and Swagger UI at `/docs`.
+
+FastAPI's own page loads its script from a public network: offline it is blank, and online a third party's script runs
+where keys and tokens are typed. Here the files come from the package fastapi-offline, and the page may not load
+anything from elsewhere.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -21,9 +29,16 @@ from ...research.contract import (
     Invocation,
     InvocationRequest,
 )
-from .body import Problem
+from .responses import Problem
 
 Responses = dict[int | str, JsonObject]
+
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
+
+docs = APIRouter(include_in_schema=False)
+assets = StaticFiles(packages=[("fastapi_offline", "static")])
 
 _EXAMPLE_VIEW: JsonObject = {
     "invocation_id": "inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f",
@@ -72,7 +87,7 @@ _REQUESTS = {
 
 
 def _errors(*codes: ApiErrorCode) -> Responses:
-    """One entry for each status, with an example for each code."""
+    """Return an entry for each status, with an example for each code."""
     responses: Responses = {}
     for problem in map(Problem, codes):
         entry = responses.setdefault(problem.status, _answer(ErrorBody, problem.message))
@@ -94,12 +109,12 @@ VIEW: Responses = {
 }
 WAITED: Responses = {
     **VIEW,
-    200: _answer(Invocation, "It has ended", completed=_EXAMPLE_VIEW, failed=_EXAMPLE_FAILED),
-    202: _answer(Invocation, "Not yet", running=_EXAMPLE_RUNNING),
+    200: _answer(Invocation, "The invocation has ended", completed=_EXAMPLE_VIEW, failed=_EXAMPLE_FAILED),
+    202: _answer(Invocation, "The invocation has not ended yet", running=_EXAMPLE_RUNNING),
 }
 ACCEPTED: Responses = {
-    200: _answer(AcceptedInvocation, "A foreground invocation that has ended", completed=_EXAMPLE_VIEW | _TOKEN),
-    202: _answer(AcceptedInvocation, "Accepted; it runs", running=_EXAMPLE_RUNNING | _TOKEN),
+    200: _answer(AcceptedInvocation, "A foreground invocation has ended", completed=_EXAMPLE_VIEW | _TOKEN),
+    202: _answer(AcceptedInvocation, "The invocation was accepted", running=_EXAMPLE_RUNNING | _TOKEN),
     **_errors(
         *_ALWAYS,
         "invalid_json",
@@ -123,11 +138,11 @@ _EVENTS = (
 )
 STREAM: Responses = {
     200: {
-        "description": "Server-sent events: `status`, `output_text`, then `completed` or `error` as the last one. "
+        "description": "Server-sent events: `status`, `output_text`, and finally `completed` or `error`. "
         "A comment every 15 s keeps the connection alive.",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENTS}},
     },
-    204: {"description": "`Last-Event-ID` was that of the last event: there is nothing more."},
+    204: {"description": "`Last-Event-ID` is the id of the last event: no more events will follow."},
     **_errors(*_TOKENED),
 }
 HEALTH: Responses = {
@@ -137,7 +152,7 @@ HEALTH: Responses = {
 
 
 def describe(app: FastAPI, *, needs_key: bool) -> None:
-    """Make `app` tell what it does itself, past the framework: the body of `POST`, and whether that needs a key."""
+    """Document what `app` does without the framework: the body of `POST`, and whether that needs a key."""
     app.openapi = cache(lambda: _schema(app, needs_key))  # type: ignore[method-assign]
 
 
@@ -160,3 +175,16 @@ def _schema(app: FastAPI, needs_key: bool) -> JsonObject:
         },
     }
     return schema
+
+
+@docs.api_route("/docs", methods=["GET", "HEAD"])
+async def documentation(request: Request) -> HTMLResponse:
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=request.app.title,
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon.png",
+    )
+    page.headers["Content-Security-Policy"] = _POLICY
+    return page

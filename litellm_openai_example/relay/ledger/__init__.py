@@ -1,1 +1,1 @@
-"""What is written down, in SQLite or PostgreSQL."""
+"""The ledger: durable state of all invocations, in SQLite or PostgreSQL."""

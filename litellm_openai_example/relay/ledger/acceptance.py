@@ -1,24 +1,31 @@
-"""Accepting invocations into the ledger, many in one statement."""
+"""Accepting invocations into the ledger: concurrent starts share one statement and one commit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import Transaction
+from ..log import log
+from ..tasks import Batch
+from .database import Database, Transaction
+from .outages import LedgerUnavailable
 from .records import NewInvocation, Record
 from .schema import IS_QUEUED, db_now, invocations
+
+_AT_ONCE = 200
+_WITHDRAW_AGAIN, _WITHDRAW_SELDOM = 0.5, 15.0  # seconds between tries: the first, the longest
 
 _row = invocations.c
 _QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
 RECORD = [_row[field.name] for field in fields(Record)]
 """The columns of a Record, in its order."""
-# Put together once: SQLAlchemy takes longer for it than the database for the answer.
+# Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
 _BY_ID = _row.id.in_(bindparam("ids", expanding=True))
 _BY_ID_OR_KEY = or_(_BY_ID, _row.idempotency_hash.in_(bindparam("hashes", expanding=True)))
 _KNOWN_BY_ID, _KNOWN = (
@@ -26,7 +33,7 @@ _KNOWN_BY_ID, _KNOWN = (
 )
 _MOMENT = select(db_now(), select(func.count()).where(IS_QUEUED).scalar_subquery())
 RECORDS_BY_ID = select(*RECORD).where(_BY_ID)
-# Rows whose key another process has inserted meanwhile are left out, which the number of rows tells.
+# Skips rows whose key another process has inserted meanwhile; the number of inserted rows shows it.
 _INSERT = {
     dialect: insert(invocations)
     .on_conflict_do_nothing(index_elements=[_row.idempotency_hash])
@@ -36,21 +43,87 @@ _INSERT = {
 
 
 class QueueFull(Exception):
-    """As many invocations are queued as may be."""
+    """The queue has no room for another invocation."""
 
 
 class IdempotencyConflict(Exception):
     """The key belongs to an invocation with other arguments."""
 
 
-async def insert_new(
+class Acceptance:
+    """Accepts invocations, many at a time.
+
+    Args:
+        database: the ledger's.
+        max_queued: invocations that may wait to be submitted.
+        withdraw: cancels an accepted invocation. Raises LedgerUnavailable.
+    """
+
+    def __init__(self, database: Database, max_queued: int, withdraw: Callable[[str], Awaitable[None]]) -> None:
+        self._database = database
+        self._max_queued = max_queued
+        self._withdraw = withdraw
+        self._wanted: set[str] = set()  # ids whose caller is still waiting
+        self._withdrawing: set[asyncio.Task[None]] = set()
+        self._accepting = Batch(self._accept, largest=_AT_ONCE)
+
+    async def __call__(self, new: NewInvocation) -> Record:
+        """Store an invocation, or find the one that its idempotency key started.
+
+        Cancelling this call withdraws the start: its client sees a failure and repeats it, and both would be paid for.
+        Once the commit is under way, a start with a key stays, for the repeat to find; one without is cancelled.
+
+        Raises:
+            QueueFull, IdempotencyConflict, LedgerUnavailable
+        """
+        self._wanted.add(new.id)
+        try:
+            return await self._accepting(new)
+        finally:
+            self._wanted.discard(new.id)
+
+    async def _accept(self, asked: Sequence[NewInvocation]) -> list[Record | Exception]:
+        async def work(transaction: Transaction) -> dict[str, Record | Exception]:
+            wanted = [new for new in asked if new.id in self._wanted]
+            transaction.conditions.append(lambda: self._wanted.issuperset(new.id for new in wanted))
+            answers = await _insert_new(transaction, wanted, self._max_queued)
+            return {new.id: answer for new, answer in zip(wanted, answers, strict=True)}
+
+        answers = await self._database.write(work)
+        for new in asked:
+            if new.id in answers and new.id not in self._wanted and new.idempotency_hash is None:
+                # In a task: the other starts of this commit are answered at once.
+                task = asyncio.create_task(self._keep_withdrawing(new.id))
+                self._withdrawing.add(task)
+                task.add_done_callback(self._withdrawing.discard)
+        return [answers.get(new.id) or LedgerUnavailable() for new in asked]
+
+    async def _keep_withdrawing(self, invocation_id: str) -> None:
+        pause = _WITHDRAW_AGAIN
+        while True:
+            try:
+                return await self._withdraw(invocation_id)
+            except Exception as error:
+                if pause == _WITHDRAW_AGAIN:
+                    log.warning(
+                        "%s: its client saw the start fail, and it cannot be withdrawn (%s); retrying",
+                        invocation_id,
+                        type(error).__name__,
+                    )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _WITHDRAW_SELDOM)
+
+
+async def _insert_new(
     transaction: Transaction, wanted: Sequence[NewInvocation], max_queued: int
 ) -> list[Record | Exception]:
-    """Insert those that are new, as long as the queue has room, and find those that were accepted before.
+    """Insert the new ones as far as the queue has room, and find those that were accepted before.
 
     Returns:
-        for each of `wanted` its record, or QueueFull or IdempotencyConflict.
+        a record, QueueFull or IdempotencyConflict for each of `wanted`.
     """
+    if not wanted:
+        return []
     connection = transaction.connection
     while True:
         now, waiting = (await connection.execute(_MOMENT)).one()
@@ -58,13 +131,13 @@ async def insert_new(
         answers, rows = _decide(wanted, known, now, max_queued - waiting)
         if not rows:
             return answers
-        # In the order of their keys: two processes that insert the same ones wait for each other in one direction only.
+        # Sorted by key: two processes that insert the same keys wait for each other in one direction only.
         rows.sort(key=lambda row: row["idempotency_hash"] or "")
         result = await connection.execute(_INSERT[connection.dialect.name], rows)
         transaction.changed.update(str(row["id"]) for row in rows)
         if result.rowcount == len(rows):
             return answers
-        # Another process was faster with one of the keys. Its commit was waited for, so its row is visible now.
+        # Another process was faster with one of the keys. The insert waited for its commit: its row is visible now.
 
 
 def _decide(
@@ -92,7 +165,7 @@ def _decide(
 
 
 async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> dict[str, tuple[str, Record]]:
-    """Those that are there already, by id and by the hash of their key."""
+    """Return the fingerprint and record of those that exist, by id and by the hash of their key."""
     ids = [new.id for new in wanted]
     hashes = [new.idempotency_hash for new in wanted if new.idempotency_hash]
     # SQLite reads the whole table for "in (nothing)".

@@ -1,32 +1,31 @@
-"""The database under the ledger: SQLite or PostgreSQL, many readers, and one writer that commits in groups.
+"""The database under the ledger, SQLite or PostgreSQL: many readers, and one writer that commits in groups.
 
-A durable commit costs a disk flush whatever it holds. All writes of a process therefore go through one task, which
-puts what has gathered while the last commit ran into one transaction.
+A durable commit costs one disk flush, for one change or many. So all writes of a process go through one `Batch`: those
+that arrive while a commit runs share the next transaction.
 
-A commit whose answer is lost is not repeated blindly: PostgreSQL is asked what became of the transaction, however
-long it takes to reach it. (On SQLite a commit that fails has not happened, and none is cut short.)
+If the answer to a commit is lost, PostgreSQL is asked for the fate of the transaction, however long that takes, before
+anything is repeated. (On SQLite a failed commit has not happened, and none is cut short.)
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..counters import observe_commit
 from ..log import log
-from ..loops import keep_going
-from .batch import let_gather
+from ..metrics import observe_commit
+from ..tasks import Batch
 from .connections import Connections
-from .failures import LedgerUnavailable, NotAnnounced, is_outage, twice, unavailable
+from .outages import LedgerUnavailable, NotAnnounced, is_outage, unavailable
 
 T = TypeVar("T")
 
@@ -34,18 +33,18 @@ CHANNEL = "litellm_relay"
 _LARGEST_GROUP = 256
 _CLOSING = 0.4  # seconds that a silent database may hold up the end of the process
 _RETRY = 0.5
-_FRESH = 0.5  # seconds for which one successful write says that another would go as well
+_FRESH = 0.5  # seconds for which one successful write shows that another would succeed
 _IDS_PER_NOTIFICATION = 150  # PostgreSQL's payloads end at 8,000 bytes
-_ECHO = 3.0  # seconds within which a listener must have heard its own process
+_ECHO = 3.0  # seconds within which a listener must hear its own process
 
 
 @dataclass
 class Transaction:
-    """What a write works on.
+    """The transaction that a write runs in.
 
     Attributes:
-        changed: the invocations that others are to be told about.
-        conditions: asked in the last moment before the commit. If one does not hold, all is undone and runs anew.
+        changed: ids of the changed invocations, announced with the commit.
+        conditions: checked right before the commit. If one is false, the whole group is undone and runs again.
     """
 
     connection: AsyncConnection
@@ -58,7 +57,7 @@ Write = Callable[[Transaction], Awaitable[T]]
 
 @dataclass
 class _CommitLost(Exception):
-    """The connection broke while it committed. `number` is the transaction's, None if it may simply be repeated."""
+    """The connection broke during the commit. `number` is the transaction's, None if it can simply be repeated."""
 
     error: Exception
     number: int | None
@@ -67,50 +66,45 @@ class _CommitLost(Exception):
 
 
 class _Outdated(Exception):
-    """A condition of a transaction holds no longer."""
+    """A condition of a transaction has become false."""
 
 
 class Database:
-    """One database.
+    """One database, as one process uses it.
 
     Args:
-        url: of SQLAlchemy, with an asynchronous driver.
-        name: of this process among those that share the database.
-
-    `on_change` is called with the invocations that this process has changed, after each commit.
+        url: SQLAlchemy URL with an asynchronous driver.
+        name: of this process, unique among those that share the database.
 
     Attributes:
-        away: whether a write has failed and no `check` has succeeded since.
+        on_change: called after each commit with the ids of the invocations that this process changed.
+        away: True from the first failed write until a `check` succeeds.
 
     Raises:
-        ConfigurationError: see `engines`.
+        ConfigurationError: see `Connections`.
     """
 
     def __init__(self, url: URL, name: str) -> None:
         self.connections = Connections(url)
         self.postgresql = self.connections.postgresql
         self.on_change: Callable[[Iterable[str]], None] = lambda _: None
-        self._name = name
-        self._writes: asyncio.Queue[tuple[Write[Any], asyncio.Future[Any]]] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
         self.away = False
-        self._written = -_FRESH  # when the last write that succeeded began
+        self._name = name
+        self._writing: Batch[Write[Any], object] = Batch(self._commit, largest=_LARGEST_GROUP)
+        self._written = -_FRESH  # when the last successful write began
         self._probe: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        writing = keep_going("writing to the ledger", self._write_group, pause=_RETRY)
-        self._task = asyncio.create_task(writing, name="ledger-writer")
+        self._closed = False
 
     async def close(self) -> None:
-        """Give the connections up, also those on which the database is silent."""
+        """Close all connections, cutting those on which the database is silent."""
+        self._closed = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING):
                 self.connections.cut()
-                tasks = [task for task in (self._task, self._probe) if task is not None]
-                for task in tasks:
-                    task.cancel()
-                if tasks:
-                    await asyncio.wait(tasks)
+                if self._probe is not None:
+                    self._probe.cancel()
+                    await asyncio.wait([self._probe])
+                await self._writing.close()
                 await self.connections.dispose()
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -120,25 +114,25 @@ class Database:
             async with self.connections.reading() as connection:
                 return await work(connection)
 
-        return await twice(once)
+        return await _twice(once)
 
     async def write(self, work: Write[T]) -> T:
-        """Run a change, together with others that are waiting, and return its result once it is on disk.
+        """Run a change together with others that are waiting; return its result once it is on disk.
 
-        `work` may run more than once, in a transaction of its own each time, of which one at most is committed.
+        `work` may run more than once, each time in a new transaction; at most one of them is committed.
 
         Raises:
             LedgerUnavailable: the database does not answer.
         """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._writes.put_nowait((work, done))
-        return await done
+        if self._closed:
+            raise LedgerUnavailable("closed")
+        return cast(T, await self._writing(work))
 
     async def check(self, work: Write[None], seconds: float) -> None:
-        """Raise LedgerUnavailable if `work` fails, or is not on disk after `seconds`.
+        """Raise LedgerUnavailable if `work` fails, or is not on disk within `seconds`.
 
-        It stands for all writes: the ledger is away from the first that fails until `work` succeeds. All who ask
-        meanwhile share it, and other writes are not gathered with it, as it may need more room than they do.
+        It stands for all writes: the ledger is away from the first failed one until `work` succeeds. Concurrent checks
+        share one `work`. Other writes do not share its transaction, as it may need more room than they do.
         """
         if not self.away and time.monotonic() - self._written < _FRESH:
             return
@@ -149,20 +143,20 @@ class Database:
             raise LedgerUnavailable("TimeoutError") from None
 
     def probe(self, work: Write[None]) -> asyncio.Task[None]:
-        """Begin what `check` waits for, unless it is under way."""
+        """Start the task that `check` waits for, unless it runs already."""
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._prove(work))
             self._probe.add_done_callback(lambda probe: probe.cancelled() or probe.exception())
         return self._probe
 
     async def _prove(self, work: Write[None]) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._commit([(work, done)])
-        await done
+        (answer,) = await self._commit([work])
+        if isinstance(answer, Exception):
+            raise answer
         self._note(None)
 
     async def listen(self) -> AsyncIterator[set[str]]:
-        """The invocations that other processes change (PostgreSQL). The first item is empty: listening has begun.
+        """Yield the ids of invocations that other processes change (PostgreSQL). An empty set says: listening began.
 
         Raises:
             NotAnnounced: not even the own process is heard.
@@ -183,7 +177,7 @@ class Database:
             raise unavailable(error) from None
 
     async def run(self, work: Callable[[Any], T]) -> T:
-        """Run blocking-style code on a `Connection` in a transaction of its own. Raises what the driver raises."""
+        """Run blocking-style code on a `Connection`, in a separate transaction. Raises the driver's exceptions."""
         async with self.connections.opening() as connection:
             result = await connection.run_sync(work)
             await connection.commit()
@@ -191,42 +185,25 @@ class Database:
 
     # Writing
 
-    async def _write_group(self) -> None:
-        group = [await self._writes.get()]
-        try:
-            await let_gather()
-            while not self._writes.empty() and len(group) < _LARGEST_GROUP:
-                group.append(self._writes.get_nowait())
-            await self._commit(group)
-        finally:
-            for _, done in group:
-                done.cancel()  # nobody waits for an answer that will not come
-
-    async def _commit(self, group: list[tuple[Write[Any], asyncio.Future[Any]]]) -> None:
+    async def _commit(self, works: Sequence[Write[Any]]) -> list[object]:
+        """Commit `works` in one transaction; return a result or an exception for each."""
         began = time.monotonic()
         try:
-            results, changed = await twice(lambda: self._transact_once([work for work, _ in group]))
+            results, changed = await _twice(lambda: self._transact_once(works))
         except Exception as error:
             if isinstance(error, LedgerUnavailable):
                 self._note(error)
-            elif len(group) > 1:
-                for one in group:  # one of them is at fault: the others shall not suffer
-                    await self._commit([one])
-                return
-            for _, done in group:
-                if not done.done():
-                    done.set_exception(error)
-            return
+            elif len(works) > 1:  # one of them is at fault: the others must not suffer
+                return [answer for work in works for answer in await self._commit([work])]
+            return [error] * len(works)
         self._written = began
         observe_commit(time.monotonic() - began)
-        for (_, done), result in zip(group, results, strict=True):
-            if not done.done():
-                done.set_result(result)
         if changed:
             self.on_change(changed)
+        return results
 
-    async def _transact_once(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
-        """Commit them once, also where the answer to the commit is lost."""
+    async def _transact_once(self, works: Sequence[Write[Any]]) -> tuple[list[object], set[str]]:
+        """Commit them exactly once, even if the answer to the commit is lost."""
         while True:
             try:
                 return await self._transact(works)
@@ -237,7 +214,7 @@ class Database:
                     return lost.results, lost.changed
                 raise lost.error from None
 
-    async def _transact(self, works: list[Write[Any]]) -> tuple[list[object], set[str]]:
+    async def _transact(self, works: Sequence[Write[Any]]) -> tuple[list[object], set[str]]:
         committing, number = False, None
         try:
             async with self.connections.writing() as connection:
@@ -256,20 +233,20 @@ class Database:
         return results, transaction.changed
 
     async def _is_committed(self, number: int) -> bool:
-        """What became of a transaction of this server; waits until that is known."""
+        """Return the fate of a transaction of this server, once it is known."""
         query = select(func.txid_status(number))
         while True:
             with suppress(LedgerUnavailable):
                 try:
                     state = await self.read(lambda connection: connection.scalar(query))
-                except DBAPIError:  # another server, which never saw it
+                except DBAPIError:  # another server, which never saw the transaction
                     return False
                 if state != "in progress":
                     return bool(state == "committed")
             await asyncio.sleep(_RETRY)
 
     async def _notify(self, connection: AsyncConnection, ids: list[str]) -> int:
-        """Tell the others, at the commit; returns the transaction's number."""
+        """Announce the changes at the commit; return the transaction's number."""
         number = 0
         for start in range(0, len(ids) or 1, _IDS_PER_NOTIFICATION):
             payload = " ".join([self._name, *ids[start : start + _IDS_PER_NOTIFICATION]])
@@ -278,11 +255,24 @@ class Database:
         return number
 
     def _note(self, error: LedgerUnavailable | None) -> None:
-        """Say once that the ledger is away, and once that it is back."""
+        """Log that the ledger is away, and that it is back, once each."""
         if self.away == (error is not None):
             return
         self.away = error is not None
         if error is not None:
-            log.warning("the ledger cannot be written (%s): new runs are refused until it can", error)
+            log.warning("the ledger cannot be written (%s); refusing new runs meanwhile", error)
         else:
             log.warning("the ledger can be written again")
+
+
+async def _twice(work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`, and retry once after an outage: the pool may hold connections to a server that has restarted."""
+    try:
+        return await work()
+    except Exception as error:
+        if not is_outage(error):
+            raise unavailable(error) from None
+    try:
+        return await work()
+    except Exception as error:
+        raise unavailable(error) from None

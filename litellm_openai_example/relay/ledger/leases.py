@@ -1,13 +1,13 @@
-"""Leases: which processes live. What a dead one owns is an orphan.
+"""Leases: which processes are alive. Work that a dead process owns is an orphan.
 
 On PostgreSQL a lease goes by the database's clock; on SQLite, whose processes share one machine, by that machine's
-clock that only runs forward.
+monotonic clock.
 
-A lease also tells a process that the ledger was set back (a restored backup, a standby that had not caught up): its
-own is older then than what it has last written. On PostgreSQL another server than before is a sign of it too, for the
-last commits may be lost alone. Such a ledger may call queued what another process has submitted, whose own lease may
-be as it was written: it was renewed before what was lost. So the process that finds out makes all others find out, by
-making their leases a little older.
+A lease also shows a process that the ledger was set back (a restored backup, a standby that had not caught up): its
+own lease is older than it last wrote it. On PostgreSQL a different server is a sign too, because only the last commits
+may be lost. A ledger that was set back may call a run queued that another process has submitted, and that process may
+not notice: its lease may be as it wrote it. So the process that notices makes all others notice, by making their
+leases a little older.
 """
 
 from __future__ import annotations
@@ -37,33 +37,49 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 
-_LONGEST_LEASE = 60.0  # one that ends later on SQLite's clock was written before the machine started anew
+_LONGEST_LEASE = 60.0  # on SQLite, a lease that ends later was written before the machine booted
 _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
-_MARK = 0.001  # seconds by which a lease is made older to tell its process
+_MARK = 0.001  # seconds by which a lease is made older to make its process notice
 
 _row = invocations.c
 
 
 class Renewal(NamedTuple):
-    """What a renewal has found and written: `expires_at` before and after, and since when the server runs."""
+    """A renewal as written, and what it found before.
 
-    found: float | None
+    Attributes:
+        older_by: age of the lease beyond what this process wrote, in seconds; infinity if it was gone.
+        moved: True if another PostgreSQL server answers than before.
+        expires_at: the new end of the lease, by the database's clock.
+        server: start time of the PostgreSQL server.
+    """
+
+    older_by: float
+    moved: bool
     expires_at: float
     server: float | None
 
+    @property
+    def set_back(self) -> bool:
+        """May the ledger have been set back since the last renewal?"""
+        return self.older_by > 0 or self.moved
+
 
 class Leases:
-    """The leases of all processes, as one of them sees them.
+    """The leases of all processes, as one process sees them.
 
     Args:
         worker: the name of this process.
         seconds: that this process may be silent before others take its work.
-        clock: seconds, the same for all processes of this machine, never set. It counts on SQLite.
-        retention: seconds for which this process was told to keep results, None for as long as others say.
+        clock: monotonic seconds, the same for all processes of this machine. Leases on SQLite go by it.
+        retention: seconds for which this process wants results kept; None if it does not care.
 
     Attributes:
-        untold: whether this process has found the ledger set back, and the others may not know.
+        untold: this process has found the ledger set back, and the others may not know.
+        valid: SQL condition: this process holds a lease, and the ledger is not older than that.
+        trusted: the same, and the queue can be trusted. After a set-back it lists runs that other processes have sent,
+            until these say so; for that they get the length of a lease.
     """
 
     def __init__(
@@ -77,25 +93,20 @@ class Leases:
         self.untold = False
         self._next_thorough = 0.0
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
-        self._server: float | None = None  # when PostgreSQL's server was started, as last seen
+        self._server: float | None = None  # start time of PostgreSQL's server, as last seen
         self._written: float | None = None  # the `expires_at` that this process knows to be on disk
-        self._doubted = -math.inf  # when it was last found older than that, by this process's clock
-        # Both are put together once: SQLAlchemy takes longer for that than the database for the answer.
+        self._doubted = -math.inf  # when a renewal last found the ledger set back, by this process's clock
+        # Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
         self._is_alive = self._alive()
         mine = select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written())
-        self.there: ColumnElement[bool] = mine.exists()
-        """The lease holds: this process may say what it has sent."""
-        doubted = bindparam(None, type_=Boolean, callable_=lambda: self._clock() - self._doubted < seconds)
-        self.held: ColumnElement[bool] = mine.where(not_(doubted)).exists()
-        """The same, and the queue may be trusted: after a set-back it lists what others have sent until they say so.
-
-        Nothing becomes a process's own whose lease is not there: so all that is owned can be found by leases.
-        """
+        self.valid: ColumnElement[bool] = mine.exists()
+        doubtful = bindparam(None, type_=Boolean, callable_=lambda: self._clock() - self._doubted < seconds)
+        self.trusted: ColumnElement[bool] = mine.where(not_(doubtful)).exists()
 
     async def renew(self, connection: AsyncConnection) -> Renewal:
-        """Renew this process's lease. What this returns is for `renewed`, once it is on disk."""
+        """Renew this process's lease. Pass the result to `renewed` once it is on disk."""
         mine = workers.c.id == self._worker
-        # Locked: a mark that is made meanwhile would be written over unseen.
+        # Locked: a mark made meanwhile would be overwritten unseen.
         found = await connection.scalar(select(workers.c.expires_at).where(mine).with_for_update())
         server = await connection.scalar(select(_server_start())) if self._postgresql else None
         ticks = None if self._postgresql else self._clock() + self._seconds
@@ -106,43 +117,35 @@ class Leases:
             "version": VERSION,
             "retention": self._retention,
         }
-        renewed = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
-        expires_at = (await connection.execute(renewed.returning(workers.c.expires_at))).scalar_one()
-        if self._is_set_back(found, server):
-            # At once: what waits behind this renewal, perhaps in the same transaction, finds the lease as new again.
+        written = insert(workers).values(lease) if found is None else update(workers).where(mine).values(lease)
+        expires_at = (await connection.execute(written.returning(workers.c.expires_at))).scalar_one()
+        older_by = 0.0
+        if self._written is not None:
+            older_by = math.inf if found is None else max(0.0, self._written - found)
+        renewal = Renewal(older_by, self._server not in (None, server), expires_at, server)
+        if renewal.set_back:
+            # At once: a claim behind this renewal, perhaps in the same transaction, sees a lease as good as new.
             self._doubted = self._clock()
-        return Renewal(found, expires_at, server)
+        return renewal
 
-    def renewed(self, renewal: Renewal) -> bool:
-        """Take note that a renewal is on disk, and return True if the ledger may have been set back since the last."""
-        set_back = self._is_set_back(renewal.found, renewal.server)
-        # Less is a mark: whoever made it has told all.
-        self.untold = self.untold or self._older_by(renewal.found) > self._seconds / 10
+    def renewed(self, renewal: Renewal) -> None:
+        """Note that a renewal is on disk."""
+        # A lease that is older by less was marked: the process that marked it tells all others.
+        self.untold = self.untold or renewal.older_by > self._seconds / 10
         self._written, self._server = renewal.expires_at, renewal.server
         if self._started is None:
             self._started = renewal.expires_at - self._seconds - self._clock()
-        return set_back
-
-    def _is_set_back(self, found: float | None, server: float | None) -> bool:
-        """Return True if the ledger may be older than it was, by this process's lease or the server's start."""
-        return self._older_by(found) > 0 or (self._server is not None and server != self._server)
-
-    def _older_by(self, found: float | None) -> float:
-        """Return the seconds by which this process's lease is older than it wrote it, infinity if it is gone."""
-        if self._written is None:
-            return 0.0
-        return math.inf if found is None else max(0.0, self._written - found)
 
     async def tell_others(self, connection: AsyncConnection) -> None:
         """Make every other process find its lease older than it wrote it. Not in the transaction of a renewal."""
         others = workers.c.id != self._worker
-        # Locked in one order: several processes may find out at the same moment.
+        # Locked in one order: several processes may notice at the same moment.
         await connection.execute(select(workers.c.id).where(others).order_by(workers.c.id).with_for_update())
         await connection.execute(update(workers).where(others).values(expires_at=workers.c.expires_at - _MARK))
 
     @property
     def latest_now(self) -> float:
-        """The time by the database's clock if nobody has set it since the first renewal."""
+        """The time by the database's clock, if nobody has set it since the first renewal."""
         return math.inf if self._started is None else self._started + self._clock()
 
     async def is_older_alive(self, connection: AsyncConnection) -> bool:
@@ -151,7 +154,7 @@ class Leases:
         return bool(await connection.scalar(select(older)))
 
     async def longest_retention(self, connection: AsyncConnection) -> float | None:
-        """Return the longest time, in seconds, for which any process was told to keep results; None if none was."""
+        """Return the longest retention, in seconds, of all processes; None if none has any."""
         longest: float | None = await connection.scalar(select(func.max(workers.c.retention)))
         return longest
 
@@ -161,20 +164,22 @@ class Leases:
         self._written = None
 
     async def forget(self, connection: AsyncConnection) -> None:
-        """Delete leases that are long over, of processes that own nothing."""
+        """Delete leases that ended long ago, of processes that own nothing."""
         owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
         long_over = workers.c.expires_at < db_now() - _FORGOTTEN_AFTER
         await connection.execute(delete(workers).where(long_over, ~self._is_alive, ~owns))
 
     async def is_orphan(self, connection: AsyncConnection, *, may_declare_dead: bool) -> ColumnElement[bool]:
-        """Of an active row, that nobody does it: its owner has left, or let its lease run out and may be declared dead.
+        """Return the condition that nobody works on an active row.
 
-        Looks at the leases, of which there are few. Now and then also for owners that have none: there should be none.
-        A process that asks lives, however late its heart beats: what is its own is never an orphan to it.
+        Its owner has left, or its lease has run out and `may_declare_dead` is True. This process is alive, however late
+        its heartbeat: its own rows are never orphans to it.
         """
         left: ColumnElement[bool] = _row.owner.is_(None)
         if not may_declare_dead:
             return left
+        # The leases are few, the rows many. A process without a lease cannot own anything; a look for such owners, in
+        # all active rows, is taken only now and then.
         silent = select(workers.c.id).where(workers.c.id != self._worker, ~self._is_alive)
         dead: Executable = silent
         if self._clock() >= self._next_thorough:
@@ -185,7 +190,7 @@ class Leases:
         return or_(left, _row.owner.in_(names)) if names else left
 
     def _is_as_written(self) -> ColumnElement[bool]:
-        """Return the condition that the ledger is not older than it must be, by this process's lease."""
+        """Return the condition that this process's lease is not older than it wrote it, on the same server."""
         written = bindparam(None, type_=Float, callable_=lambda: -1.0 if self._written is None else self._written)
         if not self._postgresql:
             return workers.c.expires_at >= written
@@ -193,11 +198,11 @@ class Leases:
         return and_(workers.c.expires_at >= written, _server_start() == func.coalesce(server, _server_start()))
 
     def _alive(self) -> ColumnElement[bool]:
-        """Whether a lease of `workers` holds."""
+        """Return the condition that a lease has not run out."""
         lease = workers.c
         if self._postgresql:
             return lease.expires_at > db_now()
-        now = bindparam(None, type_=Float, callable_=self._clock)  # asked whenever a statement is executed
+        now = bindparam(None, type_=Float, callable_=self._clock)  # evaluated at each execution
         return or_(
             func.coalesce(lease.ticks, -1.0).between(now, now + _LONGEST_LEASE),
             and_(lease.ticks.is_(None), lease.expires_at > db_now()),
@@ -205,5 +210,5 @@ class Leases:
 
 
 def _server_start() -> ColumnElement[float]:
-    """When PostgreSQL's server was started: each has its own time, and a standby that takes over has another one."""
+    """Return the start time of PostgreSQL's server, which identifies it: a standby that takes over has another."""
     return cast(extract("epoch", func.pg_postmaster_start_time()), Float)

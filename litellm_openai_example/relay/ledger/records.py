@@ -1,4 +1,4 @@
-"""What the ledger holds, as values."""
+"""The ledger's rows as values."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation
 
-# What a reader sees of each state of the ledger that is not a status itself.
+# The status that readers see for states of the ledger that are not statuses themselves.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
 
 
 @dataclass(frozen=True)
 class NewInvocation:
-    """An invocation that is to be accepted: columns of its row. `tags` is JSON, the headers of its `Payer`."""
+    """An invocation to accept: columns of its row. `tags` holds the headers of its `Payer` as JSON."""
 
     id: str
     idempotency_hash: str | None
@@ -36,7 +36,7 @@ class NewInvocation:
     @classmethod
     def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None, payer: Payer) -> NewInvocation:
         given = arguments.model_dump(exclude_none=True)
-        same = json.dumps(given, sort_keys=True)  # whatever order a client gives them in
+        same = json.dumps(given, sort_keys=True)  # equal in any order of the arguments
         return cls(
             id=f"inv_{secrets.token_hex(16)}",
             idempotency_hash=None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest(),
@@ -50,12 +50,24 @@ class NewInvocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an invocation ended: its last state and what is kept of the answer."""
+    """The end of an invocation: its last state, and the kept part of the answer."""
 
     state: str
     error_code: str | None = None
     output_text: str | None = None
     response: JsonObject | None = None
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """The columns of the row that it sets."""
+        return {
+            "state": self.state,
+            "error_code": self.error_code,
+            "output_text": self.output_text,
+            "response": None if self.response is None else json.dumps(self.response),
+            "cost_usd": (self.response or {}).get("cost_usd"),
+            "owner": None,
+        }
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Record:
-    """An invocation as the ledger has it; see `schema` for its columns."""
+    """A row of the ledger; `schema` explains its columns."""
 
     id: str
     mode: str
@@ -109,7 +121,7 @@ class Record:
     def payer(self) -> Payer:
         try:
             return Payer.of(json.loads(self.tags or "{}"))
-        except ValueError:  # not written by this relay
+        except ValueError:  # another program wrote it
             return Payer()
 
     @cached_property
@@ -117,7 +129,7 @@ class Record:
         response = _read_response(self.response) if self.response else None
         sources = response.pop("sources", []) if response else []
         if response and self.upstream_id is not None:
-            # As create returned it: the gateway gives another one on each reply, and knows only this one again.
+            # The id that create returned: the gateway gives another on each reply, and recognizes only the first.
             response = {"id": self.upstream_id, **response}
         return Invocation.model_construct(
             invocation_id=self.id,
@@ -145,7 +157,7 @@ def when(seconds: float) -> datetime:
 
 
 def _read_response(text: str) -> JsonObject:
-    """Return a stored response as it can be passed on: releases up to 0.2 stored more levels than can be."""
+    """Return a stored response, cut to the depth that can be sent: releases up to 0.2 stored deeper ones."""
     whole = read_json(text)
     response = within_depth(whole) if text.count("[") + text.count("{") > DEEPEST else whole
     return response if response is whole else {**response, "shortened": True}

@@ -1,10 +1,9 @@
-"""The ledger's tables, and the version that says which code may use them.
+"""The ledger's tables, and their schema version.
 
-A ledger of an older version is brought to this one when it is opened, under the lock. Steps only add (columns that
-may be empty, indexes), so that processes of the older version that are running go on; while a step builds its indexes
-they and their clients wait, or are told `ledger_unavailable`, for as long as that takes. One of the older version
-that starts afterwards refuses, with one line. Alembic would need a second place that says what the tables are, and
-its own table and command; a step here is a function.
+Opening a ledger of an older version migrates it, under a lock. Steps only add (nullable columns, indexes), so running
+processes of the older version carry on; while a step builds indexes, they and their clients wait or get
+`ledger_unavailable`. A process of the older version that starts afterwards refuses with one line. A step is a function
+here; Alembic would need a second description of the tables, a table and a command.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     insert,
     inspect,
     literal_column,
@@ -42,7 +42,7 @@ from ...research.contract import TERMINAL
 VERSION = 4
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
-_ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # any number that no other program is likely to use
+_ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # arbitrary; no other program is likely to use it
 
 metadata = MetaData()
 
@@ -53,7 +53,7 @@ meta = Table(
     Column("value", String, nullable=False),
 )
 
-# One row per invocation; see ledger.py for what `state` means and how it changes. Times are seconds since 1970.
+# One row per invocation; states.py explains `state`. Times are seconds since 1970.
 invocations = Table(
     "relay_invocations",
     metadata,
@@ -77,31 +77,31 @@ invocations = Table(
     Column("updated_at", Float, nullable=False),
     Column("cost_usd", Float),
     Column("tags", Text),
-    # True from the claim until just before the request leaves. No state of its own: processes of an older version, who
-    # know nothing of it, take such a row for one that was perhaps sent.
+    # True from the claim until right before the request is sent. Not a state: processes of an older version, which do
+    # not know the column, treat such a row as perhaps sent.
     Column("unsent", Boolean),
-    # See tokens.py; empty for what a process of an older version accepted, or this one beside such a process.
+    # See tokens.py. Empty if accepted by a process of an older version, or beside one.
     Column("token_hash", String),
-    # Seconds that processes have worked on it since its first claim, each by its own clock that only runs forward: the
-    # time limit goes by them. Empty as long as none has written them down.
+    # Seconds that processes have worked on it since its first claim, each by its monotonic clock. The time limit goes
+    # by them. Empty until a process has stored them.
     Column("followed", Float),
-    # The error code that it is to end with once the gateway confirms that it has stopped it. A client's wish is
-    # `cancel_requested`.
+    # The error code to end with once the gateway confirms the stop. A client's request is `cancel_requested`.
     Column("stop_reason", String),
 )
 
 
 def in_state(row: Any, states: Iterable[str]) -> ColumnElement[bool]:
-    """Written out, not as parameters: only so are the indexes below of use, which hold the rows of some states."""
+    """Return the condition with literal states: with parameters, the partial indexes below could not be used."""
     names = [literal_column(f"'{state}'", String) for state in states]
     return row.state == names[0] if len(names) == 1 else row.state.in_(names)  # type: ignore[no-any-return]
 
 
 IS_QUEUED = in_state(invocations.c, ["queued"])
 IS_ACTIVE = in_state(invocations.c, ACTIVE)
+IS_IN_FLIGHT = and_(IS_ACTIVE, in_state(invocations.c, IN_FLIGHT))
 IS_ENDED = in_state(invocations.c, sorted(TERMINAL))
 
-# What is looked for again and again is in few rows; the many that have ended cost nothing.
+# Frequent queries look for few rows; the many ended ones must not slow them down.
 for _name, _column, _where in (
     ("queued", invocations.c.created_at, IS_QUEUED),
     ("active", invocations.c.owner, IS_ACTIVE),
@@ -109,7 +109,7 @@ for _name, _column, _where in (
 ):
     Index(f"relay_invocations_{_name}", _column, postgresql_where=_where, sqlite_where=_where)
 
-# The text of a streamed invocation as it came.
+# The text of a streamed invocation, piece by piece.
 pieces = Table(
     "relay_pieces",
     metadata,
@@ -119,9 +119,9 @@ pieces = Table(
     Column("text", Text, nullable=False),
 )
 
-# A lease per process: what it owns is its own until `expires_at`, by the database's clock. On SQLite all processes are
-# on one machine, whose clock may be set or may have slept: there `ticks` counts, the end of the lease by the clock that
-# only runs forward while the machine runs. It is empty for processes of version 1, and on PostgreSQL.
+# A lease per process, until `expires_at` by the database's clock. On SQLite all processes are on one machine, whose
+# clock may be set and which may sleep: there `ticks` counts, the end of the lease by the monotonic clock, which stands
+# still while the machine sleeps. It is empty for processes of version 1, and on PostgreSQL.
 workers = Table(
     "relay_workers",
     metadata,
@@ -130,15 +130,15 @@ workers = Table(
     Column("ticks", Float),
     # The schema version that the process knows; empty for processes before version 4.
     Column("version", Integer),
-    # Seconds for which the process was told to keep results; the longest holds.
+    # Seconds for which the process wants results kept; the longest applies.
     Column("retention", Float),
-    # Written to prove that the database takes as much as a start is; nobody reads it. The last one, as it is long.
+    # Written to prove that the database has room for a start; never read. Last, because it is long.
     Column("proof", Text),
 )
 
 
 class db_now(FunctionElement[float]):
-    """The database's clock, seconds since 1970: the one clock that all processes share."""
+    """The database's clock in seconds since 1970, which all processes share."""
 
     type = Float()
     inherit_cache = True
@@ -152,21 +152,22 @@ def _sqlite_now(_element: db_now, _compiler: object, **_: object) -> str:
 
 @compiles(db_now, "postgresql")
 def _postgresql_now(_element: db_now, _compiler: object, **_: object) -> str:
-    # Not now(): that stands still within a transaction.
+    # Not now(), which stands still within a transaction.
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 
 
 def prepare(connection: Connection) -> bytes:
-    """Create the tables if there are none, bring them to this version, and return the ledger's secret.
+    """Create the tables or migrate them to this version, and return the ledger's secret.
 
-    Runs in one transaction that no other process can share.
+    Runs in one transaction, under a lock that excludes other processes.
 
     Raises:
-        ConfigurationError: the tables are of a newer version or another program, or the database cannot hold a ledger.
+        ConfigurationError: the tables belong to a newer version or another program, or the database cannot hold a
+            ledger.
     """
     if connection.dialect.name == "postgresql":
         _check_encoding(connection)
-        # Another process may be moving a large ledger: however long that takes, it is no reason to give up.
+        # Another process may be migrating a large ledger: wait for as long as that takes.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -193,11 +194,11 @@ def prepare(connection: Connection) -> bytes:
 
 
 def refuse_foreign(tables: Iterable[str]) -> None:
-    """Raise ConfigurationError if a database holds some of these tables, and no ledger."""
+    """Raise ConfigurationError if a database holds these tables, but no ledger."""
     names = set(tables)
     if names and meta.name not in names:
         raise ConfigurationError(
-            "the database of RELAY_DATABASE_URL belongs to another program: it holds tables, and no ledger among them"
+            "the database of RELAY_DATABASE_URL belongs to another program: it holds tables, but no ledger"
         )
 
 
@@ -218,23 +219,23 @@ def _check_rows_visible(connection: Connection) -> None:
             )
 
 
-NO_LEDGER = "that database holds no ledger: a relay makes one when it starts"
+NO_LEDGER = "that database holds no ledger: a relay creates one when it starts"
 
 
 def check_version(connection: Connection) -> None:
-    """Raises ConfigurationError unless there is a ledger, and of this version. Changes nothing."""
+    """Raise ConfigurationError unless the database holds a ledger of this version. Change nothing."""
     if not inspect(connection).has_table(meta.name):
         raise ConfigurationError(NO_LEDGER)
     version = connection.scalar(select(meta.c.value).where(meta.c.key == "version"))
     if version != str(VERSION):
         raise ConfigurationError(
-            f"the ledger has schema version {version}, this release reads {VERSION}: an older one is brought to it "
-            "when a relay of this release starts"
+            f"the ledger has schema version {version}, this release reads {VERSION}: "
+            "a relay of this release migrates an older ledger when it starts"
         )
 
 
 def _to_2(connection: Connection) -> None:
-    """Cost and tags; leases that no clock step ends; indexes over the rows that are looked for."""
+    """Add cost and tags, leases by a monotonic clock, and partial indexes."""
     row = invocations.c
     _add_columns(connection, row.cost_usd, row.tags, workers.c.ticks)
     for index in invocations.indexes:
@@ -243,12 +244,12 @@ def _to_2(connection: Connection) -> None:
 
 
 def _to_3(connection: Connection) -> None:
-    """What was claimed and not sent."""
+    """Add the mark of claimed, but unsent rows."""
     _add_columns(connection, invocations.c.unsent)
 
 
 def _to_4(connection: Connection) -> None:
-    """Add hashed tokens, what a process knows, keeps and can write, monotonic time limits, and wishes to stop."""
+    """Add hashed tokens, the version, retention and proof of a process, monotonic time limits, and stop reasons."""
     row, lease = invocations.c, workers.c
     _add_columns(connection, row.token_hash, row.followed, row.stop_reason, lease.version, lease.retention, lease.proof)
 

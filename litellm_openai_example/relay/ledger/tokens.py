@@ -1,11 +1,11 @@
-"""Invocation tokens: each reads and cancels one invocation, and the ledger holds no more than a hash of it.
+"""Invocation tokens: each reads and cancels one invocation, and the ledger holds only its hash.
 
-A token has two halves. The first is derived from the ledger's secret and the invocation's id: it tells a token of this
-ledger from any other text without asking the database, also once the invocation was deleted. The second is derived
-from a seed that the ledger never holds, the client's idempotency key or random bytes. So a backup of the ledger, with
-its secret, opens nothing, while the repeat of a start gets the same token from any replica.
+A token has two halves. The first is derived from the ledger's secret and the invocation's id: it distinguishes a token
+of this ledger from any other text without a query, even after the invocation was deleted. The second is derived from a
+seed that the ledger never holds, the client's idempotency key or random bytes. So a backup of the ledger, with its
+secret, opens nothing, while a repeated start gets the same token from any replica.
 
-Processes before schema version 4 know the first half alone, and give it as the whole token.
+Processes before schema version 4 know the first half only, and give it as the whole token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HALF = 43  # characters of a SHA-256 digest in base64
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one ledger."""
+    """The tokens of one ledger, made with its secret."""
 
     secret: bytes
 
@@ -31,17 +31,17 @@ class Tokens:
         return replace(new, token_hash=_hashed(self._make(new.id, seed)))
 
     def given(self, record: Record, seed: str) -> str:
-        """Return the token that the invocation was accepted with, for a start that has the seed."""
+        """Return the token of an accepted invocation, for a start with its seed."""
         if record.token_hash is None:
             return self.derived(record.id)
         return self._make(record.id, seed)
 
     def derived(self, invocation_id: str) -> str:
-        """Return the half that depends on the ledger alone: the whole token of processes before schema version 4."""
+        """Return the first half: before schema version 4, the whole token."""
         return self._digest(invocation_id)
 
     def is_of_ledger(self, token: str, invocation_id: str) -> bool:
-        """Return True if this ledger may have given the token for that invocation, whether or not it still exists."""
+        """Return True if this ledger may have issued the token, even for an invocation that was deleted."""
         return same(token[:_HALF], self.derived(invocation_id))
 
     def opens(self, token: str, record: Record) -> bool:
@@ -59,7 +59,7 @@ class Tokens:
 
 
 def _hashed(token: str) -> str:
-    """Return a token as the ledger holds it. A digest without salt is enough: half of a token is random."""
+    """Return the hash that the ledger holds. It needs no salt: half of a token is random."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 

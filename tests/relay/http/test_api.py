@@ -1,4 +1,4 @@
-"""Each row of the API's table, and each of its limits."""
+"""Each row of the API's table, and each limit."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def error_code(answer: httpx.Response) -> str:
     return ErrorBody.model_validate(answer.json()).error.code
 
 
-def test_the_lists_of_codes_are_whole() -> None:
+def test_every_error_code_is_documented() -> None:
     assert set(get_args(InvocationErrorCode)) == set(INVOCATION_ERRORS)
     assert set(get_args(ApiErrorCode)) == set(API_ERRORS)
 
 
 class TestStart:
-    def test_foreground_is_answered_when_it_has_ended(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_foreground_start_returns_the_ended_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.final = lambda request: message("짜장면 🍜", usage={"total_tokens": 7})
         answer = relay.api.post(body("짜장면?"))
         view = Invocation.model_validate(answer.json())
@@ -60,7 +60,9 @@ class TestStart:
         assert relay.api.post(body(text_format=given)).status_code == 200
         assert json.dumps(upstream.posts[0]["text"]["format"]) == json.dumps(given)
 
-    def test_foreground_is_answered_202_after_the_wait_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_foreground_start_returns_202_after_the_wait_limit(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         upstream.seconds = 1.0
         relay = start_relay(wait=0.2)
         answer = relay.api.post(body())
@@ -70,7 +72,7 @@ class TestStart:
         relay.api.until(answer.json(), "completed")
 
     @pytest.mark.parametrize("mode", ["background", "stream"])
-    def test_background_and_stream_are_answered_202_at_once(
+    def test_background_and_stream_starts_return_202_at_once(
         self, relay: ThreadedRelay, upstream: Gateway, mode: str
     ) -> None:
         upstream.accept = 0.3
@@ -80,19 +82,19 @@ class TestStart:
         assert answer.json()["status"] == "queued"
         assert relay.api.wait(answer.json())["status"] == "completed"
 
-    def test_a_failed_foreground_research_is_a_view(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_failed_foreground_run_is_a_view(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.final = lambda request: {"status": "failed", "error": {"message": "x"}}
         answer = relay.api.post(body())
         assert answer.status_code == 200
         assert answer.json()["status"] == "failed"
         assert answer.json()["error_code"] == "upstream_failed"
 
-    def test_the_token_is_in_no_other_answer(self, relay: ThreadedRelay) -> None:
+    def test_only_the_start_returns_the_token(self, relay: ThreadedRelay) -> None:
         started = relay.api.start()
         assert started["invocation_token"] not in str(relay.api.wait(started)) + str(relay.api.cancel(started))
         assert started["invocation_token"] not in str(relay.api.events(started))
 
-    def test_a_client_that_goes_away_changes_nothing(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_client_that_disconnects_changes_nothing(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 0.5
         soon = httpx.Timeout(60, read=0.2)
         with pytest.raises(httpx.ReadTimeout):
@@ -101,7 +103,7 @@ class TestStart:
         assert answer.json()["status"] == "completed"
         assert sum(upstream.paid.values()) == 1
 
-    def test_the_key_of_the_relay_is_needed_to_start_and_only_there(self, start_relay: StartRelay) -> None:
+    def test_only_a_start_requires_the_relay_key(self, start_relay: StartRelay) -> None:
         relay = start_relay(api_key="relay-key")
         for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": "relay-key"}):
             answer = relay.api.post(body(), **headers)
@@ -115,7 +117,7 @@ class TestStart:
 
 
 class TestIdempotency:
-    def test_fifty_at_once_are_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_fifty_concurrent_starts_are_one_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         with ThreadPoolExecutor(50) as pool:
             answers = list(pool.map(lambda _: relay.api.post(body(), Idempotency_Key="same"), range(50)))
         assert {answer.status_code for answer in answers} == {200}
@@ -124,7 +126,7 @@ class TestIdempotency:
         for answer in answers:
             assert relay.api.view(answer.json())["status"] == "completed"
 
-    def test_a_repeat_in_the_background_is_the_same_invocation(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_repeated_background_start_finds_the_invocation(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         first = relay.api.post(body(background=True), Idempotency_Key="k").json()
         relay.api.wait(first)
         second = relay.api.post(body(background=True), Idempotency_Key="k")
@@ -135,32 +137,32 @@ class TestIdempotency:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("change", [{"research_question": "Other?"}, {"context": ["x"]}, {"background": False}])
-    def test_the_same_key_with_other_arguments(self, relay: ThreadedRelay, change: dict[str, object]) -> None:
+    def test_other_arguments_under_the_same_key_conflict(self, relay: ThreadedRelay, change: dict[str, object]) -> None:
         relay.api.post(body(background=True), Idempotency_Key="k")
         other = body(background=True)
         other["arguments"] |= change
         answer = relay.api.post(other, Idempotency_Key="k")
         assert (answer.status_code, error_code(answer)) == (409, "idempotency_conflict")
 
-    def test_arguments_that_mean_the_same_are_the_same(self, relay: ThreadedRelay) -> None:
+    def test_equivalent_arguments_do_not_conflict(self, relay: ThreadedRelay) -> None:
         first = relay.api.post(body(background=True), Idempotency_Key="k").json()
         spelt_out = body(background=True, stream=False, context=[], system_prompt=None, require_citations=True)
         assert relay.api.post(spelt_out, Idempotency_Key="k").json()["invocation_id"] == first["invocation_id"]
 
-    def test_no_key_means_another_invocation(self, relay: ThreadedRelay) -> None:
+    def test_starts_without_a_key_are_separate_runs(self, relay: ThreadedRelay) -> None:
         assert relay.api.start()["invocation_id"] != relay.api.start()["invocation_id"]
 
     @pytest.mark.parametrize("key", [b"", b"a" * 256, b"with space", b"\xc3\xa9", b"\x01"])
-    def test_keys_that_are_none(self, relay: ThreadedRelay, upstream: Gateway, key: bytes) -> None:
+    def test_invalid_keys(self, relay: ThreadedRelay, upstream: Gateway, key: bytes) -> None:
         headers = {b"Idempotency-Key": key}
         try:
             answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=headers)
         except httpx.LocalProtocolError:
-            return  # no client would send it
+            return  # no HTTP client would send it
         assert answer.status_code in (400, 422)
         assert not upstream.posts
 
-    def test_two_keys(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_duplicate_key_header(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         headers = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
         answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
@@ -180,13 +182,13 @@ class TestRead:
         assert (answer.status_code, answer.json()["status"]) == (200, "completed")
 
     @pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "-inf", "soon", ""])
-    def test_timeouts_that_are_none(self, relay: ThreadedRelay, timeout: str) -> None:
+    def test_invalid_timeouts(self, relay: ThreadedRelay, timeout: str) -> None:
         started = relay.api.start()
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait?timeout={timeout}"
         answer = relay.api.call("GET", path, headers=token(started))
         assert (answer.status_code, error_code(answer)) == (422, "invalid_request")
 
-    def test_no_wait_is_longer_than_the_operator_allows(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_wait_is_limited_by_the_operator(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         relay = start_relay(wait=0.2)
         started = relay.api.start()
@@ -195,7 +197,7 @@ class TestRead:
         assert answer.status_code == 202
 
     @pytest.mark.parametrize("suffix", ["", "/wait", "/events", "/cancel"])
-    def test_the_token(self, relay: ThreadedRelay, suffix: str) -> None:
+    def test_reading_requires_the_token(self, relay: ThreadedRelay, suffix: str) -> None:
         mine, other = relay.api.start(), relay.api.start()
         method = "POST" if suffix == "/cancel" else "GET"
         path = f"{INVOCATIONS_PATH}/{mine['invocation_id']}{suffix}"
@@ -210,7 +212,7 @@ class TestRead:
         assert {(answer.status_code, error_code(answer)) for answer in answers} == {(403, "forbidden")}
         assert len({answer.text for answer in answers}) == 1
 
-    def test_what_was_deleted_is_404_for_who_has_the_token(self, start_relay: StartRelay) -> None:
+    def test_a_deleted_run_is_404_with_its_token(self, start_relay: StartRelay) -> None:
         relay = start_relay(retention=0.0)
         started = relay.api.start()
         relay.api.wait(started)
@@ -221,7 +223,7 @@ class TestRead:
 
 
 class TestCancel:
-    def test_a_running_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_running_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         started = relay.api.start()
         relay.api.until(started, "running")
@@ -231,7 +233,7 @@ class TestCancel:
         assert relay.api.cancel(started) == view
         assert upstream.cancels == 1
 
-    def test_a_queued_one_is_never_sent(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_queued_run_is_never_sent(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         relay = start_relay(max_running=1)
         relay.api.until(relay.api.start("first"), "running")
@@ -239,15 +241,13 @@ class TestCancel:
         assert relay.api.cancel(second)["status"] == "cancelled"
         assert len(upstream.posts) == 1
 
-    def test_one_that_has_ended_stays_as_it_is(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_an_ended_run_does_not_change(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         started = relay.api.start()
         ended = relay.api.wait(started)
         assert relay.api.cancel(started) == ended
         assert upstream.cancels == 0
 
-    def test_one_that_ended_before_anybody_looked_is_completed(
-        self, start_relay: StartRelay, upstream: Gateway
-    ) -> None:
+    def test_a_run_that_completed_unseen_is_completed(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.poll_after_ms = 30_000
         upstream.seconds = 3600.0
         relay = start_relay()
@@ -267,7 +267,7 @@ class TestCancel:
 
 
 class TestEvents:
-    def test_of_a_streamed_research(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_streamed_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 0.4
         events = relay.api.events(relay.api.start(stream=True))
         assert [event.name for event in events] == ["status", "status", *["output_text"] * 3, "completed"]
@@ -276,7 +276,7 @@ class TestEvents:
         assert [event.data["offset"] for event in events[2:5]] == [0, 4, 10]
         assert events[-1].data["output_text"] == "The answer."
         assert events[-1].data["response"]["cost_usd"] == 0.25
-        # The form that clients of the public reference implementation read.
+        # The form that clients of the public reference implementation parse.
         assert [event.data["type"] for event in events] == [event.name for event in events]
         assert "".join(event.data["data"].get("text", "") for event in events) == "The answer."
         assert [event.data["status"] for event in events[2:5]] == ["running"] * 3
@@ -285,7 +285,7 @@ class TestEvents:
         assert ids == sorted(set(ids))
 
     @pytest.mark.parametrize("mode", ["stream", "background"])
-    def test_taken_up_again_at_each_place(self, relay: ThreadedRelay, mode: str) -> None:
+    def test_resuming_after_each_event(self, relay: ThreadedRelay, mode: str) -> None:
         started = relay.api.start(**{mode: True})
         relay.api.wait(started)
         events = relay.api.events(started)
@@ -299,7 +299,7 @@ class TestEvents:
         )
         assert answer.status_code == 204
 
-    def test_live_and_stored_are_the_same(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_live_and_stored_events_are_equal(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds, upstream.pieces = 0.5, [f"{n} " for n in range(10)]
         upstream.final = lambda request: message("".join(f"{n} " for n in range(10)))
         started = relay.api.start(stream=True)
@@ -309,7 +309,7 @@ class TestEvents:
         assert live[2:] == stored[2:]
 
     @pytest.mark.parametrize("last", ["x", "-1", "99", "1.5", "٣", "9" * 400])
-    def test_ids_that_were_never_given_out(self, relay: ThreadedRelay, last: str) -> None:
+    def test_unknown_event_ids(self, relay: ThreadedRelay, last: str) -> None:
         started = relay.api.start()
         relay.api.wait(started)
         headers = token(started) | {"Last-Event-ID": last.encode()}
@@ -317,7 +317,7 @@ class TestEvents:
         answer = relay.api.call("GET", path, headers=headers)
         assert (answer.status_code, error_code(answer)) == (422, "invalid_request")
 
-    def test_a_failed_one_ends_with_error(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_failed_run_ends_with_error(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.final = lambda request: {"status": "failed", "error": {"message": "x"}}
         events = relay.api.events(relay.api.start())
         assert events[-1].name == "error"
@@ -325,7 +325,7 @@ class TestEvents:
         assert (events[-1].data["type"], events[-1].data["status"]) == ("error", "failed")
         assert events[-1].data["data"] == {"message": INVOCATION_ERRORS["upstream_failed"]}
 
-    def test_comments_keep_it_alive(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_comments_keep_the_stream_alive(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 1.2
         started = relay.api.start()
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/events"
@@ -335,7 +335,7 @@ class TestEvents:
         assert text.startswith("retry: ")
         assert "\n: " in text
 
-    def test_many_watchers_cost_the_gateway_no_more_than_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_many_watchers_cause_no_more_polls_than_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 1.0
         started = relay.api.start()
         with ThreadPoolExecutor(30) as pool:
@@ -354,10 +354,10 @@ class TestLimits:
         answer = relay.api.post(body("3", background=True))
         assert (answer.status_code, error_code(answer)) == (503, "queue_full")
         assert int(answer.headers["retry-after"]) > 0
-        # One that is in already is found, however full it is.
+        # A start that was accepted before is found even in a full queue.
         assert relay.api.post(body("2", background=True), Idempotency_Key="two").status_code == 202
 
-    def test_no_more_run_than_may(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_concurrent_runs_are_limited(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 0.4
         relay = start_relay(max_running=2)
         started = [relay.api.start(str(n)) for n in range(6)]
@@ -379,14 +379,14 @@ class TestLimits:
         assert {relay.api.wait(one)["status"] for one in started} == {"completed"}
         assert len(upstream.posts) == 12
 
-    def test_a_text_that_is_too_large(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_text_over_the_limit_is_cut(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.final = lambda request: message("x" * 5000)
         relay = start_relay(max_output=1000)
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("incomplete", "output_too_large")
         assert view["output_text"] == "x" * 1000
 
-    def test_a_research_that_takes_too_long(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_run_over_the_time_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         relay = start_relay(research_timeout=0.6)
         view = relay.api.wait(relay.api.start())
@@ -420,7 +420,7 @@ class TestAround:
             ("PUT", "/healthz", 405),
         ],
     )
-    def test_what_is_not_there(self, relay: ThreadedRelay, method: str, path: str, status: int) -> None:
+    def test_unknown_routes_and_methods(self, relay: ThreadedRelay, method: str, path: str, status: int) -> None:
         answer = relay.api.call(method, path)
         assert answer.status_code == status
         assert error_code(answer) == {404: "not_found", 405: "method_not_allowed"}[status]
@@ -429,22 +429,22 @@ class TestAround:
     @pytest.mark.parametrize(
         "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::1"]
     )
-    def test_other_names_than_this_machine(self, relay: ThreadedRelay, upstream: Gateway, host: str) -> None:
+    def test_other_host_names_are_refused(self, relay: ThreadedRelay, upstream: Gateway, host: str) -> None:
         answer = relay.api.call("POST", INVOCATIONS_PATH, json=body(), headers={"Host": host})
         assert answer.status_code == 400
         assert not upstream.posts
 
     @pytest.mark.parametrize("host", ["localhost", "localhost:1234", "127.0.0.1", "127.1.2.3:80", "[::1]:8080"])
-    def test_names_of_this_machine(self, relay: ThreadedRelay, host: str) -> None:
+    def test_loopback_host_names_are_accepted(self, relay: ThreadedRelay, host: str) -> None:
         assert relay.api.call("GET", "/healthz", headers={"Host": host}).status_code == 200
 
-    def test_every_answer_says_that_it_is_not_to_be_kept(self, relay: ThreadedRelay) -> None:
+    def test_every_answer_is_uncacheable(self, relay: ThreadedRelay) -> None:
         for answer in (relay.api.post(body()), relay.api.call("GET", "/nothing"), relay.api.call("GET", "/healthz")):
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "server" not in answer.headers
 
-    def test_what_the_gateway_is_told(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_the_request_to_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         started = relay.api.start()
         relay.api.wait(started)
         headers = upstream.post_headers[0]
@@ -452,7 +452,7 @@ class TestAround:
         assert headers["x-litellm-call-id"] == started["invocation_id"]
         assert upstream.posts[0]["tools"] == [{"type": "web_search"}]
 
-    def test_no_answer_holds_anything_of_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_no_answer_reveals_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("status", 400, {"error": {"message": SECRET_WORDS}})
         assert_clean(relay.api.post(body()).text, upstream)
         upstream.on_post = lambda request, n: None

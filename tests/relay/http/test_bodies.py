@@ -1,4 +1,4 @@
-"""What clients may send: refused in bounded time and memory, with nothing paid and nothing repeated; never a 500."""
+"""Bad bodies: refused in bounded time and memory, at no cost, without repeating them; never a 500."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_bad_bodies(relay: ThreadedRelay, upstream: Gateway, content: bytes, sta
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_unknown_name_is_answered_with_the_known_ones(
+def test_an_unknown_name_is_answered_with_the_nearest_known_one(
     relay: ThreadedRelay, sent: Json, where: str, hint: str
 ) -> None:
     known = DeepResearchArguments.model_fields if "." in where else ("tool_name", "arguments")
@@ -139,14 +139,14 @@ def test_an_unknown_name_is_answered_with_the_known_ones(
     ],
     ids=str,
 )
-def test_other_types(relay: ThreadedRelay, upstream: Gateway, headers: dict[str, str]) -> None:
+def test_other_content_types(relay: ThreadedRelay, upstream: Gateway, headers: dict[str, str]) -> None:
     answer = relay.api.call("POST", INVOCATIONS_PATH, content=raw(), headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_media_type")
     assert not upstream.posts
 
 
 class TestOnTheWire:
-    """Bodies that only a socket can send."""
+    """Bodies that need a raw socket."""
 
     def connect(self, relay: ThreadedRelay, length: str) -> socket.socket:
         url = urlsplit(relay.api.base_url)
@@ -173,7 +173,7 @@ class TestOnTheWire:
                 for _ in range(50):
                     connection.sendall(piece)
                     sent += 1
-            except OSError:  # the relay has closed it: it need not read what it refuses
+            except OSError:  # the relay has closed it: it need not read a refused body
                 pass
             answer = self.answer(connection)
         assert b" 413 " in answer or (not answer and sent < 50)
@@ -181,7 +181,7 @@ class TestOnTheWire:
         assert not upstream.posts
         assert relay.api.call("GET", "/readyz").status_code == 200
 
-    def test_dripped_byte_by_byte(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_body_dripped_byte_by_byte(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         content = raw()
         with self.connect(relay, f"Content-Length: {len(content)}") as connection:
             began = time.monotonic()
@@ -208,7 +208,7 @@ class TestOnTheWire:
     @pytest.mark.parametrize(
         "length", ["Content-Length: -1", "Content-Length: abc", "Transfer-Encoding: chunked\r\n\r\nzz"]
     )
-    def test_lengths_that_are_none(self, relay: ThreadedRelay, upstream: Gateway, length: str) -> None:
+    def test_invalid_lengths(self, relay: ThreadedRelay, upstream: Gateway, length: str) -> None:
         with self.connect(relay, length) as connection:
             assert b" 400 " in self.answer(connection)[:30]
         assert not upstream.posts
@@ -237,7 +237,7 @@ def headers(relay: ThreadedRelay) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-# The relay draws random numbers too, in another thread of this process.
+# The relay draws random numbers too, in another thread.
 not_ours = pytest.mark.filterwarnings(
     "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
 )
@@ -257,9 +257,9 @@ def test_any_arguments(served: ThreadedRelay, arguments: Any) -> None:
 @pytest.mark.fuzz
 @not_ours
 def test_the_documented_api(served: ThreadedRelay) -> None:
-    """Each answer is one that `/openapi.json` has, whether what was sent is allowed by it or not."""
+    """Every answer is in `/openapi.json`, for valid and invalid requests."""
     schema = schemathesis.openapi.from_url(f"{served.api.base_url}/openapi.json")
-    schema.config.generation.update(allow_x00=False)  # refused in any text, which a schema cannot say
+    schema.config.generation.update(allow_x00=False)  # refused in any text, which a schema cannot express
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert {operation.path for operation in operations} >= {INVOCATIONS_PATH, "/healthz", "/readyz"}
     for operation in operations:

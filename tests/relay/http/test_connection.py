@@ -1,8 +1,7 @@
-"""Strangers on the wire: whoever says nothing, half of something, or does not listen costs little, and not for long."""
+"""Untrusted clients on the wire: silent, half-finished and unread connections cost little, for a short time."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -16,9 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn.protocols.http.auto
 
-from litellm_openai_example.relay import process
 from litellm_openai_example.relay.http import connection as limits
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
@@ -28,20 +25,9 @@ from ..conftest import StartRelay
 from ..running import ThreadedRelay, body, token
 
 
-@pytest.fixture(params=[("httptools_impl", "HttpToolsProtocol"), ("h11_impl", "H11Protocol")], ids=lambda p: p[0])
-def relay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, start_relay: StartRelay) -> ThreadedRelay:
-    """A relay on each of uvicorn's two implementations of HTTP."""
-    module, name = request.param
-    implementation = pytest.importorskip(f"uvicorn.protocols.http.{module}")
-    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", getattr(implementation, name))
-    importlib.reload(limits)
-    monkeypatch.setattr(process, "BoundedConnection", limits.BoundedConnection)
-    return start_relay()
-
-
 @pytest.fixture
 def wires(monkeypatch: pytest.MonkeyPatch, relay: ThreadedRelay) -> Iterator[Any]:
-    """Opens connections to a relay whose limits are short."""
+    """Opens connections to a relay with short limits."""
     monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(limits, "STUCK_SECONDS", 0.5)
     relay.server.config.timeout_keep_alive = 2
@@ -61,7 +47,7 @@ def wires(monkeypatch: pytest.MonkeyPatch, relay: ThreadedRelay) -> Iterator[Any
 
 
 def read_all(wire: socket.socket) -> bytes:
-    """All that comes until the relay closes."""
+    """Return everything until the relay closes."""
     received = b""
     try:
         while data := wire.recv(65536):
@@ -84,13 +70,13 @@ GOOD = head("GET", "/healthz", HOST)
     [b"", b"\r\n", b"GET /heal", head("POST", INVOCATIONS_PATH, HOST)[:-2], GOOD + b"GET /heal"],
     ids=["nothing", "a line break", "half a line", "half a head", "half of the next request"],
 )
-def test_who_does_not_finish_a_request_is_let_go(wires: Any, said: bytes) -> None:
+def test_an_unfinished_request_is_closed(wires: Any, said: bytes) -> None:
     wire = wires(said)
     answer = read_all(wire)
     assert (b" 200 " in answer) == said.startswith(GOOD)
 
 
-def test_a_head_that_drips_is_bounded_as_a_whole(wires: Any) -> None:
+def test_a_dripping_head_has_one_time_limit(wires: Any) -> None:
     wire = wires()
     with pytest.raises(OSError):
         for number in range(1000):
@@ -98,7 +84,7 @@ def test_a_head_that_drips_is_bounded_as_a_whole(wires: Any) -> None:
             time.sleep(0.05)
 
 
-def test_a_head_without_an_end_is_bounded_in_size(wires: Any) -> None:
+def test_an_endless_head_has_a_size_limit(wires: Any) -> None:
     wire = wires(f"GET /healthz HTTP/1.1\r\n{HOST}\r\nX-Long: ".encode())
     sent = 0
     with pytest.raises(OSError):
@@ -108,7 +94,7 @@ def test_a_head_without_an_end_is_bounded_in_size(wires: Any) -> None:
     assert sent < 10_000_000
 
 
-def test_a_connection_that_is_used_stays(wires: Any) -> None:
+def test_a_used_connection_stays_open(wires: Any) -> None:
     wire = wires()
     for _ in range(4):
         wire.sendall(GOOD)
@@ -129,7 +115,7 @@ def test_a_connection_that_is_used_stays(wires: Any) -> None:
     ],
     ids=str,
 )
-def test_requests_that_can_be_read_in_two_ways_are_refused(wires: Any, upstream: Gateway, lines: list[str]) -> None:
+def test_ambiguous_requests_are_refused(wires: Any, upstream: Gateway, lines: list[str]) -> None:
     request = head("POST", INVOCATIONS_PATH, HOST, "Content-Type: application/json", *lines)
     answer = read_all(wires(request + b"0\r\n\r\n" + GOOD))
     assert b" 400 " in answer.partition(b"\r\n")[0]
@@ -145,11 +131,11 @@ class TestProbes:
         assert answer.endswith(b"\r\n\r\n")
 
     @pytest.mark.parametrize("lines", [[], ["Host: relay.internal:8080"]], ids=str)
-    def test_without_the_name_of_this_machine(self, wires: Any, path: str, lines: list[str]) -> None:
+    def test_with_any_host_name(self, wires: Any, path: str, lines: list[str]) -> None:
         assert b" 200 " in read_all(wires(head("GET", path, *lines, version="1.0"))).partition(b"\r\n")[0]
 
 
-def test_the_root_leads_to_the_documentation(relay: ThreadedRelay) -> None:
+def test_the_root_redirects_to_the_documentation(relay: ThreadedRelay) -> None:
     answer = relay.api.call("GET", "/")
     assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
@@ -169,8 +155,8 @@ def statuses(answers: bytes) -> list[int]:
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAA")
 
 
-class TestAWishForAnotherProtocol:
-    """It is ignored, as RFC 9110 7.8 lets a server: the request is answered over HTTP/1.1."""
+class TestUpgrade:
+    """A request for another protocol is ignored, as RFC 9110 7.8 permits, and answered over HTTP/1.1."""
 
     @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
     @pytest.mark.parametrize(
@@ -187,19 +173,19 @@ class TestAWishForAnotherProtocol:
         ],
         ids=str,
     )
-    def test_leaves_the_body_alone(self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool) -> None:
+    def test_the_body_is_read(self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool) -> None:
         wire = wires(start_of_a_run(*lines, chunked=chunked) + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [202, 200]
         assert eventually(lambda: len(upstream.posts) == 1)
         assert "Why?" in upstream.posts[0]["input"]
 
-    def test_with_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
+    def test_in_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
         starts = [start_of_a_run(*H2C, chunked=number % 2 == 1, question=f"No {number}?") for number in range(4)]
         last = head("GET", "/healthz", HOST, "Connection: Upgrade, close", "Upgrade: h2c")
         assert statuses(read_all(wires(b"".join(starts) + last))) == [202] * 4 + [200]
         assert eventually(lambda: len(upstream.posts) == 4)
 
-    def test_in_bytes_that_come_one_by_one(self, wires: Any) -> None:
+    def test_in_single_bytes(self, wires: Any) -> None:
         wire = wires()
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = start_of_a_run(*H2C, "Connection: close")
@@ -207,11 +193,11 @@ class TestAWishForAnotherProtocol:
             wire.sendall(request[start : start + 1])
         assert statuses(read_all(wire)) == [202]
 
-    def test_in_thousands_of_requests_at_once(self, wires: Any) -> None:
+    def test_in_thousands_of_pipelined_requests(self, wires: Any) -> None:
         wire = wires(head("GET", "/healthz", HOST, *H2C) * 2000 + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [200] * 2001
 
-    def test_of_who_waits_to_be_told_to_go_on(self, wires: Any) -> None:
+    def test_with_expect_100_continue(self, wires: Any) -> None:
         request = start_of_a_run(*H2C, "Expect: 100-continue", "Connection: close")
         end = request.index(b"\r\n\r\n") + 4
         wire = wires(request[:end])
@@ -219,19 +205,19 @@ class TestAWishForAnotherProtocol:
         wire.sendall(request[end:])
         assert statuses(read_all(wire)) == [202]
 
-    def test_does_not_loosen_what_is_checked(self, wires: Any, upstream: Gateway) -> None:
+    def test_checks_stay_as_strict(self, wires: Any, upstream: Gateway) -> None:
         request = head("POST", INVOCATIONS_PATH, HOST, *H2C, "Content-Length: 5", "Transfer-Encoding: chunked")
         assert statuses(read_all(wires(request + b"0\r\n\r\n" + GOOD))) == [400]
         assert statuses(read_all(wires(head("POST", INVOCATIONS_PATH, "Host: rebound.example", *H2C) + GOOD)))[0] == 400
         assert statuses(read_all(wires(head("CONNECT", "127.0.0.1:80", HOST, *H2C))))[:1] != [200]
         assert not upstream.posts
 
-    def test_of_a_client_that_stops_in_the_middle(self, wires: Any) -> None:
+    def test_a_client_that_stops_in_the_middle(self, wires: Any) -> None:
         answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
         assert statuses(answer) == [408]
 
     @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
-    def test_of_the_client_of_java(self, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
+    def test_the_java_client(self, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
         (tmp_path / "Start.java").write_text(JAVA)
         content = json.dumps(body("Why?", background=True))
         command = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(tmp_path / "Start.java")]
@@ -267,7 +253,9 @@ class TestReadersThatStop:
         return started
 
     @pytest.mark.parametrize("ending", ["", "/wait", "/events"])
-    def test_are_let_go(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any], ending: str) -> None:
+    def test_stuck_readers_are_closed(
+        self, wires: Any, relay: ThreadedRelay, started: dict[str, Any], ending: str
+    ) -> None:
         name, value = next(iter(token(started).items()))
         request = head("GET", f"{INVOCATIONS_PATH}/{started['invocation_id']}{ending}", HOST, f"{name}: {value}")
         stuck = [wires(request, window=4096) for _ in range(5)]
@@ -276,7 +264,7 @@ class TestReadersThatStop:
         assert eventually(lambda: len(connections) <= 1)  # the test's own
         assert len(read_all(stuck[0])) < 3_000_000
 
-    def test_slow_ones_are_not(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
+    def test_slow_readers_are_not_closed(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
         name, value = next(iter(token(started).items()))
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
         wire = wires(head("GET", path, HOST, f"{name}: {value}", "Connection: close"), window=65536)
@@ -286,7 +274,7 @@ class TestReadersThatStop:
             time.sleep(0.01)
         assert json.loads(received.partition(b"\r\n\r\n")[2])["status"] == "completed"
 
-    def test_cost_a_bounded_amount(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
+    def test_stuck_readers_cost_bounded_memory(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
         name, value = next(iter(token(started).items()))
         request = head("GET", f"{INVOCATIONS_PATH}/{started['invocation_id']}/events", HOST, f"{name}: {value}")
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""`/docs` in a real browser that has no network but the relay itself."""
+"""`/docs` in a real browser without network besides the relay."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
     browser.close()
 
 
-def test_nothing_comes_from_another_host(relay: ThreadedRelay) -> None:
+def test_nothing_is_loaded_from_another_host(relay: ThreadedRelay) -> None:
     page = relay.api.call("GET", "/docs")
     assert page.status_code == 200
     assert "http" not in page.text.replace("-http", "")
@@ -107,7 +107,7 @@ def test_nothing_comes_from_another_host(relay: ThreadedRelay) -> None:
     assert relay.api.call("GET", "/docs/nothing.js").status_code == 404
 
 
-def test_a_request_can_be_made_from_the_page(relay: ThreadedRelay, browser: Browser) -> None:
+def test_the_page_can_send_a_request(relay: ThreadedRelay, browser: Browser) -> None:
     browser.call("Page.navigate", url=f"{relay.api.base_url}/docs")
     operation = "[id*='healthz']"
     browser.click(f"{operation} .opblock-summary-control")

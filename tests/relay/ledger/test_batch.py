@@ -1,4 +1,4 @@
-"""Calls that are answered together."""
+"""Batched calls."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from litellm_openai_example.relay.ledger.batch import Batch
+from litellm_openai_example.relay.tasks import Batch
 
 
-def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
+def test_items_that_arrive_during_a_call_share_the_next_one() -> None:
     async def main() -> None:
         groups: list[list[int]] = []
         go = asyncio.Event()
@@ -25,7 +25,7 @@ def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
         while not groups:
             await asyncio.sleep(0)
         others = [asyncio.create_task(batch(item)) for item in (2, 3, 7, 5)]
-        gone = asyncio.create_task(batch(6))
+        gone = asyncio.create_task(batch(6))  # answered nevertheless: it may be a change that must not be lost
         await asyncio.sleep(0)
         gone.cancel()
         go.set()
@@ -33,13 +33,13 @@ def test_what_gathers_meanwhile_is_answered_by_the_next_call() -> None:
         two, three, seven, five = await asyncio.gather(*others, return_exceptions=True)
         assert (two, three, five) == (4, 6, 10)
         assert isinstance(seven, ValueError)
-        assert groups == [[1], [2, 3, 7], [5]]
+        assert groups == [[1], [2, 3, 7], [5, 6]]
         assert await batch(8) == 16
 
     asyncio.run(main())
 
 
-def test_what_is_on_its_way_comes_along() -> None:
+def test_concurrent_items_join_the_first_call() -> None:
     async def main() -> None:
         groups: list[list[int]] = []
 
@@ -60,7 +60,7 @@ def test_what_is_on_its_way_comes_along() -> None:
     asyncio.run(main())
 
 
-def test_a_call_that_fails_fails_for_its_own_group() -> None:
+def test_a_failed_call_fails_only_its_own_items() -> None:
     async def main() -> None:
         calls = 0
 
@@ -79,7 +79,7 @@ def test_a_call_that_fails_fails_for_its_own_group() -> None:
     asyncio.run(main())
 
 
-def test_nobody_waits_for_ever_when_gathering_is_cancelled() -> None:
+def test_no_caller_hangs_if_the_batch_is_cancelled_before_a_call() -> None:
     async def main() -> None:
         async def answer(items: Sequence[int]) -> list[int]:
             return list(items)
@@ -98,7 +98,7 @@ def test_nobody_waits_for_ever_when_gathering_is_cancelled() -> None:
     asyncio.run(main())
 
 
-def test_nobody_waits_for_ever_when_it_is_cancelled() -> None:
+def test_no_caller_hangs_if_a_call_is_cancelled() -> None:
     async def main() -> None:
         async def answer(items: Sequence[int]) -> list[int]:
             raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""PostgreSQL behind a proxy that loses commits or falls silent; databases whose defaults are not the usual ones."""
+"""PostgreSQL behind a proxy that loses commits or falls silent; databases with unusual defaults."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger import connections, engines
+from litellm_openai_example.relay.ledger import connections
 from litellm_openai_example.relay.ledger.database import Database, Transaction
-from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
+from litellm_openai_example.relay.ledger.outages import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.settings import database_url as configured_url
 
@@ -26,7 +26,7 @@ from ..proxied import proxied
 from .ledgers import new, opened, run
 
 
-def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:
+def test_a_lost_answer_to_a_commit(postgresql: PostgreSQL) -> None:
     async def work() -> None:
         async with proxied(postgresql.new_database()) as (proxy, url), opened(url) as ledger:
             proxy.lose_commit = True
@@ -52,7 +52,7 @@ def test_the_answer_to_a_commit_is_lost(postgresql: PostgreSQL) -> None:
     run(work)
 
 
-def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_database_delays_no_request(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_LONGEST_WRITE", 2.0)
 
     async def work() -> None:
@@ -77,7 +77,7 @@ def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
         ('FATAL:  role "stranger" does not exist', "no such role"),
         ("server does not support SSL, but SSL was required", "no TLS"),
         ("[Errno -2] Name or service not known", "no such host"),
-        ("connection to server at 127.0.0.1 failed: Connection refused", "nobody listens"),
+        ("connection to server at 127.0.0.1 failed: Connection refused", "nothing listens"),
         ("connection timeout expired", "no answer"),
         ('invalid sslmode value: "nonsense"', "name or a value"),
         ("bad value for connect_timeout: 'x'", "name or a value"),
@@ -87,7 +87,7 @@ def test_a_silent_database_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
         ("channel binding required, but SSL not in use", "channel_binding"),
     ],
 )
-def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
+def test_reasons_in_plain_words(words: str, reason: str) -> None:
     assert reason in why_not_opened(OSError(words))
 
 
@@ -97,22 +97,22 @@ def test_why_it_cannot_be_opened(words: str, reason: str) -> None:
         "prepare_threshold=soon",
         "autocommit=1",
         "row_factory=x",
-        "client_encoding=LATIN1",  # a report that it cannot hold would be paid for and lost
+        "client_encoding=LATIN1",  # a report that it cannot store would be paid for and lost
         "client_encoding=SQL_ASCII",
         "connect_timeout=5&connect_timeout=6",
         "host=h:5432&host=i:port",
     ],
 )
-def test_a_setting_that_cannot_be_obeyed(query: str) -> None:
+def test_invalid_settings(query: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        engines.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
+        connections.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
     assert "hushhush" not in str(caught.value)
     assert query.partition("=")[0] in str(caught.value)
 
 
-def test_settings_that_are_obeyed() -> None:
+def test_valid_settings() -> None:
     url = make_url("postgresql+psycopg://h/d?prepare_threshold=3&connect_timeout=9")
-    rest, options = engines._postgresql_options(url)
+    rest, options = connections._postgresql_options(url)
     assert options["prepare_threshold"] == 3
     assert "connect_timeout" not in options
     assert rest.query == {"connect_timeout": "9"}
@@ -127,7 +127,7 @@ def sql(url: str, *statements: str) -> None:
 
 
 def as_role(url: str, role: str) -> str:
-    """The same database for another role."""
+    """Return the URL of the same database for another role."""
     return make_url(url).set(username=role, password=None).render_as_string(hide_password=False)
 
 
@@ -159,7 +159,7 @@ EVERY_DEFAULT = (
 )
 
 
-def test_defaults_of_a_database_that_are_not_the_usual_ones(postgresql: PostgreSQL) -> None:
+def test_unusual_defaults_of_a_database(postgresql: PostgreSQL) -> None:
     async def work() -> None:
         url = postgresql.new_database()
         sql(url, "CREATE SCHEMA other")
@@ -167,7 +167,7 @@ def test_defaults_of_a_database_that_are_not_the_usual_ones(postgresql: PostgreS
             sql(url, f"ALTER DATABASE {{db}} SET {default}")
             words = "It's a \\ back\\nslash, 짜장면 🍜"
             async with opened(url) as ledger:
-                assert not await ledger.heartbeat(), default  # by the second, the first is read as it was written
+                assert not await ledger.heartbeat(), default  # by the second, the first still reads as written
                 await ledger.accept(new(f"a{n}"))
                 assert await ledger.claim(1, blocks=False), default
                 assert await ledger.submitted(f"a{n}", "resp_1")
@@ -181,7 +181,7 @@ def test_defaults_of_a_database_that_are_not_the_usual_ones(postgresql: PostgreS
     run(work)
 
 
-def test_a_change_is_on_disk_and_is_given_time_whatever_the_defaults(postgresql: PostgreSQL) -> None:
+def test_changes_are_durable_and_have_time_under_any_defaults(postgresql: PostgreSQL) -> None:
     wanted = {
         "synchronous_commit": "on",
         "statement_timeout": "10s",
@@ -210,7 +210,7 @@ def test_a_change_is_on_disk_and_is_given_time_whatever_the_defaults(postgresql:
     run(work)
 
 
-def test_a_stronger_default_stays(postgresql: PostgreSQL) -> None:
+def test_a_stronger_default_is_kept(postgresql: PostgreSQL) -> None:
     async def work() -> None:
         url = postgresql.new_database()
         sql(url, "ALTER DATABASE {db} SET synchronous_commit = 'remote_apply'")
@@ -304,7 +304,7 @@ def test_a_database_that_cannot_hold_a_ledger(
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_a_sqlite_file_of_another_program_is_left_as_it_is(tmp_path: Path, mode: str) -> None:
+def test_a_sqlite_file_of_another_program_is_not_changed(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"PRAGMA journal_mode={mode}")
@@ -316,7 +316,7 @@ def test_a_sqlite_file_of_another_program_is_left_as_it_is(tmp_path: Path, mode:
     assert path.read_bytes() == before
 
 
-def test_a_unix_socket_in_the_place_of_the_host(postgresql: PostgreSQL) -> None:
+def test_a_unix_socket_as_the_host(postgresql: PostgreSQL) -> None:
     url = make_url(postgresql.new_database())
     folder = str(url.query.get("host") or url.host)
     if not folder.startswith("/"):
@@ -352,7 +352,7 @@ def test_a_unix_socket_in_the_place_of_the_host(postgresql: PostgreSQL) -> None:
         "postgresql://pg:hush@secretpart@one:9,two:9/db",
     ],
 )
-def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
+def test_malformed_addresses(address: str) -> None:
     with pytest.raises(ConfigurationError, match=r"%40|quotes|must start|must name a file|a literal \$\{P") as caught:
         configured_url({"RELAY_DATABASE_URL": address})
     assert "secretpart" not in str(caught.value)
@@ -368,7 +368,7 @@ def test_an_address_that_is_not_written_as_it_must_be(address: str) -> None:
         ("postgresql:///x?host=/run/pg", None, None),
     ],
 )
-def test_an_address_with_odd_characters_that_is_right(address: str, user: str | None, host: str | None) -> None:
+def test_valid_addresses_with_odd_characters(address: str, user: str | None, host: str | None) -> None:
     url = configured_url({"RELAY_DATABASE_URL": address})
     assert (url.username, url.host) == (user, host)
 
@@ -391,9 +391,9 @@ def test_several_hosts(address: str, hosts: str, ports: str | int | None) -> Non
     assert given.get("dbname") == url.database
 
 
-def test_a_ledger_that_has_become_read_only_is_named_so(postgresql: PostgreSQL) -> None:
+def test_a_read_only_ledger_is_reported_as_such(postgresql: PostgreSQL) -> None:
     url = postgresql.new_database()
     _make_ledger(url)
     sql(url, "ALTER DATABASE {db} SET default_transaction_read_only = on")
-    with pytest.raises(LedgerUnavailable, match="the database only reads"):
+    with pytest.raises(LedgerUnavailable, match="the database is read-only"):
         _make_ledger(url)

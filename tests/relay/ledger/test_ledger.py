@@ -1,4 +1,4 @@
-"""The ledger itself, on both databases: what it asks costs the same however much has ended, whatever the clock does."""
+"""The ledger on both databases: queries independent of ended runs, starts abandoned by clients, set-backs, clocks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from sqlalchemy.pool import Pool
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
-from litellm_openai_example.relay.ledger.ledger import Ledger
+from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.ledger.schema import ACTIVE
-from litellm_openai_example.relay.metrics import exposition
+from litellm_openai_example.relay.ledger.states import Ledger
 from litellm_openai_example.relay.report import listed, spent
 
 from ...fakes.postgresql import PostgreSQL
@@ -43,7 +42,7 @@ HELD_COMMIT = (
 
 
 class Clock:
-    """A settable one."""
+    """A settable clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -84,7 +83,7 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
             await ledger.check()
             await ledger.get("a")
             await ledger.purge(FINISHED / 2)
-            await exposition(ledger, waiters=0, seconds=60)
+            await ledger.unfinished()
             queries = [query for state in (None, "queued", *ACTIVE) for query in listed(state)]
             for query in (*queries, spent(time.time() - 60, postgresql=ledger.database.postgresql)):
                 await ledger.database.read(partial(AsyncConnection.execute, statement=query))
@@ -103,7 +102,7 @@ def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
 
 @asynccontextmanager
 async def locked(url: str) -> AsyncIterator[None]:
-    """Somebody else holds the lock that every change waits for."""
+    """Hold the lock that every change waits for, in another session."""
     database = Database(make_url(url), "other")
     try:
         async with database.connections.writer.connect() as connection:
@@ -140,7 +139,7 @@ async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]
 
 
 def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
-    """Whatever it is doing at that moment: a loop that went on would hold up the end of the process."""
+    """At any moment: a loop that survives its cancellation would delay the end of the process."""
 
     async def read(ledger: Ledger) -> None:
         while True:
@@ -158,14 +157,14 @@ def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
     run(work)
 
 
-def test_what_was_told_to_have_failed_is_not_accepted_later(database_url: str) -> None:
-    """Whoever gave up waiting asks again: both would be paid for."""
+def test_a_failed_start_is_not_accepted_later(database_url: str) -> None:
+    """A client that gave up repeats the start, and both would be paid for."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
             async with locked(database_url):
                 accepting = [asyncio.create_task(ledger.accept(new("before")))]
-                await asyncio.sleep(0.2)  # its transaction is waiting by now
+                await asyncio.sleep(0.2)  # its transaction is waiting
                 accepting += [asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays")]
                 await asyncio.sleep(0.1)
                 for task in accepting[:2]:
@@ -177,8 +176,8 @@ def test_what_was_told_to_have_failed_is_not_accepted_later(database_url: str) -
     run(work)
 
 
-def test_what_was_given_up_during_its_commit_is_cancelled(postgresql: PostgreSQL) -> None:
-    """A commit under way cannot be called back; without a key nobody would ever find what it accepted."""
+def test_a_start_abandoned_during_its_commit_is_cancelled(postgresql: PostgreSQL) -> None:
+    """A commit in progress cannot be undone, and without a key nobody would find the run."""
 
     async def work() -> None:
         url = postgresql.new_database()
@@ -199,8 +198,8 @@ def test_what_was_given_up_during_its_commit_is_cancelled(postgresql: PostgreSQL
     run(work)
 
 
-def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those in the same commit were accepted: told anything else they would ask again."""
+def test_an_abandoned_start_delays_no_other(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of the same commit were accepted: with a failure they would repeat the start."""
 
     async def work() -> None:
         url = postgresql.new_database()
@@ -225,7 +224,7 @@ def test_what_was_given_up_holds_nobody_up(postgresql: PostgreSQL, monkeypatch: 
     run(work)
 
 
-def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
+def test_an_abandoned_start_is_withdrawn_once_the_ledger_is_back(
     postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None:
@@ -254,7 +253,7 @@ def test_what_was_given_up_is_withdrawn_once_the_ledger_is_back(
     run(work)
 
 
-def test_what_was_followed_and_why_it_is_to_be_stopped_outlive_a_process(database_url: str) -> None:
+def test_followed_time_and_stop_reason_outlive_a_process(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, "first") as first, opened(database_url, "second") as second:
             for name in "abc":
@@ -265,7 +264,7 @@ def test_what_was_followed_and_why_it_is_to_be_stopped_outlive_a_process(databas
             await first.keep_followed({"a": 12.5, "b": 1.0, "unknown": 3.0})
             assert await first.keep_wish("a", "research_timeout")
             assert await first.requeue("c", 0.0, attempt=1, followed=7.0)
-            await second.keep_followed({"a": 99.0})  # not its own
+            await second.keep_followed({"a": 99.0})  # of another process
             assert not await second.keep_wish("b", "research_timeout")
             await first.leave({"b": 2.0})
             taken = {one.id: one for one in await second.reclaim(may_declare_dead=False, limit=9)}
@@ -281,7 +280,7 @@ def test_what_was_followed_and_why_it_is_to_be_stopped_outlive_a_process(databas
 @pytest.mark.parametrize(
     "lease", ["UPDATE relay_workers SET expires_at = expires_at - 0.5", "DELETE FROM relay_workers"]
 )
-def test_a_ledger_that_was_set_back_gives_nothing_away_until_it_is_noticed(database_url: str, lease: str) -> None:
+def test_nothing_is_claimed_from_a_set_back_ledger_before_it_is_noticed(database_url: str, lease: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await ledger.accept(new("a"))
@@ -292,7 +291,7 @@ def test_a_ledger_that_was_set_back_gives_nothing_away_until_it_is_noticed(datab
             assert not await ledger.heartbeat()
             while not (
                 claimed := await ledger.claim(1, blocks=False)
-            ):  # others get a lease's time to say what they sent
+            ):  # others get the length of a lease to restore what they sent
                 await asyncio.sleep(0.1)
                 await ledger.heartbeat()
             assert len(claimed) == 1
@@ -301,7 +300,7 @@ def test_a_ledger_that_was_set_back_gives_nothing_away_until_it_is_noticed(datab
 
 
 @pytest.mark.parametrize("older", ["id = 'second'", "id <> 'third'", "true"])
-def test_a_process_that_finds_the_ledger_set_back_tells_all_others_once(database_url: str, older: str) -> None:
+def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database_url: str, older: str) -> None:
     async def work() -> None:
         async with (
             opened(database_url, "first") as first,
@@ -325,8 +324,8 @@ def test_a_process_that_finds_the_ledger_set_back_tells_all_others_once(database
     run(work)
 
 
-def test_nothing_is_claimed_right_behind_the_renewal_that_finds_the_ledger_set_back(database_url: str) -> None:
-    """By then its lease is as new as ever."""
+def test_nothing_is_claimed_right_behind_the_renewal_that_notices_a_set_back(database_url: str) -> None:
+    """The lease is as good as new by then."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -343,7 +342,7 @@ def test_nothing_is_claimed_right_behind_the_renewal_that_finds_the_ledger_set_b
     run(work)
 
 
-def test_only_the_process_that_sent_a_run_takes_it_out_of_the_queue(database_url: str) -> None:
+def test_only_the_process_that_sent_a_run_restores_it(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, "first") as first, opened(database_url, "second") as second:
             for name in "abc":
@@ -363,7 +362,7 @@ def test_only_the_process_that_sent_a_run_takes_it_out_of_the_queue(database_url
     run(work)
 
 
-def test_a_purge_is_one_block_at_a_time(database_url: str) -> None:
+def test_a_purge_deletes_one_block_at_a_time(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await fill(ledger, 500)
@@ -376,7 +375,7 @@ def test_a_purge_is_one_block_at_a_time(database_url: str) -> None:
     run(work)
 
 
-def test_a_take_over_knows_its_limit(database_url: str) -> None:
+def test_a_reclaim_obeys_its_limit(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, "first") as first, opened(database_url, "second") as second:
             for n in range(9):
@@ -403,7 +402,7 @@ def test_nothing_is_claimed_without_a_lease(database_url: str) -> None:
 
 
 def test_a_process_never_declares_itself_dead(tmp_path: Path) -> None:
-    """However late its heart beats: on a starved machine it would fail what it has just submitted."""
+    """However late its heartbeat: on a starved machine it would fail its own submissions."""
 
     async def work() -> None:
         clock = Clock()
@@ -421,7 +420,7 @@ def test_a_process_never_declares_itself_dead(tmp_path: Path) -> None:
     run(work)
 
 
-def test_a_repeated_requeue_does_not_touch_the_next_attempt(database_url: str) -> None:
+def test_a_repeated_requeue_leaves_the_next_attempt_alone(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await ledger.accept(new("a"))
@@ -435,7 +434,7 @@ def test_a_repeated_requeue_does_not_touch_the_next_attempt(database_url: str) -
 
 
 class TestClockSteps:
-    """SQLite: all on one machine, whose clock is set while relays run and after one has died."""
+    """SQLite: the machine's clock is set while relays run, and after one has died."""
 
     @pytest.fixture
     def wall(self) -> Iterator[Clock]:
@@ -450,7 +449,7 @@ class TestClockSteps:
         event.remove(Pool, "connect", set_clock)
 
     @pytest.mark.parametrize("step", [3600.0, -3600.0])
-    def test_a_living_relay_keeps_its_own(self, sqlite_url: str, wall: Clock, step: float) -> None:
+    def test_a_living_relay_keeps_its_runs(self, sqlite_url: str, wall: Clock, step: float) -> None:
         async def work() -> None:
             clock = Clock()
             async with opened(sqlite_url, "a", clock=clock) as first, opened(sqlite_url, "b", clock=clock) as second:
@@ -464,7 +463,7 @@ class TestClockSteps:
         run(work)
 
     @pytest.mark.parametrize("step", [3600.0, -3600.0])
-    def test_the_work_of_a_dead_one_is_taken_up(self, sqlite_url: str, wall: Clock, step: float) -> None:
+    def test_the_runs_of_a_dead_relay_are_reclaimed(self, sqlite_url: str, wall: Clock, step: float) -> None:
         async def work() -> None:
             clock = Clock()
             async with opened(sqlite_url, "a", clock=clock) as first, opened(sqlite_url, "b", clock=clock) as second:
@@ -481,7 +480,7 @@ class TestClockSteps:
 
         run(work)
 
-    def test_one_that_is_set_forward_deletes_no_result(self, sqlite_url: str, wall: Clock) -> None:
+    def test_a_clock_set_forward_deletes_no_result(self, sqlite_url: str, wall: Clock) -> None:
         async def work() -> None:
             clock = Clock()
             async with opened(sqlite_url, clock=clock) as ledger:
@@ -495,7 +494,7 @@ class TestClockSteps:
 
         run(work)
 
-    def test_after_the_machine_started_anew(self, sqlite_url: str, wall: Clock) -> None:
+    def test_after_a_reboot(self, sqlite_url: str, wall: Clock) -> None:
         async def work() -> None:
             old, now = Clock(), Clock()
             now.now = 5.0
@@ -506,7 +505,7 @@ class TestClockSteps:
 
         run(work)
 
-    def test_what_was_to_be_tried_later_is_not_an_hour_later(self, sqlite_url: str, wall: Clock) -> None:
+    def test_a_clock_set_back_does_not_delay_a_retry_by_an_hour(self, sqlite_url: str, wall: Clock) -> None:
         async def work() -> None:
             async with opened(sqlite_url) as ledger:
                 await ledger.accept(new("i"))
@@ -520,7 +519,7 @@ class TestClockSteps:
 
 
 class TestFile:
-    """SQLite's file, of which anything may happen while it is open."""
+    """SQLite's file, deleted, replaced or locked while it is open."""
 
     def test_deleted(self, sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
         path = Path(sqlite_url.removeprefix("sqlite+aiosqlite:///"))
@@ -579,7 +578,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "words"), [(b"no database, but long enough to be read as one" * 9, "not a SQLite database")]
     )
-    def test_something_else(self, sqlite_url: str, content: bytes, words: str) -> None:
+    def test_replaced_by_garbage(self, sqlite_url: str, content: bytes, words: str) -> None:
         Path(sqlite_url.removeprefix("sqlite+aiosqlite:///")).write_bytes(content)
 
         async def work() -> None:
@@ -589,6 +588,6 @@ class TestFile:
         with pytest.raises(ConfigurationError, match=words):
             run(work)
 
-    def test_a_directory(self, tmp_path: Path) -> None:
+    def test_replaced_by_a_directory(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="directory"):
             Database(make_url(f"sqlite+aiosqlite:///{tmp_path}"), "me")

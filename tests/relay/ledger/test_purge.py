@@ -1,4 +1,4 @@
-"""Deleting what is old: however much it is, what is due is done on time."""
+"""Purges: retentions, and due work stays on time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:
     run(work)
 
 
-def test_of_two_retentions_the_longer_one_holds(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_longer_of_two_retentions_applies(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "litellm_relay")
 
     async def work() -> None:
@@ -63,10 +63,10 @@ def test_of_two_retentions_the_longer_one_holds(database_url: str, caplog: pytes
     run(work)
 
 
-def test_another_retention_is_said_before_anything_is_deleted(
+def test_a_different_retention_is_logged_before_anything_is_deleted(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the process that is told a shorter one, whichever of them came first."""
+    """By the process with the shorter one, whichever came first."""
 
     async def work() -> None:
         day, hour = 86400.0, 3600.0
@@ -86,7 +86,7 @@ def test_another_retention_is_said_before_anything_is_deleted(
     run(work)
 
 
-def test_results_are_kept_a_while_longer_when_who_keeps_them_longest_has_died(database_url: str) -> None:
+def test_a_retention_outlives_its_process_for_a_while(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, retention=0.0) as short:
             async with opened(database_url, "long", retention=3600.0):

@@ -1,4 +1,4 @@
-"""A ledger of the release before is opened by this one, with a replica of the old version still running."""
+"""Migration of an older release's ledger, with a replica of that version still running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from litellm_openai_example.relay.ledger.records import Outcome, Piece
 from .ledgers import OWNED, STATES, new, old_row, opened, run, write_old
 
 
-def test_from_version_1(database_url: str) -> None:
+def test_migration_from_version_1(database_url: str) -> None:
     async def work() -> None:
         from sqlalchemy.engine import make_url
 
@@ -28,7 +28,7 @@ def test_from_version_1(database_url: str) -> None:
         async with opened(database_url) as ledger, opened(database_url, "another"):
             records = await ledger.get_many([f"{w}_{s}" for w in ("alive", "dead") for s in STATES])
             assert sorted(record.state for record in records.values()) == sorted(2 * STATES)
-            # The old replica goes on: accepts, renews its lease, ends its runs.
+            # The old replica carries on: accepts, renews its lease, ends its runs.
             await old.run(lambda connection: connection.execute(text(old_row("late", "queued", None))))
             renew = text(f"UPDATE relay_workers SET expires_at = {time.time() + 900} WHERE id = 'alive'")
             await old.run(lambda connection: connection.execute(renew))
@@ -43,7 +43,7 @@ def test_from_version_1(database_url: str) -> None:
     run(work)
 
 
-def test_a_newer_one_is_refused(database_url: str) -> None:
+def test_a_newer_ledger_is_refused(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await ledger.database.run(
@@ -57,12 +57,12 @@ def test_a_newer_one_is_refused(database_url: str) -> None:
 
 
 async def _filled(url: str, states: tuple[str, ...]) -> dict[str, str]:
-    """A ledger with a run in each state; their tokens."""
+    """Fill a ledger with a run in each state; return their tokens."""
     async with opened(url) as ledger:
         records = {}
         for state in states:
             records[state] = await ledger.accept(ledger.tokens.protect(new(state), f"seed of {state}"))
-            if state == "queued":  # the last one: nobody claims it
+            if state == "queued":  # last, so that nobody claims it
                 continue
             await ledger.claim(9, blocks=state == "awaiting")
             if state in ("running", "completed", "incomplete"):
@@ -73,7 +73,7 @@ async def _filled(url: str, states: tuple[str, ...]) -> dict[str, str]:
         return {state: ledger.tokens.given(records[state], f"seed of {state}") for state in states}
 
 
-def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
+def test_a_backup_of_a_running_relay_is_complete(
     database_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     states = (*STATES[1:], STATES[0])
@@ -82,7 +82,7 @@ def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
     async def back_up() -> dict[str, str]:
         nonlocal restored
         tokens = await _filled(database_url, states)
-        async with opened(database_url, "running"):  # what is backed up is in use
+        async with opened(database_url, "running"):  # the backup is taken while the ledger is in use
             restored = await asyncio.to_thread(_backup, database_url, tmp_path, request)
         async with opened(database_url) as ledger:
             await ledger.accept(new("after the backup"))
@@ -103,11 +103,11 @@ def test_a_backup_is_taken_while_a_relay_runs_and_is_whole(
 
 
 def _backup(url: str, folder: Path, request: pytest.FixtureRequest) -> str:
-    """A copy by the database's own means; where it was restored."""
+    """Back up with the database's own tools, restore, and return the URL of the copy."""
     if url.startswith("sqlite"):
         source, target = Path(url.removeprefix("sqlite+aiosqlite:///")), folder / "restored.sqlite3"
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as copy:
-            old.backup(copy)  # what `.backup` of the command does
+            old.backup(copy)  # as the command's `.backup` does
         return f"sqlite+aiosqlite:///{target}"
     restored: str = request.getfixturevalue("postgresql").copy(url)
     return restored

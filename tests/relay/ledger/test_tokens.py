@@ -1,4 +1,4 @@
-"""Invocation tokens: what opens a run, and what the ledger with its secret does not give away."""
+"""Invocation tokens: which open a run, and that the ledger with its secret reveals none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.schema import metadata
+from litellm_openai_example.relay.ledger.states import Ledger
 from litellm_openai_example.relay.ledger.tokens import Tokens
 from litellm_openai_example.research.contract import INVOCATIONS_PATH
 
@@ -35,7 +35,7 @@ KEY = "7f0e6a40b8a94c0f9f6c0c1a52c1d9a3"
 
 
 def computed(secret: bytes, words: str) -> str:
-    """What releases before schema version 4 make of an id, written out."""
+    """Return the token that releases before schema version 4 make from an id, computed step by step."""
     return urlsafe_b64encode(hmac.digest(secret, words.encode(), hashlib.sha256)).rstrip(b"=").decode()
 
 
@@ -74,7 +74,7 @@ def test_a_reader_of_a_backup_opens_nothing(relay: ThreadedRelay, upstream: Gate
     assert relay.api.view(started)["status"] == "running"
 
 
-def test_each_ledger_has_a_secret_that_nobody_can_know(tmp_path: Path) -> None:
+def test_each_ledger_has_a_random_secret(tmp_path: Path) -> None:
     async def secret(name: str) -> bytes:
         async with opened(f"sqlite+aiosqlite:///{tmp_path}/{name}") as ledger:
             return ledger.tokens.secret
@@ -84,7 +84,7 @@ def test_each_ledger_has_a_secret_that_nobody_can_know(tmp_path: Path) -> None:
     assert all(len(set(one)) > 8 and len(one) == 32 for one in secrets)
 
 
-def test_the_repeat_of_a_key_gets_the_same_token_from_any_replica(database_url: str, start_relay: StartRelay) -> None:
+def test_a_repeated_start_gets_the_same_token_from_any_replica(database_url: str, start_relay: StartRelay) -> None:
     one, two = start_relay(database_url=database_url), start_relay(database_url=database_url)
     first = one.api.post(body(background=True), Idempotency_Key=KEY).json()
     again = two.api.post(body(background=True), Idempotency_Key=KEY).json()
@@ -94,13 +94,13 @@ def test_the_repeat_of_a_key_gets_the_same_token_from_any_replica(database_url: 
     assert other["invocation_token"][43:] != first["invocation_token"][43:]
 
 
-def test_the_same_key_makes_another_token_for_another_run() -> None:
+def test_the_same_key_makes_different_tokens_for_different_runs() -> None:
     tokens = Tokens(b"\x01" * 32)
     one, two = (tokens.protect(new(id), KEY).token_hash for id in ("a", "b"))
     assert one != two
 
 
-def test_a_run_of_an_older_release_is_opened_by_its_token(sqlite_url: str, start_relay: StartRelay) -> None:
+def test_a_token_of_an_older_release_opens_its_run(sqlite_url: str, start_relay: StartRelay) -> None:
     async def write() -> None:
         old = Database(make_url(sqlite_url), "old")
         await old.run(write_old)
@@ -115,7 +115,7 @@ def test_a_run_of_an_older_release_is_opened_by_its_token(sqlite_url: str, start
 
 
 def back_to_3(connection: Connection) -> None:
-    """Take away what later versions have added."""
+    """Remove the columns that later versions have added."""
     kept = {"relay_invocations": COLUMNS_OF_3.split(), "relay_workers": ["id", "expires_at", "ticks"]}
     for table, columns in kept.items():
         for column in metadata.tables[table].columns:
@@ -124,8 +124,8 @@ def back_to_3(connection: Connection) -> None:
     connection.execute(text("UPDATE relay_meta SET value = '3' WHERE key = 'version'"))
 
 
-def test_from_version_3(database_url: str) -> None:
-    """A ledger of version 3, with a run that the older release accepted under a key."""
+def test_migration_from_version_3(database_url: str) -> None:
+    """Of a ledger with a run that the older release accepted under a key."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -142,8 +142,8 @@ def test_from_version_3(database_url: str) -> None:
     run(work)
 
 
-def test_beside_an_older_process_its_kind_of_token_is_given(database_url: str) -> None:
-    """It could not check another one, and refuse who paid."""
+def test_tokens_are_old_ones_beside_an_older_process(database_url: str) -> None:
+    """It could not check a new one, and would refuse its owner."""
 
     async def accepted(ledger: Ledger, id: str) -> str:
         return ledger.tokens.given(await ledger.accept(ledger.tokens.protect(new(id), KEY)), KEY)

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation
+from litellm_openai_example.relay.ledger.states import Ledger
 
 from ...fakes.postgresql import PostgreSQL
 

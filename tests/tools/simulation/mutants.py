@@ -16,12 +16,10 @@ from litellm_openai_example.relay.engine.entry import Entry
 from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
 from litellm_openai_example.relay.engine.memory import Memory
 from litellm_openai_example.relay.engine.poller import Poller
-from litellm_openai_example.relay.ledger import ledger as states
-from litellm_openai_example.relay.ledger.changes import REQUEUED
 from litellm_openai_example.relay.ledger.leases import Leases
-from litellm_openai_example.relay.ledger.ledger import Ledger
 from litellm_openai_example.relay.ledger.records import NewInvocation
-from litellm_openai_example.relay.ledger.schema import invocations
+from litellm_openai_example.relay.ledger.schema import IS_IN_FLIGHT, invocations
+from litellm_openai_example.relay.ledger.states import REQUEUED, Ledger
 from litellm_openai_example.research import contract
 
 from .world import simulate
@@ -37,7 +35,7 @@ async def _intent_unseen(_: Entry) -> bool:
 
 
 async def _requeue_all(self: Ledger, *, may_declare_dead: bool) -> Any:
-    return await self._change_orphans(states.IS_IN_FLIGHT, REQUEUED, may_declare_dead)
+    return await self._change_orphans(IS_IN_FLIGHT, REQUEUED, may_declare_dead)
 
 
 def _send_again(error: Exception) -> Exception:

@@ -1,35 +1,31 @@
-"""What a failure of the database means: whether the same may be asked again, and in words why it cannot be opened."""
+"""Failures of the database: whether a retry may help, and the reason in plain words."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ...config import ConfigurationError
 
-T = TypeVar("T")
-
-# What an operator may do by hand, and undo: a right revoked, a table or a schema renamed.
+# An operator may cause these by hand, and undo them: a right revoked, a table or a schema renamed.
 _ODD_OUTAGES = ("42501", "42P01", "3F000")
-# In the words of libpq, of the server and of PgBouncer; they come without an error code. The first that fits.
+# By the words of libpq, the server and PgBouncer, which come without an error code. The first match counts.
 _POSTGRESQL_REASONS = (
     (
         r"invalid \w+ value|bad value for|unrecognized configuration parameter|invalid value for parameter",
         "a setting in RELAY_DATABASE_URL has a name or a value that PostgreSQL does not know",
     ),
     (r"service .* not found|service file", "no such service in pg_service.conf"),
-    (r"hot standby mode|session is (not )?read-only", "no server there is as target_session_attrs asks for"),
+    (r"hot standby mode|session is (not )?read-only", "no server there matches target_session_attrs"),
     (r"channel binding", "the server offers no channel binding, but channel_binding asks for it"),
     (
         r"translate host name|resolve host|name or service not known|nodename nor servname|name resolution",
         "no such host",
     ),
-    (r"connection refused|no such file or directory", "connection refused, nobody listens at that host and port"),
+    (r"connection refused|no such file or directory", "connection refused, nothing listens at that host and port"),
     (r"timeout expired|timed out", "no answer from that host and port"),
     (r"no route to host|network is unreachable", "that host cannot be reached"),
     (
@@ -37,7 +33,7 @@ _POSTGRESQL_REASONS = (
         "what listens there is not PostgreSQL",
     ),
     (r"does not support ssl", "the server offers no TLS, but sslmode asks for it"),
-    (r"no encryption|ssl off|ssl required", "the server wants TLS or does not admit this user from here"),
+    (r"no encryption|ssl off|ssl required", "the server requires TLS or does not admit this user from here"),
     (r"certificate|ssl|tls", "TLS with the server failed"),
     (r"password|sasl", "the user (role) or the password is wrong"),
     (r"database \S+ does not exist|no such database", "no such database"),
@@ -48,7 +44,7 @@ _POSTGRESQL_REASONS = (
 )
 # By error code; {name} is the schema or table that the server's message names.
 _POSTGRESQL_CODES = {
-    "25006": "the database only reads: it is a standby, or default_transaction_read_only is on",
+    "25006": "the database is read-only: it is a standby, or default_transaction_read_only is on",
     "3F000": "the role's search_path names no schema in which tables can be made: CREATE SCHEMA, or ALTER ROLE ... SET "
     "search_path",
     "42501": "the role has no permission for {name}: GRANT ALL ON {name} TO the role (PostgreSQL 15 and later give "
@@ -70,19 +66,19 @@ _SQLITE_REASONS = {
 
 
 class LedgerUnavailable(Exception):
-    """The database does not answer; what was asked of it may be asked again."""
+    """The database does not answer; a retry may succeed."""
 
 
 class Unstorable(Exception):
-    """The database can never hold a value that it was given."""
+    """The database can never store a given value."""
 
 
 class NotAnnounced(LedgerUnavailable):
-    """Listening works, but nothing is heard: there is a pooler in between."""
+    """LISTEN works, but no notification arrives: there is a pooler in between."""
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether the database is to blame: the same may succeed later."""
+    """Return True if the database is to blame, so that a retry may succeed."""
     if isinstance(error, ProgrammingError):
         return getattr(error.orig, "sqlstate", None) in _ODD_OUTAGES
     if isinstance(error, DBAPIError):
@@ -91,13 +87,13 @@ def is_outage(error: Exception) -> bool:
 
 
 def kind(error: BaseException) -> str:
-    """The error by its code or its class: a driver's message may hold the address of the database."""
+    """Return the code or class of an error. Its message may hold the address of the database."""
     cause = getattr(error, "orig", None) or error
     return getattr(cause, "sqlite_errorname", None) or type(cause).__name__
 
 
 def why_not_opened(error: Exception) -> str:
-    """Return why the database cannot be opened, or used, in words of our own."""
+    """Return the reason why the database cannot be opened or used, without the driver's own message."""
     cause = getattr(error, "orig", None) or error
     if isinstance(cause, sqlite3.Error):
         name = kind(cause)
@@ -107,30 +103,17 @@ def why_not_opened(error: Exception) -> str:
         named = re.search(r'\b(schema|table)\s+[»"]?([^\s"«]+)', str(cause), re.IGNORECASE)
         name = f"{named[1]} {named[2]}".lower() if named else "the schema or its tables"
         return _POSTGRESQL_CODES[code].format(name=name)
-    if code is None:  # the connection was not made: there are only words
+    if code is None:  # not connected: the message is all there is
         for pattern, words in _POSTGRESQL_REASONS:
             if re.search(pattern, str(cause), re.IGNORECASE):
                 return words
     return kind(cause)
 
 
-async def twice(work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work`, and once more if the database went away: the pool may hold connections to one that restarted."""
-    try:
-        return await work()
-    except Exception as error:
-        if not is_outage(error):
-            raise unavailable(error) from None
-    try:
-        return await work()
-    except Exception as error:
-        raise unavailable(error) from None
-
-
 def unavailable(error: Exception) -> Exception:
-    """An error of the driver as one of those above, where it is one. A `ConfigurationError` speaks for itself."""
+    """Return an error of the driver as `LedgerUnavailable` or `Unstorable` if it is one of them, otherwise as it is."""
     if isinstance(error, LedgerUnavailable | ConfigurationError):
         return error
-    if isinstance(error, DataError | ValueError | OverflowError | RecursionError):  # a value is to blame
+    if isinstance(error, DataError | ValueError | OverflowError | RecursionError):  # the value is to blame
         return Unstorable(kind(error))
     return LedgerUnavailable(why_not_opened(error)) if is_outage(error) else error

@@ -1,4 +1,4 @@
-"""The relay as a whole: its parts, put together, started and stopped in order."""
+"""The relay as a whole: builds its parts, starts and stops them in order, and serves the routes."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from ..transport.http_clients import AsyncLiteLLMHttpxClient
-from .counters import count_accepted
 from .engine.hub import Hub
 from .engine.upstream import Upstream
 from .engine.worker import Worker
-from .http.body import Problem
+from .http.responses import Problem
 from .ledger.acceptance import IdempotencyConflict, QueueFull
 from .ledger.database import Database
-from .ledger.failures import LedgerUnavailable
-from .ledger.ledger import Ledger
+from .ledger.outages import LedgerUnavailable
 from .ledger.records import NewInvocation, Piece, Record
+from .ledger.states import Ledger
 from .log import log_run
+from .metrics import count_accepted, exposition
 from .settings import Settings
 
 T = TypeVar("T")
 
-_RETRY_FULL = 10
-_CLOSING = 0.5  # seconds that requests wait for the ledger once the process is about to end
+_RETRY_FULL = 10  # seconds
+_CLOSING = 0.5  # seconds that requests wait for the ledger once the process is ending
 
 
 class Relay:
     """One relay process.
 
     Args:
-        settings: limits, timings, and where the gateway and the ledger are.
-        http_client: sends the requests to the gateway; by default one of the SDK adapter.
+        settings: limits, timings, addresses of the gateway and the ledger.
+        http_client: sends the requests to the gateway; by default the SDK adapter's.
 
     Attributes:
-        failed: whether a loop has ended without which the relay does no good; `on_failure` is called then.
+        failed: True once a loop has ended that the relay cannot work without.
+        on_failure: called then.
     """
 
     def __init__(self, settings: Settings, http_client: AsyncLiteLLMHttpxClient | None = None) -> None:
@@ -65,11 +67,11 @@ class Relay:
         self._worker.on_failure = self._fail
 
     async def open(self) -> None:
-        """Open the ledger. Raises ConfigurationError in words for a person."""
+        """Open the ledger. Raises ConfigurationError."""
         await self.ledger.open()
 
     async def start(self) -> None:
-        """Begin to work. Raises LedgerUnavailable."""
+        """Start working. Raises LedgerUnavailable."""
         self.hub.start()
         await self._worker.start()
 
@@ -78,14 +80,14 @@ class Relay:
         self.on_failure()
 
     def close(self) -> None:
-        """The process is about to end: let all who wait go. May be called twice."""
+        """Answer all waiting clients, as the process is ending. May be called twice."""
         self._closed_at = self._closed_at or time.monotonic()
         self.hub.close()
         for timeout in self._waiting:
             timeout.reschedule(min(timeout.when() or math.inf, asyncio.get_running_loop().time() + _CLOSING))
 
     async def stop(self) -> None:
-        """Stop working; submissions in flight get the rest of their time."""
+        """Stop working, once submissions in flight have had the rest of their time."""
         self.close()
         drained = time.monotonic() - self._closed_at
         await self._worker.stop(max(0.0, self.settings.timings.drain - drained))
@@ -93,13 +95,13 @@ class Relay:
         await self._upstream.close()
         await self._database.close()
 
-    # What the routes ask for, bounded in time
+    # For the routes, bounded in time
 
     async def accept(self, new: NewInvocation) -> Record:
-        """Accept an invocation, or find the one of its idempotency key.
+        """Accept an invocation, or find the one that its idempotency key started.
 
         Raises:
-            Problem: there is no room, the key belongs to other arguments, or the relay stops.
+            Problem: the queue is full, the key belongs to other arguments, or the relay is stopping.
             LedgerUnavailable
         """
         if self.hub.closing:
@@ -110,7 +112,7 @@ class Relay:
             raise Problem("queue_full", retry_after=_RETRY_FULL) from None
         except IdempotencyConflict:
             raise Problem("idempotency_conflict") from None
-        self._worker.wake()
+        self._worker.wake()  # at once, before the next tick finds it
         count_accepted()
         log_run("accepted", record.id, mode=record.mode, state=record.state)
         return record
@@ -119,7 +121,7 @@ class Relay:
         return await self._in_time(self.ledger.get(invocation_id))
 
     async def pieces(self, record: Record) -> list[Piece]:
-        """The streamed text of an invocation."""
+        """Return the streamed text of an invocation."""
         return await self._in_time(self.ledger.pieces(record.id)) if record.mode == "stream" else []
 
     async def cancel(self, invocation_id: str) -> None:
@@ -128,10 +130,18 @@ class Relay:
         self._worker.cancel(invocation_id)
 
     async def check_ready(self) -> None:
-        """Raises Problem or LedgerUnavailable while no work can be taken."""
+        """Raise Problem or LedgerUnavailable while the relay cannot accept work."""
         if self.hub.closing:
             raise Problem("shutting_down", retry_after=1)
         await self.ledger.check()
+
+    async def metrics(self) -> bytes:
+        """Return the metrics as text, without the ledger's if it does not answer in time."""
+        began, runs = time.monotonic(), None
+        with suppress(Exception):
+            async with asyncio.timeout(self.settings.timings.ledger):
+                runs = await self.ledger.unfinished()
+        return exposition(waiters=self.hub.watchers, runs=runs, seconds=time.monotonic() - began)
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
