@@ -45,7 +45,7 @@ class Timings:
         poll_timeout: of one poll.
         polls_per_second: what all pollers of this process may add up to.
         missing: how long a gateway must say of a response, and nothing else, that it does not know it to be believed.
-        gate: a submission that takes longer leaves the submit gate.
+        gate: a submission that takes longer leaves the gate, and counts as running.
         lease: how long a process that fell silent keeps its work; a third of it passes between two heartbeats.
         tick: how often work left behind is looked for, and changes made by others on SQLite.
         flush: how long streamed text is gathered before it is stored.
@@ -59,7 +59,7 @@ class Timings:
         learned: how long it is remembered what a model refuses of a request.
     """
 
-    first_poll: float = 2.0
+    first_poll: float = 1.0
     longest_poll: float = 15.0
     poll_timeout: float = 20.0
     polls_per_second: float = 200.0
@@ -87,7 +87,7 @@ class Settings:
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
-        submit_gate: submissions in flight at once.
+        submits: submissions in flight at once, per process, however much the gateway takes.
         max_output: characters of text that are kept of one answer.
     """
 
@@ -104,7 +104,7 @@ class Settings:
     research_timeout: float = 3600.0
     wait: float = 300.0
     retention: float = 72 * 3600.0
-    submit_gate: int = 8
+    submits: int = 200
     max_output: int = 2_000_000
     timings: Timings = field(default_factory=Timings)
 

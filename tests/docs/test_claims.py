@@ -100,7 +100,7 @@ FIGURES = {
     ),
     "docs/relay.md": (
         f"`RELAY_MODEL` is `{settings.DEFAULT_MODEL}` unless set",
-        f"at most {RELAY.submit_gate} runs indeterminate",
+        f"at most {RELAY.submits} runs indeterminate",
         f"longer than {PACE.gate:g} s to answer a submit",
         f"ends within {math.ceil(PACE.drain + process._AFTER_DRAIN)} s",
     ),

@@ -57,12 +57,10 @@ class Job:
         self._cancel = self._poller.cancel
         self._sent = False  # whether it may have left this machine
         self._late_id: str | None = None  # the gateway's id that came when the run was no longer this process's
-        self._in_gate = record.upstream_id is None
-        if self._in_gate:
-            gate.enter()
-        else:
-            gate.memory.answered(record.id, str(record.upstream_id))
-            self.submit_done.set()
+        self._place = gate.enter()
+        if record.upstream_id is not None:
+            gate.memory.answered(record.id, record.upstream_id)
+            self._submission_over()
 
     def cancel(self) -> None:
         """Somebody wants it cancelled."""
@@ -73,8 +71,11 @@ class Job:
         try:
             await self._run()
         finally:
-            self._leave_gate()
-            self.submit_done.set()
+            self._submission_over()
+
+    def _submission_over(self) -> None:
+        self._place.free()
+        self.submit_done.set()
 
     async def _run(self) -> None:
         while True:
@@ -90,7 +91,7 @@ class Job:
 
     async def _lost(self) -> None:
         """It is no longer this process's. If its id came too late, it was reported as indeterminate meanwhile."""
-        self._leave_gate()
+        self._place.free()
         if self._late_id is not None:
             await self._poller.stop_unowned(self._late_id)
 
@@ -130,14 +131,16 @@ class Job:
                 response = {"model": settings.model} if error.code == "model_unavailable" else error.response
                 return await self._entry.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
+                self._place.refused(error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
                 return await (self._entry.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
+                self._place.refused()
                 return await self._entry.settle(INDETERMINATE)
             if reply is None:
                 return await self._entry.settle(CANCELLED)
-            self._gate.sent(finished=reply.outcome is not None and not reply.streaming)
+            self._place.accepted(finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, inbox)
 
     async def _first_reply(self, inbox: Inbox) -> Reply | None:
@@ -168,7 +171,7 @@ class Job:
 
     async def _free_place(self) -> None:
         await self._entry.leave_gate()
-        self._leave_gate()
+        self._place.free()
 
     async def _try_later(self, delay: float | None) -> None:
         """It was certainly not executed: give it back to the queue, unless nobody wants it or its time is over."""
@@ -178,7 +181,6 @@ class Job:
         seconds = until_next_try(self._record.attempts, delay, self._timings)
         if seconds >= self._poller.left:
             return await self._entry.settle(_UNREACHED)
-        self._gate.not_sent(seconds)
         return await self._requeue(seconds)
 
     async def _requeue(self, delay: float) -> None:
@@ -194,7 +196,7 @@ class Job:
             return await self._doubted(reply.response_id)
         if reply.response_id is not None:
             await self._submitted(reply.response_id)
-        self._leave_gate()
+        self._place.free()
         if reply.streaming:
             outcome = await self._relay_text(reply, inbox)
             if outcome is not None:
@@ -215,7 +217,7 @@ class Job:
             return await self._entry.settle(INDETERMINATE)
         self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
-        self._leave_gate()
+        self._place.free()
         return await self._poller.follow()
 
     async def _submitted(self, upstream_id: str) -> None:
@@ -231,20 +233,17 @@ class Job:
 
     async def _prepare(self) -> None:
         """Commit the intent, in the last moment before the request leaves. Raises HeldBack."""
-        if self._cancel.is_set() or not await self._entry.commit_intent():
-            raise HeldBack
+        async with self._gate.departing:
+            if self._cancel.is_set() or not await self._entry.commit_intent():
+                raise HeldBack
         if self._cancel.is_set() or not self._lease.may_send:
             raise HeldBack
         self._sent = True
+        self._place.leaves_now()
         self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
             # The model blocks: its answer comes at the end, and the place is for what has not left this machine yet.
-            self._leave_gate()
-
-    def _leave_gate(self) -> None:
-        if self._in_gate:
-            self._in_gate = False
-            self._gate.leave()
+            self._place.free()
 
     # Streaming
 

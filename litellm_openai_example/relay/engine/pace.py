@@ -6,23 +6,20 @@ import random
 
 from ..settings import Timings
 
-_GROWTH = 0.5  # of the age: a run that took minutes is found a little later, for few looks
+_GROWTH = 0.2  # of the age: a run that ends between two polls is told of by so much of its length too late
 _LONGEST_POLL_AFTER = 60.0
 
 
-def pause(poll_after: float | None, age: float, jobs: int, timings: Timings) -> float:
-    """Seconds until the next look: growing from the start, if the gateway has no wish.
+def pause(poll_after: float | None, age: float, timings: Timings) -> float:
+    """Return the seconds until the next poll: a share of the run's age within bounds, or what the gateway asks for.
 
     Args:
-        poll_after: what the gateway wishes, in seconds.
+        poll_after: what the gateway asks for, in seconds.
         age: of the run, in seconds.
-        jobs: runs of this process, which share its looks.
     """
     if poll_after is None:
-        wished = min(timings.first_poll + age * _GROWTH, timings.longest_poll)
-    else:
-        wished = min(max(poll_after, timings.first_poll / 2), _LONGEST_POLL_AFTER)
-    return max(wished, jobs / timings.polls_per_second)
+        return min(max(timings.first_poll, age * _GROWTH), timings.longest_poll)
+    return min(max(poll_after, timings.first_poll), _LONGEST_POLL_AFTER)
 
 
 def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:

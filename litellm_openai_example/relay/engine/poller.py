@@ -97,6 +97,8 @@ class Poller:
         rest = self._pause(poll_after) if known else random.uniform(0, self._timings.first_poll)  # noqa: S311
         while True:
             await self._rest(rest)
+            if (delay := self._gate.poll_delay()) > 0:
+                await self._rest(delay)
             stopped = await self.ask_to_stop() if known and self.may_ask_to_stop else None
             if stopped is not None:
                 return await self.end(stopped)
@@ -120,8 +122,8 @@ class Poller:
     def _pause(self, poll_after: float | None = None) -> float:
         """Seconds until the next look: they grow from the moment the gateway took it, or somebody wanted it stopped."""
         if self._wished_at is None:
-            return pause(poll_after, time.monotonic() - self.accepted, self._gate.jobs, self._timings)
-        return pause(None, time.monotonic() - self._wished_at, self._gate.jobs, self._timings)
+            return pause(poll_after, time.monotonic() - self.accepted, self._timings)
+        return pause(None, time.monotonic() - self._wished_at, self._timings)
 
     async def ask_to_stop(self) -> Outcome | None:
         """Ask the gateway to stop it. Returns how it has ended; None if the gateway does not say that it has."""

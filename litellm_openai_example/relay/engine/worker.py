@@ -25,7 +25,6 @@ _PURGE_EVERY = 600.0
 _RECLAIMED_AT_ONCE = 500
 _KEEP_EVERY = 30.0  # seconds of following that a process which is killed may leave uncounted
 _READ_AT_ONCE = 500
-_TROUBLE_PAUSE = 0.5
 _UNKNOWN = INDETERMINATE.error_code
 _LEAVING = (0.5, 2.0)  # seconds that the ledger gets to hear of the end: after a full drain, after a short one
 
@@ -50,7 +49,7 @@ class Worker:
         self._upstream = upstream
         self._settings = settings
         self._timings = settings.timings
-        self._gate = Gate(settings.submit_gate)
+        self._gate = Gate(settings.submits, settings.timings.polls_per_second)
         self._lease = Lease(ledger, settings.timings.lease)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -148,8 +147,6 @@ class Worker:
             self._next_check = 0.0  # it may have been committed all the same
             self.wake()
             raise
-        if self._gate.trouble:
-            await asyncio.sleep(_TROUBLE_PAUSE)
 
     async def _claim(self) -> None:
         while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim:
@@ -161,8 +158,6 @@ class Worker:
                     await self._restore(record)
                 elif record.id not in self.jobs:
                     self._run(record)
-            if self._gate.trouble:
-                return
 
     @property
     def _free(self) -> int:
@@ -171,7 +166,6 @@ class Worker:
     def _run(self, record: Record) -> None:
         job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
         self.jobs[record.id] = job
-        self._gate.jobs = len(self.jobs)
         task = asyncio.create_task(job.run(), name=record.id)
         self._tasks[record.id] = task
         task.add_done_callback(self._done)
@@ -180,7 +174,6 @@ class Worker:
         invocation_id = task.get_name()
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
-        self._gate.jobs = len(self.jobs)
         if not self._stopping and (task.cancelled() or task.exception() is not None):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
