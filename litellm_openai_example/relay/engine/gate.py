@@ -25,6 +25,7 @@ _DEPARTING = 8  # a crash leaves at most as many marked as sent which never were
 _PROBE, _LONGEST_PROBE = 0.5, 15.0  # seconds between two submissions to a gateway that refuses
 _SLOWER, _SLACK = 2.0, 0.25  # an answer by this factor and these seconds slower than the quickest was queued there
 _QUICKEST_FOR = 60.0  # seconds for which the quickest answer is the measure
+_RECENT = 60.0  # seconds after an acceptance in which a single refusal is not logged
 _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
 _FAILURES = 3  # polls in a row that fail before it is an outage
@@ -53,9 +54,10 @@ class Gate:
         self.window = min(_INITIAL, most)
         self._most = most
         self._threshold = math.inf  # below it the window doubles each round trip, above it grows by one
-        self._in_flight = 0
+        self._in_flight = self._peak = 0
         self._refusals = 0  # rounds that were refused since a submission was accepted
-        self._cut_at = self._reopens_at = -math.inf
+        self._told = False
+        self._cut_at = self._reopens_at = self._accepted_at = -math.inf
         self._quickest, self._quickest_at = math.inf, -math.inf
         self._polls = asyncio.Semaphore(_POLLS_AT_ONCE)
         self._poll_interval, self._next_poll = 1 / polls_per_second, -math.inf
@@ -71,30 +73,30 @@ class Gate:
     def enter(self) -> Place:
         """Take a place for a submission."""
         self._in_flight += 1
-        # A window that is not used is not shown to be safe, so it does not grow (RFC 7661).
-        return Place(self, filled=2 * self._in_flight >= self.window)
+        self._peak = max(self._peak, self._in_flight)
+        return Place(self)
 
     def leave(self) -> None:
         """Give a place back."""
         self._in_flight -= 1
         self.on_change()
 
-    def accepted(self, seconds: float, *, filled: bool, finished: bool) -> None:
+    def accepted(self, seconds: float, *, finished: bool) -> None:
         """Note an accepted submission; one that is `finished` comes from a model that blocks, and shows no speed.
 
         Args:
             seconds: from the first byte of the request until the answer.
-            filled: whether the window was in use when it was sent.
         """
-        if self._refusals > 1:
+        if self._told:
             log.warning("the gateway is accepting submissions again")
-        self._refusals, self._reopens_at, self.blocks = 0, -math.inf, finished
-        now = time.monotonic()
+        self._refusals, self._reopens_at, self._told, self.blocks = 0, -math.inf, False, finished
+        now = self._accepted_at = time.monotonic()
         if finished:
             return
         if seconds <= self._quickest or now - self._quickest_at > _QUICKEST_FOR:
             self._quickest, self._quickest_at = seconds, now
-        if filled and seconds <= self._quickest * _SLOWER + _SLACK:
+        # A window that was never used is not known to be safe, so it does not grow (RFC 7661).
+        if 2 * self._peak >= self.window and seconds <= self._quickest * _SLOWER + _SLACK:
             self.window = min(self._most, self.window + (1 if self.window < self._threshold else 1 / self.window))
         self.on_change()
 
@@ -108,11 +110,14 @@ class Gate:
         if began < self._cut_at:
             return
         self.window = self._threshold = max(1.0, self.window / 2)
+        self._peak = min(self._peak, int(self.window))
         self._refusals += 1
         pause = min(_LONGEST_PROBE, max(delay or 0.0, _PROBE * 2.0 ** min(self._refusals - 1, 10)))
         self._cut_at = time.monotonic()
         self._reopens_at = self._cut_at + pause
-        if self._refusals == 2:  # a single one is how a rate limit works
+        # One that comes between acceptances is how a rate limit works, and no news.
+        if not self._told and (self._refusals > 1 or self._cut_at - self._accepted_at > _RECENT):
+            self._told = True
             log.warning("the gateway is not accepting submissions; the next one probes in %.1f s", pause)
 
     def poll_delay(self) -> float:
@@ -157,13 +162,11 @@ class Place:
     """The place of one submission among those in flight.
 
     Args:
-        gate: where it is.
-        filled: whether the window was in use when it entered.
+        gate: that it belongs to.
     """
 
-    def __init__(self, gate: Gate, *, filled: bool) -> None:
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._filled = filled
         self._held = True
         self._began = self._left_at = time.monotonic()
 
@@ -173,7 +176,7 @@ class Place:
 
     def accepted(self, *, finished: bool) -> None:
         """Note that the gateway has accepted it, perhaps with the finished response itself."""
-        self._gate.accepted(time.monotonic() - self._left_at, filled=self._filled, finished=finished)
+        self._gate.accepted(time.monotonic() - self._left_at, finished=finished)
 
     def refused(self, delay: float | None = None) -> None:
         """Note that the gateway did not take it, and asks for a pause of `delay` seconds."""
