@@ -119,6 +119,25 @@ def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
     assert eventually(lambda: len(upstream.posts) == 7)
 
 
+def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay, upstream: Gateway) -> None:
+    """All that was taken over is polled soon; at once, it would keep the process from everything else."""
+    upstream.seconds = 3600.0
+    first = start_relay(max_running=60)
+    for one in [first.api.start(str(n)) for n in range(60)]:
+        first.api.until(one, "running")
+    times: list[float] = []
+    second = start_relay(timings=replace(FAST, polls_per_second=20.0))
+    first.stop()
+
+    def note(*_: object) -> None:
+        times.append(time.monotonic())
+
+    upstream.on_get = note
+    assert eventually(lambda: len(times) > 60)
+    assert times[60] - times[0] >= 2.9
+    assert len(second.relay._worker.jobs) == 60
+
+
 class TestPolls:
     @pytest.mark.parametrize("length", [0.4, 1.0, 2.5, 5.0, 7.3, 20.0, 60.0, 74.0, 76.0, 600.0, 3600.0, 8 * 3600.0])
     @pytest.mark.parametrize("just_missed", [False, True])
