@@ -137,8 +137,9 @@ async def _submits() -> Figures:
         with stub() as upstream, relay(upstream, "accepts-1-research-3600", max_running=SUBMITS) as process:
             started = time.perf_counter()
             await start_jobs(process, range(SUBMITS))
+            all_submitted = f"\nlitellm_relay_submitted_total {SUBMITS:.1f}".encode()
             async with Connection(process.port) as client:
-                while f"\nlitellm_relay_submitted_total {SUBMITS:.1f}".encode() not in (await client.get("/metrics")).body:
+                while all_submitted not in (await client.get("/metrics")).body:
                     await asyncio.sleep(0.05)
             figures.seconds.append(time.perf_counter() - started)
     return figures

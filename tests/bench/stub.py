@@ -1,9 +1,9 @@
 """An upstream that answers at once: what is left is the time of the client. A server on threads would be measured too.
 
 `python -m tests.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece, and
-plays a background provider: a response of the model `research-5` is finished after 5 s, and one of
-`research-3600-every-5` asks to be looked at every 5 s, and `accepts-1-research-5` is accepted after 1 s. The model `stamped` streams the monotonic clock as its first
-piece, and `pieces-5000` as many pieces.
+plays a background provider: a response of the model `research-5` is finished after 5 s, one of
+`research-3600-every-5` asks to be polled every 5 s, and one of `accepts-1-research-5` is accepted after 1 s. The model
+`stamped` streams the monotonic clock as its first piece, and `pieces-5000` as many pieces.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -23,9 +22,8 @@ from litellm_openai_example.research.contract import (
 )
 
 from ..fakes.gateway import SECRET_WORDS, Fault, Gateway, message
-from ..fakes.scripted import eventually
 from .conftest import StartRelay, assert_clean
-from .running import FAST, ThreadedRelay, body, finished, token
+from .running import ThreadedRelay, body, finished, token
 
 
 def error_code(answer: httpx.Response) -> str:

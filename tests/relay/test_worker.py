@@ -11,7 +11,7 @@ import pytest
 
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine import job
-from litellm_openai_example.relay.engine.pace import pause
+from litellm_openai_example.relay.engine.poller import pause
 from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
@@ -142,13 +142,13 @@ class TestPolls:
     @pytest.mark.parametrize("length", [0.4, 1.0, 2.5, 5.0, 7.3, 20.0, 60.0, 74.0, 76.0, 600.0, 3600.0, 8 * 3600.0])
     @pytest.mark.parametrize("just_missed", [False, True])
     def test_find_an_end_soon(self, length: float, just_missed: bool) -> None:
-        age, polls = self.polls_until(length + 1e-6 * just_missed)
+        age, _ = self.polls_until(length + 1e-6 * just_missed)
         assert age - length <= min(15.0, max(1.0, 0.2 * length)) + 1e-5
 
     @pytest.mark.parametrize(("length", "most"), [(1.0, 2), (5.0, 6), (60.0, 20), (600.0, 55)])
     @pytest.mark.parametrize("just_missed", [False, True])
     def test_are_few(self, length: float, most: int, just_missed: bool) -> None:
-        age, polls = self.polls_until(length + 1e-6 * just_missed)
+        _, polls = self.polls_until(length + 1e-6 * just_missed)
         assert polls <= most
 
     @staticmethod

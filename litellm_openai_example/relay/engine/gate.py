@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ..log import log
+from ..settings import Timings
 from .memory import Memory
 
 _INITIAL = 64.0  # submissions in flight before the gateway has shown anything
@@ -187,3 +189,14 @@ class Place:
         if self._held:
             self._held = False
             self._gate.leave()
+
+
+def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:
+    """Seconds until what was not sent is tried again: exponential, with jitter, and as long as the gateway asks for.
+
+    Args:
+        attempts: made so far.
+        delay: what the gateway asks for, in seconds.
+    """
+    seconds = min(timings.retry, 0.5 * 2.0 ** min(attempts - 1, 10)) * random.uniform(0.75, 1)  # noqa: S311
+    return max(seconds, min(delay or 0.0, 4 * timings.retry))

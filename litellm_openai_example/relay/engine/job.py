@@ -16,15 +16,14 @@ from ..ledger.ledger import CANCELLED, INDETERMINATE, Ledger
 from ..ledger.records import Outcome, Record
 from ..log import kind_and_place, log
 from ..settings import Settings
-from .entry import Entry, NotOurs
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
-from .gate import Gate
-from .inbox import Inbox
+from .gate import Gate, until_next_try
 from .lease import Lease
-from .pace import until_next_try
 from .poller import Poller
 from .prompt import research_request
-from .upstream import Reply, Upstream
+from .replies import Replies, Reply
+from .row import NotOurs, Row
+from .upstream import Upstream
 
 _UNREACHED = Outcome("failed", "gateway_unavailable")
 _PIECE = 4096
@@ -47,13 +46,13 @@ class Job:
         self.id = record.id
         self.submit_done = asyncio.Event()
         self._record = record
-        self._entry = Entry(record, ledger, settings)
+        self._row = Row(record, ledger, settings)
         self._upstream = upstream
         self._gate = gate
         self._lease = lease
         self._settings = settings
         self._timings = settings.timings
-        self._poller = Poller(record, self._entry, upstream, gate, settings)
+        self._poller = Poller(record, self._row, upstream, gate, settings)
         self._cancel = self._poller.cancel
         self._sent = False  # whether it may have left this machine
         self._late_id: str | None = None  # the gateway's id that came when the run was no longer this process's
@@ -86,7 +85,7 @@ class Job:
             except Exception as error:
                 log.error("%s: unexpected %s", self.id, kind_and_place(error))
                 if not self.submit_done.is_set():
-                    return await (self._entry.settle(INDETERMINATE) if self._sent else self._try_later(None))
+                    return await (self._row.settle(INDETERMINATE) if self._sent else self._try_later(None))
                 await asyncio.sleep(self._timings.longest_poll)
 
     async def _lost(self) -> None:
@@ -104,18 +103,18 @@ class Job:
 
     async def _submit(self) -> None:
         if self._cancel.is_set():
-            return await self._entry.settle(CANCELLED)
+            return await self._row.settle(CANCELLED)
         if not self._lease.may_send:  # another process may believe us dead by now
             return await self._requeue(0.0)
         if self._poller.left <= 0:
-            return await self._entry.settle(_UNREACHED)
+            return await self._row.settle(_UNREACHED)
         settings = self._settings
         try:
             arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
         except ValidationError:  # a newer relay has accepted it, and knows what they mean
             return await self._requeue(until_next_try(self._record.attempts, None, self._timings))
         request = research_request(arguments, settings.model, settings.request)
-        replies = self._upstream.submit(
+        submission = self._upstream.submit(
             request,
             stream=arguments.stream,
             call_id=self.id,
@@ -123,27 +122,27 @@ class Job:
             timeout=self._poller.left,
             prepare=self._prepare,
         )
-        async with Inbox(replies) as inbox:
+        async with Replies(submission) as replies:
             try:
-                reply = await self._first_reply(inbox)
+                reply = await self._first_reply(replies)
             except Refused as error:
                 self._gate.memory.not_executed(self.id)
                 response = {"model": settings.model} if error.code == "model_unavailable" else error.response
-                return await self._entry.settle(Outcome("failed", error.code, None, response))
+                return await self._row.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
                 self._place.refused(error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
-                return await (self._entry.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
+                return await (self._row.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
                 self._place.refused()
-                return await self._entry.settle(INDETERMINATE)
+                return await self._row.settle(INDETERMINATE)
             if reply is None:
-                return await self._entry.settle(CANCELLED)
+                return await self._row.settle(CANCELLED)
             self._place.accepted(finished=reply.outcome is not None and not reply.streaming)
-            return await self._answered(reply, inbox)
+            return await self._answered(reply, replies)
 
-    async def _first_reply(self, inbox: Inbox) -> Reply | None:
+    async def _first_reply(self, replies: Replies) -> Reply | None:
         """The answer to the submission; None if it was cancelled before it left this machine.
 
         Once it has left, a cancel waits for the answer: only the gateway's id can be cancelled there.
@@ -155,7 +154,7 @@ class Job:
                 left = stays_until - time.monotonic()
                 if left <= 0 and leaving is None:  # a task: a silent ledger must not keep the answer unread
                     leaving = asyncio.create_task(self._free_place())
-                reply = await inbox.next(left if left > 0 else self._timings.tick, self._not_yet_cancelled)
+                reply = await replies.next(left if left > 0 else self._timings.tick, self._not_yet_cancelled)
                 if reply is not None:
                     return reply
             return None
@@ -170,25 +169,25 @@ class Job:
         return None if self._cancel.is_set() else self._cancel
 
     async def _free_place(self) -> None:
-        await self._entry.leave_gate()
+        await self._row.leave_gate()
         self._place.free()
 
     async def _try_later(self, delay: float | None) -> None:
         """It was certainly not executed: give it back to the queue, unless nobody wants it or its time is over."""
         self._gate.memory.not_executed(self.id)
         if self._cancel.is_set():
-            return await self._entry.settle(CANCELLED)
+            return await self._row.settle(CANCELLED)
         seconds = until_next_try(self._record.attempts, delay, self._timings)
         if seconds >= self._poller.left:
-            return await self._entry.settle(_UNREACHED)
+            return await self._row.settle(_UNREACHED)
         return await self._requeue(seconds)
 
     async def _requeue(self, delay: float) -> None:
         self._gate.memory.not_executed(self.id)
         self._gate.memory.waits(self.id, self._poller.begun)
-        await self._entry.requeue(delay, self.followed + delay)
+        await self._row.requeue(delay, self.followed + delay)
 
-    async def _answered(self, reply: Reply, inbox: Inbox) -> None:
+    async def _answered(self, reply: Reply, replies: Replies) -> None:
         """The gateway has it: keep its id before anything else happens."""
         if reply.outcome is not None and not reply.streaming:
             return await self._poller.end(reply.outcome, reply.response_id)
@@ -198,11 +197,11 @@ class Job:
             await self._submitted(reply.response_id)
         self._place.free()
         if reply.streaming:
-            outcome = await self._relay_text(reply, inbox)
+            outcome = await self._relay_text(reply, replies)
             if outcome is not None:
                 return await self._poller.end(outcome)
-            if self._entry.upstream_id is None:
-                return await self._entry.settle(self._poller.fallback)
+            if self._row.upstream_id is None:
+                return await self._row.settle(self._poller.fallback)
         return await self._poller.follow(reply.poll_after)
 
     async def _doubted(self, response_id: str | None) -> None:
@@ -214,7 +213,7 @@ class Job:
         if isinstance(looked, Reply) and looked.outcome is not None:
             return await self._poller.end(looked.outcome, response_id)
         if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
-            return await self._entry.settle(INDETERMINATE)
+            return await self._row.settle(INDETERMINATE)
         self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
         self._place.free()
@@ -224,7 +223,7 @@ class Job:
         self._poller.accepted = time.monotonic()
         self._gate.memory.answered(self.id, upstream_id)
         try:
-            await self._entry.submitted(upstream_id)
+            await self._row.submitted(upstream_id)
         except NotOurs:
             self._late_id = upstream_id
             raise
@@ -234,7 +233,7 @@ class Job:
     async def _prepare(self) -> None:
         """Commit the intent, in the last moment before the request leaves. Raises HeldBack."""
         async with self._gate.departing:
-            if self._cancel.is_set() or not await self._entry.commit_intent():
+            if self._cancel.is_set() or not await self._row.commit_intent():
                 raise HeldBack
         if self._cancel.is_set() or not self._lease.may_send:
             raise HeldBack
@@ -247,7 +246,7 @@ class Job:
 
     # Streaming
 
-    async def _relay_text(self, reply: Reply | None, inbox: Inbox) -> Outcome | None:
+    async def _relay_text(self, reply: Reply | None, replies: Replies) -> Outcome | None:
         """Write the text down as it comes; the outcome, or None if the stream broke or is not to be believed."""
         text, since, heard = "", 0.0, time.monotonic()
         while True:
@@ -255,13 +254,13 @@ class Job:
             if reply is not None:
                 heard, since = now, since if text else now
                 text += reply.text
-                if reply.response_id is not None and self._entry.upstream_id is None:
+                if reply.response_id is not None and self._row.upstream_id is None:
                     await self._submitted(reply.response_id)
             ask = self._poller.may_ask_to_stop
-            stop = inbox.ended or ask or self._poller.left <= 0
+            stop = replies.ended or ask or self._poller.left <= 0
             outcome = reply.outcome if reply is not None else None
             if text and (stop or outcome is not None or len(text) >= _PIECE or now - since >= self._timings.flush):
-                await self._entry.append(text)
+                await self._row.append(text)
                 text = ""
             if outcome is not None:
                 return await self._confirmed(outcome)
@@ -272,21 +271,21 @@ class Job:
             if stop and not ask:
                 return None
             if now - heard >= self._timings.stall:
-                known = self._entry.upstream_id
+                known = self._row.upstream_id
                 looked = await self._poller.retrieve(known) if known else None
                 if isinstance(looked, Reply) and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
-            reply = await inbox.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
+            reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
         """What became of it, by the response itself where a gateway may have invented a failure.
 
         Anything else is believed as it is: each look at a response that has ended is billed by LiteLLM once more.
         """
-        if self._entry.upstream_id is None or outcome.state != "failed":
+        if self._row.upstream_id is None or outcome.state != "failed":
             return outcome
-        reply = await self._poller.retrieve(self._entry.upstream_id)
+        reply = await self._poller.retrieve(self._row.upstream_id)
         if isinstance(reply, Reply) and reply.outcome is not None:
             return reply.outcome
         if isinstance(reply, PollFailed) and reply.hopeless:

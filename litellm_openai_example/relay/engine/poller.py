@@ -14,22 +14,24 @@ from collections.abc import Awaitable, Callable
 from ..ledger.ledger import CANCELLED
 from ..ledger.records import Outcome, Record
 from ..log import log
-from ..settings import Settings
-from .entry import LOST, Entry
+from ..settings import Settings, Timings
 from .failures import PollFailed
 from .gate import Gate
 from .hub import happens
-from .pace import pause
-from .upstream import Reply, Upstream
+from .replies import Reply
+from .row import LOST, Row
+from .upstream import Upstream
 
 _TOO_LATE = Outcome("failed", "research_timeout")
+_GROWTH = 0.2  # of the age: a run that ends between two polls is told of by so much of its length too late
+_LONGEST_POLL_AFTER = 60.0
 
 
 class Poller:
     """Looks at one response of this process until it has ended, and asks the gateway to stop it if that is wished.
 
     Args:
-        record, entry: of the invocation.
+        record, row: of the invocation.
         upstream, gate, settings: the worker's.
 
     Attributes:
@@ -39,14 +41,14 @@ class Poller:
         fallback: the outcome if the gateway can no longer tell.
     """
 
-    def __init__(self, record: Record, entry: Entry, upstream: Upstream, gate: Gate, settings: Settings) -> None:
+    def __init__(self, record: Record, row: Row, upstream: Upstream, gate: Gate, settings: Settings) -> None:
         self.id = record.id
         self.cancel = asyncio.Event()
         # Never by a wall clock, which may be wrong by hours after a restart.
         self.begun = min(time.monotonic() - (record.followed or 0.0), gate.memory.begun(record.id))
         self.accepted = self.begun
         self.fallback = LOST
-        self._entry = entry
+        self._row = row
         self._upstream = upstream
         self._gate = gate
         self._payer = record.payer
@@ -79,19 +81,19 @@ class Poller:
     async def end(self, outcome: Outcome, upstream_id: str | None = None) -> None:
         """It ended at the gateway like this. What was stopped there ended by the wish to stop it."""
         stopped = self._wish if outcome.state == "cancelled" else None
-        await self._entry.settle(stopped or outcome, upstream_id)
+        await self._row.settle(stopped or outcome, upstream_id)
 
     @property
     def may_ask_to_stop(self) -> bool:
         """Whether it is to be stopped, and can be as far as is known."""
-        return self._wish is not None and self._entry.upstream_id is not None and not self._unstoppable
+        return self._wish is not None and self._row.upstream_id is not None and not self._unstoppable
 
     async def follow(self, poll_after: float | None = None) -> None:
         """Look at the response, ever less often, until it has ended; ask the gateway to stop it if that is wished.
 
         One that was picked up is looked at before anything is decided about it.
         """
-        await self._entry.load_pieces()
+        await self._row.load_pieces()
         known, missing_since = not self._picked_up, None
         # What was picked up is not looked at with all others at once.
         rest = self._pause(poll_after) if known else random.uniform(0, self._timings.first_poll)  # noqa: S311
@@ -102,12 +104,12 @@ class Poller:
             stopped = await self.ask_to_stop() if known and self.may_ask_to_stop else None
             if stopped is not None:
                 return await self.end(stopped)
-            reply = await self.retrieve(self._entry.upstream_id or "")
+            reply = await self.retrieve(self._row.upstream_id or "")
             if isinstance(reply, Reply) and reply.outcome is not None:
                 return await self.end(reply.outcome)
             missing_since = (missing_since or time.monotonic()) if reply.missing else None
             if reply.hopeless or (missing_since and time.monotonic() - missing_since >= self._timings.missing):
-                return await self._entry.settle(self.fallback)
+                return await self._row.settle(self.fallback)
             rest = self._pause(reply.poll_after)
             if not known and not reply.outage:
                 known, rest = True, 0.0 if self._wish else rest
@@ -130,9 +132,9 @@ class Poller:
         if self._wished_at is None:
             self._wished_at = time.monotonic()
         if self._wish is _TOO_LATE and not self._timed_out:
-            await self._entry.keep_wish(str(_TOO_LATE.error_code))
+            await self._row.keep_wish(str(_TOO_LATE.error_code))
             self._timed_out = True
-        reply = await self._look(self._upstream.cancel, self._entry.upstream_id or "")
+        reply = await self._look(self._upstream.cancel, self._row.upstream_id or "")
         self._unstoppable = reply.hopeless
         return reply.outcome if isinstance(reply, Reply) else None
 
@@ -141,7 +143,7 @@ class Poller:
         log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
         self._wished_at = time.monotonic()
         try:
-            await self._entry.answered_late(upstream_id)
+            await self._row.answered_late(upstream_id)
             while (known := await self._what_became_of(upstream_id)) is None:
                 await self._rest(self._pause())
         except asyncio.CancelledError:
@@ -173,3 +175,15 @@ class Poller:
                 reply = error
         self._gate.polled(answered=not reply.outage)
         return reply
+
+
+def pause(poll_after: float | None, age: float, timings: Timings) -> float:
+    """Return the seconds until the next poll: a share of the run's age within bounds, or what the gateway asks for.
+
+    Args:
+        poll_after: what the gateway asks for, in seconds.
+        age: of the run, in seconds.
+    """
+    if poll_after is None:
+        return min(max(timings.first_poll, age * _GROWTH), timings.longest_poll)
+    return min(max(poll_after, timings.first_poll), _LONGEST_POLL_AFTER)

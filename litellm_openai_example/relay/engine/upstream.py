@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar
 
 import openai
 
@@ -27,10 +25,10 @@ from ...transport.headers import poll_after
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.raw_response import RawResponse
 from ..counters import count_submit
-from ..ledger.records import Outcome
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
+from .replies import Reply
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
@@ -38,33 +36,6 @@ _LONGEST_NAME = 80
 # LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
 _MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
 _RUNNING = frozenset({"queued", "in_progress", "cancelling"})
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the gateway said of a response.
-
-    Attributes:
-        response_id: as in this reply; only that of the first reply can be retrieved.
-        outcome: how it ended, None while it runs.
-        poll_after: seconds that the gateway wishes until the next look.
-        text: streamed text that this reply adds.
-        known: whether the reply says anything of the response at all.
-        streaming: whether it is an event of a stream, which more may follow.
-        model: that answers, if the reply names one.
-    """
-
-    response_id: str | None = None
-    outcome: Outcome | None = None
-    poll_after: float | None = None
-    text: str = ""
-    known: bool = True
-    streaming: bool = False
-    model: str | None = None
-    # What an answer never is, and `PollFailed` may be.
-    missing: ClassVar[bool] = False
-    hopeless: ClassVar[bool] = False
-    outage: ClassVar[bool] = False
 
 
 class Upstream:
@@ -111,7 +82,7 @@ class Upstream:
         payer: Payer = NOBODY,
         timeout: float,
         prepare: Callable[[], Awaitable[None]],
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncGenerator[Reply, None]:
         """Create the response, in the background where the model can.
 
         Args:

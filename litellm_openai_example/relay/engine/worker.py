@@ -15,10 +15,9 @@ from ..ledger.records import Record
 from ..log import kind_and_place, log
 from ..loops import keep_going
 from ..settings import Settings
-from .gate import Gate
+from .gate import Gate, until_next_try
 from .job import Job
 from .lease import Lease
-from .pace import until_next_try
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0

@@ -24,7 +24,7 @@ class NotOurs(Exception):
     """The invocation has ended otherwise, or belongs to another process by now."""
 
 
-class Entry:
+class Row:
     """The entry of one invocation that this process owns.
 
     Args:
