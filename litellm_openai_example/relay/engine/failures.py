@@ -1,4 +1,4 @@
-"""What each failure of the gateway means for a research run.
+"""The meaning of each failure of the gateway for a research run.
 
 A failed submission is one of three things, and the difference is money: certainly not executed and hopeless
 (`Refused`), certainly not executed but worth another try (`NotSent`), or possibly executed (`OutcomeUnknown`).
@@ -20,7 +20,7 @@ from ..counters import count_upstream_error
 
 
 class Refused(Exception):
-    """The gateway will not do it.
+    """The gateway refuses the request for good.
 
     Attributes:
         code: one of the contract's.
@@ -50,11 +50,11 @@ class OutcomeUnknown(Exception):
 
 
 class PollFailed(PortableError):
-    """A look at a response that says nothing about it.
+    """A poll that says nothing about its response.
 
     Attributes:
         missing: the gateway itself says that it does not know the response.
-        hopeless: the gateway itself says that it can never be looked at.
+        hopeless: the gateway itself says that it can never be polled.
         outage: there was no answer, or one of something else than the gateway (a proxy's page, an ingress without a
             route), or one that blames the server: it says nothing of this response in particular.
         poll_after: never a wish of the gateway, unlike that of a reply.
@@ -69,7 +69,7 @@ class PollFailed(PortableError):
 
 
 def submit_failed(error: Exception) -> Exception:
-    """Which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
+    """Return which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
     explained = explain(error)
     count_upstream_error("submit", explained.kind)
     if explained.outcome_unknown:
@@ -103,7 +103,7 @@ def _refusal_code(explained: GatewayError) -> str:
 
 
 def poll_failed(error: Exception) -> PollFailed:
-    """What an exception of the SDK says about the response that was asked for."""
+    """Return what an exception of the SDK says about the response that was polled."""
     explained = explain(error)
     count_upstream_error("poll", explained.kind)
     status = explained.status

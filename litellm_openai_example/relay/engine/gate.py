@@ -69,6 +69,7 @@ class Gate:
         """Return how many submissions may begin now, `most` at the most."""
         if time.monotonic() < self._reopens_at:
             return 0
+        # After a refusal the queue is still full: all of it at once would be refused again.
         allowed = 1 if self._refusals else int(self.window)
         return max(0, min(most, allowed - self._in_flight))
 
@@ -95,6 +96,7 @@ class Gate:
         now = self._accepted_at = time.monotonic()
         if finished:
             return
+        # The measure is forgotten now and then: one lucky answer must not keep the window closed for ever.
         if seconds <= self._quickest or now - self._quickest_at > _QUICKEST_FOR:
             self._quickest, self._quickest_at = seconds, now
         # A window that was never used is not known to be safe, so it does not grow (RFC 7661).
@@ -109,6 +111,7 @@ class Gate:
             began: when it entered; one from before the last cut tells nothing new.
             delay: seconds that the gateway asks for.
         """
+        # The rest of a round was sent before the gateway could show that it refuses: one event, as in TCP.
         if began < self._cut_at:
             return
         self.window = self._threshold = max(1.0, self.window / 2)

@@ -1,4 +1,4 @@
-"""One invocation from the intent to its end: submit it once, follow it, write down what became of it.
+"""One invocation from the intent to its end: submit it once, follow it, write down its outcome.
 
 Submitting and streaming stand here; `poller` follows what the gateway has accepted. Only what never left this machine
 is cancelled here: anything else is stopped at the gateway, if at all.
@@ -62,11 +62,11 @@ class Job:
             self._submission_over()
 
     def cancel(self) -> None:
-        """Somebody wants it cancelled."""
+        """Cancel it: before it is sent here, afterwards at the gateway."""
         self._cancel.set()
 
     async def run(self) -> None:
-        """Run it to its end, or until it turns out to be no longer this process's."""
+        """Run it to its end, or until another process owns it."""
         try:
             await self._run()
         finally:
@@ -89,14 +89,14 @@ class Job:
                 await asyncio.sleep(self._timings.longest_poll)
 
     async def _lost(self) -> None:
-        """It is no longer this process's. If its id came too late, it was reported as indeterminate meanwhile."""
+        """Let go of it. If its id came too late, it was reported as indeterminate, and is stopped at the gateway."""
         self._place.free()
         if self._late_id is not None:
             await self._poller.stop_unowned(self._late_id)
 
     @property
     def followed(self) -> float:
-        """Seconds since its first attempt, as far as processes were there to count them."""
+        """Seconds since its first attempt, without those in which no process ran."""
         return self._poller.followed
 
     # Submitting
@@ -104,14 +104,14 @@ class Job:
     async def _submit(self) -> None:
         if self._cancel.is_set():
             return await self._row.settle(CANCELLED)
-        if not self._lease.may_send:  # another process may believe us dead by now
+        if not self._lease.may_send:  # others may have declared this process dead
             return await self._requeue(0.0)
         if self._poller.left <= 0:
             return await self._row.settle(_UNREACHED)
         settings = self._settings
         try:
             arguments = DeepResearchArguments.model_validate_json(self._record.arguments)
-        except ValidationError:  # a newer relay has accepted it, and knows what they mean
+        except ValidationError:  # accepted by a newer relay, which will submit it
             return await self._requeue(until_next_try(self._record.attempts, None, self._timings))
         request = research_request(arguments, settings.model, settings.request)
         submission = self._upstream.submit(
@@ -126,6 +126,7 @@ class Job:
             try:
                 reply = await self._first_reply(replies)
             except Refused as error:
+                # Says nothing about how much the gateway can take, so the gate is not told.
                 self._gate.memory.not_executed(self.id)
                 response = {"model": settings.model} if error.code == "model_unavailable" else error.response
                 return await self._row.settle(Outcome("failed", error.code, None, response))
@@ -143,7 +144,7 @@ class Job:
             return await self._answered(reply, replies)
 
     async def _first_reply(self, replies: Replies) -> Reply | None:
-        """The answer to the submission; None if it was cancelled before it left this machine.
+        """Return the answer to the submission; None if it was cancelled before it left this machine.
 
         Once it has left, a cancel waits for the answer: only the gateway's id can be cancelled there.
         """
@@ -165,7 +166,7 @@ class Job:
 
     @property
     def _not_yet_cancelled(self) -> asyncio.Event | None:
-        """What ends a wait at once. A cancel does so one time: later waits would end before they began."""
+        """The event that ends a wait early: the first cancel. Later waits would end before they began."""
         return None if self._cancel.is_set() else self._cancel
 
     async def _free_place(self) -> None:
@@ -173,7 +174,7 @@ class Job:
         self._place.free()
 
     async def _try_later(self, delay: float | None) -> None:
-        """It was certainly not executed: give it back to the queue, unless nobody wants it or its time is over."""
+        """Give it back to the queue, certainly not executed, unless it was cancelled or its time is over."""
         self._gate.memory.not_executed(self.id)
         if self._cancel.is_set():
             return await self._row.settle(CANCELLED)
@@ -188,7 +189,7 @@ class Job:
         await self._row.requeue(delay, self.followed + delay)
 
     async def _answered(self, reply: Reply, replies: Replies) -> None:
-        """The gateway has it: keep its id before anything else happens."""
+        """Follow what the gateway has accepted, after keeping its id."""
         if reply.outcome is not None and not reply.streaming:
             return await self._poller.end(reply.outcome, reply.response_id)
         if reply.outcome is not None and reply.outcome.state == "failed":
@@ -205,7 +206,7 @@ class Job:
         return await self._poller.follow(reply.poll_after)
 
     async def _doubted(self, response_id: str | None) -> None:
-        """A stream that begins with a failure: LiteLLM invents that, id included, when its own connection breaks.
+        """Verify a stream that begins with a failure: LiteLLM invents one, id included, when its own connection breaks.
 
         The provider may have accepted it all the same, so it is a failure only if the response itself says so.
         """
@@ -225,6 +226,7 @@ class Job:
         try:
             await self._row.submitted(upstream_id)
         except NotOurs:
+            # Another process has given it up as indeterminate; it must not go on at the gateway unseen.
             self._late_id = upstream_id
             raise
         finally:
@@ -232,22 +234,25 @@ class Job:
 
     async def _prepare(self) -> None:
         """Commit the intent, in the last moment before the request leaves. Raises HeldBack."""
+        # Few at a time: a crash between this commit and the first byte makes a run indeterminate that was never sent.
         async with self._gate.departing:
             if self._cancel.is_set() or not await self._row.commit_intent():
                 raise HeldBack
+        # Once more: the commit may have taken so long that others have declared this process dead.
         if self._cancel.is_set() or not self._lease.may_send:
             raise HeldBack
+        # From here on only the gateway can say whether it was executed.
         self._sent = True
         self._place.leaves_now()
         self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
-            # The model blocks: its answer comes at the end, and the place is for what has not left this machine yet.
+            # The model blocks: its answer comes at the end, so only departing submissions hold a place.
             self._place.free()
 
     # Streaming
 
     async def _relay_text(self, reply: Reply | None, replies: Replies) -> Outcome | None:
-        """Write the text down as it comes; the outcome, or None if the stream broke or is not to be believed."""
+        """Store the text as it arrives; return the outcome, None if the stream broke or cannot be believed."""
         text, since, heard = "", 0.0, time.monotonic()
         while True:
             now = time.monotonic()
@@ -279,9 +284,9 @@ class Job:
             reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
-        """What became of it, by the response itself where a gateway may have invented a failure.
+        """Return the outcome, by the response itself if the gateway may have invented a failure.
 
-        Anything else is believed as it is: each look at a response that has ended is billed by LiteLLM once more.
+        Anything else is believed: LiteLLM bills each poll of a response that has ended once more.
         """
         if self._row.upstream_id is None or outcome.state != "failed":
             return outcome

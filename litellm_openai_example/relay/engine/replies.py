@@ -79,6 +79,7 @@ class Replies:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        # A generator that is running cannot be closed: its read has to end first.
         if self._pending is not None:
             self._pending.cancel()
             with suppress(asyncio.CancelledError, Exception):

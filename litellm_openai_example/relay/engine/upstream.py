@@ -1,4 +1,4 @@
-"""The gateway as the relay needs it: submit, look, cancel."""
+"""The gateway as the relay uses it: submit, poll, cancel."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Upstream:
     """One gateway.
 
     Args:
-        settings: where it is and how to sign in.
-        longest: characters of text that are kept of one answer.
-        explicit: fields of a request that are never left out, although the model refuses them.
+        settings: its address and key.
+        longest: most characters of text that are kept of one answer.
+        explicit: fields of a request that stay even if the model refuses them.
         learned: seconds for which it is remembered what a model refuses.
         http_client: sends the requests; by default one of the SDK adapter.
     """
@@ -58,7 +58,7 @@ class Upstream:
         learned: float = 600.0,
         http_client: AsyncLiteLLMHttpxClient | None = None,
     ) -> None:
-        # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
+        # No retries here: a pause inside the SDK would look like a submission in flight. The ledger requeues instead.
         self._sdk = AsyncLiteLLM(
             base_url=settings.base_url,
             api_key=settings.api_key,
@@ -89,9 +89,9 @@ class Upstream:
             stream: read it as it comes. The replies end after the one with the outcome, or when the stream breaks;
                 without `stream` there is one reply.
             call_id: under which the gateway logs the call.
-            payer: for whom it is billed, as are the looks at it later.
+            payer: billed for it and for its polls.
             timeout: seconds; a model that cannot run in the background answers only at the end.
-            prepare: awaited in the last moment before it leaves this machine; may raise HeldBack.
+            prepare: awaited in the last moment before the request leaves this machine; may raise HeldBack.
 
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
@@ -110,7 +110,7 @@ class Upstream:
             except OutcomeUnknown:
                 if left:
                     raise
-                raise NotSent from None  # whatever it was that failed, no byte of the request left this machine
+                raise NotSent from None  # no byte of the request left this machine
         learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
@@ -128,7 +128,7 @@ class Upstream:
             await raw.http_response.aclose()
 
     async def missing_model(self, model: str, *, timeout: float) -> list[str] | None:
-        """The names that the gateway lists and that are nearest to `model`; None if it lists `model`, or no list.
+        """Return the listed names nearest to `model`; None if the gateway lists `model`, or gives no list.
 
         A name behind a provider's prefix counts, and so does a pattern: a gateway may list `openai/*`.
         """
@@ -146,14 +146,14 @@ class Upstream:
         return difflib.get_close_matches(model, sorted(shown), n=3, cutoff=0.4)
 
     async def retrieve(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
-        """Look at a response. Raises PollFailed."""
-        return await self._look(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
+        """Poll a response. Raises PollFailed."""
+        return await self._poll(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
 
     async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Ask for a response to be stopped. Raises PollFailed."""
-        return await self._look(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
+        return await self._poll(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
 
-    async def _look(
+    async def _poll(
         self, call: Callable[..., Awaitable[RawResponse]], response_id: str, payer: Payer, timeout: float
     ) -> Reply:
         try:
@@ -169,7 +169,7 @@ class Upstream:
     async def _create(
         self, request: JsonObject, headers: Mapping[str, str], timeout: float
     ) -> tuple[RawResponse, Adapted]:
-        """Send it; if the model refuses one field of it, once more as the model wants it."""
+        """Send the request; if the model refuses a field, send it once more without or with another one."""
         until = time.monotonic() + timeout
         adapted = self._adaptations.begin(request)
         while True:
@@ -209,7 +209,7 @@ class Upstream:
             except Exception:
                 if not begun:
                     raise OutcomeUnknown from None
-                return  # over or broken: the response itself tells what became of it
+                return  # over or broken: polling the response tells its end
             outcome = None
             if reader.ended:  # only now the text is put together: it may be long
                 # The headers came before the answer: what they say of its cost is not true yet.
@@ -233,7 +233,7 @@ class Upstream:
         except Exception:
             raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
         if reply.response_id is None and reply.outcome is None:
-            raise OutcomeUnknown  # it runs, but nobody can ever find it
+            raise OutcomeUnknown  # it may run, but without an id it cannot be found
         yield reply
 
     def _read(self, raw: RawResponse) -> Reply:
@@ -269,6 +269,6 @@ def _is_response(body: JsonObject) -> bool:
 
 
 def _usable(response_id: str | None) -> str | None:
-    """An id that can be stored and sent in a path again."""
+    """Return the id if it can be stored, and sent in a path."""
     usable = response_id and len(response_id) <= _LONGEST_ID and is_visible_ascii(response_id)
     return response_id if usable else None
