@@ -24,7 +24,7 @@ class Refused(Exception):
 
     Attributes:
         code: one of the contract's.
-        response: what is shown of the answer, if it says more than the code.
+        response: the part of the answer that is shown, if it says more than the code.
     """
 
     def __init__(self, code: str, response: JsonObject | None = None) -> None:
@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 class NotSent(Exception):
-    """It was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
+    """The request was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
 
     def __init__(self, delay: float | None = None) -> None:
         super().__init__("not sent")
@@ -42,11 +42,11 @@ class NotSent(Exception):
 
 
 class HeldBack(Exception):
-    """It was not sent, because it is no longer this process's, or the ledger does not say that it is."""
+    """The request was held back, because the ledger does not confirm that the run is this process's."""
 
 
 class OutcomeUnknown(Exception):
-    """It may have been executed, and there is no way to tell."""
+    """The request may have been executed, and nothing can tell."""
 
 
 class PollFailed(PortableError):

@@ -208,7 +208,7 @@ class Job:
     async def _doubted(self, response_id: str | None) -> None:
         """Verify a stream that begins with a failure: LiteLLM invents one, id included, when its own connection breaks.
 
-        The provider may have accepted it all the same, so it is a failure only if the response itself says so.
+        The provider may have accepted it, so it is a failure only if the response itself says so.
         """
         looked = await self._poller.retrieve(response_id) if response_id else None
         if isinstance(looked, Reply) and looked.outcome is not None:

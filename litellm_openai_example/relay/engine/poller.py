@@ -23,7 +23,7 @@ from .row import LOST, Row
 from .upstream import Upstream
 
 _TOO_LATE = Outcome("failed", "research_timeout")
-_GROWTH = 0.2  # of the age: a run that ends between two polls is told of by so much of its length too late
+_GROWTH = 0.2  # of the age: the share of its length by which the end of a run is noticed late
 _LONGEST_POLL_AFTER = 60.0
 
 

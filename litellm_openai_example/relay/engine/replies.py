@@ -13,7 +13,7 @@ from ..ledger.records import Outcome
 
 @dataclass(frozen=True)
 class Reply:
-    """What the gateway says about a response.
+    """One reply of the gateway about a response.
 
     Attributes:
         response_id: as in this reply; only that of the first reply can be retrieved.
