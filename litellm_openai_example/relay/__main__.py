@@ -104,6 +104,15 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     default=Settings.max_queued,
 )
 @_option(
+    "--submits",
+    "RELAY_SUBMITS",
+    "Most submissions that may wait for the gateway's answer at once, per process; fewer while the gateway refuses "
+    "them or gets slow.",
+    metavar="NUMBER",
+    type=click.IntRange(1, 500),
+    default=Settings.submits,
+)
+@_option(
     "--research-timeout",
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
     "Time limit of a research run, in seconds.",

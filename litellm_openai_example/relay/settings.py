@@ -45,7 +45,7 @@ class Timings:
         poll_timeout: of one poll.
         polls_per_second: limit for all polls of this process.
         missing: for how long a gateway must report a response as unknown, without exception, to be believed.
-        gate: a submission that takes longer leaves the submit gate.
+        gate: a submission that takes longer leaves the gate, and counts as running.
         lease: for how long a silent process keeps its work; heartbeats come every third of it.
         tick: interval of the checks for orphans, and on SQLite for changes by other processes.
         flush: for how long streamed text is gathered before it is stored.
@@ -59,7 +59,7 @@ class Timings:
         learned: for how long a field that a model refuses is remembered.
     """
 
-    first_poll: float = 2.0
+    first_poll: float = 1.0
     longest_poll: float = 15.0
     poll_timeout: float = 20.0
     polls_per_second: float = 200.0
@@ -87,7 +87,7 @@ class Settings:
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
-        submit_gate: submissions in flight at once.
+        submits: most submissions in flight at once, per process.
         max_output: characters of text kept of an answer.
     """
 
@@ -104,7 +104,7 @@ class Settings:
     research_timeout: float = 3600.0
     wait: float = 300.0
     retention: float = 72 * 3600.0
-    submit_gate: int = 8
+    submits: int = 200
     max_output: int = 2_000_000
     timings: Timings = field(default_factory=Timings)
 

@@ -12,6 +12,7 @@ import pytest
 
 from litellm_openai_example import LiteLLM, attachments, config
 from litellm_openai_example.relay import process, settings
+from litellm_openai_example.relay.engine import gate
 from litellm_openai_example.relay.ledger import connections
 from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS, MAX_BODY_BYTES
 from litellm_openai_example.transport import bodies, policy
@@ -100,8 +101,11 @@ FIGURES = {
     ),
     "docs/relay.md": (
         f"`RELAY_MODEL` is `{settings.DEFAULT_MODEL}` unless set",
-        f"at most {RELAY.submit_gate} runs indeterminate",
-        f"longer than {PACE.gate:g} s to answer a submit",
+        f"at most `RELAY_SUBMITS` ({RELAY.submits}) a process",
+        f"begins with {gate._INITIAL:g}",
+        f"after {gate._PROBE:g} s and ever more rarely, down to one in {gate._LONGEST_PROBE:g} s",
+        f"at most {gate._DEPARTING} a process were never sent",
+        f"without an answer for {PACE.gate:g} s counts as running",
         f"ends within {math.ceil(PACE.drain + process._AFTER_DRAIN)} s",
     ),
     "docs/operating.md": (
@@ -113,6 +117,7 @@ FIGURES = {
         f"beyond {PACE.polls_per_second * PACE.longest_poll:,.0f} old runs",
         f"{READERS + 1} a replica on PostgreSQL (1 writes, {READERS} read",
         f"by {100 // (READERS + 1)} replicas",
+        f"`RELAY_SUBMITS` ({RELAY.submits})",
         f"`RELAY_MAX_RUNNING` ({RELAY.max_running})",
         f"`RELAY_MAX_QUEUED` ({RELAY.max_queued})",
         f"once a {'second' if PACE.tick == 1 else PACE.tick} instead",

@@ -1,1 +1,1 @@
-"""Who does what when: jobs, and the worker that owns them."""
+"""The engine: jobs, each of which runs one invocation, and the worker that owns them."""

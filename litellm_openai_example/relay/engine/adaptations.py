@@ -1,4 +1,4 @@
-"""Fields that a model refuses: how the request is changed then, and for how long that is remembered.
+"""Fields that a model refuses: the change of the request, and how long it is remembered.
 
 What was refused with a 400 was not executed, so it may be asked again otherwise. A refusal may come from a fallback
 model or from one wrong deployment of many, so it is remembered only for the model that then answered, and for a
@@ -19,7 +19,7 @@ from .prompt import with_other_search_tool, without
 
 
 class _Change(NamedTuple):
-    """How a request is changed, None if it cannot be; the field that is taken out; and the change in words."""
+    """A change of a request (None if it cannot be made), the field that it removes, and its words for the log."""
 
     make: Callable[[JsonObject], JsonObject | None]
     takes_out: str = ""
@@ -41,7 +41,7 @@ _REMEMBERED = frozenset(kind for kind, change in _CHANGES.items() if change.word
 
 
 class Adaptations:
-    """What the models behind one gateway have refused of late.
+    """The recent refusals of the models behind one gateway.
 
     Args:
         explicit: fields that the operator asks for: a refusal of one stands.
@@ -77,7 +77,7 @@ class Adaptations:
             known = (name, kind)
             if kind not in _REMEMBERED or (refused_by and deployment and refused_by != deployment):
                 continue
-            if kind not in adapted.kinds:  # the change was refused in its turn: the model takes what is asked for
+            if kind not in adapted.kinds:  # the change was refused too: the model takes the field
                 self._until.pop(known, None)
             elif self._until.setdefault(known, until) == until:
                 log.warning(

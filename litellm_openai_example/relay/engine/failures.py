@@ -1,4 +1,4 @@
-"""What each failure of the gateway means for a research run.
+"""The meaning of each failure of the gateway for a research run.
 
 A failed submission is one of three things, and the difference is money: certainly not executed and hopeless
 (`Refused`), certainly not executed but worth another try (`NotSent`), or possibly executed (`OutcomeUnknown`).
@@ -19,11 +19,11 @@ from ..metrics import count_upstream_error
 
 
 class Refused(Exception):
-    """The gateway will not do it.
+    """The gateway refuses the request for good.
 
     Attributes:
         code: one of the contract's.
-        response: what is shown of the answer, if it says more than the code.
+        response: the part of the answer that is shown, if it says more than the code.
     """
 
     def __init__(self, code: str, response: JsonObject | None = None) -> None:
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 
 class NotSent(Exception):
-    """It was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
+    """The request was certainly not executed; `delay` is the pause in seconds that the gateway asks for."""
 
     def __init__(self, delay: float | None = None) -> None:
         super().__init__("not sent")
@@ -41,19 +41,19 @@ class NotSent(Exception):
 
 
 class HeldBack(Exception):
-    """It was not sent, because it is no longer this process's, or the ledger does not say that it is."""
+    """The request was held back, because the ledger does not confirm that the run is this process's."""
 
 
 class OutcomeUnknown(Exception):
-    """It may have been executed, and there is no way to tell."""
+    """The request may have been executed, and nothing can tell."""
 
 
 class PollFailed(PortableError):
-    """A look at a response that says nothing about it.
+    """A poll that says nothing about its response.
 
     Attributes:
         missing: the gateway itself says that it does not know the response.
-        hopeless: the gateway itself says that it can never be looked at.
+        hopeless: the gateway itself says that it can never be polled.
         outage: there was no answer, or one of something else than the gateway (a proxy's page, an ingress without a
             route), or one that blames the server: it says nothing of this response in particular.
         poll_after: never a wish of the gateway, unlike that of a reply.
@@ -68,7 +68,7 @@ class PollFailed(PortableError):
 
 
 def submit_failed(error: Exception) -> Exception:
-    """Which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
+    """Return which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
     explained = explain(error)
     count_upstream_error("submit", explained.kind)
     if explained.outcome_unknown:
@@ -102,7 +102,7 @@ def _refusal_code(explained: GatewayError) -> str:
 
 
 def poll_failed(error: Exception) -> PollFailed:
-    """What an exception of the SDK says about the response that was asked for."""
+    """Return what an exception of the SDK says about the response that was polled."""
     explained = explain(error)
     count_upstream_error("poll", explained.kind)
     status = explained.status

@@ -1,8 +1,8 @@
-"""Who waits for what: all waiters and event streams of this process hang here, and none of them asks the database.
+"""The hub: all waiters and event streams of this process subscribe here, and none queries the database.
 
 A change, made here or announced by another process, is read once for all who watch that invocation. What is not
-announced (changes by another process on SQLite, or while PostgreSQL was away) is found by looking again now and then
-at what is watched and not done here.
+announced (changes by another process on SQLite, or while PostgreSQL was away) is found by reading watched invocations
+of other processes again from time to time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..ledger.states import Ledger
 from ..log import log
 from ..tasks import keep_going
 
-_SAFETY = 10.0  # seconds between two looks at everything that is watched, in case an announcement got lost
-_GATHERED = 0.02  # seconds in which changes gather, after one that was read at once: to be read together
+_SAFETY = 10.0  # seconds between two reads of everything watched, in case an announcement got lost
+_GATHERED = 0.02  # seconds for which further changes gather, to be read together
 _RETRY = 0.5
 _RETRY_BEHIND_POOLER = 60.0
 
@@ -46,16 +46,16 @@ class Topic:
         self._changed = asyncio.Event()
 
     def events_after(self, last: int) -> list[EncodedEvent]:
-        """What has happened after the event with the id `last` (0 for all)."""
+        """Return the events after the one with the id `last` (0 for all)."""
         return self.history.after(self.record, self.pieces, last)
 
     def next_change(self) -> asyncio.Event:
-        """What the next change sets. Taken before anything is read here, it misses no change that comes meanwhile."""
+        """Return the event that the next change sets. Taken before reading, it misses no change in between."""
         return self._changed
 
 
 async def happens(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until it is set, so many seconds at most; whether it is."""
+    """Wait for the event, `seconds` at most; return whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()
@@ -68,7 +68,7 @@ class Hub:
 
     Args:
         ledger: where changes are read.
-        tick: seconds between two looks at what may change without an announcement.
+        tick: seconds between two reads of what may change without an announcement.
         local: the invocations that this process itself runs; their changes are always announced.
     """
 
@@ -87,7 +87,7 @@ class Hub:
 
     @property
     def watchers(self) -> int:
-        """How many wait or watch here."""
+        """The number of waiters and event streams."""
         return sum(topic.watchers for topic in self._topics.values())
 
     def start(self) -> None:
@@ -106,14 +106,14 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """Wake all who wait: this process is about to end."""
+        """Wake all waiters: this process is about to end."""
         self.closing = True
         for topic in self._topics.values():
             topic.wake()
 
     @asynccontextmanager
     async def watch(self, record: Record) -> AsyncIterator[Topic]:
-        """The topic of an invocation, of which `record` was just read."""
+        """Subscribe to an invocation, of which `record` was just read."""
         topic = self._topics.get(record.id)
         if topic is None:
             pieces = await self._ledger.pieces(record.id) if record.mode == "stream" else []
@@ -128,7 +128,7 @@ class Hub:
                 self._topics.pop(record.id, None)
 
     def changed(self, ids: Iterable[str]) -> None:
-        """Take notice that these invocations are not what they were."""
+        """Mark these invocations as changed."""
         watched = self._topics.keys() & ids
         if watched:
             self._stale |= watched

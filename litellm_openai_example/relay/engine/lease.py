@@ -1,4 +1,4 @@
-"""The lease of this process: what it may do depends on when it last told the ledger that it lives."""
+"""The lease of this process: what it may do, by the age of its last heartbeat."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..ledger.states import Ledger
 
 
 class Lease:
-    """Renewed by `beat`.
+    """The lease, renewed by `beat`.
 
     Args:
         ledger: opened.
-        seconds: how long a process that fell silent keeps its work.
+        seconds: for which a silent process keeps its work.
 
     Attributes:
         on_set_back: called when the ledger may have been set back.
@@ -27,28 +27,29 @@ class Lease:
         self._set_back: float | None = None
 
     async def beat(self) -> None:
-        """Renew it. Raises LedgerUnavailable."""
+        """Renew the lease. Raises LedgerUnavailable."""
         began = time.monotonic()
         if await self._ledger.heartbeat():
             self._set_back = time.monotonic()
             self.on_set_back()
+        # After a gap nobody could renew: the leases of others look over although their processes live.
         if began - self._last >= self.seconds:
             self._since = began
         self._last = began
-        await self._ledger.tell_others()  # after this process has noted it: meanwhile it must not claim
+        await self._ledger.tell_others()  # last: this process must have stopped claiming first
 
     @property
     def may_send(self) -> bool:
-        """Whether nobody can believe this process dead yet."""
+        """Is the lease certainly still valid for all others?"""
         return time.monotonic() - self._last < self.seconds * 0.75
 
     @property
     def may_claim(self) -> bool:
-        """Whether the queue may be trusted: one that was set back lists what others have sent until they say so."""
+        """Can the queue be trusted? One that was set back lists sent runs until their processes correct it."""
         trusted = self._set_back is None or time.monotonic() - self._set_back >= self.seconds
         return self.may_send and trusted
 
     @property
     def may_declare_dead(self) -> bool:
-        """Whether all had the time to renew their leases: the ledger itself may have been away."""
+        """Have all processes had the time to renew their leases since the ledger was last away?"""
         return self.may_claim and time.monotonic() - self._since >= self.seconds

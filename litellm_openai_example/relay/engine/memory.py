@@ -1,4 +1,4 @@
-"""What this process remembers of its runs, beside the ledger: which it has sent, and since when it tries.
+"""The process's own memory of its runs, beside the ledger: those it has sent, and when it first tried each.
 
 A ledger may be set back: a restored backup, a standby that had not caught up. What it calls queued then, and this
 process has submitted, must not be submitted again.
@@ -13,7 +13,7 @@ _MOST = 100_000  # the newest so many: about 20 MB
 
 
 class Memory:
-    """The runs that may have been executed by this process's doing, and their ids at the gateway."""
+    """The runs that this process may have caused to be executed, and their ids at the gateway."""
 
     def __init__(self) -> None:
         self._sent: OrderedDict[str, str | None] = OrderedDict()
@@ -23,33 +23,33 @@ class Memory:
         return invocation_id in self._sent
 
     def sent(self, invocation_id: str) -> None:
-        """Its submission leaves this machine now."""
+        """Note that its submission leaves this machine now."""
         self._sent[invocation_id] = None
         _bound(self._sent)
 
     def answered(self, invocation_id: str, upstream_id: str) -> None:
-        """The gateway has given it an id."""
+        """Note the id that the gateway has given it."""
         self._sent[invocation_id] = upstream_id
         _bound(self._sent)
 
     def not_executed(self, invocation_id: str) -> None:
-        """It was certainly not executed, so it may be sent another time."""
+        """Note that it was certainly not executed, so it may be sent again."""
         self._sent.pop(invocation_id, None)
 
     def upstream_id(self, invocation_id: str) -> str | None:
-        """The gateway's id of what was sent, None if it has given none."""
+        """Return the gateway's id of a run that was sent, None if it has none."""
         return self._sent.get(invocation_id)
 
     def all_sent(self) -> list[str]:
         return list(self._sent)
 
     def waits(self, invocation_id: str, begun: float) -> None:
-        """It goes back to the queue; `begun` is when the first attempt began, by the monotonic clock."""
+        """Note that it goes back to the queue; `begun` is the start of its first attempt, by the monotonic clock."""
         self._begun[invocation_id] = begun
         _bound(self._begun)
 
     def begun(self, invocation_id: str) -> float:
-        """When its first attempt began, if it was this process's; else infinity. Asked once."""
+        """Return and forget the start of its first attempt here; infinity if there was none."""
         return self._begun.pop(invocation_id, math.inf)
 
 

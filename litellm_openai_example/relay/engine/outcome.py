@@ -1,4 +1,4 @@
-"""What a reply of the gateway means for an invocation, and what of it is kept.
+"""The outcome of an invocation, by a reply of the gateway, and the part of the reply that is kept.
 
 ======================================= ============ ==========================
 the reply says                          state        error code
@@ -41,7 +41,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def outcome_of(answer: Answer, body: object, headers: Mapping[str, str], *, longest: int) -> Outcome | None:
-    """How the invocation ended, None if it has not ended.
+    """Return the outcome of the invocation, None if it has not ended.
 
     Args:
         answer, body, headers: the reply, as read and as it came.

@@ -1,7 +1,7 @@
-"""Following a response at the gateway to its end, and stopping it there.
+"""Polling a response at the gateway to its end, and stopping it there.
 
-A wish to stop (a client's cancel, the time limit) is in the ledger. It is a wish: it is repeated until the gateway says
-that the run has ended, and how the run has ended is its outcome. A gateway that is away is asked for as long as it is.
+A wish to stop (a client's cancel, the time limit) is in the ledger. The request is repeated until the gateway says that
+the run has ended, also through an outage, and the run's own end decides the outcome.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from collections.abc import Awaitable, Callable
 from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED
 from ..log import log
-from ..settings import Settings
-from .entry import LOST, Entry
+from ..settings import Settings, Timings
 from .failures import PollFailed
 from .gate import Gate
 from .hub import happens
-from .pace import pause
-from .upstream import Reply, Upstream
+from .replies import Reply
+from .row import LOST, Row
+from .upstream import Upstream
 
 _TOO_LATE = Outcome("failed", "research_timeout")
+_GROWTH = 0.2  # of the age: the share of its length by which the end of a run is noticed late
+_LONGEST_POLL_AFTER = 60.0
 
 
 class Poller:
-    """Looks at one response of this process until it has ended, and asks the gateway to stop it if that is wished.
+    """Polls one response until it has ended, and asks the gateway to stop it if somebody wants that.
 
     Args:
-        record, entry: of the invocation.
+        record, row: of the invocation.
         upstream, gate, settings: the worker's.
 
     Attributes:
-        cancel: set once a client wants it stopped.
-        begun: when its first attempt began, by the monotonic clock.
-        accepted: when the gateway took it.
+        cancel: set when a client wants it stopped.
+        begun: start of its first attempt, by the monotonic clock.
+        accepted: time of the gateway's answer.
         fallback: the outcome if the gateway can no longer tell.
     """
 
-    def __init__(self, record: Record, entry: Entry, upstream: Upstream, gate: Gate, settings: Settings) -> None:
+    def __init__(self, record: Record, row: Row, upstream: Upstream, gate: Gate, settings: Settings) -> None:
         self.id = record.id
         self.cancel = asyncio.Event()
-        # Never by a wall clock, which may be wrong by hours after a restart.
+        # Not by a wall clock, which may be wrong by hours after a restart.
         self.begun = min(time.monotonic() - (record.followed or 0.0), gate.memory.begun(record.id))
         self.accepted = self.begun
         self.fallback = LOST
-        self._entry = entry
+        self._row = row
         self._upstream = upstream
         self._gate = gate
         self._payer = record.payer
@@ -61,7 +63,7 @@ class Poller:
 
     @property
     def followed(self) -> float:
-        """Seconds since the first attempt, as far as processes were there to count them."""
+        """Seconds since the first attempt, without those in which no process ran."""
         return time.monotonic() - self.begun
 
     @property
@@ -71,86 +73,90 @@ class Poller:
 
     @property
     def _wish(self) -> Outcome | None:
-        """The outcome that it has once it is stopped, if somebody wants it stopped."""
+        """The outcome of a stop, None if nobody wants it stopped."""
         if self.cancel.is_set():
             return CANCELLED
         return _TOO_LATE if self._timed_out or self.left <= 0 else None
 
     async def end(self, outcome: Outcome, upstream_id: str | None = None) -> None:
-        """It ended at the gateway like this. What was stopped there ended by the wish to stop it."""
+        """Settle it with its end at the gateway; a cancellation there is credited to the wish to stop it."""
         stopped = self._wish if outcome.state == "cancelled" else None
-        await self._entry.settle(stopped or outcome, upstream_id)
+        await self._row.settle(stopped or outcome, upstream_id)
 
     @property
     def may_ask_to_stop(self) -> bool:
-        """Whether it is to be stopped, and can be as far as is known."""
-        return self._wish is not None and self._entry.upstream_id is not None and not self._unstoppable
+        """Return whether it should be stopped, and the gateway has not said that it cannot be."""
+        return self._wish is not None and self._row.upstream_id is not None and not self._unstoppable
 
     async def follow(self, poll_after: float | None = None) -> None:
-        """Look at the response, ever less often, until it has ended; ask the gateway to stop it if that is wished.
+        """Poll the response, ever more rarely, until it has ended; ask the gateway to stop it if somebody wants that.
 
-        One that was picked up is looked at before anything is decided about it.
+        A response that was taken over is polled before anything is decided about it.
         """
-        await self._entry.load_pieces()
+        await self._row.load_pieces()
         known, missing_since = not self._picked_up, None
-        # What was picked up is not looked at with all others at once.
+        # Spread: a process that takes over finds many at once.
         rest = self._pause(poll_after) if known else random.uniform(0, self._timings.first_poll)  # noqa: S311
         while True:
             await self._rest(rest)
+            if (delay := self._gate.poll_delay()) > 0:
+                await self._rest(delay)
             stopped = await self.ask_to_stop() if known and self.may_ask_to_stop else None
             if stopped is not None:
                 return await self.end(stopped)
-            reply = await self.retrieve(self._entry.upstream_id or "")
+            reply = await self.retrieve(self._row.upstream_id or "")
             if isinstance(reply, Reply) and reply.outcome is not None:
                 return await self.end(reply.outcome)
+            # A single "not found" may come from a replica of the gateway that lags behind.
             missing_since = (missing_since or time.monotonic()) if reply.missing else None
             if reply.hopeless or (missing_since and time.monotonic() - missing_since >= self._timings.missing):
-                return await self._entry.settle(self.fallback)
+                return await self._row.settle(self.fallback)
             rest = self._pause(reply.poll_after)
             if not known and not reply.outage:
                 known, rest = True, 0.0 if self._wish else rest
 
     async def _rest(self, seconds: float) -> None:
-        """Wait until the next look, or until a wish to stop arises."""
+        """Wait until the next poll, or until a wish to stop arises."""
         if self._wish is None:
             await happens(self.cancel, min(seconds, max(0.0, self.left)))
         else:
             await asyncio.sleep(seconds)
 
     def _pause(self, poll_after: float | None = None) -> float:
-        """Seconds until the next look: they grow from the moment the gateway took it, or somebody wanted it stopped."""
+        """Return the seconds until the next poll, by its age or that of the wish to stop it."""
         if self._wished_at is None:
-            return pause(poll_after, time.monotonic() - self.accepted, self._gate.jobs, self._timings)
-        return pause(None, time.monotonic() - self._wished_at, self._gate.jobs, self._timings)
+            return pause(poll_after, time.monotonic() - self.accepted, self._timings)
+        return pause(None, time.monotonic() - self._wished_at, self._timings)
 
     async def ask_to_stop(self) -> Outcome | None:
-        """Ask the gateway to stop it. Returns how it has ended; None if the gateway does not say that it has."""
+        """Ask the gateway to stop it. Return its end; None if the gateway does not report one."""
         if self._wished_at is None:
             self._wished_at = time.monotonic()
+        # In the ledger first: whoever takes over must repeat the wish, and tell the same reason.
         if self._wish is _TOO_LATE and not self._timed_out:
-            await self._entry.keep_wish(str(_TOO_LATE.error_code))
+            await self._row.keep_wish(str(_TOO_LATE.error_code))
             self._timed_out = True
-        reply = await self._look(self._upstream.cancel, self._entry.upstream_id or "")
+        reply = await self._call(self._upstream.cancel, self._row.upstream_id or "")
         self._unstoppable = reply.hopeless
         return reply.outcome if isinstance(reply, Reply) else None
 
     async def stop_unowned(self, upstream_id: str) -> None:
-        """Stop what was reported as indeterminate before its id came: nobody will ever read what it costs to go on."""
+        """Stop a run that was reported as indeterminate before its id came: its result would never be read."""
         log.warning("%s: lost to another process while it was submitted; asking the gateway to stop it", self.id)
         self._wished_at = time.monotonic()
         try:
-            await self._entry.answered_late(upstream_id)
-            while (known := await self._what_became_of(upstream_id)) is None:
+            await self._row.answered_late(upstream_id)
+            while (known := await self._stopped_state(upstream_id)) is None:
                 await self._rest(self._pause())
         except asyncio.CancelledError:
             log.warning("%s: the process ends before the gateway has confirmed the end of %s", self.id, upstream_id)
             raise
         log.warning("%s: %s at the gateway, where it is %s", self.id, known, upstream_id)
 
-    async def _what_became_of(self, upstream_id: str) -> str | None:
-        """Ask the gateway to stop a response that is not followed; what became of it, None if that is not known yet."""
-        for look in (self._upstream.cancel, self._upstream.retrieve):
-            reply = await self._look(look, upstream_id)
+    async def _stopped_state(self, upstream_id: str) -> str | None:
+        """Ask the gateway to stop a response that nobody follows; return its state, None if that is not known yet."""
+        for call in (self._upstream.cancel, self._upstream.retrieve):
+            reply = await self._call(call, upstream_id)
             if isinstance(reply, Reply) and reply.outcome is not None:
                 return reply.outcome.state
             if reply.hopeless:
@@ -158,16 +164,28 @@ class Poller:
         return "not known" if reply.missing else None
 
     async def retrieve(self, upstream_id: str) -> Reply | PollFailed:
-        """Look at a response."""
-        return await self._look(self._upstream.retrieve, upstream_id)
+        """Poll a response."""
+        return await self._call(self._upstream.retrieve, upstream_id)
 
-    async def _look(self, look: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
+    async def _call(self, call: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
         async with self._gate.polling():
             try:
-                reply: Reply | PollFailed = await look(
+                reply: Reply | PollFailed = await call(
                     upstream_id, payer=self._payer, timeout=self._timings.poll_timeout
                 )
             except PollFailed as error:
                 reply = error
         self._gate.polled(answered=not reply.outage)
         return reply
+
+
+def pause(poll_after: float | None, age: float, timings: Timings) -> float:
+    """Return the seconds until the next poll: a share of the run's age within bounds, or what the gateway asks for.
+
+    Args:
+        poll_after: what the gateway asks for, in seconds.
+        age: of the run, in seconds.
+    """
+    if poll_after is None:
+        return min(max(timings.first_poll, age * _GROWTH), timings.longest_poll)
+    return min(max(poll_after, timings.first_poll), _LONGEST_POLL_AFTER)

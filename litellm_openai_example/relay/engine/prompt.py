@@ -16,7 +16,7 @@ def default_fields(model: str) -> JsonObject:
     """Return what a model is given to do research with, unless `RELAY_REQUEST` says otherwise.
 
     Deep-research models know the older name of the search tool alone, refuse to work without a source of data, and have
-    their effort built in. All others get the newer name and high effort, whatever they are called (a dated name, an
+    their effort built in. All others get the newer name and high effort, under any name (a dated one, an
     alias of the gateway's), because one that does not reason refuses it with a 400, and is asked again without.
     """
     if "deep-research" in model.lower():

@@ -1,13 +1,11 @@
-"""The gateway as the relay needs it: submit, look, cancel."""
+"""The gateway as the relay uses it: submit, poll, cancel."""
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar
 
 import openai
 
@@ -25,11 +23,11 @@ from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
-from ..ledger.records import Outcome
 from ..metrics import count_submit
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
+from .replies import Reply
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
@@ -39,40 +37,13 @@ _MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id
 _RUNNING = frozenset({"queued", "in_progress", "cancelling"})
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What the gateway said of a response.
-
-    Attributes:
-        response_id: as in this reply; only that of the first reply can be retrieved.
-        outcome: how it ended, None while it runs.
-        poll_after: seconds that the gateway wishes until the next look.
-        text: streamed text that this reply adds.
-        known: whether the reply says anything of the response at all.
-        streaming: whether it is an event of a stream, which more may follow.
-        model: that answers, if the reply names one.
-    """
-
-    response_id: str | None = None
-    outcome: Outcome | None = None
-    poll_after: float | None = None
-    text: str = ""
-    known: bool = True
-    streaming: bool = False
-    model: str | None = None
-    # What an answer never is, and `PollFailed` may be.
-    missing: ClassVar[bool] = False
-    hopeless: ClassVar[bool] = False
-    outage: ClassVar[bool] = False
-
-
 class Upstream:
     """One gateway.
 
     Args:
-        settings: where it is and how to sign in.
-        longest: characters of text that are kept of one answer.
-        explicit: fields of a request that are never left out, although the model refuses them.
+        settings: its address and key.
+        longest: most characters of text that are kept of one answer.
+        explicit: fields of a request that stay even if the model refuses them.
         learned: seconds for which it is remembered what a model refuses.
         http_client: sends the requests; by default one of the SDK adapter.
     """
@@ -86,7 +57,7 @@ class Upstream:
         learned: float = 600.0,
         http_client: AsyncLiteLLMHttpxClient | None = None,
     ) -> None:
-        # Trying again is the ledger's business: a pause inside the SDK would look like a submission in flight.
+        # No retries here: a pause inside the SDK would look like a submission in flight. The ledger requeues instead.
         self._sdk = AsyncLiteLLM(
             base_url=settings.base_url,
             api_key=settings.api_key,
@@ -110,16 +81,16 @@ class Upstream:
         payer: Payer = NOBODY,
         timeout: float,
         prepare: Callable[[], Awaitable[None]],
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncGenerator[Reply, None]:
         """Create the response, in the background where the model can.
 
         Args:
             stream: read it as it comes. The replies end after the one with the outcome, or when the stream breaks;
                 without `stream` there is one reply.
             call_id: under which the gateway logs the call.
-            payer: for whom it is billed, as are the looks at it later.
+            payer: billed for it and for its polls.
             timeout: seconds; a model that cannot run in the background answers only at the end.
-            prepare: awaited in the last moment before it leaves this machine; may raise HeldBack.
+            prepare: awaited in the last moment before the request leaves this machine; may raise HeldBack.
 
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
@@ -138,7 +109,7 @@ class Upstream:
             except OutcomeUnknown:
                 if left:
                     raise
-                raise NotSent from None  # whatever it was that failed, no byte of the request left this machine
+                raise NotSent from None  # no byte of the request left this machine
         learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
@@ -156,7 +127,7 @@ class Upstream:
             await raw.http_response.aclose()
 
     async def missing_model(self, model: str, *, timeout: float) -> list[str] | None:
-        """The names that the gateway lists and that are nearest to `model`; None if it lists `model`, or no list.
+        """Return the listed names nearest to `model`; None if the gateway lists `model`, or gives no list.
 
         A name behind a provider's prefix counts, and so does a pattern: a gateway may list `openai/*`.
         """
@@ -174,14 +145,14 @@ class Upstream:
         return difflib.get_close_matches(model, sorted(shown), n=3, cutoff=0.4)
 
     async def retrieve(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
-        """Look at a response. Raises PollFailed."""
-        return await self._look(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
+        """Poll a response. Raises PollFailed."""
+        return await self._poll(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
 
     async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
         """Ask for a response to be stopped. Raises PollFailed."""
-        return await self._look(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
+        return await self._poll(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
 
-    async def _look(
+    async def _poll(
         self, call: Callable[..., Awaitable[RawResponse]], response_id: str, payer: Payer, timeout: float
     ) -> Reply:
         try:
@@ -197,7 +168,7 @@ class Upstream:
     async def _create(
         self, request: JsonObject, headers: Mapping[str, str], timeout: float
     ) -> tuple[RawResponse, Adapted]:
-        """Send it; if the model refuses one field of it, once more as the model wants it."""
+        """Send the request; if the model refuses a field, send it once more without or with another one."""
         until = time.monotonic() + timeout
         adapted = self._adaptations.begin(request)
         while True:
@@ -237,7 +208,7 @@ class Upstream:
             except Exception:
                 if not begun:
                     raise OutcomeUnknown from None
-                return  # over or broken: the response itself tells what became of it
+                return  # over or broken: polling the response tells its end
             outcome = None
             if reader.ended:  # only now the text is put together: it may be long
                 # The headers came before the answer: what they say of its cost is not true yet.
@@ -261,7 +232,7 @@ class Upstream:
         except Exception:
             raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
         if reply.response_id is None and reply.outcome is None:
-            raise OutcomeUnknown  # it runs, but nobody can ever find it
+            raise OutcomeUnknown  # it may run, but without an id it cannot be found
         yield reply
 
     def _read(self, raw: RawResponse) -> Reply:
@@ -297,6 +268,6 @@ def _is_response(body: JsonObject) -> bool:
 
 
 def _usable(response_id: str | None) -> str | None:
-    """An id that can be stored and sent in a path again."""
+    """Return the id if it can be stored, and sent in a path."""
     usable = response_id and len(response_id) <= _LONGEST_ID and is_visible_ascii(response_id)
     return response_id if usable else None

@@ -1,4 +1,4 @@
-"""The work of one process: claim what is queued, carry on what was left behind, keep the lease, and stop in order."""
+"""The worker of one process: claim queued runs, recover orphaned ones, keep the lease, and stop in order."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from ..log import kind_and_place, log
 from ..metrics import count_ended
 from ..settings import Settings
 from ..tasks import keep_going
-from .gate import Gate
+from .gate import Gate, until_next_try
 from .job import Job
 from .lease import Lease
-from .pace import until_next_try
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
 _RECLAIMED_AT_ONCE = 500
 _KEEP_EVERY = 30.0  # seconds of following that a process which is killed may leave uncounted
 _READ_AT_ONCE = 500
-_TROUBLE_PAUSE = 0.5
 _UNKNOWN = INDETERMINATE.error_code
 _LEAVING = (0.5, 2.0)  # seconds that the ledger gets to hear of the end: after a full drain, after a short one
 
@@ -40,8 +38,8 @@ class Worker:
         settings: limits and timings.
 
     Attributes:
-        jobs: what this process runs, by the id of the invocation.
-        on_failure: called when a loop has ended that must not: the process does no good any more.
+        jobs: the runs of this process, by the id of the invocation.
+        on_failure: called when a loop has ended that must not: the process can no longer work.
     """
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
@@ -51,7 +49,7 @@ class Worker:
         self._upstream = upstream
         self._settings = settings
         self._timings = settings.timings
-        self._gate = Gate(settings.submit_gate)
+        self._gate = Gate(settings.submits, settings.timings.polls_per_second)
         self._lease = Lease(ledger, settings.timings.lease)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -64,7 +62,7 @@ class Worker:
         self._lease.on_set_back = self._note_set_back
         self._next_check = 0.0
         self._next_keep = time.monotonic() + _KEEP_EVERY
-        # Not at once: a machine that starts with a wrong clock mostly corrects it within minutes.
+        # Not at once: a machine that boots with a wrong clock usually corrects it within minutes.
         self._next_purge = time.monotonic() + _PURGE_EVERY
 
     async def start(self) -> None:
@@ -76,12 +74,12 @@ class Worker:
         self._loops.append(asyncio.create_task(self._look_for_model()))
 
     def wake(self) -> None:
-        """There is something to claim."""
+        """Look for a queued run."""
         self._queued = True
         self._wanted.set()
 
     def cancel(self, invocation_id: str) -> None:
-        """Somebody wants this invocation cancelled, which may be another process's."""
+        """Cancel an invocation if it is this process's."""
         job = self.jobs.get(invocation_id)
         if job is not None:
             job.cancel()
@@ -89,13 +87,14 @@ class Worker:
     async def stop(self, drain: float) -> None:
         """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others.
 
-        However silent the ledger is, it takes little more than the longer of `drain` and what is said to the ledger.
+        Even with a silent ledger it takes little more than `drain`, or the time for the last write if that is longer.
         """
         self._stopping = True
         until = time.monotonic() + drain
         followed = self._followed
         for loop in self._loops[1:]:  # the lease is kept to the end
             loop.cancel()
+        # Runs that are only polled need no drain: another process takes them over as they are.
         for invocation_id, job in self.jobs.items():
             if job.submit_done.is_set():
                 self._tasks[invocation_id].cancel()
@@ -122,7 +121,7 @@ class Worker:
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not self._stopping:
-            log.critical("%s ended: this process cannot do its work any more", task.get_name())
+            log.critical("%s ended: this process can no longer work", task.get_name())
             self.on_failure()
 
     async def _keep_lease(self) -> None:
@@ -130,7 +129,7 @@ class Worker:
         await self._lease.beat()
 
     async def _look_for_model(self) -> None:
-        """Say at the start what every run would fail with."""
+        """Warn at the start if the gateway does not list the model: every run would fail."""
         model = self._settings.model
         nearest = await self._upstream.missing_model(model, timeout=self._timings.poll_timeout)
         if nearest is not None:
@@ -146,15 +145,13 @@ class Worker:
             async with self._owning:
                 await self._claim()
         except Exception:
-            self._next_check = 0.0  # it may have been committed all the same
+            self._next_check = 0.0  # it may have been committed
             self.wake()
             raise
-        if self._gate.trouble:
-            await asyncio.sleep(_TROUBLE_PAUSE)
 
     async def _claim(self) -> None:
         while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim:
-            self._queued = False  # until somebody says so again, perhaps while we claim
+            self._queued = False  # set again by `wake`, perhaps during the claim
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
             for record in claimed:
@@ -162,8 +159,6 @@ class Worker:
                     await self._restore(record)
                 elif record.id not in self.jobs:
                     self._run(record)
-            if self._gate.trouble:
-                return
 
     @property
     def _free(self) -> int:
@@ -172,7 +167,6 @@ class Worker:
     def _run(self, record: Record) -> None:
         job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
         self.jobs[record.id] = job
-        self._gate.jobs = len(self.jobs)
         task = asyncio.create_task(job.run(), name=record.id)
         self._tasks[record.id] = task
         task.add_done_callback(self._done)
@@ -181,21 +175,20 @@ class Worker:
         invocation_id = task.get_name()
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
-        self._gate.jobs = len(self.jobs)
         if not self._stopping and (task.cancelled() or task.exception() is not None):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
             self._next_check = 0.0
         self._wanted.set()
 
-    # What is found in the ledger
+    # Recovery
 
     async def _look_after(self) -> None:
         await asyncio.sleep(self._timings.tick)
         async with self._owning:
             await self._say_again()
             await self._check_owned()
-            await self._carry_on()
+            await self._recover()
         if self.jobs:
             for invocation_id in await self._ledger.cancel_requests():
                 self.cancel(invocation_id)
@@ -210,15 +203,15 @@ class Worker:
         return {one: job.followed for one, job in self.jobs.items()}
 
     async def _check_owned(self) -> None:
-        """Run what the ledger says is this process's and nobody runs here; and tell it what it has forgotten.
+        """Make the ledger and this process agree on the runs that it owns.
 
-        The answer to a commit may be lost: something was claimed or reclaimed then, and this process does not know. Or
-        the ledger was set back.
+        They differ after the answer to a commit was lost, which had claimed or reclaimed runs, and after the ledger was
+        set back.
         """
         now = time.monotonic()
         if now < self._next_check:
             return
-        self._next_check = now + self._timings.lease  # first: a job that breaks meanwhile wants another check
+        self._next_check = now + self._timings.lease  # first: a job that breaks during the check asks for another
         owned = set(await self._ledger.owned())
         in_flight = set(await self._ledger.owned(IS_IN_FLIGHT))
         known = {one for one, job in self.jobs.items() if job.submit_done.is_set() and one in self._gate.memory}
@@ -228,7 +221,7 @@ class Worker:
                 await self._put_right(record)
 
     async def _put_right(self, record: Record) -> None:
-        """Make the ledger and what is done here the same. Only what is marked as unsent is submitted another time."""
+        """Settle one difference. Only a run that is marked as unsent is submitted again."""
         if record.id in self._gate.memory and record.state in ("queued", *IN_FLIGHT):
             await self._restore(record)
         elif record.id in self.jobs:
@@ -240,16 +233,16 @@ class Worker:
             self.wake()
         elif record.state in IN_FLIGHT and await self._ledger.settle(record.id, INDETERMINATE):
             count_ended("failed", INDETERMINATE.error_code, None)
-            log.warning("%s: the ledger says that it was sent, and nobody here knows more (%s)", record.id, _UNKNOWN)
+            log.warning("%s: the ledger says that it was sent, this process knows no more (%s)", record.id, _UNKNOWN)
 
     # A ledger that was set back
 
     def _note_set_back(self) -> None:
-        log.warning("the ledger may have been set back: it is told once more what this process has submitted")
+        log.warning("the ledger may have been set back: repeating what this process has submitted")
         self._set_back = True
 
     async def _say_again(self) -> None:
-        """Take out of the queue what this process has sent, before anybody claims."""
+        """Take the runs that this process has sent out of the queue, before anybody claims them."""
         if not self._set_back:
             return
         ids = self._gate.memory.all_sent()
@@ -260,11 +253,11 @@ class Worker:
         self._set_back, self._next_check = False, 0.0
 
     async def _restore(self, record: Record) -> None:
-        """Say of a run that the ledger takes for unsent that this process has sent it, and follow it if that can be."""
+        """Record again that this process has sent a run that the ledger calls unsent, and follow it if possible."""
         upstream_id = self._gate.memory.upstream_id(record.id)
         if not await self._ledger.restore(record.id, upstream_id):
             return
-        log.warning("%s: the ledger was set back to before it was submitted; it is not sent another time", record.id)
+        log.warning("%s: the ledger was set back to before it was submitted; it is not sent again", record.id)
         if record.id in self.jobs:
             return
         if upstream_id is not None:
@@ -273,7 +266,7 @@ class Worker:
             count_ended("failed", INDETERMINATE.error_code, None)
             log.warning("%s: it ended, and the ledger forgot how (%s)", record.id, _UNKNOWN)
 
-    async def _carry_on(self) -> None:
+    async def _recover(self) -> None:
         may = self._lease.may_declare_dead
         queued, orphaned = await self._ledger.pending(may_declare_dead=may)
         if queued:
@@ -286,8 +279,8 @@ class Worker:
             count_ended("failed", "submission_indeterminate", None)
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         try:
-            # Also beyond the places of this process: these run at the gateway already, where a result is kept for
-            # minutes only, and somebody may want one stopped.
+            # Beyond RELAY_MAX_RUNNING too: these run at the gateway already, where a result is kept for minutes only,
+            # and somebody may want one stopped.
             reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=_RECLAIMED_AT_ONCE)
         except Exception:
             self._next_check = 0.0
@@ -297,5 +290,5 @@ class Worker:
                 self._run(record)
 
     async def _purge(self) -> None:
-        if await self._ledger.purge(self._settings.retention) == 0:  # else the next block comes with the next tick
+        if await self._ledger.purge(self._settings.retention) == 0:  # otherwise the next tick deletes the next block
             self._next_purge = time.monotonic() + _PURGE_EVERY

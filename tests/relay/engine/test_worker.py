@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,7 @@ import pytest
 
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine import job
-from litellm_openai_example.relay.engine.gate import Gate
-from litellm_openai_example.relay.engine.pace import pause
+from litellm_openai_example.relay.engine.poller import pause
 from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
@@ -125,17 +123,49 @@ def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
     assert eventually(lambda: len(upstream.posts) == 7)
 
 
+def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay, upstream: Gateway) -> None:
+    """All that was taken over is polled soon; at once, it would keep the process from everything else."""
+    upstream.seconds = 3600.0
+    first = start_relay(max_running=60)
+    for one in [first.api.start(str(n)) for n in range(60)]:
+        first.api.until(one, "running")
+    times: list[float] = []
+    second = start_relay(timings=replace(FAST, polls_per_second=20.0))
+    first.stop()
+
+    def note(*_: object) -> None:
+        times.append(time.monotonic())
+
+    upstream.on_get = note
+    assert eventually(lambda: len(times) > 60)
+    assert times[60] - times[0] >= 2.9
+    assert len(second.relay._worker.jobs) == 60
+
+
 class TestPolls:
-    @pytest.mark.parametrize(("seconds", "most"), [(5.0, 2), (600.0, 50)])
-    def test_are_few(self, seconds: float, most: int) -> None:
-        age, polls = 0.0, 0
-        while age < seconds:
-            age += pause(None, age, 1, Timings())
-            polls += 1
+    @pytest.mark.parametrize("length", [0.4, 1.0, 2.5, 5.0, 7.3, 20.0, 60.0, 74.0, 76.0, 600.0, 3600.0, 8 * 3600.0])
+    @pytest.mark.parametrize("just_missed", [False, True])
+    def test_find_an_end_soon(self, length: float, just_missed: bool) -> None:
+        age, _ = self.polls_until(length + 1e-6 * just_missed)
+        assert age - length <= min(15.0, max(1.0, 0.2 * length)) + 1e-5
+
+    @pytest.mark.parametrize(("length", "most"), [(1.0, 2), (5.0, 6), (60.0, 20), (600.0, 55)])
+    @pytest.mark.parametrize("just_missed", [False, True])
+    def test_are_few(self, length: float, most: int, just_missed: bool) -> None:
+        _, polls = self.polls_until(length + 1e-6 * just_missed)
         assert polls <= most
 
+    @staticmethod
+    def polls_until(length: float) -> tuple[float, int]:
+        """The age at which a run that ends after `length` seconds is found to have ended, and the polls until then."""
+        age, polls = 0.0, 0
+        while age < length:
+            age += pause(None, age, Timings())
+            polls += 1
+        return age, polls
+
     def test_are_as_the_gateway_wishes_within_reason(self) -> None:
-        assert [pause(wish, 100.0, 1, Timings()) for wish in (0.0, 1.5, 30.0, 3600.0)] == [1.0, 1.5, 30.0, 60.0]
+        assert [pause(wish, 100.0, Timings()) for wish in (0.0, 1.5, 30.0, 3600.0)] == [1.0, 1.5, 30.0, 60.0]
 
     def test_do_not_come_sooner_for_a_submission_that_was_kept_waiting(
         self, start_relay: StartRelay, upstream: Gateway
@@ -150,34 +180,6 @@ class TestPolls:
         relay = start_relay(timings=Timings())
         assert relay.api.wait(relay.api.start())["status"] == "completed"
         assert upstream.gets <= 4
-
-    def test_one_that_hangs_gives_up_its_place(self) -> None:
-        async def main() -> None:
-            gate = Gate(8)
-
-            async def hang() -> None:
-                async with gate.polling():
-                    await asyncio.sleep(3600)
-
-            hanging = [asyncio.create_task(hang()) for _ in range(100)]
-            await asyncio.sleep(0)
-            async with asyncio.timeout(60), gate.polling():
-                pass
-            for task in hanging:
-                task.cancel()
-
-        asyncio.run(main())
-
-    def test_an_outage_is_one_line_at_each_end(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "litellm_relay")
-        gate = Gate(8)
-        for _ in range(50):
-            gate.polled(answered=False)
-            gate.not_sent(1.0)
-        for _ in range(50):
-            gate.polled(answered=True)
-            gate.sent(finished=False)
-        assert len(caplog.records) == 4
 
 
 def test_a_run_with_an_argument_that_only_a_newer_relay_knows(

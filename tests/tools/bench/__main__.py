@@ -21,10 +21,11 @@ from .llm import llm_versions
 from .measure import machine, raise_file_limit, stub
 from .node import node_versions
 from .picture import draw
-from .relay_bench import accept, burst, run_cost, start
-from .report import compare, comparison_table, growth_table, number_table, numbers
+from .relay_bench import accept, burst, run_cost, start, submits
+from .report import compare, comparison_table, growth_table, number_table, numbers, told_table
 from .sdk2 import sdk2_version
 from .streams import stream_growth, stream_table
+from .told import told
 
 T = TypeVar("T")
 _BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
@@ -50,6 +51,8 @@ def main() -> None:
     started = _step("relay: start", start)
     figures |= {one.name: one for one in _step("relay: accept", lambda: accept(before))}
     figures |= {one.name: one for one in _step("relay: burst", burst)}
+    figures["submits: relay"] = _step("relay: submits", submits)
+    ends = _step("relay: how soon an end is told of, in virtual time", told)
     figures |= _step("relay: cost of a run", lambda: run_cost(before))
     grown = _step("relay: growth, up to 1,000 jobs and waiters", growth)
     ledgers = _step("ledger: growth, up to 100,000 runs", ledger_growth)
@@ -63,6 +66,7 @@ def main() -> None:
     tables = [
         comparison_table(comparisons),
         number_table(found),
+        told_table(ends),
         growth_table(grown),
         ledger_table(ledgers),
         stream_table(streams),
@@ -76,6 +80,7 @@ def main() -> None:
         "versions": versions,
         "figures": {name: asdict(one) for name, one in (figures | streams).items()},
         "start": asdict(started),
+        "told": [asdict(one) for one in ends],
         "growth": asdict(grown),
         "ledgers": [asdict(one) for one in ledgers],
     }

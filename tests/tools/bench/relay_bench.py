@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .load import Connection, post_rate
 from .measure import Figures, stub
-from .relay_process import OURS, RelayProcess, invocation, relay
+from .relay_process import OURS, RelayProcess, invocation, relay, start_jobs
 
 ROUNDS = 3
 POST_ROUNDS = 7
@@ -22,8 +22,9 @@ CLIENTS = 32
 _POSTING = 2.0  # seconds
 _IDLE = 5.0
 AT_ONCE = 200
+SUBMITS = 300
 RESEARCH = 5  # seconds
-_LOOK_EVERY = 1.0  # seconds between the relay's looks at a research that is as short
+_LOOK_EVERY = 1.0  # seconds between the relay's polls of a run that is as short
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def _accepting(stack: ExitStack, upstream: int, programs: Path) -> int:
 
 
 def run_cost(before: Path | None = None) -> dict[str, Figures]:
-    """Processor seconds of the relay for one run of 5 s, 200 at once, and the looks at the upstream that it took.
+    """Processor seconds of the relay for one run of 5 s, 200 at once, and the polls that it took.
 
-    `megabytes` of the figures holds the looks (GETs a run).
+    `megabytes` of the figures holds the polls (GETs a run).
     """
     return asyncio.run(_run_cost(before))
 
@@ -122,6 +123,25 @@ async def _run_cost(before: Path | None) -> dict[str, Figures]:
                     await _timed(_through_relay(process.port, number) for number in numbers)
                     figures[name].seconds.append((process.cpu - used) / AT_ONCE)
                     figures[name].megabytes.append((await counter.get("/counts")).json["GET"] / AT_ONCE)
+    return figures
+
+
+def submits() -> Figures:
+    """Seconds until 300 runs, started at once, have been submitted to an upstream that accepts after 1 s."""
+    return asyncio.run(_submits())
+
+
+async def _submits() -> Figures:
+    figures = Figures("submits: relay")
+    for _ in range(ROUNDS):
+        with stub() as upstream, relay(upstream, "accepts-1-research-3600", max_running=SUBMITS) as process:
+            started = time.perf_counter()
+            await start_jobs(process, range(SUBMITS))
+            all_submitted = f"\nlitellm_relay_submitted_total {SUBMITS:.1f}".encode()
+            async with Connection(process.port) as client:
+                while all_submitted not in (await client.get("/metrics")).body:
+                    await asyncio.sleep(0.05)
+            figures.seconds.append(time.perf_counter() - started)
     return figures
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .growth import EVERY, PARTS, Growth, Step
 from .measure import Figures
 from .relay_bench import Start
+from .told import MOST_GETS, ROUND_TRIP, Told
 
 # (what, ours, compared with, ratio that it should not exceed)
 COMPARISONS = [
@@ -99,7 +100,8 @@ def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[F
         Figure("relay: resident memory, idle", max(start.megabytes), "MB", 85),
         Figure("relay: processor time, idle", statistics.mean(start.cpu), "%", 1),
         Figure("relay: durable POSTs, 32 clients", 1 / figures["accept: relay"].median, "per s", 300, least=True),
-        Figure("relay: GETs for a run of 5 s", max(figures["run: relay"].megabytes), "", 4),
+        Figure("relay: GETs for a run of 5 s", max(figures["run: relay"].megabytes), "", 6),
+        Figure("relay: 300 runs submitted, each accepted after 1 s", figures["submits: relay"].median, "s", 5),
         Figure("relay: 200 research runs of 5 s at once, all answered after", figures["burst: relay"].median, "s", 6.5),
         *(
             Figure(
@@ -111,6 +113,21 @@ def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[F
         Figure("1,000 waiters on 1,000 jobs: GETs per job and interval", gets_each(growth.both), "", 1.01),
         Figure("1,000 waiters on one job: GETs, as a multiple of one waiter's", many.gets / one.gets, "x", 1.34),
     ]
+
+
+def told_table(ends: list[Told]) -> str:
+    """How late the end of a run is told of, by its length."""
+    lines = [
+        "| a run of | told late by: median | at most | goal (and a round trip) | GETs | goal | processor time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in ends:
+        most = MOST_GETS.get(one.seconds)
+        gets = "-" if most is None else f"{most}{'' if one.gets <= most else ' (missed)'}"
+        late = f"{one.allowed:.1f} s{'' if max(one.late) <= one.allowed + ROUND_TRIP else ' (missed)'}"
+        found_late = f"{statistics.median(one.late):.2f} s | {max(one.late):.2f} s"
+        lines.append(f"| {one.seconds:g} s | {found_late} | {late} | {one.gets:.1f} | {gets} | {_time(one.cpu)} |")
+    return "\n".join(lines)
 
 
 def gets_each(step: Step) -> float:

@@ -1,9 +1,9 @@
 """An upstream that answers at once, so that only the client is measured. A threaded server would add its own time.
 
 `python -m tests.tools.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece,
-and plays a background provider: a response of the model `research-5` is finished after 5 s, and one of
-`research-3600-every-5` asks to be looked at every 5 s. The model `stamped` streams the monotonic clock as its first
-piece, and `pieces-5000` as many pieces.
+and plays a background provider: a response of the model `research-5` is finished after 5 s, one of
+`research-3600-every-5` asks to be polled every 5 s, and one of `accepts-1-research-5` is accepted after 1 s. The
+model `stamped` streams the monotonic clock as its first piece, and `pieces-5000` as many pieces.
 """
 
 from __future__ import annotations
@@ -110,7 +110,11 @@ class Stub:
             events = _chunks(pieces) if "chat" in path else _events(pieces)
             return await _send_events(writer, events, stamped=model == "stamped")
         if body.get("background"):
-            return self.submit(writer, str(body["model"]))
+            model = str(body["model"])
+            if model.startswith("accepts-"):
+                _, seconds, model = model.split("-", 2)
+                await asyncio.sleep(float(seconds))
+            return self.submit(writer, model)
         writer.write(_WHOLE_CHAT if "chat" in path else _WHOLE_RESPONSE)
         return None
 

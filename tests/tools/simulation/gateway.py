@@ -84,6 +84,7 @@ class Gateway:
         outage: what every call meets, until when.
         duration: draws how long a run takes, in seconds.
         blocks: the model answers only when it is done.
+        polls: of research runs.
         on_create: called after each create that was executed.
     """
 
@@ -97,6 +98,7 @@ class Gateway:
         self.durations: tuple[float, float] = (5.0, 60.0)
         self.slow: tuple[float, float] = (2.5, 12.0)
         self.blocks = False
+        self.polls = 0
         self.on_create: Callable[[], None] = lambda: None
         self._stored: dict[str, Any] = {}
         self._clock = clock
@@ -121,6 +123,7 @@ class Gateway:
         response = self.responses.get(response_id)
         if response is None:
             return exchange.send(404, _UNKNOWN)
+        self.polls += method == "GET"
         if action == ["cancel"]:
             if response.status(self._clock.now) == "in_progress":
                 response.cancelled = self._clock.now

@@ -12,10 +12,10 @@ from typing import Any
 from unittest.mock import patch
 
 from litellm_openai_example.relay.engine import failures, upstream
-from litellm_openai_example.relay.engine.entry import Entry
 from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
 from litellm_openai_example.relay.engine.memory import Memory
 from litellm_openai_example.relay.engine.poller import Poller
+from litellm_openai_example.relay.engine.row import Row
 from litellm_openai_example.relay.ledger.leases import Leases
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.ledger.schema import IS_IN_FLIGHT, invocations
@@ -26,11 +26,11 @@ from .world import simulate
 
 Break = Callable[[], AbstractContextManager[Any]]
 
-_submit_failed, _submitted, _new = failures.submit_failed, Entry.submitted, NewInvocation.of
+_submit_failed, _submitted, _new = failures.submit_failed, Row.submitted, NewInvocation.of
 _ask_to_stop = Poller.ask_to_stop
 
 
-async def _intent_unseen(_: Entry) -> bool:
+async def _intent_unseen(_: Row) -> bool:
     return True
 
 
@@ -43,11 +43,11 @@ def _send_again(error: Exception) -> Exception:
     return NotSent() if isinstance(failed, OutcomeUnknown) else failed
 
 
-async def _keep_in_memory(self: Entry, upstream_id: str) -> None:
+async def _keep_in_memory(self: Row, upstream_id: str) -> None:
     self.upstream_id = upstream_id
 
 
-async def _confuse(self: Entry, upstream_id: str) -> None:
+async def _confuse(self: Row, upstream_id: str) -> None:
     await _submitted(self, "resp_1")
 
 
@@ -82,7 +82,7 @@ async def _all_others(self: Leases, *_: Any, **__: Any) -> Any:
 
 
 MUTANTS: dict[str, tuple[str, Break]] = {
-    "the intent is not committed": ("paid twice", lambda: patch.object(Entry, "commit_intent", _intent_unseen)),
+    "the intent is not committed": ("paid twice", lambda: patch.object(Row, "commit_intent", _intent_unseen)),
     "what was perhaps sent is requeued after a death": (
         "paid twice",
         lambda: patch.object(Ledger, "requeue_orphans", _requeue_all),
@@ -90,9 +90,9 @@ MUTANTS: dict[str, tuple[str, Break]] = {
     "an unknown outcome is sent again": ("paid twice", lambda: patch.object(upstream, "submit_failed", _send_again)),
     "the gateway's id is kept in memory alone": (
         "indeterminate without a reason",
-        lambda: patch.object(Entry, "submitted", _keep_in_memory),
+        lambda: patch.object(Row, "submitted", _keep_in_memory),
     ),
-    "the id of another run is followed": ("wrong text", lambda: patch.object(Entry, "submitted", _confuse)),
+    "the id of another run is followed": ("wrong text", lambda: patch.object(Row, "submitted", _confuse)),
     "the relay ignores the idempotency key": (
         "two runs for one key",
         lambda: patch.object(NewInvocation, "of", _without_key),

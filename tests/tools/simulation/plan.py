@@ -94,7 +94,7 @@ def draw(seed: int) -> Plan:
     plan.durations = chance.choice([(0.2, 3.0), (1.0, 20.0), (1.0, 20.0), (5.0, 90.0), (60.0, 300.0)])
     plan.settings = {
         "max_running": chance.choice([1, 3, 32]),
-        "submit_gate": chance.choice([1, 2, 8]),
+        "submits": chance.choice([1, 2, 8]),
         "research_timeout": chance.choice([120.0, 300.0, 300.0, 900.0]),
         "wait": chance.choice([5.0, 30.0, 300.0]),
         "retention": chance.choice([24.0, 72.0, 72.0]) * HOUR,

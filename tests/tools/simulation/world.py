@@ -7,6 +7,7 @@ import logging
 import random
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -185,23 +186,30 @@ class _History(logging.Handler):
 
 def simulate(seed: int) -> Result:
     """Run one seed, and reconcile what came of it."""
+    from .reconcile import reconcile
+
+    result = Result(seed, [])
+    play(draw(seed), result, reconcile)
+    return result
+
+
+def play(plan: Plan, result: Result, judge: Callable[[World, Result], object]) -> None:
+    """Run a plan, and let `judge` see the world at its end, while the disk is there."""
     product_log.setLevel(logging.INFO)
     product_log.propagate = False
     with buried():
-        return _simulate(seed)
+        _play(plan, result, judge)
 
 
-def _simulate(seed: int) -> Result:
-    from .reconcile import reconcile
-
+def _play(plan: Plan, result: Result, judge: Callable[[World, Result], object]) -> None:
     clock = Clock()
     with (
-        determined(seed, clock),
+        determined(plan.seed, clock),
         tempfile.TemporaryDirectory(dir=_SHM if _SHM.is_dir() else None) as directory,
         closing(VirtualLoop(clock)) as loop,
     ):
-        world = World(draw(seed), Path(directory), clock, loop)
-        result = Result(seed, world.history)
+        world = World(plan, Path(directory), clock, loop)
+        result.history = world.history
         loop.set_exception_handler(lambda _, context: None if world.over else world.log(f"loop: {_what(context)}"))
         handler = _History(world)
         product_log.addHandler(handler)
@@ -216,9 +224,8 @@ def _simulate(seed: int) -> Result:
             asyncio.set_event_loop(None)
         for process in world.relays:
             process.kill()
-        reconcile(world, result)
+        judge(world, result)
         product_log.removeHandler(handler)
-    return result
 
 
 def _what(context: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def burst(database_url: str, kills: int, seed: int) -> Burst:
     env = environment(database_url, gateway, RELAY_MAX_RUNNING="500", RELAY_MAX_QUEUED="5000", RELAY_LOG_LEVEL="ERROR")
     runs = [Run(f"soak question {number}") for number in range(kills * _BURST)]
     killed: list[float] = []
-    told: list[Kill] = []
+    left: list[set[str]] = []  # in flight at each kill
     known: set[str] = set()
     try:
         for number in range(kills):
@@ -78,8 +78,7 @@ def burst(database_url: str, kills: int, seed: int) -> Burst:
             relay.end()
             in_flight = _in_flight(database_url) - known
             known |= in_flight
-            time.sleep(0.2)  # for the provider to read what had been sent
-            told.append(Kill(len(in_flight), sum(not day.posts.get(question) for question in in_flight)))
+            left.append(in_flight)
         day.accept = (0.0,)
         relay = RelayProcess(env, "--port", "0").ready()
         try:
@@ -89,6 +88,8 @@ def burst(database_url: str, kills: int, seed: int) -> Burst:
             relay.ensure_ended()
     finally:
         gateway.stop()
+    # Only now: the provider may have been slow to read what had been sent.
+    told = [Kill(len(questions), sum(not day.posts.get(one) for one in questions)) for questions in left]
     return Burst(told, reconcile(runs, day.posts, killed))
 
 

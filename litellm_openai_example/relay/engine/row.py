@@ -1,4 +1,4 @@
-"""What a job writes down of its invocation: its entry in the ledger."""
+"""The ledger row of one invocation, as its job writes it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ _RETRY = 0.5
 
 
 class NotOurs(Exception):
-    """The invocation has ended otherwise, or belongs to another process by now."""
+    """The invocation has ended by other means, or belongs to another process by now."""
 
 
-class Entry:
-    """The entry of one invocation that this process owns.
+class Row:
+    """The row of one invocation that this process owns.
 
     Args:
         record: as it was claimed or reclaimed.
         ledger, settings: the worker's.
 
-    All changes but `commit_intent` are tried again for as long as the ledger takes none: what the gateway told us must
-    not be lost.
+    All changes but `commit_intent` are retried until the ledger takes them: an answer of the gateway must not be lost.
     """
 
     def __init__(self, record: Record, ledger: Ledger, settings: Settings) -> None:
@@ -44,7 +43,7 @@ class Entry:
         self._settings = settings
 
     async def commit_intent(self) -> bool:
-        """It is about to be sent; False if it must not be: it is not ours, or the ledger does not say that it is."""
+        """Commit that it is about to be sent; False if it must not be: the ledger does not confirm that it is ours."""
         try:
             return await self._ledger.commit_intent(self.id)
         except Exception as error:
@@ -53,7 +52,7 @@ class Entry:
             return False
 
     async def requeue(self, delay: float, followed: float) -> None:
-        """It was certainly not sent: to be tried again in `delay` seconds, `followed` for so many by then."""
+        """Give it back to the queue, not sent, for `delay` seconds; `followed` counts its seconds until then."""
         attempt = self.record.attempts
         await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=attempt, followed=followed))
 
@@ -65,9 +64,7 @@ class Entry:
         try:
             kept = await self._keep(lambda: self._ledger.submitted(self.id, upstream_id))
         except asyncio.CancelledError:
-            log.warning(
-                "%s: the process ends before the ledger took what the gateway calls it: %s", self.id, upstream_id
-            )
+            log.warning("%s: the process ends before the ledger took the gateway's id of it: %s", self.id, upstream_id)
             raise
         if not kept:
             raise NotOurs
@@ -76,16 +73,16 @@ class Entry:
         self.upstream_id = upstream_id
 
     async def answered_late(self, upstream_id: str) -> None:
-        """Keep the gateway's id of what was called indeterminate before the answer came."""
+        """Keep the gateway's id of a run that was reported as indeterminate before the answer came."""
         await self._keep(lambda: self._ledger.answered_late(self.id, upstream_id))
 
     async def keep_wish(self, reason: str) -> None:
-        """Keep that the gateway is to stop it, and why (an error code). Raises NotOurs."""
+        """Record that the gateway is to stop it, and the reason (an error code). Raises NotOurs."""
         if not await self._keep(lambda: self._ledger.keep_wish(self.id, reason)):
             raise NotOurs
 
     async def append(self, text: str) -> None:
-        """Add streamed text, as far as it is kept. Raises NotOurs."""
+        """Add streamed text, up to the limit of an answer. Raises NotOurs."""
         start = self.pieces[-1].end if self.pieces else 0
         text = text[: max(0, self._settings.max_output - start)]
         if not text or self.record.mode != "stream":  # nobody asked for pieces: the outcome holds the text
@@ -96,12 +93,12 @@ class Entry:
         self.pieces.append(piece)
 
     async def load_pieces(self) -> None:
-        """Know what another process has streamed."""
+        """Load the text that another process has streamed."""
         if self.record.mode == "stream" and not self.pieces:
             self.pieces = await self._keep(lambda: self._ledger.pieces(self.id))
 
     async def settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
-        """End it. What the database cannot hold is left out: all but the text, then the text too."""
+        """End it. If the database cannot hold the outcome, keep the text alone; failing that, the state alone."""
         outcome, upstream_id = self._with_text(outcome), upstream_id or self.upstream_id
         text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
         for kept in (outcome, text_alone, LOST):
@@ -121,14 +118,14 @@ class Entry:
         log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
 
     def _with_text(self, outcome: Outcome) -> Outcome:
-        """What was streamed is kept even if the rest never came."""
+        """Return the outcome with the text that was streamed, if it has none itself."""
         streamed = "".join(piece.text for piece in self.pieces)
         if outcome.output_text is not None or not streamed:
             return outcome
         return Outcome(outcome.state, outcome.error_code, streamed, outcome.response)
 
     async def _keep(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write, however long the ledger takes no change. Raises Unstorable."""
+        """Write, and retry until the ledger takes it. Raises Unstorable."""
         pause, said = _RETRY, False
         while True:
             try:
@@ -139,6 +136,6 @@ class Entry:
                 pass
             except Exception as error:
                 if not said:
-                    log.error("%s: the ledger does not take a change (%s); tried again", self.id, kind_and_place(error))
+                    log.error("%s: the ledger does not take a change (%s); retrying", self.id, kind_and_place(error))
                 said, pause = True, min(2 * pause, self._settings.timings.longest_poll)
             await asyncio.sleep(pause)
