@@ -390,8 +390,9 @@ class TestBridged:
         assert (view["status"], view["output_text"], view["response"]["cost_usd"]) == ("completed", "The answer.", 0.25)
         assert upstream.gets == 0
 
-    def test_more_than_the_gate_run_at_once_once_it_is_known(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_more_than_the_gate_run_at_once_once_it_is_known(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.bridged, upstream.seconds = True, 0.05
+        relay = start_relay(timings=replace(FAST, gate=600.0))
         relay.api.wait(relay.api.start("first"))
         upstream.seconds = 3600.0
         started = [relay.api.start(str(n)) for n in range(20)]
