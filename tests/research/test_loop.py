@@ -381,7 +381,7 @@ def test_a_deadline_leaves_the_research_running(ask: Ask, gateway: ScriptedServe
     Turns(gateway, calling(ARGUMENTS), FINAL)
     relay.ends = reply(view("running", None), 202)
     with pytest.raises(ResearchRunningError) as caught:
-        ask(gateway, timeout=1.5)
+        ask(gateway, timeout=4)
     assert caught.value.invocation == ("inv_1", "tok_1")
     assert caught.value.response_id == "resp_1"
     assert len(gateway.posts) == 1
