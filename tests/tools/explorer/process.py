@@ -75,14 +75,15 @@ class Process(NamedTuple):
     Attributes:
         name: under which it has its lease.
         lease: what its ledger remembers of that.
-        beat, set_back, sent: see `View`.
+        beat, set_back, sent: see `View`. Its lease never had a gap for as long as it takes to declare others dead:
+            more may be taken over than in truth.
         jobs: by the id of the run.
-        thread: at most one of claiming, checking and recovering is under way.
+        thread: checking or recovering, if one is under way; the worker claims only between them.
     """
 
     name: str
     lease: Memory = Store.NEW
-    beat: Memory = (0.0, 0.0, None)
+    beat: Memory = (OLDEST, OLDEST, None)
     set_back: bool = False
     sent: tuple[tuple[str, str | None], ...] = ()
     jobs: tuple[tuple[str, Job], ...] = ()
@@ -110,10 +111,10 @@ class Process(NamedTuple):
 
     def older(self, shift: float) -> Process:
         """Let time pass; `shift` is by how much the lease in the database has become older."""
-        last, since, set_back = (None if one is None else max(one - TICK, OLDEST) if one else one for one in self.beat)
+        last, _, set_back = (None if one is None else max(one - TICK, OLDEST) for one in self.beat)
         written, doubted, untold = self.lease
         return self._replace(
-            beat=(last, since, None if set_back == OLDEST else set_back),
+            beat=(last, OLDEST, None if set_back == OLDEST else set_back),
             lease=(
                 None if written is None else written - shift,
                 float("-inf") if doubted - TICK <= OLDEST else doubted - TICK,
@@ -179,7 +180,7 @@ class _Worker(Worker):
     def remember(self, view: View) -> None:
         for name, value in zip(_HEARTBEAT, view.beat, strict=True):
             setattr(self._lease, name, value)
-        self._set_back, self._queued, self._next_check = view.set_back, True, 0.0
+        self._set_back = view.set_back
         self.jobs = {run: cast("Any", _Job(submitted)) for run, submitted in view.runs}
         memory = self._gate.memory
         for run in memory.all_sent():
@@ -191,6 +192,7 @@ class _Worker(Worker):
         self.begun = []
 
     def begin(self, kind: str) -> Coroutine[Any, Any, None]:
+        self._queued, self._next_check = True, 0.0  # somebody has said that there may be something
         return {
             "beat": self._lease.beat,
             "claim": self._claim,
@@ -205,8 +207,9 @@ class _Worker(Worker):
     def effect(self, process: Process) -> Process:
         """What the process remembers after a coroutine went on."""
         memory = self._gate.memory
+        last, _, set_back = (getattr(self._lease, name) for name in _HEARTBEAT)
         return process._replace(
-            beat=tuple(getattr(self._lease, name) for name in _HEARTBEAT),
+            beat=(last, OLDEST, set_back),
             set_back=self._set_back,
             sent=tuple(sorted((run, memory.upstream_id(run)) for run in memory.all_sent())),
         )
@@ -241,9 +244,37 @@ class Workers:
             for view, answer in zip(views[1:], answers, strict=True):
                 worker.remember(view)
                 call = coroutine.send(answer)
-            thread = Thread(kind, views, answers, call)
+            thread = _essence(Thread(kind, views, answers, call))
         except (StopIteration, LedgerUnavailable):
             pass
         finally:
             coroutine.close()
         return worker.effect(process)._replace(thread=thread), worker.begun
+
+
+_MAY_CLAIM = View((NOW, NOW, None), False, (), ())
+_MAY_DECLARE_DEAD = View((NOW, OLDEST, None), False, (), ())
+
+
+def _essence(thread: Thread) -> Thread:
+    """Forget of a thread's past what no later decision of it depends on: fewer states, the same futures.
+
+    Claiming has decided nothing but to claim. Recovering keeps whether it may declare processes dead. Checking keeps
+    which runs are in doubt, and what it decided of their records; it looks at no moment.
+    """
+    kind, views, answers, call = thread
+    if kind == "claim":
+        return Thread(kind, (_MAY_CLAIM,), (), call)
+    if kind == "recover":
+        may = dict(call.options)["may_declare_dead"]
+        answers = ((False, True), (), ())[: len(answers)]
+        return Thread(kind, (_MAY_DECLARE_DEAD if may else _MAY_CLAIM,) * len(views), answers, call)
+    if kind == "check":
+        views = tuple(view._replace(beat=_MAY_CLAIM.beat) for view in views)
+        if call == Call("owned"):  # whatever was said again before
+            return Thread(kind, (_MAY_CLAIM,), (), call)
+        if call.method == "owned":
+            return Thread(kind, (_MAY_CLAIM, _MAY_CLAIM), answers[-1:], call)
+        if call.method == "get_many" and not views[0].set_back:
+            return Thread(kind, (_MAY_CLAIM,) * 3, (call.args[0], ()), call)
+    return thread._replace(views=views)

@@ -26,6 +26,7 @@ class Limits(NamedTuple):
         faults: deaths, stops, lost answers, failed commits and refusals in all.
         set_backs: how often the ledger may be set back, to any state that it had since the acceptance.
         attempts: how often a run may be claimed.
+        threads: how many processes check or recover at a time; any number claims.
         wishes: whether clients cancel.
     """
 
@@ -33,6 +34,7 @@ class Limits(NamedTuple):
     faults: int = 2
     set_backs: int = 0
     attempts: int = 2
+    threads: int = 1
     wishes: bool = True
 
 
@@ -119,10 +121,15 @@ class World:
         self._workers = Workers()
 
     def start(self) -> State:
-        processes = (Process("a"), Process("b"))
-        return State(
-            Store.EMPTY, processes, (Run(),) * self.limits.runs, self.limits.faults, self.limits.set_backs, len(processes)
-        )
+        limits = self.limits
+        state = State(Store.EMPTY, (), (Run(),) * limits.runs, limits.faults, limits.set_backs, 0)
+        return self._started(self._started(state))
+
+    def _started(self, state: State) -> State:
+        """With one more process, which has its lease."""
+        process = Process("abcdefgh"[state.born])
+        born = state._replace(processes=(*state.processes, process), born=state.born + 1)
+        return next(self._beat(born, process)).state
 
     def steps(self, state: State) -> Iterator[Step]:
         """All that can happen next."""
@@ -131,16 +138,14 @@ class World:
             yield from self._client(state, number)
         for process in state.processes:
             yield from self._jobs(state, process)
-            yield from self._thread(state, process)
+            yield from self._thread(state, process, over)
             if not over:
                 yield from self._beat(state, process)
                 yield from self._leave(state, process)
         if not over:
             yield Step("the clock moves", False, _older(state))
             if len(state.processes) < 2:
-                name = "abcdefgh"[state.born]
-                born = state._replace(processes=(*state.processes, Process(name)), born=state.born + 1)
-                yield Step(f"{name} starts", False, born)
+                yield Step(f"{'abcdefgh'[state.born]} starts", False, self._started(state))
         yield from self._set_back(state)
 
     # Calls of the ledger, and what may become of them
@@ -207,30 +212,35 @@ class World:
                 ended, _ = self._workers.go_on(ended._replace(lease=told.memory), told.answer)
             yield Step(f"{process.name} beats{how}", fault, after.with_process(ended._replace(thread=kept)), process.name)
 
-    def _thread(self, state: State, process: Process) -> Iterator[Step]:
+    def _thread(self, state: State, process: Process, over: bool) -> Iterator[Step]:
         if process.thread is not None:
-            call = process.thread.call
-            reads = call.method in ("owned", "get_many", "pending")
-            for how, fault, answer, after, then in self._call(state, process, call, reads=reads):
-                begun, records = self._workers.go_on(then, answer)
-                for record in records:
-                    begun = begun.with_job(record.id, _new_job(record))
-                what = f"{process.name}: {process.thread.kind}: {call.method}{how}"
-                yield Step(what, fault, after.with_process(begun), process.name)
+            yield from self._go_on(state, process)
             return
-        known = rows(state.content)
-        queued = [row for row in known.values() if row[STATE] == "queued"]
-        claims = ["claim"] if queued and all(row[ATTEMPTS] < self.limits.attempts for row in queued) else []
-        orphans = [
-            row for row in known.values() if row[STATE] in ACTIVE and not _is_own(process, row)
-            and not (row[OWNER] is not None and is_live(state.content, row[OWNER]))
-        ]  # fmt: skip
-        mine = [row for row in known.values() if row[OWNER] == process.name or row[ID] in dict(process.sent)]
-        kinds = [*claims, *(["recover"] if orphans else []), *(["check"] if mine or process.set_back else [])]
-        for kind in kinds:
-            begun, _ = self._workers.begin(process, kind)
-            if begun != process:
-                yield Step(f"{process.name} begins to {kind}", False, state.with_process(begun))
+        if over:
+            return
+        queued = [row for row in state.content.rows if row[STATE] == "queued"]
+        if queued and all(row[ATTEMPTS] < self.limits.attempts for row in queued):
+            # It may have decided so long ago: when its lease was fresh.
+            claiming, _ = self._workers.begin(process._replace(beat=(NOW, *process.beat[1:])), "claim")
+            if claiming.thread is not None:
+                yield from self._go_on(state, claiming._replace(beat=process.beat))
+        if sum(other.thread is not None for other in state.processes) >= self.limits.threads:
+            return
+        for kind, wanted in (("check", _has_doubts), ("recover", _has_orphans)):
+            begun = self._workers.begin(process, kind)[0] if wanted(state, process) else process
+            if begun.thread is not None:
+                yield from self._go_on(state, begun)
+
+    def _go_on(self, state: State, process: Process) -> Iterator[Step]:
+        """Make the call that the process's thread waits for, and let it go on to the next one."""
+        assert process.thread is not None
+        kind, call = process.thread.kind, process.thread.call
+        reads = call.method in ("owned", "get_many", "pending")
+        for how, fault, answer, after, then in self._call(state, process, call, reads=reads):
+            begun, records = self._workers.go_on(then, answer)
+            for record in records:
+                begun = begun.with_job(record.id, _new_job(record))
+            yield Step(f"{process.name}: {kind}: {call.method}{how}", fault, after.with_process(begun), process.name)
 
     def _leave(self, state: State, process: Process) -> Iterator[Step]:
         if state.faults == 0:
@@ -288,8 +298,9 @@ class World:
         yield _go(state, process.with_sent(run, upstream_id), run, answered, "has the gateway's id of")
         yield _go(state, process, run, _end(job, COMPLETED, upstream_id), "has at once the result of")
         if job.stage == "waiting":
-            slow = job._replace(stage="slow", call=Call("leave_gate", (run,)))
-            yield _go(state, process, run, slow, "waits for long for the answer to")
+            waited = process.with_job(run, job._replace(stage="waited"))
+            for how, fault, _, after, then in self._call(state, waited, Call("leave_gate", (run,))):
+                yield Step(f"{process.name}: {run}: leave_gate{how}", fault, after.with_process(then), process.name)
         if state.faults:
             less = state._replace(faults=state.faults - 1)
             yield _go(less, process, run, _end(job, INDETERMINATE), "has lost the answer to", fault=True)
@@ -306,8 +317,6 @@ class World:
             elif job.stage == "submitted":
                 late = Call("answered_late", call.args)
                 next_job = job._replace(stage="late", submitted=True, call=late)
-            elif job.stage == "slow":
-                next_job = job._replace(stage="waited", call=None)
             else:
                 next_job = None
             what = f"{process.name}: {run}: {call.method}{how}"
@@ -332,6 +341,32 @@ def is_over(state: State) -> bool:
 
 def _is_own(process: Process, row: Row) -> bool:
     return bool(row[OWNER] == process.name)
+
+
+def _has_doubts(state: State, process: Process) -> bool:
+    """May a check find something: is what the process owns not what it works on, or about to change?"""
+    if process.set_back:
+        return True
+    jobs, sent = dict(process.jobs), dict(process.sent)
+    for row in state.content.rows:
+        job, own = jobs.get(row[ID]), row[STATE] in ACTIVE and _is_own(process, row)
+        if job is None:
+            doubtful = own
+        elif job.submitted and row[ID] in sent:
+            doubtful = not own or row[STATE] in IN_FLIGHT
+        else:
+            doubtful = own and job.stage in ("requeue", "end")
+        if doubtful:
+            return True
+    return False
+
+
+def _has_orphans(state: State, process: Process) -> bool:
+    """May recovery find something?"""
+    return any(
+        row[STATE] in ACTIVE and not _is_own(process, row) and not is_live(state.content, row[OWNER] or "")
+        for row in state.content.rows
+    )
 
 
 def _new_job(record: Record) -> Job:
