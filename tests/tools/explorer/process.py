@@ -263,7 +263,7 @@ def _essence(thread: Thread) -> Thread:
     which runs are in doubt, and what it decided of their records; it looks at no moment.
     """
     kind, views, answers, call = thread
-    if kind == "claim":
+    if call.method == "claim":
         return Thread(kind, (_MAY_CLAIM,), (), call)
     if kind == "recover":
         may = dict(call.options)["may_declare_dead"]

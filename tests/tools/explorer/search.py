@@ -69,8 +69,9 @@ class _Search:
         while waiting and report.violation is None:
             state = waiting.popleft()
             number = self._numbers[state]
-            if is_over(state):
+            if is_over(state) or self._is_cut(state):
                 self._final.append(number)
+            if is_over(state):
                 report.ends[", ".join(_end(row) for row in state.content.rows)] += 1
                 report.excused += any(run.excused for run in state.runs)
             cut = self._most is not None and len(self._numbers) >= self._most
@@ -106,8 +107,14 @@ class _Search:
             history.append(what)
         return history[::-1]
 
+    def _is_cut(self, state: State) -> bool:
+        """Does the limit of attempts alone keep a run from going on?"""
+        return any(
+            row[STATE] == "queued" and row[ATTEMPTS] >= self._world.limits.attempts for row in state.content.rows
+        )
+
     def _look_for_stuck(self) -> None:
-        """From every state an end is reachable without a further fault, unless a run was claimed as often as may be."""
+        """From every state an end is reachable without a further fault."""
         sources: dict[int, list[int]] = {}
         edges = iter(self._edges)
         for source, target in zip(edges, edges, strict=True):
@@ -118,9 +125,8 @@ class _Search:
                 if source not in ending:
                     ending.add(source)
                     waiting.append(source)
-        attempts = self._world.limits.attempts
-        for state, number in self._numbers.items():
-            if number not in ending and not any(row[ATTEMPTS] >= attempts for row in state.content.rows):
+        for number in range(len(self._before)):
+            if number not in ending:
                 self._report.violation, self._report.history = "stuck", self._history(number)
                 return
 

@@ -164,13 +164,23 @@ class World:
         lost = self._store.call(name, process.lease, state.content, call, loses=True)
         if lost.content == state.content:
             return
-        yield ", whose answer is lost", True, _LOST, less._replace(content=lost.content), process._replace(
-            lease=lost.memory
+        yield (
+            ", whose answer is lost",
+            True,
+            _LOST,
+            less._replace(content=lost.content),
+            process._replace(lease=lost.memory),
         )
         again = self._store.call(name, lost.memory, lost.content, call)
         if again.answer != done.answer or again.content != done.content:
             after = less._replace(content=again.content)
-            yield ", done twice for the answer was lost", True, again.answer, after, process._replace(lease=again.memory)
+            yield (
+                ", done twice for the answer was lost",
+                True,
+                again.answer,
+                after,
+                process._replace(lease=again.memory),
+            )
 
     # The client
 
@@ -188,7 +198,9 @@ class World:
                 arguments="{}",
             )
             for how, fault, answer, after, _ in self._call(state, door, Call("accept", (new,))):
-                client = "accepted" if isinstance(answer, Record) else "unsure" if how != ", which fails" else run.client
+                client = (
+                    "accepted" if isinstance(answer, Record) else "unsure" if how != ", which fails" else run.client
+                )
                 yield Step(f"the client starts {name}{how}", fault, after.with_run(number, client=client), _DOOR)
         elif self.limits.wishes and not run.wish and rows(state.content)[name][STATE] in ("queued", *ACTIVE):
             for how, fault, answer, after, _ in self._call(state, door, Call("request_cancel", (name,))):
@@ -210,7 +222,9 @@ class World:
                 told = self._store.call(ended.name, ended.lease, after.content, ended.thread.call)
                 after = after._replace(content=told.content)
                 ended, _ = self._workers.go_on(ended._replace(lease=told.memory), told.answer)
-            yield Step(f"{process.name} beats{how}", fault, after.with_process(ended._replace(thread=kept)), process.name)
+            yield Step(
+                f"{process.name} beats{how}", fault, after.with_process(ended._replace(thread=kept)), process.name
+            )
 
     def _thread(self, state: State, process: Process, over: bool) -> Iterator[Step]:
         if process.thread is not None:
@@ -226,7 +240,7 @@ class World:
                 yield from self._go_on(state, claiming._replace(beat=process.beat))
         if sum(other.thread is not None for other in state.processes) >= self.limits.threads:
             return
-        for kind, wanted in (("check", _has_doubts), ("recover", _has_orphans)):
+        for kind, wanted in (("check", _has_doubts), ("recover", _has_others)):
             begun = self._workers.begin(process, kind)[0] if wanted(state, process) else process
             if begun.thread is not None:
                 yield from self._go_on(state, begun)
@@ -361,12 +375,9 @@ def _has_doubts(state: State, process: Process) -> bool:
     return False
 
 
-def _has_orphans(state: State, process: Process) -> bool:
-    """May recovery find something?"""
-    return any(
-        row[STATE] in ACTIVE and not _is_own(process, row) and not is_live(state.content, row[OWNER] or "")
-        for row in state.content.rows
-    )
+def _has_others(state: State, process: Process) -> bool:
+    """May recovery find something? Whether its owner lives is for the ledger to say."""
+    return any(row[STATE] in ACTIVE and not _is_own(process, row) for row in state.content.rows)
 
 
 def _new_job(record: Record) -> Job:
@@ -419,6 +430,12 @@ def _older(state: State) -> State:
     return state._replace(content=content, processes=processes, runs=runs, saved=saved)
 
 
+def _sends(process: Process, run: str) -> bool:
+    """Has the process sent it, or decided to?"""
+    job = dict(process.jobs).get(run)
+    return run in dict(process.sent) or (job is not None and job.stage == "prepared")
+
+
 def _restored(state: State) -> State:
     saved = state.saved
     assert saved is not None
@@ -430,7 +447,7 @@ def _restored(state: State) -> State:
     after = state._replace(content=saved, saved=None, set_backs=state.set_backs - 1)
     for number, run in enumerate(state.runs):
         row = rows(saved)[run_id(number)]
-        senders = frozenset(process.name for process in state.processes if run_id(number) in dict(process.sent))
+        senders = frozenset(process.name for process in state.processes if _sends(process, run_id(number)))
         forgot = run.forgot
         if (run.posts or senders) and (row[STATE] == "queued" or row[UNSENT]):
             forgot = Forgot(senders, aware)
