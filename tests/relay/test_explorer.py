@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+
 from litellm_openai_example.relay.log import log
 
 from ..tools.explorer.mutants import MUTANTS, Mutant

@@ -9,8 +9,22 @@ from litellm_openai_example.relay.ledger.ledger import ACTIVE, CANCELLED, IN_FLI
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome, Record
 
 from .process import Job, Process, Workers
-from .store import ATTEMPTS, CODE, ID, NOW, OWNER, STATE, UNSENT, UPSTREAM, WISH, Call, Content, Row, Store
-from .store import expires_at, is_live, older, older_copy
+from .store import (
+    ATTEMPTS,
+    ID,
+    NOW,
+    OWNER,
+    STATE,
+    UNSENT,
+    WISH,
+    Call,
+    Content,
+    Row,
+    Store,
+    expires_at,
+    older,
+    older_copy,
+)
 
 COMPLETED = Outcome("completed", None, "The report.")
 REFUSED = Outcome("failed", "gateway_rejected_request")
@@ -153,7 +167,7 @@ class World:
     def _call(
         self, state: State, process: Process, call: Call, *, reads: bool = False
     ) -> Iterator[tuple[str, bool, Any, State, Process]]:
-        """Make a call: it is answered; or fails; or its answer is lost, and the database's own repeat succeeds or not."""
+        """Make a call: it is answered; fails; or its answer is lost, and the repeat succeeds or not."""
         name = process.name
         done = self._store.call(name, process.lease, state.content, call)
         yield "", False, done.answer, state._replace(content=done.content), process._replace(lease=done.memory)
