@@ -20,6 +20,8 @@ def test_each_guarantee_names_a_test() -> None:
 def test_a_named_test_exists(path: str, names: str) -> None:
     scope: ast.AST = ast.parse((ROOT / path).read_text())
     for name in names.removeprefix("::").split("::"):
-        known = {one.name: one for one in ast.iter_child_nodes(scope) if isinstance(one, ast.ClassDef | ast.FunctionDef)}
+        known = {
+            one.name: one for one in ast.iter_child_nodes(scope) if isinstance(one, ast.ClassDef | ast.FunctionDef)
+        }
         assert name in known, f"{path} has no {names}"
         scope = known[name]

@@ -7,7 +7,7 @@ running code, and any number of futures can follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy.engine import make_url
@@ -128,11 +128,11 @@ class _Waiting(NamedTuple):
 
     call: Call
 
-    def __await__(self) -> Iterator[Call]:
+    def __await__(self) -> Generator[Call, Any, Any]:
         answer = yield self.call
         if answer == "unavailable":
             raise LedgerUnavailable
-        return dict(answer) if self.call.method == "get_many" else answer  # type: ignore[return-value]
+        return dict(answer) if self.call.method == "get_many" else answer
 
 
 class _Ledger:

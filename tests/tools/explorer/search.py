@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from litellm_openai_example.relay.ledger.ledger import ACTIVE
+from litellm_openai_example.relay.ledger.schema import ACTIVE
 
 from .store import ATTEMPTS, CODE, OWNER, STATE, UNSENT, UPSTREAM, WISH, Content, Row, Store, is_live
 from .world import Limits, State, Step, World, is_over, rows, run_id
@@ -160,9 +160,9 @@ def _changed(content: Content, before: Row, row: Row, step: Step, doubted: bool)
     if before[STATE] in _ENDED and (row[STATE], row[CODE]) != (before[STATE], before[CODE]):
         yield f"an end changed: {_end(before)} to {_end(row)}"
     taken = (before[STATE], before[OWNER]) != (row[STATE], row[OWNER]) and before[STATE] in ACTIVE
-    if taken and not doubted and step.by != before[OWNER] and before[OWNER] is not None:
-        if is_live(content, before[OWNER]):
-            yield f"a run was taken from a living process ({before[STATE]} to {row[STATE]})"
+    others = before[OWNER] is not None and step.by != before[OWNER]
+    if taken and not doubted and others and is_live(content, before[OWNER]):
+        yield f"a run was taken from a living process ({before[STATE]} to {row[STATE]})"
 
 
 def _end(row: Row) -> str:

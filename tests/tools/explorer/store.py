@@ -97,8 +97,7 @@ class Store:
     """The ledger as each process has it, over one database whose content is exchanged at will.
 
     Args:
-        mutate: patterns in SQL and what stands there instead, to break the ledger; a group `(if ...)` in front is for
-            statements that hold it.
+        mutate: a pattern in SQL, and what replaces it, to break the ledger.
 
     Attributes:
         mutated: how many statements were broken.
@@ -182,8 +181,8 @@ def older(content: Content, written: dict[str, float | None]) -> tuple[Content, 
     """Let time pass for the database; `written` is what the living processes know of their leases.
 
     Returns:
-        the content, and by how much each lease has become older. A lease that is over stays as it is, together with what
-        is known of it: only the difference counts.
+        the content, and by how much each lease has become older. A lease that is over stays as it is, together with
+        what is known of it: only the difference counts.
     """
     leases, shifts = [], {}
     for lease in content.leases:

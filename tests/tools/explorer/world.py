@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from litellm_openai_example.relay.ledger.ledger import ACTIVE, CANCELLED, IN_FLIGHT, INDETERMINATE
+from litellm_openai_example.relay.ledger.ledger import CANCELLED, INDETERMINATE
 from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome, Record
+from litellm_openai_example.relay.ledger.schema import ACTIVE, IN_FLIGHT
 
 from .process import Job, Process, Workers
 from .store import (
