@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     Attributes:
         runs: accepted in all.
         faults: deaths, stops, lost answers, failed commits and refusals in all.
-        set_backs: how often the ledger may be set back, to any state that it had since the acceptance.
+        set_backs: how often the ledger may be set back, to any state since the acceptance in which a run was unsent.
         attempts: how often a run may be claimed.
         threads: how many processes check or recover at a time; any number claims.
         wishes: whether clients cancel.
@@ -356,9 +356,10 @@ class World:
     def _set_back(self, state: State) -> Iterator[Step]:
         if state.set_backs == 0 or len(state.content.rows) < len(state.runs):
             return
-        if state.saved is None:
+        unsent = any(row[STATE] == "queued" or row[UNSENT] for row in state.content.rows)
+        if state.saved is None and unsent:  # of what might be sent again: the rest is in tests/relay/test_set_back.py
             yield Step("the ledger is backed up", False, state._replace(saved=state.content))
-        elif state.saved.rows != state.content.rows:
+        elif state.saved is not None and state.saved.rows != state.content.rows:
             yield Step("the ledger is set back", True, _restored(state))
 
 
