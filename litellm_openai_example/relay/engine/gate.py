@@ -47,7 +47,7 @@ class Gate:
         """How many submissions may begin, of at most `most`."""
         if self.trouble:  # one finds out whether the gateway takes work again
             return min(most, 1, self._places)
-        return min(most, self._places + 1)
+        return min(most, self._places)
 
     def enter(self) -> None:
         self._places -= 1

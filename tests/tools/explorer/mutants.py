@@ -18,7 +18,6 @@ _ACTIVE = r"relay_invocations\.state IN \('submitting', 'awaiting', 'running'\)"
 _ONE = Limits(faults=1, attempts=1, wishes=False)
 _AGAIN = Limits(faults=0, attempts=2, wishes=False)
 _WISHED = Limits(faults=0, attempts=1, wishes=True)
-_SET_BACK = Limits(faults=0, attempts=1, wishes=False, set_backs=1)
 
 
 class Mutant(NamedTuple):
@@ -59,9 +58,6 @@ MUTANTS = {
     "what was sent goes back to the queue": Mutant(r"relay_invocations\.unsent IS 1", "1"),
     "an end is written over": Mutant(
         rf"\({_OWN} AND {_ACTIVE} OR relay_invocations\.state = 'queued'\)", "(? IS NOT NULL)"
-    ),
-    "a ledger that was set back is trusted": Mutant(
-        r"relay_workers\.expires_at >= \? AND \? = 0", "? IS NOT NULL AND ? IS NOT NULL", _SET_BACK
     ),
 }
 
