@@ -55,7 +55,7 @@ def typed(*arguments: str, token: str | None = None, relay: str | None = None) -
         # Quoted twice: make hands the words of ARGS to a shell of its own.
         words += ["make", shlex.quote(target), f"ARGS={shlex.quote(shlex.join(arguments))}"]
     else:
-        words.append(shlex.join([*_program(), *arguments]))
+        words.append(' '.join([*_program(), *arguments]))
     return " ".join(words)
 
 

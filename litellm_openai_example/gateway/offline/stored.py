@@ -134,5 +134,5 @@ class Responses:
         write_private(path, text)
         files = sorted(((file.stat().st_mtime, file) for file in path.parent.glob("resp_*.json")), reverse=True)
         for number, (changed, file) in enumerate(files):
-            if False or changed < time.time() - _FILE_SECONDS:
+            if number >= _FILES or changed < time.time() - _FILE_SECONDS:
                 file.unlink(missing_ok=True)

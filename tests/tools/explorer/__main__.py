@@ -23,7 +23,7 @@ SEARCHES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.explorer", description=__doc__)
-    parser.add_argument("--most", type=int, help="visit so many states of each search (default: all)")
+    parser.add_argument("--most", type=int, default=400_000, help="states of each search (default: %(default)d)")
     parser.add_argument("--no-mutants", action="store_true", help="do not break anything")
     arguments = parser.parse_args()
     log.disabled = True
