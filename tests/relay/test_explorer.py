@@ -12,8 +12,8 @@ from litellm_openai_example.relay.log import log
 
 from ..tools.explorer.mutants import MUTANTS, Mutant
 from ..tools.explorer.search import search
+from ..tools.explorer.state import Limits
 from ..tools.explorer.store import NOW, Store
-from ..tools.explorer.world import Limits
 
 _FOUND = {name: mutant for name, mutant in MUTANTS.items() if mutant.equivalent is None}
 _MOST = 12_000  # states in which each broken condition is found

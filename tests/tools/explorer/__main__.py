@@ -10,8 +10,8 @@ from litellm_openai_example.relay.log import log
 
 from .mutants import hunt, is_as_expected
 from .search import search
+from .state import Limits
 from .store import NOW, Store
-from .world import Limits
 
 SEARCHES = {
     "one run, a fault at any point": Limits(faults=1, attempts=1, wishes=False),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .search import Report, search
+from .state import Limits
 from .store import Store
-from .world import Limits
 
 _OWN = r"relay_invocations\.owner = \?"
 _ACTIVE = r"relay_invocations\.state IN \('submitting', 'awaiting', 'running'\)"

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from litellm_openai_example.relay.ledger.schema import ACTIVE
 
+from .state import Limits, State, Step, is_over, rows, run_id
 from .store import ATTEMPTS, CODE, OWNER, STATE, UNSENT, UPSTREAM, WISH, Content, Row, Store, is_live
-from .world import Limits, State, Step, World, is_over, rows, run_id
+from .world import World
 
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
 
