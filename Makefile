@@ -19,7 +19,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-23s %s\n", $$1, $$2 }'
@@ -113,6 +113,9 @@ soak: .venv/test-ready ## Apply load, faults and kill -9 to both databases, then
 
 simulate: .venv/test-ready ## Simulate relays, clients and a gateway, with faults drawn by seeds: make simulate [SEEDS=200] [SEED=N]
 	@$(PROJECT_RUN) python -m tests.tools.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+explore: .venv/test-ready ## Visit every state of the ledger within limits, then break its conditions one by one
+	@$(PROJECT_RUN) python -m tests.tools.explorer $(ARGS)
 
 fuzz: .venv/test-ready ## Run the tests with random inputs, with fresh seeds: make fuzz [SECONDS=60]
 	@$(PROJECT_RUN) python -m tests.tools.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)

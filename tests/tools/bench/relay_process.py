@@ -54,7 +54,7 @@ class RelayProcess:
 
 
 @contextmanager
-def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int) -> Iterator[RelayProcess]:
+def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int | str) -> Iterator[RelayProcess]:
     """A relay in front of the stub at a port.
 
     Args:
@@ -91,7 +91,7 @@ def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int) 
             raise RuntimeError(f"the relay complained: {complaints}")
 
 
-def _environment(upstream: int, model: str, folder: str, settings: dict[str, int]) -> dict[str, str]:
+def _environment(upstream: int, model: str, folder: str, settings: dict[str, int | str]) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()

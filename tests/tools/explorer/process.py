@@ -1,0 +1,280 @@
+"""A relay process: what it remembers, and what its worker decides, call by call of the ledger.
+
+The worker is the real one. Its coroutines (claiming, keeping the lease, checking what it owns, recovering orphans) run
+until they call the ledger; what was answered so far is kept, and replayed to go on from there. So a state holds no
+running code, and any number of futures can follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy.engine import make_url
+
+from litellm_openai_example.config import GatewaySettings
+from litellm_openai_example.relay.engine.worker import Worker
+from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.records import Record
+from litellm_openai_example.relay.ledger.states import Ledger
+from litellm_openai_example.relay.settings import Settings, Timings
+
+from .store import LEASE, NOW, OLDEST, TICK, Call, Memory, Store
+
+_SETTINGS = Settings(
+    gateway=GatewaySettings("http://127.0.0.1:4000/v1", "sk-explorer"),
+    database_url=make_url("sqlite://"),
+    timings=Timings(lease=LEASE, retry=0.0),
+)
+_HEARTBEAT = ("_last", "_since", "_set_back")  # moments of the worker's lease
+
+
+class Job(NamedTuple):
+    """A run that a process works on; see `jobs`."""
+
+    stage: str
+    record: Record
+    submitted: bool = False  # no submission is in flight
+    wish: bool = False  # somebody wants it cancelled
+    call: Call | None = None
+
+
+class View(NamedTuple):
+    """What the worker's decisions depend on.
+
+    Attributes:
+        beat: when it last beat, since when without a gap, and when it found the ledger set back.
+        set_back: whether the ledger has not been told yet what it forgot.
+        sent: what it has sent, with the gateway's ids.
+        runs: what it works on, and whether that is submitted.
+    """
+
+    beat: Memory
+    set_back: bool
+    sent: tuple[tuple[str, str | None], ...]
+    runs: tuple[tuple[str, bool], ...]
+
+
+class Thread(NamedTuple):
+    """A coroutine of the worker that waits for a call of the ledger.
+
+    Attributes:
+        views: what the process remembered when it began, and at each answer.
+        answers: of its earlier calls.
+    """
+
+    kind: str
+    views: tuple[View, ...]
+    answers: tuple[Any, ...]
+    call: Call
+
+
+class Process(NamedTuple):
+    """All that a process remembers.
+
+    Attributes:
+        name: under which it has its lease.
+        lease: what its ledger remembers of that.
+        beat, set_back, sent: see `View`. Its lease never had a gap for as long as it takes to declare others dead:
+            more may be taken over than in truth.
+        jobs: by the id of the run.
+        thread: checking or recovering, if one is under way; the worker claims only between them.
+    """
+
+    name: str
+    lease: Memory = Store.NEW
+    beat: Memory = (OLDEST, OLDEST, None)
+    set_back: bool = False
+    sent: tuple[tuple[str, str | None], ...] = ()
+    jobs: tuple[tuple[str, Job], ...] = ()
+    thread: Thread | None = None
+
+    @property
+    def view(self) -> View:
+        runs = tuple((run, job.submitted) for run, job in self.jobs)
+        return View(self.beat, self.set_back, self.sent, runs)
+
+    @property
+    def may_send(self) -> bool:
+        return NOW - self.beat[0] < 0.75 * LEASE  # type: ignore[no-any-return]
+
+    def with_job(self, run: str, job: Job | None) -> Process:
+        jobs = dict(self.jobs)
+        jobs.pop(run, None)
+        return self._replace(jobs=tuple(sorted((jobs | ({run: job} if job else {})).items(), key=lambda item: item[0])))
+
+    def with_sent(self, run: str, upstream_id: str | None) -> Process:
+        return self._replace(sent=tuple(sorted((dict(self.sent) | {run: upstream_id}).items())))
+
+    def without_sent(self, run: str) -> Process:
+        return self._replace(sent=tuple(item for item in self.sent if item[0] != run))
+
+    def older(self, shift: float) -> Process:
+        """Let time pass; `shift` is by how much the lease in the database has become older."""
+        last, _, set_back = (None if one is None else max(one - TICK, OLDEST) for one in self.beat)
+        written, doubted, untold = self.lease
+        return self._replace(
+            beat=(last, OLDEST, None if set_back == OLDEST else set_back),
+            lease=(
+                None if written is None else written - shift,
+                float("-inf") if doubted - TICK <= OLDEST else doubted - TICK,
+                untold,
+            ),
+        )
+
+
+class _Waiting(NamedTuple):
+    """A call of the ledger as the worker awaits it."""
+
+    call: Call
+
+    def __await__(self) -> Generator[Call, Any, Any]:
+        answer = yield self.call
+        if answer == "unavailable":
+            raise LedgerUnavailable
+        return dict(answer) if self.call.method == "get_many" else answer
+
+
+class _Ledger:
+    """The ledger as the worker sees it: each call waits for its answer."""
+
+    def __init__(self, name: str) -> None:
+        self.worker = name
+
+    def __getattr__(self, method: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            args = tuple(tuple(one) if isinstance(one, list) else one for one in args)
+            return await _Waiting(Call(method, args, tuple(sorted(options.items()))))
+
+        return call
+
+
+class _Submitted:
+    """The flag of a job that says whether no submission is in flight."""
+
+    def __init__(self, submitted: bool) -> None:
+        self._submitted = submitted
+
+    def is_set(self) -> bool:
+        return self._submitted
+
+
+class _Job:
+    def __init__(self, submitted: bool) -> None:
+        self.submit_done = _Submitted(submitted)
+
+
+class _Worker(Worker):
+    """The worker, whose jobs are begun and not run."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(cast("Ledger", _Ledger(name)), cast("Any", None), _SETTINGS)
+        self.begun: list[Record] = []
+
+    def _run(self, record: Record) -> None:
+        self.begun.append(record)
+        self.jobs[record.id] = cast("Any", _Job(record.upstream_id is not None))
+        if record.upstream_id is not None:
+            self._gate.memory.answered(record.id, record.upstream_id)
+
+    def remember(self, view: View) -> None:
+        for name, value in zip(_HEARTBEAT, view.beat, strict=True):
+            setattr(self._lease, name, value)
+        self._set_back = view.set_back
+        self.jobs = {run: cast("Any", _Job(submitted)) for run, submitted in view.runs}
+        memory = self._gate.memory
+        for run in memory.all_sent():
+            memory.not_executed(run)
+        for run, upstream_id in view.sent:
+            memory.sent(run)
+            if upstream_id is not None:
+                memory.answered(run, upstream_id)
+        self.begun = []
+
+    def begin(self, kind: str) -> Coroutine[Any, Any, None]:
+        self._queued, self._next_check = True, 0.0  # somebody has said that there may be something
+        return {
+            "beat": self._lease.beat,
+            "claim": self._claim,
+            "check": self._check,
+            "recover": self._recover,
+        }[kind]()
+
+    async def _check(self) -> None:
+        await self._say_again()
+        await self._check_owned()
+
+    def effect(self, process: Process) -> Process:
+        """What the process remembers after a coroutine went on."""
+        memory = self._gate.memory
+        last, _, set_back = (getattr(self._lease, name) for name in _HEARTBEAT)
+        return process._replace(
+            beat=(last, OLDEST, set_back),
+            set_back=self._set_back,
+            sent=tuple(sorted((run, memory.upstream_id(run)) for run in memory.all_sent())),
+        )
+
+
+class Workers:
+    """The workers of all processes, by their names."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, _Worker] = {}
+        self._known: dict[Any, tuple[Process, list[Record]]] = {}
+
+    def begin(self, process: Process, kind: str) -> tuple[Process, list[Record]]:
+        """Begin a coroutine: the process with its first call, or without a thread if it makes none."""
+        return self._advance(process, kind, (process.view,), ())
+
+    def go_on(self, process: Process, answer: Any) -> tuple[Process, list[Record]]:
+        """Answer the call of the process's thread; also the runs that it begins to work on."""
+        thread = process.thread
+        assert thread is not None
+        return self._advance(process, thread.kind, (*thread.views, process.view), (*thread.answers, answer))
+
+    def _advance(
+        self, process: Process, kind: str, views: tuple[View, ...], answers: tuple[Any, ...]
+    ) -> tuple[Process, list[Record]]:
+        worker = self._workers.get(process.name) or self._workers.setdefault(process.name, _Worker(process.name))
+        coroutine = worker.begin(kind)
+        thread: Thread | None = None
+        try:
+            worker.remember(views[0])
+            call = coroutine.send(None)
+            for view, answer in zip(views[1:], answers, strict=True):
+                worker.remember(view)
+                call = coroutine.send(answer)
+            thread = _essence(Thread(kind, views, answers, call))
+        except (StopIteration, LedgerUnavailable):
+            pass
+        finally:
+            coroutine.close()
+        return worker.effect(process)._replace(thread=thread), worker.begun
+
+
+_MAY_CLAIM = View((NOW, NOW, None), False, (), ())
+_MAY_DECLARE_DEAD = View((NOW, OLDEST, None), False, (), ())
+
+
+def _essence(thread: Thread) -> Thread:
+    """Forget of a thread's past what no later decision of it depends on: fewer states, the same futures.
+
+    Claiming has decided nothing but to claim. Recovering keeps whether it may declare processes dead. Checking keeps
+    which runs are in doubt, and what it decided of their records; it looks at no moment.
+    """
+    kind, views, answers, call = thread
+    if call.method == "claim":
+        return Thread(kind, (_MAY_CLAIM,), (), call)
+    if kind == "recover":
+        may = dict(call.options)["may_declare_dead"]
+        answers = ((False, True), (), ())[: len(answers)]
+        return Thread(kind, (_MAY_DECLARE_DEAD if may else _MAY_CLAIM,) * len(views), answers, call)
+    if kind == "check":
+        views = tuple(view._replace(beat=_MAY_CLAIM.beat) for view in views)
+        if call == Call("owned"):  # whatever was said again before
+            return Thread(kind, (_MAY_CLAIM,), (), call)
+        if call.method == "owned":
+            return Thread(kind, (_MAY_CLAIM, _MAY_CLAIM), answers[-1:], call)
+        if call.method == "get_many" and not views[0].set_back:
+            return Thread(kind, (_MAY_CLAIM,) * 3, (call.args[0], ()), call)
+    return thread._replace(views=views)
