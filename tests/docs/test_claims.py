@@ -101,10 +101,10 @@ FIGURES = {
     ),
     "docs/relay.md": (
         f"`RELAY_MODEL` is `{settings.DEFAULT_MODEL}` unless set",
-        f"at most `RELAY_SUBMITS` ({RELAY.submits}) a process",
+        f"at most `RELAY_SUBMITS` ({RELAY.submits}) per process",
         f"begins with {gate._INITIAL:g}",
-        f"after {gate._PROBE:g} s and ever more rarely, down to one in {gate._LONGEST_PROBE:g} s",
-        f"at most {gate._DEPARTING} a process were never sent",
+        f"first after {gate._PROBE:g} s and then less and less often, down to once in {gate._LONGEST_PROBE:g} s",
+        f"at most {gate._DEPARTING} of a process's indeterminate runs were never sent",
         f"without an answer for {PACE.gate:g} s counts as running",
         f"ends within {math.ceil(PACE.drain + process._AFTER_DRAIN)} s",
     ),

@@ -172,7 +172,7 @@ class TestRepeated:
         started = running(relay)
         upstream.on_cancel = lambda work: Fault("status", 503)
         relay.api.cancel(started)
-        assert 2 <= upstream.cancels <= 12
+        assert 2 <= upstream.cancels <= 20  # 40 without growth
 
     def test_not_of_a_model_that_cannot_be_stopped(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         error = {"message": "cancel is not supported for custom", "type": None, "param": None, "code": "500"}
