@@ -84,6 +84,8 @@ class Relay:
         self._closed_at = self._closed_at or time.monotonic()
         self.hub.close()
         for timeout in self._waiting:
+            if timeout.expired():  # its request has not noticed yet, as after a suspension of the machine
+                continue
             timeout.reschedule(min(timeout.when() or math.inf, asyncio.get_running_loop().time() + _CLOSING))
 
     async def stop(self) -> None:

@@ -83,6 +83,11 @@ class _Books:
                 return
             self.excused[f"sent again, for the ledger forgot that it was sent, and {why}"] += 1
 
+    def _why_created_again(self, call_id: str) -> str | None:
+        """Return why the set-back of the ledger excuses another submission, also one that the gateway refused."""
+        pairs = itertools.combinations(self.world.gateway.creates[call_id], 2)
+        return next((why for first, again in pairs if (why := self._why_sent_again(call_id, first, again))), None)
+
     def _why_sent_again(self, call_id: str, first: Create, again: Create) -> str | None:
         """Why the ledger's set-back excuses the second submission; None if nothing does."""
         if first.sender is None or again.sender is None or first.sender is again.sender:
@@ -129,6 +134,8 @@ class _Books:
             yield from self._check_cancelled(name, whole)
         elif code == "submission_indeterminate":
             yield from self._check_indeterminate(name)
+        elif responses and (why := self._why_created_again(name)):
+            self.excused[f"failed, though executed before, for the ledger forgot that it was sent, and {why}"] += 1
         elif whole:
             stops = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
             yield f"paid and thrown away: {name} is {state} ({code}), its response was completed; cancels: {stops}"
