@@ -31,7 +31,8 @@ def test_closing_after_a_suspension(sqlite_url: str, upstream: Gateway, monkeypa
 
         def close() -> None:
             try:
-                closed.set_result(relay.close())
+                relay.close()
+                closed.set_result(None)
             except BaseException as error:
                 closed.set_exception(error)
 
