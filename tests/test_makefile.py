@@ -1,4 +1,4 @@
-"""The Makefile: misplaced prompts, a machine without pip or with an old Python, and the first lines of a fresh checkout."""
+"""The Makefile: misplaced prompts, machines without pip or with an old Python, the first lines of a fresh checkout."""
 
 from __future__ import annotations
 

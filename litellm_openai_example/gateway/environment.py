@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,7 @@ def _install(root: Path, python: Path, requirements: Path, lock: int, tell: Call
         _run([uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--no-deps",
               "--requirements", str(requirements)], lock, show)  # fmt: skip
     # uv leaves bytecode to the first start, which would then compile thousands of modules.
-    with progress("compiling LiteLLM's bytecode (once, about 20 s)", tell) as show, suppress(GatewayUnavailable):
+    with progress("compiling LiteLLM's bytecode", tell, expected=20) as show, suppress(GatewayUnavailable):
         _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], lock, show)
     (root / _DONE).touch()
 
@@ -93,7 +94,8 @@ def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
 
     The step inherits the lock: if it outlives this process, no other may write into the directory yet.
     """
-    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env = {**_certificates(), **os.environ}
+    env.pop("VIRTUAL_ENV", None)
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
         try:
@@ -121,6 +123,12 @@ def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
             what = " ".join(command[1:3]) if command[1] == "pip" else command[1]
             failed = f"LiteLLM could not be installed: uv {what} ended with {process.returncode}"
             raise GatewayUnavailable(f"{failed}:\n{text}" if text else failed)
+
+
+def _certificates() -> dict[str, str]:
+    """Return the setting that lets uv trust a company's proxy as pip does, if this machine has a store."""
+    store = ssl.get_default_verify_paths()
+    return {"UV_SYSTEM_CERTS": "1"} if store.cafile or store.capath else {}
 
 
 def _still_runs(process: subprocess.Popen[bytes]) -> bool:
