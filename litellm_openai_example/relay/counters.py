@@ -19,7 +19,7 @@ _ended = Counter(f"{NAME}_ended", "Runs that ended, and why not completed.", ["s
 _indeterminate = Counter(
     f"{NAME}_indeterminate", "Runs that may have been paid for without a result.", registry=counters
 )
-_cost = Counter(f"{NAME}_cost_usd", "Cost of ended runs as the gateway reckoned it.", registry=counters)
+_cost = Counter(f"{NAME}_cost_usd", "Cost of ended runs as the gateway reported it.", ["model"], registry=counters)
 _upstream_errors = Counter(
     f"{NAME}_upstream_errors", "Calls of the gateway that failed, by kind.", ["call", "kind"], registry=counters
 )
@@ -46,11 +46,15 @@ def count_adapted(kind: ErrorKind) -> None:
     _adapted.labels(kind.value).inc()
 
 
-def count_ended(state: str, error_code: str | None, cost: float | None) -> None:
+def count_ended(state: str, error_code: str | None) -> None:
     _ended.labels(state, error_code or "").inc()
-    _cost.inc(max(0.0, cost or 0.0))
     if error_code == "submission_indeterminate":
         _indeterminate.inc()
+
+
+def count_cost(model: str, cost: float | None) -> None:
+    """Add the US dollars of a run by RELAY_MODEL, rather than by the name that the gateway answers with."""
+    _cost.labels(model).inc(max(0.0, cost or 0.0))
 
 
 def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:

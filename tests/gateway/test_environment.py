@@ -252,13 +252,13 @@ def test_the_licence_of_each_pin_is_listed() -> None:
 def test_uv_trusts_the_certificates_of_the_system(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = (calls.parent / "uv").read_text()
     (calls.parent / "uv").write_text(script.replace('echo "$@"', 'echo "certs=$UV_SYSTEM_CERTS"'))
-    store = ssl.get_default_verify_paths()
+    no_store = ssl.DefaultVerifyPaths(None, None, "", "", "", "")  # type: ignore[arg-type] # typeshed lacks the None
     monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
     ensure(lambda _: None).unlink()
     monkeypatch.setenv("UV_SYSTEM_CERTS", "0")
     ensure(lambda _: None).unlink()
     monkeypatch.delenv("UV_SYSTEM_CERTS")
-    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: store._replace(cafile=None, capath=None))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: no_store)
     ensure(lambda _: None)
     assert calls.read_text().split() == 2 * ["certs=1"] + 2 * ["certs=0"] + 2 * ["certs="]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..counters import count_ended, count_submitted
+from ..counters import count_cost, count_ended, count_submitted
 from ..ledger.failures import LedgerUnavailable, Unstorable
 from ..ledger.ledger import Ledger
 from ..ledger.records import Outcome, Piece, Record
@@ -117,7 +117,8 @@ class Entry:
         if outcome.state == "failed":
             model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
-        count_ended(outcome.state, outcome.error_code, cost)
+        count_ended(outcome.state, outcome.error_code)
+        count_cost(self._settings.model, cost)
         log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
 
     def _with_text(self, outcome: Outcome) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..counters import count_ended
+from ..counters import count_cost, count_ended
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.ledger import IN_FLIGHT, INDETERMINATE, IS_IN_FLIGHT, Ledger
 from ..ledger.records import Record
@@ -49,6 +49,7 @@ class Worker:
         self._ledger = ledger
         self._upstream = upstream
         self._settings = settings
+        count_cost(settings.model, 0.0)  # a series that exists from the start shows its first cost in an increase
         self._timings = settings.timings
         self._gate = Gate(settings.submit_gate)
         self._lease = Lease(ledger, settings.timings.lease)
@@ -238,7 +239,7 @@ class Worker:
             await self._ledger.requeue(record.id, until_next_try(record.attempts, None, self._timings))
             self.wake()
         elif record.state in IN_FLIGHT and await self._ledger.settle(record.id, INDETERMINATE):
-            count_ended("failed", INDETERMINATE.error_code, None)
+            count_ended("failed", INDETERMINATE.error_code)
             log.warning("%s: the ledger says that it was sent, and nobody here knows more (%s)", record.id, _UNKNOWN)
 
     # A ledger that was set back
@@ -269,7 +270,7 @@ class Worker:
         if upstream_id is not None:
             self._run(replace(record, state="running", owner=self._ledger.worker, upstream_id=upstream_id))
         elif await self._ledger.settle(record.id, INDETERMINATE):
-            count_ended("failed", INDETERMINATE.error_code, None)
+            count_ended("failed", INDETERMINATE.error_code)
             log.warning("%s: it ended, and the ledger forgot how (%s)", record.id, _UNKNOWN)
 
     async def _carry_on(self) -> None:
@@ -282,7 +283,7 @@ class Worker:
         if await self._ledger.requeue_orphans(may_declare_dead=may):
             self.wake()
         for record in await self._ledger.fail_orphans(may_declare_dead=may):
-            count_ended("failed", "submission_indeterminate", None)
+            count_ended("failed", "submission_indeterminate")
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         try:
             # Also beyond the places of this process: these run at the gateway already, where a result is kept for
