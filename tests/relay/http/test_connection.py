@@ -230,7 +230,7 @@ class TestAWishForAnotherProtocol:
         answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
         assert statuses(answer) == [408]
 
-    @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
+    @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java (Debian: default-jdk-headless)")
     def test_of_the_client_of_java(self, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
         (tmp_path / "Start.java").write_text(JAVA)
         content = json.dumps(body("Why?", background=True))
