@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,23 @@ def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
     # What `make run` does first in it.
     uv("lock", "--check", "--quiet", cwd=root)
     uv("sync", "--locked", "--dry-run", "--quiet", "--no-default-groups", "--python", sys.executable, cwd=root)
+
+
+@pytest.mark.skipif(find_spec("ensurepip") is None, reason="needs ensurepip (Debian: python3-venv)")
+@pytest.mark.timeout(600)
+def test_the_install_lines_of_the_readme_work_with_a_python_that_refuses_pip(tmp_path: Path) -> None:
+    """As Debian's does outside a virtual environment. The lines are typed as they stand, in a checkout."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "litellm_openai_example", tmp_path / "litellm_openai_example")
+    block = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    lines = [line for line in block.splitlines() if "[relay]" not in line]  # the same way, with more packages
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "LANG"))}
+    env = {**kept, "HOME": str(tmp_path), "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin", "PIP_REQUIRE_VIRTUALENV": "1"}
+    typed = "\n".join([*lines, "litellm-example --help"])
+    done = subprocess.run(["bash", "-ec", typed], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: litellm-example" in done.stdout
 
 
 WORKFLOWS = {file.stem: yaml.safe_load(file.read_text()) for file in (ROOT / ".github/workflows").glob("*.yml")}
