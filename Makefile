@@ -1,4 +1,4 @@
-# Requires only Python (3.11 or newer) and make; pip installs uv into .uv if it is missing.
+# Requires only Python and make; pip installs uv into .uv if it is missing, and uv a Python if this one is too old.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -11,8 +11,40 @@ override PROMPT := $(value PROMPT)
 export PROMPT
 override ARGS := $(value ARGS)
 
+# make takes a prompt outside PROMPT for a target, or for a variable that nothing reads: refuse it before anything starts.
+ASKING := $(firstword $(filter run run-auto,$(MAKECMDGOALS)))
+ifneq ($(ASKING),)
+USAGE := make $(ASKING) PROMPT="..." [ARGS="..."]
+READ := PROMPT ARGS PYTHON UV LITELLM_% RELAY_% OPENAI_% ANTHROPIC_% GEMINI_% GOOGLE_% UV_% PIP_% PYTHON% XDG_% SSL_% \
+	REQUESTS_CA_BUNDLE %_PROXY %_proxy HOME PATH SHELL TERM TZ LANG LC_% COLUMNS NO_COLOR FORCE_COLOR MAKE% MFLAGS GNUMAKEFLAGS
+ifneq ($(filter-out run run-auto,$(MAKECMDGOALS)),)
+$(error the prompt belongs in PROMPT, in quotes: $(USAGE))
+endif
+# A make that runs this one passes on its own variables.
+ifeq ($(MAKELEVEL),0)
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq ($(filter-out $(READ),$(GIVEN)),)
+$(error nothing reads $(strip $(filter-out $(READ),$(GIVEN))): $(USAGE))
+endif
+endif
+ifeq ($(strip $(PROMPT)$(ARGS)),)
+ifneq ($(shell test -t 0 && echo terminal),)
+$(error PROMPT is missing: $(USAGE))
+endif
+endif
+endif
+
 # Compile bytecode at install: it halves the start time of a command.
 export UV_COMPILE_BYTECODE := 1
+# The Pythons that the tests run on. Where the machine has none of them, uv would otherwise download the newest.
+UV_PYTHON ?= >=3.11,<3.15
+export UV_PYTHON
+# Trust the certificates that the system trusts, among them those of a company's proxy, as pip does. A machine without such
+# a store (a slim container) keeps those that uv brings along.
+ifneq ($(wildcard /etc/ssl/certs/*.crt /etc/ssl/certs/*.pem /etc/ssl/cert.pem /etc/pki/tls/certs/*.crt),)
+UV_SYSTEM_CERTS ?= 1
+export UV_SYSTEM_CERTS
+endif
 
 # `exec`: a signal to make reaches the program, rather than a shell that would leave it running.
 PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file .env)
@@ -127,18 +159,24 @@ gateway-lock: .venv/test-ready ## Pin the packages of the gateway and list their
 	@$(PROJECT_RUN) python -m tests.tools.licences
 
 .uv/bin/uv:
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) -m pip does not run, and uv is missing:" \
+		"install pip (Debian, Ubuntu: apt install python3-pip) or uv (https://docs.astral.sh/uv)" >&2; exit 2; }
 	@echo "installing uv into .uv" >&2
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .uv uv >&2
+	@PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		--root-user-action=ignore --only-binary=:all: --target .uv uv >&2
 
 .venv/run-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@echo "installing the command and its packages into .venv" >&2
 	@$(UV) sync --quiet --locked --inexact --no-default-groups >&2
 	@touch $@
 
 .venv/relay-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@echo "installing the command, the relay and their packages into .venv" >&2
 	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra relay --extra mcp >&2
 	@touch $@ .venv/run-ready
 
 .venv/test-ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@echo "installing the project, its packages and the tools of its tests into .venv" >&2
 	@$(UV) sync --quiet --locked --all-extras >&2
 	@touch $@ .venv/run-ready .venv/relay-ready
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from litellm_openai_example.gateway.environment import find_uv
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONTRIBUTING = (ROOT / "docs/contributing.md").read_text()
 
 
 def uv(*arguments: str | Path, cwd: Path = ROOT) -> str:
@@ -70,21 +74,118 @@ def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
     uv("sync", "--locked", "--dry-run", "--quiet", "--no-default-groups", "--python", sys.executable, cwd=root)
 
 
-def test_the_workflow_runs_what_the_makefile_has_on_all_pythons() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
-    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+@pytest.mark.skipif(find_spec("ensurepip") is None, reason="needs ensurepip (Debian: python3-venv)")
+@pytest.mark.timeout(600)
+def test_the_install_lines_of_the_readme_work_with_a_python_that_refuses_pip(tmp_path: Path) -> None:
+    """As Debian's does outside a virtual environment. The lines are typed as they stand, in a checkout."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "litellm_openai_example", tmp_path / "litellm_openai_example")
+    block = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    lines = [line for line in block.splitlines() if "[relay]" not in line]  # the same way, with more packages
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "LANG"))}
+    env = {**kept, "HOME": str(tmp_path), "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin", "PIP_REQUIRE_VIRTUALENV": "1"}
+    typed = "\n".join([*lines, "litellm-example --help"])
+    done = subprocess.run(["bash", "-ec", typed], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: litellm-example" in done.stdout
+
+
+WORKFLOWS = {file.stem: yaml.safe_load(file.read_text()) for file in (ROOT / ".github/workflows").glob("*.yml")}
+
+
+def steps(job: dict[str, Any]) -> list[str]:
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def test_the_workflow_runs_what_ci_runs_on_all_pythons() -> None:
+    job = WORKFLOWS["test"]["jobs"]["test"]
     stated = [found[1] for one in PROJECT["classifiers"] if (found := re.fullmatch(r".*Python :: (3\.\d+)", one))]
-    assert versions == stated
+    assert job["strategy"]["matrix"]["python"] == stated
+    assert steps(job)[-1] == "bash .ci/run"
+    assert "${{ matrix.python }}" in job["container"]["image"]  # as root, on Debian: .ci/run then allows no skips
+    assert job["env"]["UV_PYTHON"] == "${{ matrix.python }}"
+
+
+def test_the_workflows_run_targets_of_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    run = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert (
-        {one.removeprefix("make ") for one in run if one.startswith("make ")}
-        == {"test", "test-lowest", "test-sdks"}
-        <= targets
+    run = {
+        line for flow in WORKFLOWS.values() for job in flow["jobs"].values() if "steps" in job for line in steps(job)
+    }
+    made = {line.removeprefix("make ") for line in run if line.startswith("make ")}
+    assert made == {"test-lowest", "test-sdks", "test-frameworks"}
+    assert made <= targets
+
+
+def test_each_job_that_installs_has_a_cache() -> None:
+    for name, flow in WORKFLOWS.items():
+        for job in flow["jobs"].values():
+            used = [step for step in job.get("steps", []) if step.get("uses", "").startswith("astral-sh/setup-uv")]
+            cached = [step for step in job.get("steps", []) if step.get("uses", "").startswith("actions/cache")]
+            assert all(step["with"]["enable-cache"] is (name != "release") for step in used)
+            assert used or cached or "steps" not in job or not any("make" in run or ".ci" in run for run in steps(job))
+    paths = next(
+        step["with"]["path"] for step in WORKFLOWS["test"]["jobs"]["test"]["steps"] if "cache" in step.get("uses", "")
     )
-    weekly = yaml.safe_load((ROOT / ".github/workflows/frameworks.yml").read_text())
-    assert weekly["jobs"]["frameworks"]["steps"][-1] == {"run": "make test-frameworks"}
-    assert "test-frameworks" in targets
+    assert paths.split() == ["/root/.cache/uv", "/root/.cache/litellm-openai-example"]
+
+
+def test_macos_and_windows_call_the_fake_gateway() -> None:
+    job = WORKFLOWS["test"]["jobs"]["client"]
+    assert set(job["strategy"]["matrix"]["system"]) == {"macos-latest", "windows-latest"}
+    assert steps(job)[-1].endswith("python -m tests.tools.smoke")
+    assert "--no-default-groups" in steps(job)[-1]
+
+
+def test_ci_installs_each_package_that_a_test_asks_for() -> None:
+    (installed,) = re.findall(
+        r"apt-get install .*?--no-install-recommends (.*?) >", (ROOT / ".ci/run").read_text(), re.DOTALL
+    )
+    named = {
+        name
+        for file in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"\(Debian: (?:apt-get install )?([\w-]+)\)", file.read_text())
+    }
+    assert named == set(installed.replace("\\", "").split())
+    assert named == set(re.findall(r"[\w-]+", re.findall(r"needs one \(([^)]*)\)", CONTRIBUTING)[0]))
+
+
+def test_a_release_is_tested_and_published_without_a_stored_secret() -> None:
+    flow = WORKFLOWS["release"]
+    assert flow[True] == {"push": {"tags": ["v*"]}}  # YAML reads `on` as true
+    jobs = flow["jobs"]
+    assert jobs["test"]["uses"] == "./.github/workflows/test.yml"
+    assert "workflow_call" in WORKFLOWS["test"][True]
+    assert jobs["build"]["needs"] == "test"
+    assert jobs["publish"]["needs"] == "build"
+    assert [name for name, job in jobs.items() if job.get("permissions", {}).get("id-token")] == ["publish"]
+    assert jobs["publish"]["environment"] == "pypi"
+    assert steps(jobs["publish"]) == ["uv publish --trusted-publishing always"]
+    assert "secrets." not in str(flow)
+    for step in ("git tag", "uv build", "trusted publish", "release.yml", "environment `pypi`"):
+        assert step in CONTRIBUTING.partition("## A release")[2], step
+
+
+def test_the_tag_of_a_release_is_compared_with_the_version() -> None:
+    (check,) = (run for run in steps(WORKFLOWS["release"]["jobs"]["build"]) if "GITHUB_REF_NAME" in run)
+    shell = check.replace("uv version", f"{find_uv()} version")
+    for tag, code in ((f"v{PROJECT['version']}", 0), ("v9.9.9", 1), (PROJECT["version"], 1)):
+        env = {**os.environ, "GITHUB_REF_NAME": tag}
+        assert subprocess.run(["bash", "-c", shell], cwd=ROOT, env=env, timeout=60).returncode == code
+
+
+def test_the_changelog_says_whether_the_version_is_released() -> None:
+    if not (ROOT / ".git").exists():
+        return  # an sdist has no tags
+    tags = subprocess.run(["git", "tag"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    head = (ROOT / "CHANGELOG.md").read_text().partition("## [Unreleased]")[0]
+    assert ("Nothing is released yet" in head) == (f"v{PROJECT['version']}" not in tags)
+
+
+def test_no_entry_of_the_changelog_stands_twice() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    entries = [re.findall(r"\w+", entry)[:8] for entry in re.split(r"^\* ", text, flags=re.MULTILINE)[1:]]
+    assert [entry for number, entry in enumerate(entries) if entry in entries[:number]] == []
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -88,6 +88,11 @@ def test_the_library_runs(configured: ScriptedServer) -> None:
     assert (done.stdout, done.returncode) == ("OK\n", 0), done.stderr
 
 
+def test_the_smoke_test_of_windows_runs() -> None:
+    done = run("import runpy\nrunpy.run_module('tests.tools.smoke', run_name='__main__')")
+    assert (done.stdout, done.returncode) == ("7 requests, 6 answers\n", 0), done.stderr
+
+
 @pytest.mark.parametrize("program", ["relay", "mcp"])
 def test_the_servers_can_be_imported(program: str) -> None:
     done = run(f"sys.argv = ['x', '--help']\nfrom litellm_openai_example.{program}.__main__ import main\nmain()")

@@ -111,7 +111,7 @@ def _started(directory: GatewayDirectory, port: int, timeout: int) -> Iterator[t
         proxy = stack.enter_context(
             Proxy(routes, directory=directory, port=port, env=env, demo=() if keys else MODELS, tell=_tell)
         )
-        with progress(f"starting LiteLLM at {proxy.base_url} (about 10 s)", _tell) as show:
+        with progress(f"starting LiteLLM at {proxy.base_url}", _tell, expected=10) as show:
             proxy.wait_until_ready(timeout, show)
         if not keys:
             _tell(_NO_LLM)  # last, so that it stands right above the answer
@@ -137,6 +137,8 @@ def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
+        if os.environ.get("UV"):  # `uv run` found the command in an environment that the user's shell does not have
+            click.echo(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
         _tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
         proxy.wait()
         raise GatewayUnavailable(f"the proxy ended unexpectedly{proxy.log_tail()}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -14,13 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 from ..state import cache_dir
 from .children import GatewayUnavailable, death_signal
-from .progress import progress
+from .progress import Show, progress
 
 REQUIREMENTS = "requirements.txt"
 _DONE = ".complete"
+# `Downloading numpy (16.1MiB)` and ` Downloaded numpy`, as uv writes them to a file.
+_STARTED = re.compile(rb"^Downloading (\S+) \((\d+(?:\.\d+)?)(KiB|MiB|GiB)\)$", re.MULTILINE)
+_FINISHED = re.compile(rb"^ Downloaded (\S+)$", re.MULTILINE)
+_UNITS = {b"KiB": 2**10, b"MiB": 2**20, b"GiB": 2**30}
+_DOWNLOAD_LINE = re.compile(r"^ ?Download(ing|ed) .*\n", re.MULTILINE)
 
 
 def ensure(tell: Callable[[str], None]) -> Path:
@@ -77,23 +85,25 @@ def _install(root: Path, python: Path, requirements: Path, lock: int, tell: Call
     uv = find_uv()
     (root / _DONE).unlink(missing_ok=True)  # first: an interrupted removal must not leave the mark behind
     shutil.rmtree(root, ignore_errors=True)
-    with progress("installing LiteLLM (once, about 470 MB in the cache directory)", tell) as show:
+    with progress("installing LiteLLM (once, about 470 MB on disk)", tell) as show:
         _run([uv, "venv", "--quiet", "--python", sys.executable, str(root)], lock, show)
-        # --no-deps: the pins are complete, and leave out dependencies that a gateway never imports (excluded.in).
-        _run([uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--no-deps",
+        # Not --quiet: the lines about downloads are counted. --no-deps: the pins are complete, and leave out
+        # dependencies that a gateway never imports (excluded.in).
+        _run([uv, "pip", "install", "--python", str(python), "--require-hashes", "--no-deps",
               "--requirements", str(requirements)], lock, show)  # fmt: skip
     # uv leaves bytecode to the first start, which would then compile thousands of modules.
-    with progress("compiling LiteLLM's bytecode (once, about 20 s)", tell) as show, suppress(GatewayUnavailable):
+    with progress("compiling LiteLLM's bytecode", tell, expected=20) as show, suppress(GatewayUnavailable):
         _run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(root / "lib")], lock, show)
     (root / _DONE).touch()
 
 
-def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
+def _run(command: list[str], lock: int, show: Show) -> None:
     """Run a step of the installation, and quote its output in the error if it fails.
 
     The step inherits the lock: if it outlives this process, no other may write into the directory yet.
     """
-    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env = {**_certificates(), **os.environ}
+    env.pop("VIRTUAL_ENV", None)
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
         try:
@@ -109,18 +119,36 @@ def _run(command: list[str], lock: int, show: Callable[[int], None]) -> None:
         except OSError as error:
             raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
         try:
-            while _still_runs(process):
-                show(int(time.monotonic() - started))
+            running = True
+            while running:
+                running = _still_runs(process)
+                show(int(time.monotonic() - started), megabytes_fetched(_content(said)))
         except BaseException:
             process.terminate()
             process.wait()
             raise
         if process.returncode:
-            said.seek(0)
-            text = said.read().decode(errors="replace").strip()
+            text = _DOWNLOAD_LINE.sub("", _content(said).decode(errors="replace")).strip()
             what = " ".join(command[1:3]) if command[1] == "pip" else command[1]
             failed = f"LiteLLM could not be installed: uv {what} ended with {process.returncode}"
             raise GatewayUnavailable(f"{failed}:\n{text}" if text else failed)
+
+
+def megabytes_fetched(output: bytes) -> int:
+    """Return the megabytes (10^6 bytes) of the downloads that uv reports as finished; it reports those over 1 MiB."""
+    sizes = {name: float(size) * _UNITS[unit] for name, size, unit in _STARTED.findall(output)}
+    return round(sum(sizes.get(name, 0.0) for name in _FINISHED.findall(output)) / 1e6)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """Return what a child process has written so far, without moving the position that it shares with this process."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+
+
+def _certificates() -> dict[str, str]:
+    """Return the setting that lets uv trust a company's proxy as pip does, if this machine has a store."""
+    store = ssl.get_default_verify_paths()
+    return {"UV_SYSTEM_CERTS": "1"} if store.cafile or store.capath else {}
 
 
 def _still_runs(process: subprocess.Popen[bytes]) -> bool:

@@ -21,7 +21,7 @@ _ended = Counter(f"{_NAME}_ended", "Ended runs by state and error code.", ["stat
 _indeterminate = Counter(
     f"{_NAME}_indeterminate", "Runs that may have been paid for without a result.", registry=_counters
 )
-_cost = Counter(f"{_NAME}_cost_usd", "Cost of ended runs as the gateway reported it.", registry=_counters)
+_cost = Counter(f"{_NAME}_cost_usd", "Cost of ended runs as the gateway reported it.", ["model"], registry=_counters)
 _upstream_errors = Counter(
     f"{_NAME}_upstream_errors", "Failed calls of the gateway by kind.", ["call", "kind"], registry=_counters
 )
@@ -46,11 +46,15 @@ def count_adapted(kind: ErrorKind) -> None:
     _adapted.labels(kind.value).inc()
 
 
-def count_ended(state: str, error_code: str | None, cost: float | None) -> None:
+def count_ended(state: str, error_code: str | None) -> None:
     _ended.labels(state, error_code or "").inc()
-    _cost.inc(max(0.0, cost or 0.0))
     if error_code == "submission_indeterminate":
         _indeterminate.inc()
+
+
+def count_cost(model: str, cost: float | None) -> None:
+    """Add the US dollars of a run by RELAY_MODEL, rather than by the name that the gateway answers with."""
+    _cost.labels(model).inc(max(0.0, cost or 0.0))
 
 
 def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from litellm_openai_example import ConfigurationError
 from litellm_openai_example.gateway import environment
 from litellm_openai_example.gateway.children import GatewayUnavailable
 from litellm_openai_example.gateway.environment import ensure, find_uv
+from litellm_openai_example.gateway.progress import progress
 
 from ..tools.ending import has_ended
 from ..tools.licences import DOCUMENT, pinned
@@ -58,11 +60,11 @@ def test_the_environment_is_installed_once(calls: Path) -> None:
     assert ensure(told.append) == python
     made, installed = calls.read_text().splitlines()
     assert made.startswith(f"venv --quiet --python {sys.executable} ")
-    for option in ("--require-hashes", "--no-deps", "--quiet", f"--python {python}"):
+    for option in ("--require-hashes", "--no-deps", f"--python {python}"):
         assert option in installed
     assert told == [
-        "installing LiteLLM (once, about 470 MB in the cache directory)",
-        "compiling LiteLLM's bytecode (once, about 20 s)",
+        "installing LiteLLM (once, about 470 MB on disk)",
+        "compiling LiteLLM's bytecode (about 20 s)",
     ]
 
 
@@ -245,3 +247,91 @@ def test_each_pin_names_its_dependant_and_the_command_that_renews_it() -> None:
 def test_the_licence_of_each_pin_is_listed() -> None:
     rows = re.findall(r"^\| ([a-z0-9._-]+) \| ([^|]+) \| ([^|]+) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert {name: version for name, version, _ in rows} == pinned()
+
+
+def test_uv_trusts_the_certificates_of_the_system(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (calls.parent / "uv").read_text()
+    (calls.parent / "uv").write_text(script.replace('echo "$@"', 'echo "certs=$UV_SYSTEM_CERTS"'))
+    no_store = ssl.DefaultVerifyPaths(None, None, "", "", "", "")  # type: ignore[arg-type] # typeshed lacks the None
+    monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
+    ensure(lambda _: None).unlink()
+    monkeypatch.setenv("UV_SYSTEM_CERTS", "0")
+    ensure(lambda _: None).unlink()
+    monkeypatch.delenv("UV_SYSTEM_CERTS")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: no_store)
+    ensure(lambda _: None)
+    assert calls.read_text().split() == 2 * ["certs=1"] + 2 * ["certs=0"] + 2 * ["certs="]
+
+
+def test_work_that_takes_longer_than_announced_says_so_once() -> None:
+    told: list[str] = []
+    with progress("starting LiteLLM", told.append, expected=10) as show:
+        for second in (1, 19, 20, 21, 60):
+            show(second)
+    assert told == ["starting LiteLLM (about 10 s)", "still starting LiteLLM: 20 s, longer than usual"]
+
+
+def test_work_of_unknown_duration_is_never_late() -> None:
+    told: list[str] = []
+    with progress("installing LiteLLM", told.append) as show:
+        show(600)
+    assert told == ["installing LiteLLM"]
+
+
+def test_the_late_line_of_a_terminal_does_not_wrap(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    told: list[str] = []
+    with progress("starting LiteLLM at http://127.0.0.1:65535", told.append, expected=10) as show:
+        show(9)
+        show(119)
+    shown = capsys.readouterr().err.split("\r\x1b[K")
+    assert told == []
+    assert shown[2].endswith("(about 10 s): 9 s")
+    assert shown[3] == "[gateway] starting LiteLLM at http://127.0.0.1:65535: 119 s, longer than usual"
+    assert all(len(part) < 80 for part in shown)
+
+
+@pytest.fixture
+def downloading(calls: Path) -> Path:
+    """The stand-in for uv with lines as uv 0.13.9 writes them; one download is under way."""
+    said = r'printf "Resolved 3 packages\nDownloading litellm (20.5MiB)\nDownloading numpy (1.5GiB)\n'
+    said += r'Downloading a (900.0KiB)\n Downloaded litellm\n Downloaded a\n" >&2;'
+    script = (calls.parent / "uv").read_text()
+    (calls.parent / "uv").write_text(script.replace("pip) ", f"pip) {said} "))
+    return calls
+
+
+def test_the_installation_counts_megabytes_on_a_terminal(
+    downloading: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    ensure(lambda _: None)
+    shown = capsys.readouterr().err.split("\r\x1b[K")
+    assert any(re.search(r"about 470 MB on disk\): \d+ s, 22 MB fetched$", part) for part in shown)
+    assert all(len(part) < 80 for part in shown)
+
+
+@pytest.mark.parametrize(
+    ("output", "megabytes"),
+    [
+        (b"", 0),
+        (b"Downloading numpy (16.1MiB)\n", 0),
+        (b"Downloading numpy (16.1MiB)\n Downloaded numpy\n", 17),
+        (b"Downloading numpy (1GiB)\n Downloaded numpy\n", 1074),
+        (b"Downloading numpy\n Downloaded numpy\n Downloaded other\n", 0),
+        (b"\xff\x00 Downloading numpy (16.1MiB)\n Downloaded", 0),
+    ],
+)
+def test_megabytes_come_from_the_lines_of_uv(output: bytes, megabytes: int) -> None:
+    assert environment.megabytes_fetched(output) == megabytes
+
+
+def test_a_failed_installation_is_quoted_without_the_downloads(
+    downloading: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_UV_EXIT", "1")
+    with pytest.raises(GatewayUnavailable) as failed:
+        ensure(lambda _: None)
+    assert str(failed.value).endswith("ended with 1:\nResolved 3 packages\nno such package")

@@ -164,6 +164,16 @@ def test_the_exports_are_all_of_stdout(launcher: Launcher) -> None:
     assert process.returncode == 0
 
 
+def test_the_shell_of_a_user_of_uv_finds_the_command(launcher: Launcher) -> None:
+    process, exports = launcher.serve(UV="/somewhere/uv")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    shell = f"{line}litellm-example --help >/dev/null && command -v litellm-example && echo $LITELLM_BASE_URL"
+    env = {"PATH": "/usr/bin:/bin", "LITELLM_BASE_URL": exports["LITELLM_BASE_URL"]}
+    found = subprocess.run(["sh", "-c", shell], env=env, capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines() == [str(Path(sys.executable).parent / "litellm-example"), env["LITELLM_BASE_URL"]]
+
+
 def test_with_an_http_proxy_loopback_is_exported_too(launcher: Launcher) -> None:
     process, _ = launcher.serve(HTTPS_PROXY="http://proxy.example:3128", NO_PROXY="intranet;x")
     assert process.stdout is not None

@@ -7,6 +7,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -17,18 +18,19 @@ import pytest
 import trustme
 import yaml
 from click.testing import CliRunner
-from prometheus_client.parser import text_string_to_metric_families
 
-from litellm_openai_example.errors import ErrorKind
+from litellm_openai_example.gateway.environment import find_uv
 from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.__main__ import relay as relay_command
 
 from ..fakes.gateway import Fault, Gateway
-from ..fakes.scripted import eventually, free_port
+from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, free_port, reply
+from ..tools.licences import pinned
 from .conftest import StartRelay
 from .running import body, token
 
-DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "docs" / "deploy"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SYSTEMD = shutil.which("systemd-analyze")
 
@@ -58,30 +60,131 @@ def test_the_image_holds_all_package_files() -> None:
         assert (DEPLOY / ".." / ".." / path).exists(), path
 
 
-def test_the_installed_extras_include_agents() -> None:
-    """The files install only extras of the package, including `mcp`."""
-    extras = tomllib.loads((DEPLOY / ".." / ".." / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for file in ("Dockerfile", "litellm-relay.service"):
-        (installed,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / file).read_text())
-        assert set(installed.split(",")) == set(extras), file
+def test_what_is_installed_serves_agents_too() -> None:
+    """All that the files name is an extra of the package, and `/mcp` is among it."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (unit,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / "litellm-relay.service").read_text())
+    assert set(unit.split(",")) == set(extras)
+    assert set(re.findall(r"--extra (\w+)", (DEPLOY / "Dockerfile").read_text())) == set(extras)
 
 
-def test_every_metric_of_the_alerts_exists(start_relay: StartRelay) -> None:
-    api = start_relay().api
-    api.wait(api.start())
-    families = text_string_to_metric_families(api.call("GET", "/metrics").text)
-    samples = {sample.name: sample.labels for family in families for sample in family.samples}
-    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len({rule["alert"] for rule in rules}) == len(rules)
-    for rule in rules:
-        named = re.findall(r"(litellm_relay_\w+)(?:\{(.*?)\})?", rule["expr"])
-        assert named
-        for name, labels in named:
-            assert name in samples, rule["alert"]
-            assert set(re.findall(r"(\w+)=", labels)) <= set(samples[name])
-        for kind in "|".join(re.findall(r'kind=~"(.*?)"', rule["expr"])).split("|"):
-            assert not kind or kind in set(ErrorKind)
+@pytest.mark.timeout(600)
+def test_the_image_has_the_versions_of_the_lock_file(tmp_path: Path) -> None:
+    """The steps of the build, run here in place of a container."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (copied,) = re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)
+    for name in (*copied.split(), "litellm_openai_example"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    (install,) = re.findall(r"^RUN uv (sync .+)$", dockerfile, re.MULTILINE)
+    target = tmp_path / "environment"
+    cleared = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env = {**cleared, "UV_PROJECT_ENVIRONMENT": str(target), "UV_PYTHON": sys.executable}
+    command = [find_uv(), *install.replace("--compile-bytecode", "").split()]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(tmp_path / "litellm_openai_example")  # the image keeps the environment alone
+    listed = [str(target / "bin/python"), "-c", "import importlib.metadata as m; "
+              "print(*(f'{one.name}=={one.version}' for one in m.distributions()))"]  # fmt: skip
+    installed = subprocess.run(listed, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout.split()
+    locked = {f"{one['name']}=={one['version']}" for one in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    assert {"fastapi", "mcp"} <= {one.partition("==")[0] for one in installed}
+    assert {
+        re.sub(r"[-_.]+", "-", one.partition("==")[0]).lower() + "==" + one.partition("==")[2] for one in installed
+    } <= locked
+    assert not any(one.startswith("pytest==") for one in installed)
+    helped = subprocess.run([target / "bin/litellm-relay", "--help"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert helped.returncode == 0
+
+
+def test_images_have_versions_and_litellm_the_one_that_the_tests_run_with() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    images = {name: service["image"] for name, service in services.items() if "image" in service}
+    for image in images.values():
+        assert re.search(r":v?\d+(\.\d+)*$", image), image
+    assert images["litellm"].rpartition(":")[2] == f"v{pinned()['litellm']}"
+
+
+def test_only_litellm_and_the_service_that_makes_the_key_have_the_master_key() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    holders = {name for name, service in services.items() if "LITELLM_MASTER_KEY" in str(service)}
+    assert holders == {"litellm", "relay-key"}
+    assert services["relay"]["environment"]["LITELLM_API_KEY"] == "${LITELLM_RELAY_KEY:?}"
+    assert services["relay-key"]["environment"]["LITELLM_RELAY_KEY"] == "${LITELLM_RELAY_KEY:?}"
+    assert "DATABASE_URL" in services["litellm"]["environment"]  # without one LiteLLM has no virtual keys
+
+
+def test_each_service_waits_until_what_it_needs_is_healthy() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        needed = service.get("depends_on", {})
+        assert isinstance(needed, dict), name
+        for other, how in needed.items():
+            if how["condition"] == "service_completed_successfully":
+                assert services[other]["restart"] == "on-failure"
+                continue
+            assert how["condition"] == "service_healthy", (name, other)
+            built = "build" in services[other] and "HEALTHCHECK" in (DEPLOY / "Dockerfile").read_text()
+            assert built or "healthcheck" in services[other], other
+    assert set(services["relay"]["depends_on"]) == {"postgres", "litellm", "relay-key"}
+
+
+def test_the_secrets_of_the_compose_file_are_listed_in_its_head() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    head = text.partition("name:")[0]
+    used = set(re.findall(r"\$\{(\w+)", text))
+    assert used == set(re.findall(r"\b[A-Z_]{8,}\b", head))
+
+
+RELAY_KEY, MASTER_KEY = "sk-relay-0123456789", "sk-master-0123456789"
+
+
+def make_key(url: str, **env: str) -> subprocess.CompletedProcess[str]:
+    given = {"LITELLM_BASE_URL": url, "LITELLM_MASTER_KEY": MASTER_KEY, "LITELLM_RELAY_KEY": RELAY_KEY, **env}
+    command = [sys.executable, str(DEPLOY / "relay_key.py")]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert not {RELAY_KEY, MASTER_KEY} & set(re.findall(r"sk-[\w-]+", done.stdout + done.stderr))
+    return done
+
+
+def test_the_relay_gets_a_virtual_key_once(gateway: ScriptedServer) -> None:
+    made: list[Seen] = []
+
+    def litellm(seen: Seen) -> Answer:
+        if seen.method == "GET":
+            return reply({"data": []}) if made else reply({"error": {"message": "Invalid key"}}, 401)
+        made.append(seen)
+        return reply({"key": RELAY_KEY})
+
+    gateway.script = litellm
+    for _ in range(2):
+        assert make_key(gateway.url).returncode == 0
+    (seen,) = made
+    assert seen.path == "/key/generate"
+    assert seen.headers["authorization"] == f"Bearer {MASTER_KEY}"
+    assert seen.json == {"key": RELAY_KEY, "key_alias": "litellm-relay-6789"}
+    assert {one.headers["authorization"] for one in gateway.seen if one.method == "GET"} == {f"Bearer {RELAY_KEY}"}
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_key_that_cannot_be_made_fails_in_one_line(status: int, gateway: ScriptedServer) -> None:
+    gateway.script = lambda seen: reply({"error": {"message": f"{RELAY_KEY} {MASTER_KEY}"}}, status)
+    done = make_key(gateway.url)
+    assert done.returncode == 1
+    assert done.stderr == f"LiteLLM answers {status} to /key/generate: see its log\n"
+
+
+def test_an_unreachable_litellm_fails_in_one_line() -> None:
+    done = make_key(f"http://127.0.0.1:{free_port()}")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "cannot be reached" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["", "relay-0123456789", "sk-short"])
+def test_a_key_that_litellm_would_refuse_is_named(key: str) -> None:
+    done = make_key("http://127.0.0.1:1", LITELLM_RELAY_KEY=key)
+    assert (done.returncode, done.stderr) == (2, 'LITELLM_RELAY_KEY must start with "sk-" and have 16 characters\n')
 
 
 @pytest.mark.skipif(SYSTEMD is None, reason="needs systemd-analyze (Debian: systemd)")

@@ -18,8 +18,12 @@ from .running import ThreadedRelay, environment, relay_process
 def values(relay: ThreadedRelay, **headers: str) -> dict[tuple[str, str], float]:
     answer = relay.api.call("GET", "/metrics", headers=headers)
     assert answer.status_code == 200
-    families = text_string_to_metric_families(answer.text)
-    return {(s.name, s.labels.get("state", "")): s.value for family in families for s in family.samples}
+    found: dict[tuple[str, str], float] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for s in family.samples:  # summed over the models of the relays that this process has had
+            key = s.name, s.labels.get("state", "")
+            found[key] = found.get(key, 0) + s.value
+    return found
 
 
 def test_metrics(relay: ThreadedRelay) -> None:

@@ -11,7 +11,7 @@ from ..ledger.outages import LedgerUnavailable, Unstorable
 from ..ledger.records import Outcome, Piece, Record
 from ..ledger.states import Ledger
 from ..log import kind_and_place, log, log_run
-from ..metrics import count_ended, count_submitted
+from ..metrics import count_cost, count_ended, count_submitted
 from ..settings import Settings
 
 T = TypeVar("T")
@@ -114,7 +114,8 @@ class Row:
         if outcome.state == "failed":
             model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
-        count_ended(outcome.state, outcome.error_code, cost)
+        count_ended(outcome.state, outcome.error_code)
+        count_cost(self._settings.model, cost)
         log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
 
     def _with_text(self, outcome: Outcome) -> Outcome:

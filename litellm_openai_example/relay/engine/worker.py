@@ -13,7 +13,7 @@ from ..ledger.records import Record
 from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT
 from ..ledger.states import INDETERMINATE, Ledger
 from ..log import kind_and_place, log
-from ..metrics import count_ended
+from ..metrics import count_cost, count_ended
 from ..settings import Settings
 from ..tasks import keep_going
 from .gate import Gate, until_next_try
@@ -48,6 +48,7 @@ class Worker:
         self._ledger = ledger
         self._upstream = upstream
         self._settings = settings
+        count_cost(settings.model, 0.0)  # a series that exists from the start shows its first cost in an increase
         self._timings = settings.timings
         self._gate = Gate(settings.submits, settings.timings.polls_per_second)
         self._lease = Lease(ledger, settings.timings.lease)
@@ -232,7 +233,7 @@ class Worker:
             await self._ledger.requeue(record.id, until_next_try(record.attempts, None, self._timings))
             self.wake()
         elif record.state in IN_FLIGHT and await self._ledger.settle(record.id, INDETERMINATE):
-            count_ended("failed", INDETERMINATE.error_code, None)
+            count_ended("failed", INDETERMINATE.error_code)
             log.warning("%s: the ledger says that it was sent, this process knows no more (%s)", record.id, _UNKNOWN)
 
     # A ledger that was set back
@@ -263,7 +264,7 @@ class Worker:
         if upstream_id is not None:
             self._run(replace(record, state="running", owner=self._ledger.worker, upstream_id=upstream_id))
         elif await self._ledger.settle(record.id, INDETERMINATE):
-            count_ended("failed", INDETERMINATE.error_code, None)
+            count_ended("failed", INDETERMINATE.error_code)
             log.warning("%s: it ended, and the ledger forgot how (%s)", record.id, _UNKNOWN)
 
     async def _recover(self) -> None:
@@ -276,7 +277,7 @@ class Worker:
         if await self._ledger.requeue_orphans(may_declare_dead=may):
             self.wake()
         for record in await self._ledger.fail_orphans(may_declare_dead=may):
-            count_ended("failed", "submission_indeterminate", None)
+            count_ended("failed", "submission_indeterminate")
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         try:
             # Beyond RELAY_MAX_RUNNING too: these run at the gateway already, where a result is kept for minutes only,

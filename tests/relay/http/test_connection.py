@@ -216,7 +216,7 @@ class TestUpgrade:
         answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
         assert statuses(answer) == [408]
 
-    @pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
+    @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java (Debian: default-jdk-headless)")
     def test_the_java_client(self, relay: ThreadedRelay, upstream: Gateway, tmp_path: Path) -> None:
         (tmp_path / "Start.java").write_text(JAVA)
         content = json.dumps(body("Why?", background=True))
