@@ -132,6 +132,8 @@ def _why_unknown(sent: Sequence[Post], kills: Sequence[float]) -> str:
 
 def _expected(run: Run, sent: Sequence[Post]) -> str | None:
     paid = next((post for post in sent if post.paid), None)
+    if run.error_code == "gateway_rejected_request":
+        return "failed" if paid is None and sent and sent[-1].refused else None
     if run.cancelled and run.status == "cancelled":
         return "cancelled"
     return paid.ends_as if paid is not None and paid.answered else None
