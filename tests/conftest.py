@@ -30,6 +30,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 # A shell ignores Ctrl-C in its background jobs, and children inherit that: tests that interrupt a child would hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as `nohup` leaves it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests that need uv find the one that make has installed, also when they run without make.
 os.environ["PATH"] += f"{os.pathsep}{Path(__file__).parents[1] / '.uv/bin'}"

@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from litellm_openai_example.research.contract import INVOCATIONS_PATH, MAX_BODY_
 
 from ...fakes.gateway import Gateway
 from ...tools.chance import FIXED
-from ..running import Json, ThreadedRelay, body, settings
+from ..running import FAST, Json, ThreadedRelay, body, settings
 
 MARK = "words-that-must-not-come-back"
 
@@ -227,7 +228,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     gateway = Gateway().start()
     gateway.seconds = 0
     url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.sqlite3"
-    with ThreadedRelay(settings(url, gateway, wait=1.0, max_running=200, api_key=request.param)) as relay:
+    with ThreadedRelay(
+        settings(url, gateway, wait=1.0, max_running=200, api_key=request.param, timings=replace(FAST, body=60.0))
+    ) as relay:
         yield relay
     gateway.stop()
 
