@@ -53,7 +53,9 @@ def count_ended(state: str, error_code: str | None) -> None:
 
 
 def count_cost(model: str, cost: float | None) -> None:
-    """Add the US dollars of a run by RELAY_MODEL, rather than by the name that the gateway answers with."""
+    """Add the US dollars of a run under RELAY_MODEL."""
+    # Not under the name that the gateway answers with: any gateway could then create any number of series. A counter
+    # must not fall either, so a negative cost counts as none.
     _cost.labels(model).inc(max(0.0, cost or 0.0))
 
 
@@ -66,10 +68,11 @@ def exposition(*, waiters: int, runs: Mapping[str, tuple[int, float]] | None, se
 
     Args:
         waiters: clients that wait or watch at this process.
-        runs: the number of unfinished runs and the age of the oldest in seconds, by state; None without an answer of
-            the ledger.
+        runs: the number of unfinished runs and the age of the oldest in seconds, by state; None if the ledger did not
+            answer.
         seconds: that the ledger took to answer.
     """
+    # A registry for each answer: a gauge that the ledger did not answer for must be absent, not show its last value.
     registry = CollectorRegistry()
     Gauge(f"{_NAME}_waiters", "Clients that wait or watch at this process.", registry=registry).set(waiters)
     Gauge(f"{_NAME}_ledger_up", "Whether the ledger answers.", registry=registry).set(runs is not None)

@@ -29,9 +29,9 @@ async def keep_going(
 
     Args:
         name: the loop's name in the log.
-        step: one round; it waits for its own next turn.
-        pause: seconds until the round after a failed one.
-        expected: outages that another part reports; not logged here.
+        step: one round, including the wait until it is due.
+        pause: seconds between a failed round and the next one.
+        expected: outages that are logged elsewhere.
     """
     failing = ""
     while True:
@@ -41,6 +41,7 @@ async def keep_going(
             await asyncio.sleep(pause)
         except Exception as error:
             kind = kind_and_place(error)
+            # By its kind: a second fault behind the first is logged, and the same one does not fill the log.
             if kind != failing:
                 log.error("%s failed (%s) and goes on", name, kind)
             failing = kind
@@ -52,13 +53,13 @@ async def keep_going(
 
 
 class Batch(Generic[Item, Result]):
-    """A call that takes one item and is answered together with the others that arrive while it waits.
+    """A call for one item, answered together with those of other callers.
 
-    An item that arrives during a call joins the next one, so its result reflects the state after it was submitted. An
-    item is answered even if its caller is cancelled: a change that a job has submitted must not be lost with the job.
+    An item that arrives during a call joins the next one, so its result reflects the state after it was submitted. It is
+    processed even if its caller is cancelled: a change that a job has submitted must not be lost with the job.
 
     Args:
-        answer: takes items; returns a result or an exception for each, in the same order.
+        answer: takes items, and returns a result or an exception for each, in the same order.
         largest: most items per call.
     """
 
@@ -79,7 +80,7 @@ class Batch(Generic[Item, Result]):
         return await done
 
     async def close(self) -> None:
-        """Cancel the call in progress and everyone who waits."""
+        """Cancel the call in progress and all callers that wait."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -105,7 +106,7 @@ class Batch(Generic[Item, Result]):
     async def _answer_group(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             answers: Sequence[Result | Exception] = await self._answer([item for item, _ in group])
-        except Exception as error:
+        except Exception as error:  # of the whole call, such as an outage: no item was answered
             answers = [error] * len(group)
         except asyncio.CancelledError:
             for _, done in group:

@@ -1,1 +1,1 @@
-"""The engine: jobs, each of which runs one invocation, and the worker that owns them."""
+"""The engine: the worker of a process and its jobs, one for each invocation that it runs."""

@@ -1,8 +1,8 @@
-"""Fields that a model refuses: the change of the request, and how long it is remembered.
+"""Fields that a model refuses: the change of the request, and the memory of the refusal.
 
-What was refused with a 400 was not executed, so it may be asked again otherwise. A refusal may come from a fallback
-model or from one wrong deployment of many, so it is remembered only for the model that then answered, and for a
-bounded time; and what the operator asks for in `RELAY_REQUEST` is never taken out.
+A request that was refused with a 400 was not executed, so it may be repeated with a change. The refusal may come from a
+fallback model or from one wrong deployment of many, so it is remembered for a bounded time, and only for the model that
+answered then. A field that the operator sets in `RELAY_REQUEST` is never removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .prompt import with_other_search_tool, without
 
 
 class _Change(NamedTuple):
-    """A change of a request (None if it cannot be made), the field that it removes, and its words for the log."""
+    """A change of a request, the field that it removes, and its words for the log. `make` returns None if it cannot."""
 
     make: Callable[[JsonObject], JsonObject | None]
     takes_out: str = ""
@@ -27,14 +27,14 @@ class _Change(NamedTuple):
 
 
 _CHANGES = {
-    # Its own reverse, so it takes nothing out that the operator has asked for.
+    # Only a name changes, so nothing is removed that the operator has set.
     ErrorKind.UNSUPPORTED_TOOL: _Change(with_other_search_tool, words="with the search tool's other name"),
     ErrorKind.UNSUPPORTED_REASONING: _Change(lambda r: without("reasoning", r), "reasoning", "without `reasoning`"),
-    # Without the field the client would add it; null leaves it out.
+    # The SDK adapter adds an absent `store`, and drops one of null.
     ErrorKind.UNSUPPORTED_STORE: _Change(
         lambda r: {**r, "store": None} if r.get("store") else None, "store", "without `store`"
     ),
-    # Said of one run, which might have streamed on another day: not remembered.
+    # Without words, so not remembered: the next run may stream.
     ErrorKind.UNSUPPORTED_STREAM: _Change(lambda r: without("stream", r)),
 }
 _REMEMBERED = frozenset(kind for kind, change in _CHANGES.items() if change.words)
@@ -44,8 +44,8 @@ class Adaptations:
     """The recent refusals of the models behind one gateway.
 
     Args:
-        explicit: fields that the operator asks for: a refusal of one stands.
-        seconds: how long a refusal is remembered.
+        explicit: fields that the operator has set: the refusal of one stands.
+        seconds: for which a refusal is remembered.
     """
 
     def __init__(self, *, explicit: Collection[str], seconds: float) -> None:
@@ -54,7 +54,7 @@ class Adaptations:
         self._until: dict[tuple[str, ErrorKind], float] = {}
 
     def begin(self, request: JsonObject) -> Adapted:
-        """Return the request as the model that it names has taken it before."""
+        """Return the request with the changes that its model has recently required."""
         now = time.monotonic()
         self._until = {known: until for known, until in self._until.items() if until > now}
         adapted = Adapted(request, self._explicit)
@@ -64,11 +64,11 @@ class Adaptations:
         return adapted
 
     def learn(self, adapted: Adapted, answered_by: str | None, deployment: str | None) -> None:
-        """Remember what was refused before a request was accepted.
+        """Remember the refusals that preceded an accepted request.
 
         Args:
             answered_by: the model that answered, as the answer names it; None if it names none.
-            deployment: LiteLLM's id of the deployment that answered: what another one has refused tells nothing.
+            deployment: LiteLLM's id of the deployment that answered. The refusal of another one says nothing about it.
         """
         asked = adapted.model
         name = asked if answered_by is None or _is_same(asked, answered_by) else answered_by
@@ -89,12 +89,12 @@ class Adaptations:
 
 
 class Adapted:
-    """One request on its way: as it is to be sent next, and what was refused of it.
+    """A request with the changes made to it so far, and its refusals.
 
     Attributes:
-        request: the body.
-        kinds: the changes that were made to it.
-        refusals: what the gateway has refused, and the deployment that did, if it says so.
+        request: the body to send next.
+        kinds: the changes in it, by the kind of the refusal.
+        refusals: the gateway's refusals by kind, each with the deployment that refused, if known.
     """
 
     def __init__(self, request: JsonObject, explicit: Set[str]) -> None:
@@ -105,18 +105,19 @@ class Adapted:
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
+        """The model that the request names."""
         return str(self.request["model"])
 
     def refused(self, kind: ErrorKind, deployment: str | None) -> bool:
-        """Change the request after a refusal; return False if it must stand."""
+        """Change the request after a refusal; return False if the refusal stands."""
+        # Each kind once: a gateway that refuses both names of a tool would be asked forever.
         if kind in self.refusals or not self.adapt(kind):
             return False
         self.refusals[kind] = deployment
         return True
 
     def adapt(self, kind: ErrorKind) -> bool:
-        """Change the request as far as that is possible and the operator does not ask for what would be taken out."""
+        """Change the request. Return False if that is impossible, or would remove a field that the operator has set."""
         change = _CHANGES.get(kind)
         changed = None if change is None or change.takes_out in self._explicit else change.make(self.request)
         if changed is None:
@@ -126,6 +127,6 @@ class Adapted:
 
 
 def _is_same(asked: str, answered: str) -> bool:
-    """Is the model that answered the one that was asked? It may add a date, or lack the provider's prefix."""
+    """Is the model that answered the requested one? Its name may add a date, or lack the provider's prefix."""
     asked, answered = (name.rpartition("/")[2] for name in (asked, answered))
     return answered == asked or answered.startswith(f"{asked}-20")

@@ -41,7 +41,7 @@ class NotSent(Exception):
 
 
 class HeldBack(Exception):
-    """The request was held back, because the ledger does not confirm that the run is this process's."""
+    """The request was held back: it was cancelled, or the ledger does not confirm that the run is this process's."""
 
 
 class OutcomeUnknown(Exception):
@@ -54,9 +54,9 @@ class PollFailed(PortableError):
     Attributes:
         missing: the gateway itself says that it does not know the response.
         hopeless: the gateway itself says that it can never be polled.
-        outage: there was no answer, or one of something else than the gateway (a proxy's page, an ingress without a
-            route), or one that blames the server: it says nothing of this response in particular.
-        poll_after: never a wish of the gateway, unlike that of a reply.
+        outage: no answer arrived, or an error of something other than the gateway (a proxy's page, an ingress without a
+            route), or one that blames the server rather than this response.
+        poll_after: always None; the counterpart of a reply's.
     """
 
     def __init__(self, *, missing: bool = False, hopeless: bool = False, outage: bool = False) -> None:
@@ -68,19 +68,22 @@ class PollFailed(PortableError):
 
 
 def submit_failed(error: Exception) -> Exception:
-    """Return which of the three it was: `Refused`, `NotSent` or `OutcomeUnknown`."""
+    """Return which of the three a failed submission is: `Refused`, `NotSent` or `OutcomeUnknown`."""
     explained = explain(error)
     count_upstream_error("submit", explained.kind)
     if explained.outcome_unknown:
         return OutcomeUnknown()
+    # Without an answer, only an error from before the first byte is proof that nothing was executed.
     if explained.status is None:
         unsent = isinstance(error, openai.APIConnectionError) and _is_unsent(error)
         return NotSent() if unsent else OutcomeUnknown()
+    # A rate limit passes; a spent budget, which LiteLLM may report with 429 too, does not.
     if explained.status == 429 and explained.kind is not ErrorKind.BUDGET:
         return NotSent(explained.retry_after)
     if 300 <= explained.status < 500:
         page = isinstance(error, openai.APIStatusError) and web_page(error.response.headers, error.response.content)
         return page or Refused(_refusal_code(explained))
+    # 5xx: the gateway may have failed after the provider accepted the request.
     return OutcomeUnknown()
 
 
@@ -102,21 +105,23 @@ def _refusal_code(explained: GatewayError) -> str:
 
 
 def poll_failed(error: Exception) -> PollFailed:
-    """Return what an exception of the SDK says about the response that was polled."""
+    """Return the meaning of an exception of the SDK for the response that was polled."""
     explained = explain(error)
     count_upstream_error("poll", explained.kind)
     status = explained.status
+    # Only the gateway itself may declare a response lost: a proxy's 404 would throw a paid result away.
     if status is None or not isinstance(error, openai.APIStatusError) or not is_gateway_error(error.response.content):
         return PollFailed(outage=True)
     return PollFailed(
         missing=status in (404, 410) or explained.kind is ErrorKind.UNKNOWN_RESPONSE,
         hopeless=explained.kind is ErrorKind.NOT_SUPPORTED,
+        # 401 too: a key that was withdrawn can be restored, and the run goes on meanwhile.
         outage=status >= 500 or status in (401, 408, 429),
     )
 
 
 def web_page(headers: Mapping[str, str], content: bytes) -> Refused | None:
-    """Return the refusal for a web page in place of an answer; None if the answer is none."""
+    """Return the refusal if the answer is a web page, which no gateway sends; otherwise None."""
     if not is_web_page(headers, content):
         return None
     return Refused("gateway_rejected_request", {"content_type": "text/html"})

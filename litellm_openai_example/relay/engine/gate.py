@@ -1,12 +1,12 @@
-"""The shared view that a process's jobs have of their gateway: how many submissions and polls it gets at a time.
+"""The gate to the gateway, shared by the jobs of a process: how many submissions and polls may be in flight.
 
-Submissions are bounded by a congestion window, as TCP's segments are (RFC 5681). It opens by one for each accepted
-submission, later by one a round trip, for as long as it is used and the gateway stays quick. A refusal (429, a 5xx, no
-connection) halves it, once a round trip. After a refusal one submission at a time probes, with growing pauses, until
-one is accepted.
+Submissions are bounded by a congestion window, as TCP's segments are (RFC 5681). It grows by one with each accepted
+submission, and from the first refusal on by one per round trip, while it is used and the gateway stays quick. A refusal
+(429, a 5xx, no connection) halves it, once per round trip. After a refusal one submission at a time probes the gateway,
+with growing pauses, until one is accepted.
 
-A submission without an answer for a few seconds leaves the gate: its model answers only at the end, and would hold up
-all others. Once a model is known for that, its submissions leave as soon as they are sent.
+A submission without an answer for a few seconds leaves the gate: its model may answer only at the end of the run, and
+would hold up all others. Once a model is known to do so, its submissions leave as soon as they are sent.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from ..settings import Timings
 from .memory import Memory
 
 _INITIAL = 64.0  # submissions in flight before the gateway has shown anything
-_DEPARTING = 8  # a crash leaves at most as many marked as sent which never were
-_PROBE, _LONGEST_PROBE = 0.5, 15.0  # seconds between two submissions to a gateway that refuses
-_SLOWER, _SLACK = 2.0, 0.25  # an answer by this factor and these seconds slower than the quickest was queued there
+_DEPARTING = 8  # a crash leaves at most this many runs marked as sent that never were
+_PROBE, _LONGEST_PROBE = 0.5, 15.0  # seconds between two submissions to a gateway that refuses them
+_SLOWER, _SLACK = 2.0, 0.25  # slower than this factor of the quickest answer, plus seconds: it waited in a queue there
 _QUICKEST_FOR = 60.0  # seconds for which the quickest answer is the measure
 _RECENT = 60.0  # seconds after an acceptance in which a single refusal is not logged
 _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
-_FAILURES = 3  # polls in a row that fail before it is an outage
+_FAILURES = 3  # failed polls in a row that count as an outage
 
 
 class Gate:
-    """Bounds for submissions and polls.
+    """The bounds for submissions and polls.
 
     Args:
-        most: submissions in flight at a time, however much the gateway takes.
+        most: most submissions in flight, even if the gateway would take more.
         polls_per_second: of all runs of this process together.
 
     Attributes:
-        blocks: whether the model is known to answer only when it is done.
+        blocks: True once the model is known to answer only when it is done.
         departing: held from the commit of an intent until its request leaves.
-        memory: what this process has sent.
+        memory: the runs that this process has sent.
         on_change: called when there may be room for a submission.
         window: submissions that may be in flight.
     """
@@ -58,7 +58,7 @@ class Gate:
         self._threshold = math.inf  # below it the window doubles each round trip, above it grows by one
         self._in_flight = self._peak = 0
         self._refusals = 0  # rounds that were refused since a submission was accepted
-        self._told = False
+        self._told = False  # the log says that the gateway refuses
         self._cut_at = self._reopens_at = self._accepted_at = -math.inf
         self._quickest, self._quickest_at = math.inf, -math.inf
         self._polls = asyncio.Semaphore(_POLLS_AT_ONCE)
@@ -66,10 +66,10 @@ class Gate:
         self._failures = 0
 
     def room(self, most: int) -> int:
-        """Return how many submissions may begin now, `most` at the most."""
+        """Return how many submissions may begin now, at most `most`."""
         if time.monotonic() < self._reopens_at:
             return 0
-        # After a refusal the queue is still full: all of it at once would be refused again.
+        # After a refusal the queue is still full, and all of it at once would be refused again: one probes.
         allowed = 1 if self._refusals else int(self.window)
         return max(0, min(most, allowed - self._in_flight))
 
@@ -85,10 +85,11 @@ class Gate:
         self.on_change()
 
     def accepted(self, seconds: float, *, finished: bool) -> None:
-        """Note an accepted submission; one that is `finished` comes from a model that blocks, and shows no speed.
+        """Note an accepted submission.
 
         Args:
             seconds: from the first byte of the request until the answer.
+            finished: True if the answer holds the result: its time is the model's, and tells nothing about the gateway.
         """
         if self._told:
             log.warning("the gateway is accepting submissions again")
@@ -96,7 +97,7 @@ class Gate:
         now = self._accepted_at = time.monotonic()
         if finished:
             return
-        # The measure is forgotten now and then: one lucky answer must not keep the window closed for ever.
+        # The measure expires: otherwise one lucky answer would stop the window's growth forever.
         if seconds <= self._quickest or now - self._quickest_at > _QUICKEST_FOR:
             self._quickest, self._quickest_at = seconds, now
         # A window that was never used is not known to be safe, so it does not grow (RFC 7661).
@@ -108,10 +109,10 @@ class Gate:
         """Note a submission that the gateway refused, or failed to take.
 
         Args:
-            began: when it entered; one from before the last cut tells nothing new.
-            delay: seconds that the gateway asks for.
+            began: the time when it entered the gate, on the monotonic clock.
+            delay: seconds that the gateway asks to wait.
         """
-        # The rest of a round was sent before the gateway could show that it refuses: one event, as in TCP.
+        # It was sent before the last cut, so it belongs to the same congestion: one event per round trip, as in TCP.
         if began < self._cut_at:
             return
         self.window = self._threshold = max(1.0, self.window / 2)
@@ -120,13 +121,13 @@ class Gate:
         pause = min(_LONGEST_PROBE, max(delay or 0.0, _PROBE * 2.0 ** min(self._refusals - 1, 10)))
         self._cut_at = time.monotonic()
         self._reopens_at = self._cut_at + pause
-        # One that comes between acceptances is how a rate limit works, and no news.
+        # A single refusal between acceptances is how a rate limit works, and not worth a line.
         if not self._told and (self._refusals > 1 or self._cut_at - self._accepted_at > _RECENT):
             self._told = True
             log.warning("the gateway is not accepting submissions; the next one probes in %.1f s", pause)
 
     def poll_delay(self) -> float:
-        """Reserve a poll and return the seconds until it may be sent, so that all polls keep to their rate."""
+        """Reserve a poll and return the seconds until it may be sent, so that all polls together keep to their rate."""
         now = time.monotonic()
         at = max(now, self._next_poll)
         self._next_poll = at + self._poll_interval
@@ -134,7 +135,7 @@ class Gate:
 
     @asynccontextmanager
     async def polling(self) -> AsyncIterator[None]:
-        """A place for one poll, for as long as it is quick."""
+        """Hold a place for one poll, and give it up early if the poll is slow."""
         await self._polls.acquire()
         held = True
 
@@ -152,7 +153,7 @@ class Gate:
             release()
 
     def polled(self, *, answered: bool) -> None:
-        """Note a poll that was answered, or that met a gateway which is away."""
+        """Note whether a poll was answered, and log the start and the end of an outage."""
         if not answered:
             self._failures += 1
             if self._failures == _FAILURES:
@@ -167,7 +168,7 @@ class Place:
     """The place of one submission among those in flight.
 
     Args:
-        gate: that it belongs to.
+        gate: the gate that counts it.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -184,22 +185,23 @@ class Place:
         self._gate.accepted(time.monotonic() - self._left_at, finished=finished)
 
     def refused(self, delay: float | None = None) -> None:
-        """Note that the gateway did not take it, and asks for a pause of `delay` seconds."""
+        """Note that the gateway did not take it; `delay` is the pause in seconds that it asks for."""
         self._gate.refused(self._began, delay)
 
     def free(self) -> None:
-        """Give the place back; a second time changes nothing."""
+        """Give the place back. A second call changes nothing."""
         if self._held:
             self._held = False
             self._gate.leave()
 
 
 def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:
-    """Seconds until what was not sent is tried again: exponential, with jitter, and as long as the gateway asks for.
+    """Return the seconds until an unsent submission is retried: exponential, with jitter.
 
     Args:
         attempts: made so far.
-        delay: what the gateway asks for, in seconds.
+        delay: the pause that the gateway asks for, in seconds.
     """
+    # The gateway's pause wins if it is longer, but a wrong Retry-After must not park a run for hours.
     seconds = min(timings.retry, 0.5 * 2.0 ** min(attempts - 1, 10)) * random.uniform(0.75, 1)  # noqa: S311
     return max(seconds, min(delay or 0.0, 4 * timings.retry))

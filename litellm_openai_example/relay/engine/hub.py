@@ -1,8 +1,8 @@
 """The hub: all waiters and event streams of this process subscribe here, and none queries the database.
 
-A change, made here or announced by another process, is read once for all who watch that invocation. What is not
-announced (changes by another process on SQLite, or while PostgreSQL was away) is found by reading watched invocations
-of other processes again from time to time.
+A change, made here or announced by another process, is read once for all subscribers of that invocation. Some changes
+are not announced: those by another process on SQLite, and those while PostgreSQL was away. They are found by rereading
+the watched invocations of other processes from time to time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..ledger.states import Ledger
 from ..log import log
 from ..tasks import keep_going
 
-_SAFETY = 10.0  # seconds between two reads of everything watched, in case an announcement got lost
-_GATHERED = 0.02  # seconds for which further changes gather, to be read together
+_SAFETY = 10.0  # seconds between two reads of everything watched, in case an announcement was lost
+_GATHERED = 0.02  # seconds in which further changes gather, to be read together
 _RETRY = 0.5
 _RETRY_BEHIND_POOLER = 60.0
 
 
 class Topic:
-    """One invocation while somebody watches it: the newest record, and the streamed text."""
+    """A watched invocation: its newest record and its streamed text."""
 
     def __init__(self, record: Record, pieces: list[Piece]) -> None:
         self.record = record
@@ -42,6 +42,7 @@ class Topic:
             self.wake()
 
     def wake(self) -> None:
+        # A new event instead of `clear`: a reader between `next_change` and its wait must find the old one set.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -50,7 +51,7 @@ class Topic:
         return self.history.after(self.record, self.pieces, last)
 
     def next_change(self) -> asyncio.Event:
-        """Return the event that the next change sets. Taken before reading, it misses no change in between."""
+        """Return the event that the next change sets. Taken before a read, it misses no change during that read."""
         return self._changed
 
 
@@ -68,8 +69,8 @@ class Hub:
 
     Args:
         ledger: where changes are read.
-        tick: seconds between two reads of what may change without an announcement.
-        local: the invocations that this process itself runs; their changes are always announced.
+        tick: seconds between two reads of invocations that may change without an announcement.
+        local: the invocations that this process runs; their changes are always announced.
     """
 
     def __init__(self, ledger: Ledger, *, tick: float, local: Callable[[], Collection[str]]) -> None:
@@ -77,8 +78,8 @@ class Hub:
         self._ledger = ledger
         self._tick = tick
         self._local = local
-        self._announced = False  # whether the changes of other processes are heard
-        self._told = False  # that they are not
+        self._announced = False  # other processes announce their changes
+        self._told = False  # the log says that they do not
         self._next_safety = time.monotonic() + _SAFETY
         self._topics: dict[str, Topic] = {}
         self._stale: set[str] = set()
@@ -106,19 +107,20 @@ class Hub:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close(self) -> None:
-        """Wake all waiters: this process is about to end."""
+        """Wake all waiters, because this process is about to end."""
         self.closing = True
         for topic in self._topics.values():
             topic.wake()
 
     @asynccontextmanager
     async def watch(self, record: Record) -> AsyncIterator[Topic]:
-        """Subscribe to an invocation, of which `record` was just read."""
+        """Subscribe to an invocation. `record` is the row as the caller has just read it."""
         topic = self._topics.get(record.id)
         if topic is None:
             pieces = await self._ledger.pieces(record.id) if record.mode == "stream" else []
             topic = self._topics.setdefault(record.id, Topic(record, pieces))
-            self.changed([record.id])  # it may have changed since
+            # It may have changed between the caller's read and this subscription, when no announcement reached it.
+            self.changed([record.id])
         topic.watchers += 1
         try:
             yield topic
@@ -141,7 +143,7 @@ class Hub:
         try:
             await self._refresh(ids)
         except Exception:
-            self.changed(ids)
+            self.changed(ids)  # the announcements are used up, so the next round must read these again
             raise
         await asyncio.sleep(_GATHERED)
 
@@ -169,7 +171,7 @@ class Hub:
         try:
             async for ids in self._ledger.database.listen():
                 self._announced = True
-                # An empty set says that listening has just begun: anything may have changed before.
+                # An empty set means that listening has just begun: anything may have changed before.
                 self.changed(ids or list(self._topics))
         except NotAnnounced:
             if not self._told:

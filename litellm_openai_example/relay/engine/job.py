@@ -1,7 +1,9 @@
-"""One invocation from the intent to its end: submit it once, follow it, write down its outcome.
+"""One invocation from its claim to its end: submit it at most once, follow it, record its outcome.
 
-Submitting and streaming stand here; `poller` follows what the gateway has accepted. Only what never left this machine
-is cancelled here: anything else is stopped at the gateway, if at all.
+Submitting and streaming are here; `poller` polls a response that the gateway has accepted. A run is cancelled here only
+if it never left this machine. Any other is stopped at the gateway, if it can be stopped.
+
+Longer than other files, because every decision that could pay twice, or lose a paid result, is explained beside it.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ _PIECE = 4096
 
 
 class Job:
-    """Runs one invocation that this process owns.
+    """The work on one invocation that this process owns.
 
     Args:
-        record: claimed (submitting or awaiting) or reclaimed (running).
-        ledger, upstream, gate, lease, settings: the worker's.
+        record: as claimed (submitting or awaiting) or reclaimed (running).
+        ledger, upstream, gate, lease, settings: shared by all jobs of the worker.
 
     Attributes:
         submit_done: set once no submission is in flight.
@@ -54,15 +56,16 @@ class Job:
         self._timings = settings.timings
         self._poller = Poller(record, self._row, upstream, gate, settings)
         self._cancel = self._poller.cancel
-        self._sent = False  # whether it may have left this machine
-        self._late_id: str | None = None  # the gateway's id that came when the run was no longer this process's
+        self._sent = False  # True once the request may have left this machine
+        self._late_id: str | None = None  # the gateway's id, if it came after this process had lost the run
         self._place = gate.enter()
+        # Reclaimed: the gateway has accepted it, so nothing is left to submit.
         if record.upstream_id is not None:
             gate.memory.answered(record.id, record.upstream_id)
             self._submission_over()
 
     def cancel(self) -> None:
-        """Cancel it: before it is sent here, afterwards at the gateway."""
+        """Cancel it: here before it is sent, at the gateway afterwards."""
         self._cancel.set()
 
     async def run(self) -> None:
@@ -84,19 +87,21 @@ class Job:
                 return await self._lost()
             except Exception as error:
                 log.error("%s: unexpected %s", self.id, kind_and_place(error))
+                # Even a bug must not pay twice: a request that may have left is not repeated, one that has not is
+                # requeued. After the submission the run may go on at the gateway, so polling resumes.
                 if not self.submit_done.is_set():
                     return await (self._row.settle(INDETERMINATE) if self._sent else self._try_later(None))
                 await asyncio.sleep(self._timings.longest_poll)
 
     async def _lost(self) -> None:
-        """Let go of it. If its id came too late, it was reported as indeterminate, and is stopped at the gateway."""
+        """Give the run up. If its id came too late, it was reported as indeterminate: stop it at the gateway."""
         self._place.free()
         if self._late_id is not None:
             await self._poller.stop_unowned(self._late_id)
 
     @property
     def followed(self) -> float:
-        """Seconds since its first attempt, without those in which no process ran."""
+        """Seconds since the first attempt, not counting time without a relay process."""
         return self._poller.followed
 
     # Submitting
@@ -126,27 +131,30 @@ class Job:
             try:
                 reply = await self._first_reply(replies)
             except Refused as error:
-                # Says nothing about how much the gateway can take, so the gate is not told.
+                # For good, and without execution. It says nothing about the gateway's capacity, so the window stays.
                 self._gate.memory.not_executed(self.id)
                 response = {"model": settings.model} if error.code == "model_unavailable" else error.response
                 return await self._row.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
+                # Certainly not executed: another attempt cannot pay twice.
                 self._place.refused(error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
                 return await (self._row.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
+                # It may have been executed and billed. A repeat could pay twice, so the doubt is the outcome.
                 self._place.refused()
                 return await self._row.settle(INDETERMINATE)
+            # It has not left, and cannot leave while this is written: `_prepare` holds back a cancelled request.
             if reply is None:
                 return await self._row.settle(CANCELLED)
             self._place.accepted(finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, replies)
 
     async def _first_reply(self, replies: Replies) -> Reply | None:
-        """Return the answer to the submission; None if it was cancelled before it left this machine.
+        """Return the first reply to the submission; None if it was cancelled before it left this machine.
 
-        Once it has left, a cancel waits for the answer: only the gateway's id can be cancelled there.
+        Once it has left, a cancel waits for the reply: the gateway can stop a response only by its id.
         """
         leaving: asyncio.Task[None] | None = None
         stays_until = time.monotonic() + self._timings.gate
@@ -166,7 +174,7 @@ class Job:
 
     @property
     def _not_yet_cancelled(self) -> asyncio.Event | None:
-        """The event that ends a wait early: the first cancel. Later waits would end before they began."""
+        """The event that ends a wait early. None once it is set: every later wait would end at once."""
         return None if self._cancel.is_set() else self._cancel
 
     async def _free_place(self) -> None:
@@ -174,26 +182,30 @@ class Job:
         self._place.free()
 
     async def _try_later(self, delay: float | None) -> None:
-        """Give it back to the queue, certainly not executed, unless it was cancelled or its time is over."""
+        """Requeue a run that was certainly not executed, unless it was cancelled or its time is up."""
         self._gate.memory.not_executed(self.id)
         if self._cancel.is_set():
             return await self._row.settle(CANCELLED)
         seconds = until_next_try(self._record.attempts, delay, self._timings)
+        # The next attempt would come after the time limit.
         if seconds >= self._poller.left:
             return await self._row.settle(_UNREACHED)
         return await self._requeue(seconds)
 
     async def _requeue(self, delay: float) -> None:
+        # Before the row: this process may claim it again at once, and must not take it for a run that it has sent.
         self._gate.memory.not_executed(self.id)
         self._gate.memory.waits(self.id, self._poller.begun)
         await self._row.requeue(delay, self.followed + delay)
 
     async def _answered(self, reply: Reply, replies: Replies) -> None:
-        """Follow what the gateway has accepted, after keeping its id."""
+        """Record the id of an accepted run, then read its stream or poll it."""
+        # The answer of a model that blocks: it has ended already.
         if reply.outcome is not None and not reply.streaming:
             return await self._poller.end(reply.outcome, reply.response_id)
         if reply.outcome is not None and reply.outcome.state == "failed":
             return await self._doubted(reply.response_id)
+        # Before any text: with the id in the ledger, every process can finish the run.
         if reply.response_id is not None:
             await self._submitted(reply.response_id)
         self._place.free()
@@ -201,6 +213,7 @@ class Job:
             outcome = await self._relay_text(reply, replies)
             if outcome is not None:
                 return await self._poller.end(outcome)
+            # Executed, but the stream broke before it named an id, so nothing can be polled.
             if self._row.upstream_id is None:
                 return await self._row.settle(self._poller.fallback)
         return await self._poller.follow(reply.poll_after)
@@ -208,13 +221,15 @@ class Job:
     async def _doubted(self, response_id: str | None) -> None:
         """Verify a stream that begins with a failure: LiteLLM invents one, id included, when its own connection breaks.
 
-        The provider may have accepted it, so it is a failure only if the response itself says so.
+        The provider may have accepted the request, so the run has failed only if the response itself says so.
         """
         looked = await self._poller.retrieve(response_id) if response_id else None
         if isinstance(looked, Reply) and looked.outcome is not None:
             return await self._poller.end(looked.outcome, response_id)
+        # No id, or an invented one: nothing can tell whether the provider executed the request.
         if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
             return await self._row.settle(INDETERMINATE)
+        # Running, or the gateway is away. If the response never turns up, the doubt remains.
         self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
         self._place.free()
@@ -222,23 +237,24 @@ class Job:
 
     async def _submitted(self, upstream_id: str) -> None:
         self._poller.accepted = time.monotonic()
+        # In memory first: the ledger may take its time, or be set back to before this.
         self._gate.memory.answered(self.id, upstream_id)
         try:
             await self._row.submitted(upstream_id)
         except NotOurs:
-            # Another process has given it up as indeterminate; it must not go on at the gateway unseen.
+            # Another process has reported it as indeterminate. At the gateway it would run on, paid for and never read.
             self._late_id = upstream_id
             raise
         finally:
             self.submit_done.set()
 
     async def _prepare(self) -> None:
-        """Commit the intent, in the last moment before the request leaves. Raises HeldBack."""
+        """Commit the intent at the last moment before the request leaves. Raises HeldBack."""
         # Few at a time: a crash between this commit and the first byte makes a run indeterminate that was never sent.
         async with self._gate.departing:
             if self._cancel.is_set() or not await self._row.commit_intent():
                 raise HeldBack
-        # Once more: the commit may have taken so long that others have declared this process dead.
+        # Check again: during the commit, others may have declared this process dead, or a client may have cancelled.
         if self._cancel.is_set() or not self._lease.may_send:
             raise HeldBack
         # From here on only the gateway can say whether it was executed.
@@ -246,13 +262,13 @@ class Job:
         self._place.leaves_now()
         self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
-            # The model blocks: its answer comes at the end, so only departing submissions hold a place.
+            # The model blocks, so its answer takes as long as the run: only departing submissions hold a place.
             self._place.free()
 
     # Streaming
 
     async def _relay_text(self, reply: Reply | None, replies: Replies) -> Outcome | None:
-        """Store the text as it arrives; return the outcome, None if the stream broke or cannot be believed."""
+        """Store the text as it arrives; return the outcome, None if polling has to find it."""
         text, since, heard = "", 0.0, time.monotonic()
         while True:
             now = time.monotonic()
@@ -271,10 +287,12 @@ class Job:
                 return await self._confirmed(outcome)
             if ask:
                 stopped = await self._poller.ask_to_stop()
+                # Polling takes over and repeats the request, unless the run cannot be stopped: then reading goes on.
                 if stopped is not None or self._poller.may_ask_to_stop:
                     return stopped
             if stop and not ask:
                 return None
+            # A silent stream may be a lost connection, while the run has long ended: poll the response.
             if now - heard >= self._timings.stall:
                 known = self._row.upstream_id
                 looked = await self._poller.retrieve(known) if known else None
@@ -284,16 +302,18 @@ class Job:
             reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
-        """Return the outcome, by the response itself if the gateway may have invented a failure.
+        """Return the outcome of a stream. Poll a failure first, because the gateway may have invented it.
 
-        Anything else is believed: LiteLLM bills each poll of a response that has ended once more.
+        Any other outcome is trusted: LiteLLM bills a response that has ended once more with each poll.
         """
         if self._row.upstream_id is None or outcome.state != "failed":
             return outcome
         reply = await self._poller.retrieve(self._row.upstream_id)
         if isinstance(reply, Reply) and reply.outcome is not None:
             return reply.outcome
+        # It can never be polled: the word of the stream has to do.
         if isinstance(reply, PollFailed) and reply.hopeless:
             return outcome
+        # Not confirmed yet. If polling finds no response in the end, the reported failure stands.
         self._poller.fallback = outcome
         return None

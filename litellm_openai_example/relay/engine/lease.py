@@ -9,11 +9,11 @@ from ..ledger.states import Ledger
 
 
 class Lease:
-    """The lease, renewed by `beat`.
+    """The lease of this process, renewed by `beat`.
 
     Args:
         ledger: opened.
-        seconds: for which a silent process keeps its work.
+        seconds: time that a silent process keeps its work.
 
     Attributes:
         on_set_back: called when the ledger may have been set back.
@@ -28,11 +28,12 @@ class Lease:
 
     async def beat(self) -> None:
         """Renew the lease. Raises LedgerUnavailable."""
+        # Taken before the write: the lease must not look younger here than to others.
         began = time.monotonic()
         if await self._ledger.heartbeat():
             self._set_back = time.monotonic()
             self.on_set_back()
-        # After a gap nobody could renew: the leases of others look over although their processes live.
+        # Perhaps the ledger was away, and no process could renew: the leases of living ones look expired.
         if began - self._last >= self.seconds:
             self._since = began
         self._last = began
@@ -41,6 +42,7 @@ class Lease:
     @property
     def may_send(self) -> bool:
         """Is the lease certainly still valid for all others?"""
+        # The last quarter is the margin for a request that leaves right after this check.
         return time.monotonic() - self._last < self.seconds * 0.75
 
     @property

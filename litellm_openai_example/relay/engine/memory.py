@@ -1,7 +1,7 @@
-"""The process's own memory of its runs, beside the ledger: those it has sent, and when it first tried each.
+"""A process's memory of its runs, beside the ledger: those that it has sent, and the time of each one's first attempt.
 
-A ledger may be set back: a restored backup, a standby that had not caught up. What it calls queued then, and this
-process has submitted, must not be submitted again.
+A ledger may be set back, to a backup or to a standby that had not caught up. It then lists runs as queued that this
+process has submitted, and that must not be submitted again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-_MOST = 100_000  # the newest so many: about 20 MB
+_MOST = 100_000  # the newest runs, about 20 MB
 
 
 class Memory:
@@ -24,6 +24,7 @@ class Memory:
 
     def sent(self, invocation_id: str) -> None:
         """Note that its submission leaves this machine now."""
+        # Before the id is known: from here on it may be executed.
         self._sent[invocation_id] = None
         _bound(self._sent)
 
@@ -37,14 +38,15 @@ class Memory:
         self._sent.pop(invocation_id, None)
 
     def upstream_id(self, invocation_id: str) -> str | None:
-        """Return the gateway's id of a run that was sent, None if it has none."""
+        """Return the gateway's id of a run that was sent; None until the gateway has answered."""
         return self._sent.get(invocation_id)
 
     def all_sent(self) -> list[str]:
         return list(self._sent)
 
     def waits(self, invocation_id: str, begun: float) -> None:
-        """Note that it goes back to the queue; `begun` is the start of its first attempt, by the monotonic clock."""
+        """Note that it goes back to the queue; `begun` is the start of its first attempt, on the monotonic clock."""
+        # The ledger counts only the planned pause; the run may wait longer for a place, and its time limit counts that.
         self._begun[invocation_id] = begun
         _bound(self._begun)
 

@@ -1,4 +1,4 @@
-"""The outcome of an invocation, by a reply of the gateway, and the part of the reply that is kept.
+"""The outcome of an invocation as a reply of the gateway reports it, and the part of the reply that is kept.
 
 ======================================= ============ ==========================
 the reply says                          state        error code
@@ -44,12 +44,13 @@ def outcome_of(answer: Answer, body: object, headers: Mapping[str, str], *, long
     """Return the outcome of the invocation, None if it has not ended.
 
     Args:
-        answer, body, headers: the reply, as read and as it came.
-        longest: characters of text that are stored.
+        answer, body, headers: the reply, parsed and raw.
+        longest: most characters of text to store.
     """
     state, code = _verdict(answer)
     if state is None:
         return None
+    # For every end: the text of a failed or cancelled run was paid for as well.
     text: str | None = storable(answer.text) or None
     if text is not None and len(text) > longest:
         text = text[:longest]
@@ -58,7 +59,7 @@ def outcome_of(answer: Answer, body: object, headers: Mapping[str, str], *, long
 
 
 def storable(text: str) -> str:
-    """`text` with what cannot be stored replaced."""
+    """Return `text` with unstorable characters replaced."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -78,12 +79,13 @@ def _verdict(answer: Answer) -> tuple[str | None, str | None]:
 
 
 def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int) -> JsonObject | None:
-    """The part of a response that is shown: not what was asked, which may hold secrets of the relay's tools.
+    """Return the part of a response that clients see: not the request in it, which may hold secrets of the tools.
 
-    Beside the response's own fields it holds `sources` and `cost_usd`, which the view shows beside the response.
+    Besides fields of the response it holds `sources` and `cost_usd`, which the view shows beside the response.
     """
+    # The words of a provider's failure may hold anything, so they are not passed on.
     if not isinstance(body, dict) or answer.status == "failed":
-        return None  # the words of a provider's failure are not passed on
+        return None
     whole = {name: body[name] for name in _KEPT if body.get(name) is not None}
     kept = within_depth(whole)
     if kept is not whole:
@@ -97,7 +99,7 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
 
 
 def _scrub(value: object) -> object:
-    """Return `value` with what cannot be stored replaced, NaN and infinite numbers by null."""
+    """Return `value` with unstorable characters replaced, and NaN and infinite numbers by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -110,7 +112,7 @@ def _scrub(value: object) -> object:
 
 
 def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
-    """US dollars; the last event of a stream has them in its usage, as no header can."""
+    """Return the cost in US dollars: from the usage, where a stream's last event has it, otherwise from the headers."""
     usage = body.get("usage")
     told = read_cost(usage.get("cost")) if isinstance(usage, dict) else None
     return response_cost(headers) if told is None else told

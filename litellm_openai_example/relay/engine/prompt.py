@@ -1,4 +1,4 @@
-"""The research request: what the gateway is asked for on behalf of an invocation."""
+"""The research request: the body that the relay sends to the gateway for an invocation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NOTHING_TO_CITE = "There is nothing to search with: do not invent sources or ad
 
 
 def default_fields(model: str) -> JsonObject:
-    """Return what a model is given to do research with, unless `RELAY_REQUEST` says otherwise.
+    """Return the fields that let a model do research, unless `RELAY_REQUEST` replaces them.
 
-    Deep-research models know the older name of the search tool alone, refuse to work without a source of data, and have
-    their effort built in. All others get the newer name and high effort, under any name (a dated one, an
-    alias of the gateway's), because one that does not reason refuses it with a 400, and is asked again without.
+    Deep-research models know only the older name of the search tool, refuse to work without a source of data, and have
+    their effort built in. All others get the newer name and high effort, since names tell little (dated ones, the
+    gateway's aliases). A model that does not reason refuses the effort with a 400, and the request is repeated without.
     """
     if "deep-research" in model.lower():
         return {"tools": [{"type": OLD_SEARCH}], "store": True}
@@ -25,15 +25,15 @@ def default_fields(model: str) -> JsonObject:
 
 
 def research_request(arguments: DeepResearchArguments, model: str, overrides: JsonObject) -> JsonObject:
-    """The body of `POST /responses`, without the fields that say how it is to run.
+    """Return the body of `POST /responses`, without `background` and `stream`.
 
     Args:
         arguments: as a client sent them; they win over `overrides`.
-        model: that does the research.
-        overrides: replace the default fields; one that is None is left out.
+        model: the model that does the research.
+        overrides: replace the default fields; None removes one.
     """
     given = default_fields(model) | dict(overrides)
-    # Without `store` the client would add it to a background create; its null stands for none.
+    # A null `store` stays: the SDK adapter adds an absent one to a background create, and drops the null.
     fields = {name: value for name, value in given.items() if value is not None or name == "store"}
     request = {"model": model, "input": research_prompt(arguments, searches=_searches(fields)), **fields}
     if not request.get("tools"):
@@ -47,10 +47,11 @@ def research_request(arguments: DeepResearchArguments, model: str, overrides: Js
 
 
 def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
-    """The arguments as one text, each in its section.
+    """Return the arguments as one text, each in its section.
 
-    Sources are asked for only where there is something to search with: a model without it would invent them.
+    Sources are requested only together with a search tool: without one, a model would invent them.
     """
+    # A format that the API enforces wins over the described one, which may contradict it.
     instead = {}
     if arguments.text_format is not None and arguments.text_format["type"] != "text":
         instead["deliverable_format"] = _GIVEN_FORM
@@ -61,14 +62,14 @@ def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:
 
 
 def with_other_search_tool(request: JsonObject) -> JsonObject | None:
-    """The request with its search tool under the other of its two names; None if it has no such tool."""
+    """Return the request with its search tool under the other of its two names; None if it has no such tool."""
     tools = request.get("tools", [])
     renamed = [{**tool, "type": _OTHER_NAME.get(tool["type"], tool["type"])} for tool in tools]
     return {**request, "tools": renamed} if renamed != tools else None
 
 
 def without(name: str, request: JsonObject) -> JsonObject | None:
-    """The request without the field `name`; None if it has none."""
+    """Return the request without the field `name`; None if it has no such field."""
     return {key: value for key, value in request.items() if key != name} if name in request else None
 
 

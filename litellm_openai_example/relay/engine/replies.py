@@ -17,12 +17,12 @@ class Reply:
 
     Attributes:
         response_id: as in this reply; only that of the first reply can be retrieved.
-        outcome: how the response ended, None while it runs.
-        poll_after: seconds until the next poll, as the gateway asks for.
+        outcome: the end of the response, None while it runs.
+        poll_after: seconds until the next poll, if the gateway asks for a pause.
         text: streamed text that this reply adds.
-        known: whether the reply says anything about the response at all.
-        streaming: whether it is an event of a stream, which more may follow.
-        model: that answers, if the reply names one.
+        known: False if the reply says nothing about the response.
+        streaming: True for an event of a stream; more may follow.
+        model: the model that answers, if the reply names one.
     """
 
     response_id: str | None = None
@@ -32,7 +32,7 @@ class Reply:
     known: bool = True
     streaming: bool = False
     model: str | None = None
-    # A reply is none of these; `PollFailed` may be.
+    # Never true of a reply, but perhaps of `PollFailed`: callers read both alike.
     missing: ClassVar[bool] = False
     hopeless: ClassVar[bool] = False
     outage: ClassVar[bool] = False
@@ -45,7 +45,7 @@ class Replies:
         replies: closed at the end of the block.
 
     Attributes:
-        ended: whether the last reply has been taken.
+        ended: True once the last reply has been taken.
     """
 
     def __init__(self, replies: AsyncGenerator[Reply, None]) -> None:
@@ -54,9 +54,9 @@ class Replies:
         self._pending: asyncio.Task[Reply | None] | None = None
 
     async def next(self, timeout: float, unless: asyncio.Event | None = None) -> Reply | None:
-        """Return the next reply; None after `timeout` seconds, once `unless` is set, or if no more will come.
+        """Return the next reply; None after `timeout` seconds, once `unless` is set, or after the last reply.
 
-        Raises the exception that the replies end with.
+        Raises the exception that ends the replies.
         """
         if self._pending is None:
             self._pending = asyncio.create_task(self._read())

@@ -1,4 +1,4 @@
-"""The ledger row of one invocation, as its job writes it."""
+"""The ledger's row of one invocation, as its job writes it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class NotOurs(Exception):
 class Row:
     """The row of one invocation that this process owns.
 
-    Args:
-        record: as it was claimed or reclaimed.
-        ledger, settings: the worker's.
+    Every change but `commit_intent` is retried until the ledger takes it: an answer of the gateway must not be lost.
 
-    All changes but `commit_intent` are retried until the ledger takes them: an answer of the gateway must not be lost.
+    Args:
+        record: as claimed or reclaimed.
+        ledger, settings: the worker's.
     """
 
     def __init__(self, record: Record, ledger: Ledger, settings: Settings) -> None:
@@ -43,7 +43,8 @@ class Row:
         self._settings = settings
 
     async def commit_intent(self) -> bool:
-        """Commit that it is about to be sent; False if it must not be: the ledger does not confirm that it is ours."""
+        """Commit that it is about to be sent. False if it must not be: the ledger does not confirm the ownership."""
+        # No retry: nothing has been sent yet, so to hold the request back is always safe.
         try:
             return await self._ledger.commit_intent(self.id)
         except Exception as error:
@@ -52,7 +53,8 @@ class Row:
             return False
 
     async def requeue(self, delay: float, followed: float) -> None:
-        """Give it back to the queue, not sent, for `delay` seconds; `followed` counts its seconds until then."""
+        """Return it to the queue, unsent, for `delay` seconds; `followed` counts its seconds up to the end of these."""
+        # By its number: a repeat after a lost answer must not undo the next attempt's claim.
         attempt = self.record.attempts
         await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=attempt, followed=followed))
 
@@ -60,10 +62,11 @@ class Row:
         await self._keep(lambda: self._ledger.leave_gate(self.id))
 
     async def submitted(self, upstream_id: str) -> None:
-        """Keep the gateway's id. Raises NotOurs."""
+        """Record the gateway's id. Raises NotOurs."""
         try:
             kept = await self._keep(lambda: self._ledger.submitted(self.id, upstream_id))
         except asyncio.CancelledError:
+            # The log is then the only place with the id of a run that is paid for.
             log.warning("%s: the process ends before the ledger took the gateway's id of it: %s", self.id, upstream_id)
             raise
         if not kept:
@@ -73,11 +76,11 @@ class Row:
         self.upstream_id = upstream_id
 
     async def answered_late(self, upstream_id: str) -> None:
-        """Keep the gateway's id of a run that was reported as indeterminate before the answer came."""
+        """Record the gateway's id of a run that was reported as indeterminate before the answer came."""
         await self._keep(lambda: self._ledger.answered_late(self.id, upstream_id))
 
     async def keep_wish(self, reason: str) -> None:
-        """Record that the gateway is to stop it, and the reason (an error code). Raises NotOurs."""
+        """Record that the gateway must stop it, and the reason, an error code. Raises NotOurs."""
         if not await self._keep(lambda: self._ledger.keep_wish(self.id, reason)):
             raise NotOurs
 
@@ -98,7 +101,9 @@ class Row:
             self.pieces = await self._keep(lambda: self._ledger.pieces(self.id))
 
     async def settle(self, outcome: Outcome, upstream_id: str | None = None) -> None:
-        """End it. If the database cannot hold the outcome, keep the text alone; failing that, the state alone."""
+        """End it. If the database cannot hold the whole outcome, keep the text alone, failing that, only the end."""
+        # If the ledger refuses, it has ended already, or another process follows it: either way this outcome is not
+        # needed.
         outcome, upstream_id = self._with_text(outcome), upstream_id or self.upstream_id
         text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
         for kept in (outcome, text_alone, LOST):
@@ -111,6 +116,7 @@ class Row:
 
     def _tell(self, outcome: Outcome, cost: float | None) -> None:
         seconds = round(max(0.0, time.time() - self.record.created_at), 1)
+        # Name a model that the gateway does not have: the operator can fix that.
         if outcome.state == "failed":
             model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
@@ -133,7 +139,7 @@ class Row:
                 return await write()
             except Unstorable:
                 raise
-            except LedgerUnavailable:
+            except LedgerUnavailable:  # the ledger logs its own outages
                 pass
             except Exception as error:
                 if not said:

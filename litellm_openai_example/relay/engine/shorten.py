@@ -1,4 +1,4 @@
-"""A response that is too large to keep, made smaller: what weighs most and says least goes first."""
+"""Shortening a response that is too large to store: the bulkiest and least telling parts go first."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _CUT = " [...]"
 
 
 def shortened(response: JsonObject, most: int) -> JsonObject:
-    """`response` with at most `most` characters of JSON, and `shortened` set to true if something had to go.
+    """Return `response` with at most `most` characters of JSON; `shortened` is true in it if a part is missing.
 
-    First the bulk goes: what tools put out and their logs, beginning with all long texts but addresses in items that
-    are no messages. Then those items; then the texts of the messages, which the view holds anyway. Their annotations,
-    which name the sources, go last.
+    The outputs and logs of tools go first: the long texts of all items that are not messages, addresses excepted, and
+    then these items. The texts of the messages follow, which the view shows anyway. The messages' annotations, which
+    name the sources, go last.
     """
     if _fits(response, most):
         return response
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    # Step by step: each step is tried only if the one before is still too large.
     for less in _ever_less(items):
         made = {**response, "output": less, "shortened": True}
         if _fits(made, most):
@@ -31,7 +32,7 @@ def shortened(response: JsonObject, most: int) -> JsonObject:
 
 
 def _bare(response: JsonObject) -> JsonObject:
-    """Return the part of a response that is kept if nothing else can be."""
+    """Return the little of a response that always fits."""
     kept = {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)}
     return {**kept, "shortened": True}
 
@@ -47,7 +48,7 @@ def _ever_less(items: list[JsonObject]) -> Iterator[list[JsonObject]]:
 
 
 def _cut(value: Any) -> Any:
-    """`value` with its long texts cut off, addresses excepted."""
+    """Return `value` with its long texts cut off, addresses excepted."""
     if isinstance(value, str):
         return value if len(value) <= _HEAD else value[:_HEAD] + _CUT
     if isinstance(value, list):
@@ -58,7 +59,8 @@ def _cut(value: Any) -> Any:
 
 
 def _fits(value: object, most: int) -> bool:
-    """Has `value` at most `most` characters of JSON? What is clearly larger is not put into JSON to find out."""
+    """Does `value` have at most `most` characters of JSON?"""
+    # The sum of the texts first: it spares serializing a value that is clearly larger.
     return _text_size(value) <= most and len(json.dumps(value)) <= most
 
 

@@ -42,10 +42,10 @@ class Upstream:
 
     Args:
         settings: its address and key.
-        longest: most characters of text that are kept of one answer.
+        longest: most characters of text to keep of one answer.
         explicit: fields of a request that stay even if the model refuses them.
-        learned: seconds for which it is remembered what a model refuses.
-        http_client: sends the requests; by default one of the SDK adapter.
+        learned: seconds for which a model's refusal of a field is remembered.
+        http_client: sends the requests; by default the SDK adapter's.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Upstream:
         learned: float = 600.0,
         http_client: AsyncLiteLLMHttpxClient | None = None,
     ) -> None:
-        # No retries here: a pause inside the SDK would look like a submission in flight. The ledger requeues instead.
+        # No retries here: a pause in the SDK would count as a submission in flight, and a crash then would make the run
+        # indeterminate. The ledger requeues it instead.
         self._sdk = AsyncLiteLLM(
             base_url=settings.base_url,
             api_key=settings.api_key,
@@ -85,12 +86,12 @@ class Upstream:
         """Create the response, in the background where the model can.
 
         Args:
-            stream: read it as it comes. The replies end after the one with the outcome, or when the stream breaks;
-                without `stream` there is one reply.
-            call_id: under which the gateway logs the call.
+            stream: request a stream. The replies end after the one with the outcome, or when the stream breaks;
+                without `stream` one reply is the whole answer.
+            call_id: identifies the call in the gateway's log.
             payer: billed for it and for its polls.
             timeout: seconds; a model that cannot run in the background answers only at the end.
-            prepare: awaited in the last moment before the request leaves this machine; may raise HeldBack.
+            prepare: awaited at the last moment before the request leaves this machine; may raise HeldBack.
 
         Raises:
             Refused, NotSent, HeldBack, OutcomeUnknown: before the first reply.
@@ -107,9 +108,10 @@ class Upstream:
             try:
                 raw, adapted = await self._create({**request, "stream": True} if stream else request, headers, timeout)
             except OutcomeUnknown:
+                # The kind of an error may leave it open; `prepare` does not. If it never returned, no byte has left.
                 if left:
                     raise
-                raise NotSent from None  # no byte of the request left this machine
+                raise NotSent from None
         learned = False
         try:
             # A gateway may stream unasked, and it may ignore `stream`.
@@ -135,7 +137,7 @@ class Upstream:
             with deadline(timeout):
                 raw = await self._sdk.models.with_raw_response.list(timeout=timeout)
             listed: list[object] = list(read_json(raw.http_response.content).get("data") or ())
-        except Exception:
+        except Exception:  # the answer serves a warning only
             return None
         names = [entry["id"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
         bare = model.rpartition("/")[2]
@@ -149,7 +151,7 @@ class Upstream:
         return await self._poll(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
 
     async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
-        """Ask for a response to be stopped. Raises PollFailed."""
+        """Ask the gateway to stop a response. Raises PollFailed."""
         return await self._poll(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
 
     async def _poll(
@@ -161,6 +163,7 @@ class Upstream:
             reply = self._read(raw)
         except Exception as error:
             raise poll_failed(error) from None
+        # Such as the JSON of another program: it must not end the run.
         if not reply.known:
             raise PollFailed
         return reply
@@ -168,7 +171,7 @@ class Upstream:
     async def _create(
         self, request: JsonObject, headers: Mapping[str, str], timeout: float
     ) -> tuple[RawResponse, Adapted]:
-        """Send the request; if the model refuses a field, send it once more without or with another one."""
+        """Send the request; if the model refuses a field, resend it without that field or with another."""
         until = time.monotonic() + timeout
         adapted = self._adaptations.begin(request)
         while True:
@@ -177,6 +180,7 @@ class Upstream:
             except HeldBack:
                 raise
             except openai.APIStatusError as error:
+                # A field is refused before execution, so the second request cannot pay twice.
                 if not adapted.refused(explain(error).kind, error.response.headers.get(_DEPLOYMENT_HEADER)):
                     raise submit_failed(error) from None
             except Exception as error:
@@ -185,8 +189,8 @@ class Upstream:
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
         count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
-        # The operator may ask for fields that this release of the SDK does not know; and those that it knows it would
-        # hold against its types, for which `calls.requests.create` says what that costs.
+        # As `extra_body`: the operator may set fields that this release of the SDK does not know, and checking known
+        # ones against its types costs time (see `calls.requests.create_with`).
         fields = {name: value for name, value in request.items() if name != "stream"}
         with deadline(timeout):
             return await self._sdk.responses.with_raw_response.create(
@@ -206,13 +210,15 @@ class Upstream:
                 if reader.ended and reader.broken:
                     raise ValueError("a piece of the answer is missing")
             except Exception:
+                # Accepted, but nothing arrived that a poll could find it by.
                 if not begun:
                     raise OutcomeUnknown from None
-                return  # over or broken: polling the response tells its end
+                return  # it ended or broke: a poll finds the response's end
             outcome = None
-            if reader.ended:  # only now the text is put together: it may be long
-                # The headers came before the answer: what they say of its cost is not true yet.
+            if reader.ended:  # not for each event: the text may be long
+                # No headers: they were sent before the answer, when its cost was not known.
                 outcome = outcome_of(reader.answer(), reader.body(), {}, longest=self._longest)
+            # Of the first event that has one: LiteLLM cannot retrieve a response by the ids of later events.
             if not response_id:
                 response_id = _usable(reader.id)
             begun = begun or bool(response_id or text)
@@ -236,12 +242,13 @@ class Upstream:
         yield reply
 
     def _read(self, raw: RawResponse) -> Reply:
+        # An answer beyond the limit was paid for like any other, so its beginning is kept.
         cut = is_cut(raw.http_response)
         answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         response_id = _usable(answer.id)
-        if not _is_response(body):  # an end that it tells is that of something else; only an id is worth a look
+        if not _is_response(body):  # an end in it is that of something else; only the id of a running one can be polled
             running = answer.status in _RUNNING
             return Reply(
                 response_id if running else None,

@@ -1,4 +1,4 @@
-"""The worker of one process: claim queued runs, recover orphaned ones, keep the lease, and stop in order."""
+"""The worker of one process: claim queued runs, recover orphaned ones, renew the lease, and shut down in order."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
 _RECLAIMED_AT_ONCE = 500
-_KEEP_EVERY = 30.0  # seconds of following that a process which is killed may leave uncounted
+_KEEP_EVERY = 30.0  # seconds between two writes of `followed`: a killed process leaves at most as many uncounted
 _READ_AT_ONCE = 500
 _UNKNOWN = INDETERMINATE.error_code
-_LEAVING = (0.5, 2.0)  # seconds that the ledger gets to hear of the end: after a full drain, after a short one
+_LEAVING = (0.5, 2.0)  # seconds for the last write: after a full drain, after a short one
 
 
 class Worker:
-    """Runs invocations until it is stopped.
+    """The loops of one process that claim, run and recover invocations until it is stopped.
 
     Args:
         ledger: opened.
@@ -39,7 +39,7 @@ class Worker:
 
     Attributes:
         jobs: the runs of this process, by the id of the invocation.
-        on_failure: called when a loop has ended that must not: the process can no longer work.
+        on_failure: called when a loop has ended that must run forever: the process can no longer work.
     """
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
@@ -58,8 +58,8 @@ class Worker:
         self._wanted = asyncio.Event()
         self._gate.on_change = self._wanted.set
         self._queued = False  # whether there may be something to claim
-        self._owning = asyncio.Lock()  # held while what this process owns and what it runs may differ
-        self._set_back = False  # the ledger was, and has not been told yet what it forgot
+        self._owning = asyncio.Lock()  # held while the rows that this process owns and its jobs may differ
+        self._set_back = False  # the ledger was set back, and this process's submissions are not restored yet
         self._lease.on_set_back = self._note_set_back
         self._next_check = 0.0
         self._next_keep = time.monotonic() + _KEEP_EVERY
@@ -67,7 +67,8 @@ class Worker:
         self._next_purge = time.monotonic() + _PURGE_EVERY
 
     async def start(self) -> None:
-        """Take the lease and begin. Raises LedgerUnavailable."""
+        """Take the lease and start the loops. Raises LedgerUnavailable."""
+        # First: a process without a lease cannot own anything.
         await self._lease.beat()
         self._keep("keeping the lease", self._keep_lease)
         self._keep("claiming", self._dispatch)
@@ -75,7 +76,7 @@ class Worker:
         self._loops.append(asyncio.create_task(self._look_for_model()))
 
     def wake(self) -> None:
-        """Look for a queued run."""
+        """Make the worker look for queued runs."""
         self._queued = True
         self._wanted.set()
 
@@ -86,9 +87,9 @@ class Worker:
             job.cancel()
 
     async def stop(self, drain: float) -> None:
-        """Take no more work, let submissions in flight finish for `drain` seconds, and leave the rest to others.
+        """Take no more work, give submissions in flight `drain` seconds to finish, and leave the rest to others.
 
-        Even with a silent ledger it takes little more than `drain`, or the time for the last write if that is longer.
+        Even with a silent ledger this takes little more than `drain`, or the time for the last write if that is longer.
         """
         self._stopping = True
         until = time.monotonic() + drain
@@ -107,6 +108,8 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Others need not wait for the lease to run out: unsent runs go back to the queue, runs at the gateway are free
+        # to take, and submissions without an answer are reported as indeterminate.
         least, most = _LEAVING
         try:
             async with asyncio.timeout(min(most, max(least, until - time.monotonic()))):
@@ -146,7 +149,7 @@ class Worker:
             async with self._owning:
                 await self._claim()
         except Exception:
-            self._next_check = 0.0  # it may have been committed
+            self._next_check = 0.0  # the claim may have been committed, and only its answer lost
             self.wake()
             raise
 
@@ -156,6 +159,7 @@ class Worker:
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
             for record in claimed:
+                # Sent by this process before the ledger was set back: a second submission would pay twice.
                 if record.id in self._gate.memory:
                     await self._restore(record)
                 elif record.id not in self.jobs:
@@ -179,6 +183,7 @@ class Worker:
         if not self._stopping and (task.cancelled() or task.exception() is not None):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
+            # Its row still belongs to this process; the check finds it without a job.
             self._next_check = 0.0
         self._wanted.set()
 
@@ -206,8 +211,7 @@ class Worker:
     async def _check_owned(self) -> None:
         """Make the ledger and this process agree on the runs that it owns.
 
-        They differ after the answer to a commit was lost, which had claimed or reclaimed runs, and after the ledger was
-        set back.
+        They differ if a commit claimed or reclaimed runs and its answer was lost, and after the ledger was set back.
         """
         now = time.monotonic()
         if now < self._next_check:
@@ -216,13 +220,14 @@ class Worker:
         owned = set(await self._ledger.owned())
         in_flight = set(await self._ledger.owned(IS_IN_FLIGHT))
         known = {one for one, job in self.jobs.items() if job.submit_done.is_set() and one in self._gate.memory}
+        # Owned without a job; followed but not owned; accepted by the gateway, but in flight according to the ledger.
         doubtful = (owned - self.jobs.keys()) | (known - owned) | (known & in_flight)
         for record in (await self._ledger.get_many(sorted(doubtful))).values() if doubtful else ():
             if record.state == "queued" or record.owner == self._ledger.worker:
                 await self._put_right(record)
 
     async def _put_right(self, record: Record) -> None:
-        """Settle one difference. Only a run that is marked as unsent is submitted again."""
+        """Resolve one difference. Only a run that is marked as unsent is submitted again."""
         if record.id in self._gate.memory and record.state in ("queued", *IN_FLIGHT):
             await self._restore(record)
         elif record.id in self.jobs:
@@ -243,7 +248,7 @@ class Worker:
         self._set_back = True
 
     async def _say_again(self) -> None:
-        """Take the runs that this process has sent out of the queue, before anybody claims them."""
+        """Remove from the queue the runs that this process has sent, before any process claims them."""
         if not self._set_back:
             return
         ids = self._gate.memory.all_sent()
@@ -254,13 +259,14 @@ class Worker:
         self._set_back, self._next_check = False, 0.0
 
     async def _restore(self, record: Record) -> None:
-        """Record again that this process has sent a run that the ledger calls unsent, and follow it if possible."""
+        """Record again that this process has sent a run, which the ledger has forgotten, and follow it if possible."""
         upstream_id = self._gate.memory.upstream_id(record.id)
         if not await self._ledger.restore(record.id, upstream_id):
             return
         log.warning("%s: the ledger was set back to before it was submitted; it is not sent again", record.id)
         if record.id in self.jobs:
             return
+        # With an id it can be polled. Without one, its job has ended, and the result went with the ledger's memory.
         if upstream_id is not None:
             self._run(replace(record, state="running", owner=self._ledger.worker, upstream_id=upstream_id))
         elif await self._ledger.settle(record.id, INDETERMINATE):
@@ -274,17 +280,19 @@ class Worker:
             self.wake()
         if not orphaned or not self._lease.may_claim:
             return
+        # Claimed and certainly not sent: another process may submit them.
         if await self._ledger.requeue_orphans(may_declare_dead=may):
             self.wake()
+        # Perhaps sent: only the dead process could have told, and a second submission could pay twice.
         for record in await self._ledger.fail_orphans(may_declare_dead=may):
             count_ended("failed", "submission_indeterminate")
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         try:
-            # Beyond RELAY_MAX_RUNNING too: these run at the gateway already, where a result is kept for minutes only,
-            # and somebody may want one stopped.
+            # Beyond RELAY_MAX_RUNNING too: these run at the gateway already, which keeps a result for minutes only, and
+            # a client may want one stopped.
             reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=_RECLAIMED_AT_ONCE)
         except Exception:
-            self._next_check = 0.0
+            self._next_check = 0.0  # the commit may have succeeded, and only its answer been lost
             raise
         for record in reclaimed:
             if record.id not in self.jobs:

@@ -1,4 +1,4 @@
-"""Access: which hosts the relay answers for, which key starts runs and for which payer, which token opens a run."""
+"""Access control: the hosts that the relay answers for, the key that starts runs, their payer, and the run's token."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ async def require_key(
 ) -> None:
     """Raise Problem unless the client sends the relay's key, if it has one."""
     key = relay_of(request).settings.api_key
+    # `same` compares in constant time, so the time of an answer does not reveal the key.
     if key is not None and not (given is not None and same(given.credentials.strip(), key)):
         raise Problem("unauthorized")
 
@@ -89,6 +90,7 @@ def payer_of(request: Request) -> Payer:
     """Return the payer that the gateway bills for the run. Raises Problem for an invalid header."""
     given = {name: value for name in _PAYER_HEADERS if (value := request.headers.get(name)) is not None}
     for name, value in given.items():
+        # LiteLLM might bill another of them than the one that was checked.
         if len(request.headers.getlist(name)) > 1:
             raise bad_header(name, "occurs more than once")
         try:
@@ -114,7 +116,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        begun = False
+        begun = False  # the status line is sent, so an error can no longer become an answer
 
         async def send_with_headers(message: Message) -> None:
             nonlocal begun

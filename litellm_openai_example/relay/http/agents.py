@@ -144,7 +144,7 @@ async def refuse_other_origins(request: Request) -> None:
 
 @agents.post("/mcp", dependencies=[Depends(refuse_other_origins), Depends(require_key)])
 async def agent(request: Request) -> Response:
-    """Answer one message of an agent. There is no GET, because the server sends nothing unasked."""
+    """Answer one message of an agent. GET is not served, because the server sends nothing unasked."""
     payer_of(request)  # so that an invalid header is refused here, not in a tool's answer
     server = request.app.state.agent_servers[_wants_stream(request)]
     return _Exchange(server, await read_body(request, relay_of(request).settings.timings.body))

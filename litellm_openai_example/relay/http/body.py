@@ -37,6 +37,7 @@ async def read_body(request: Request, seconds: float) -> bytes:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
+                # Counted as well: the declared length is the client's word, and a chunked body has none.
                 if len(body) > MAX_BODY_BYTES:
                     raise Problem("body_too_large")
     except TimeoutError:
@@ -52,6 +53,7 @@ def parse(body: bytes) -> DeepResearchArguments:
     Raises:
         Problem: it is not JSON, or violates the contract. The message does not repeat the body.
     """
+    # Before the contract, whose errors may quote names that no client could be shown.
     data = _strict_json(body)
     _check_texts(data)
     try:
@@ -62,8 +64,10 @@ def parse(body: bytes) -> DeepResearchArguments:
 
 
 def _strict_json(body: bytes) -> object:
-    """Parse JSON without NaN, infinity or duplicate names. (Pydantic's parser keeps the last of two fields of one name,
-    and turns 1e999 into infinity.)"""
+    """Parse JSON without NaN, infinity or duplicate names.
+
+    Pydantic's parser would keep the last of two fields of one name, and turn 1e999 into infinity.
+    """
     try:
         return _STRICT.decode(body.decode("utf-8"))
     except RecursionError:

@@ -1,4 +1,4 @@
-"""A connection of an untrusted client: it costs a bounded amount of memory, for a bounded time.
+"""A connection of an untrusted client, bounded in memory and in time.
 
 Uvicorn limits only the pause between two requests. It would keep a client forever that sends nothing, drips the head of
 a request, or requests a large answer without reading it.
@@ -46,6 +46,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self._in_request():
             self._head_bytes = 0
             self._cancel_head_timer()
+        # One timer for the whole head: bytes that drip in do not extend it.
         elif not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -90,7 +91,8 @@ class BoundedConnection(HttpToolsProtocol):
             self._stuck_timer = self.loop.call_later(STUCK_SECONDS, self._check_reader)
 
     def _end(self) -> None:
-        """Close the connection; discard the answer if it is not read soon."""
+        """Close the connection, and discard the answer if it is not read soon."""
+        # `close` waits for the buffer to drain, and a client that does not read would keep it forever.
         self._cancel_head_timer()
         self.transport.close()
         self.loop.call_later(STUCK_SECONDS, self.transport.abort)

@@ -33,6 +33,7 @@ from .responses import Problem
 
 Responses = dict[int | str, JsonObject]
 
+# 'unsafe-inline', because FastAPI's page starts Swagger UI by an inline script.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
@@ -88,6 +89,7 @@ _REQUESTS = {
 
 def _errors(*codes: ApiErrorCode) -> Responses:
     """Return an entry for each status, with an example for each code."""
+    # Several codes share a status, and OpenAPI has one entry for each status.
     responses: Responses = {}
     for problem in map(Problem, codes):
         entry = responses.setdefault(problem.status, _answer(ErrorBody, problem.message))
@@ -161,6 +163,7 @@ def _schema(app: FastAPI, needs_key: bool) -> JsonObject:
     _, definitions = models_json_schema(
         [(InvocationRequest, "validation")], ref_template="#/components/schemas/{model}"
     )
+    # The route parses its body itself, as strict JSON, so FastAPI knows neither its model nor that it has one.
     schema["components"]["schemas"] |= definitions["$defs"]
     start = schema["paths"][INVOCATIONS_PATH]["post"]
     if not needs_key:
@@ -186,5 +189,6 @@ async def documentation(request: Request) -> HTMLResponse:
         swagger_css_url="/docs/swagger-ui.css",
         swagger_favicon_url="/docs/favicon.png",
     )
+    # Should a release of the page refer to another host after all, the browser refuses to load from it.
     page.headers["Content-Security-Policy"] = _POLICY
     return page
