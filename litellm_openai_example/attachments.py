@@ -59,6 +59,7 @@ def content_of(prompt: str, files: Sequence[Path_], api: ApiName) -> str | list[
     Raises:
         OSError, ValueError: one of the files cannot be sent (see `file_part`), or together they are too large.
     """
+    # A text is a sequence too: each of its characters would be opened as a file.
     if isinstance(files, str | bytes | os.PathLike):
         raise ValueError("files is a list of paths, not a single one")
     if not files:
@@ -78,6 +79,7 @@ def _read(path: Path_, name: str) -> bytes:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ValueError(f"{name} is not a regular file")  # opening a pipe could block
+    # One byte beyond the limit shows that a file is too large, even while it grows.
     with open(path, "rb") as file:
         content = file.read(MAX_FILE + 1)
     if len(content) > MAX_FILE:
@@ -97,7 +99,7 @@ def _text(content: bytes, name: str) -> str:
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # the "Unicode" of Windows
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError:  # a binary file: the check below refuses it
         text = "\0"
     if any(character < " " and character.encode() not in _WHITE for character in set(text)):
         raise ValueError(f"{name} is neither a text in UTF-8, nor an image (PNG, JPEG, GIF, WebP), nor a PDF")

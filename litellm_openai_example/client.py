@@ -240,6 +240,7 @@ class LiteLLMClient(_Client):
     ) -> str:
         """Return the text of a response, or the JSON of a background one. Accepts the arguments of `respond`."""
         request = self._response(prompt, background, tools, previous_response_id, instructions, **options)
+        # A background response has no text yet; its JSON has the id.
         return self.run((_raw if background else _text)(requests.create, RESPONSES, request), timeout)
 
     def respond(
@@ -448,6 +449,7 @@ class AsyncLiteLLMClient(_Client):
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
+        # Deferred to the stream: this method is no coroutine, and cannot await the request.
         async def open_() -> tuple[RawResponse, StreamReader]:
             raw = await self.run(requests.open_stream(api, request), timeout)
             return raw, StreamReader(raw, api.accumulator(), self.openai.api_key)
@@ -494,6 +496,7 @@ def check_timeout(seconds: float | None) -> float | None:
     """
     if seconds is None:
         return None
+    # A bool is an int to Python, but hardly meant as seconds.
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"the timeout must be a finite number of seconds above 0, not {seconds!r}")
     return float(seconds)
@@ -510,5 +513,6 @@ def _sdk_of(sdk: T, session_id: str) -> T:
     """Return `sdk` with a session header, for the gateway's cost report of these calls."""
     if not session_id:
         return sdk
+    # The copy shares the HTTP client, so the calls of a session reuse its connections.
     made: T = sdk.with_options(default_headers={SESSION_HEADER: session_id})  # type: ignore[attr-defined]
     return made

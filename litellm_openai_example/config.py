@@ -189,6 +189,7 @@ def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_
     checked = check_url(url, allow_http=allow_http, name=name)
     scheme, host, path, _, _ = urlsplit(checked)
     path = re.sub(r"/{2,}", "/", path).rstrip("/")
+    # Most likely copied from an example of a single call; every path below it would be wrong.
     for endpoint in _ENDPOINTS:
         if path.endswith(endpoint):
             raise ConfigurationError(f"{name} must be the gateway's root, without {endpoint}")
@@ -202,6 +203,7 @@ def check_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> 
     from urllib.parse import urlsplit
 
     url = url.strip()
+    # Before the parsing, whose error would name a bad host or port instead of the quotes around the value.
     if oddity := odd_form(url):
         raise ConfigurationError(f"{name} {oddity}")
     if any(character.isspace() or not character.isprintable() for character in url):

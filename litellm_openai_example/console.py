@@ -55,5 +55,6 @@ def run_command(
 
 def abandon_stdout() -> None:
     """Redirect a failed stdout to the null device, so that the interpreter's flush at exit does not fail too."""
+    # AttributeError: without a descriptor 1 at the start, the interpreter has no stdout.
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -110,6 +110,7 @@ class DeadlineExceededError(PortableError, openai.APITimeoutError):
     """The deadline of the call passed. Attributes as in `LostAnswerError`; the outcome is known if nothing was sent."""
 
     def __init__(self, what: str, request: httpx.Request, *, outcome_unknown: bool) -> None:
+        # The SDK's constructor takes no message and sets its own.
         super().__init__(request=request)
         self.message = _with_outcome(what, outcome_unknown)
         self.args = (self.message,)
@@ -173,6 +174,7 @@ class GatewayError(PortableError, openai.OpenAIError):
         facts = [f"HTTP {self.status}"] if self.status else []
         facts += [f"code {self.code}"] if self.code else []
         text = self.cause + (f" ({', '.join(facts)})" if facts else "")
+        # Some causes quote the gateway's message already.
         if self.message and self.message not in self.cause:
             text += f": {self.message.rstrip('.')}"
         if self.outcome_unknown:
@@ -224,6 +226,7 @@ def raise_from(failure: BaseException, cause: BaseException | None) -> NoReturn:
             raise failure
         raise failure from cause
     finally:
+        # This frame is in the traceback too, and its names would close a cycle.
         del failure, cause
 
 
@@ -233,11 +236,13 @@ def redact(error: GatewayError, *secrets: str | None) -> GatewayError:
         value = getattr(error, name)
         setattr(error, name, redact_text(value, *secrets) if value else value)
     error.support_ids = {name: redact_text(value, *secrets) for name, value in error.support_ids.items()}
+    # The constructor stored the cause there as well, and `repr` shows it.
     error.args = (error.cause,)
     return error
 
 
 def one_line(text: str) -> str:
     """Return `text` without line breaks and control characters, shortened to a readable length."""
+    # Cut before the work on each character: a gateway's message may have megabytes.
     text = " ".join("".join(c if c.isprintable() else " " for c in text[: _LONGEST * 4]).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [...]"

@@ -43,6 +43,7 @@ def can_be_sent(value: object) -> bool:
 
 def within_depth(data: JsonObject, levels: int = DEEPEST) -> JsonObject:
     """Return `data` with null for each object and list below `levels`; `data` itself if it is not as deep."""
+    # Level by level, not recursively: the depth is the sender's choice.
     level: list[object] = [data]
     for _ in range(levels):
         level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]

@@ -40,6 +40,7 @@ class Payer(NamedTuple):
         Raises:
             ConfigurationError: `resolve_payer` would refuse one of the values.
         """
+        # From a client, or from a row that another version wrote: any field may be missing or of another type.
         given: Mapping[str, Any] = headers if isinstance(headers, Mapping) else {}
         values = {name: given.get(name) or "" for name in (TAGS_HEADER, END_USER_HEADER, SESSION_HEADER)}
         if not all(isinstance(value, str) for value in values.values()):
@@ -77,6 +78,7 @@ def resolve_payer(
 
 def _tags(given: Iterable[str], name: str) -> tuple[str, ...]:
     tags = tuple(dict.fromkeys(tag for one in given if (tag := _name(one, name))))
+    # LiteLLM splits the header at commas, and would bill two tags instead.
     if any("," in tag for tag in tags):
         raise ConfigurationError(f"{name} holds a comma")
     if len(tags) > MOST_TAGS:

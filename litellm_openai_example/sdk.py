@@ -98,7 +98,7 @@ class LiteLLM(OpenAI):
         max_retries: the most retries of a call. A call that may have been executed is never retried.
         retry_server_errors: retry a create that was answered with 500. It may have been executed, so it may be paid
             for twice; background submits are never retried. Clients made by `with_options` inherit the setting.
-        payer: the tags, end user and session by which LiteLLM bills every call; otherwise those in `LITELLM_TAGS` and
+        payer: the tags, end user and session that LiteLLM bills every call to; otherwise those in `LITELLM_TAGS` and
             `LITELLM_END_USER`. `default_headers` take precedence.
         max_answer: the most bytes to read of one answer; a longer one is cut off there. None for no limit.
         http_client: a `LiteLLMHttpxClient`, which accepts `proxy`, `verify` and so on. With any other client nothing

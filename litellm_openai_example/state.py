@@ -1,7 +1,7 @@
 """The user's state and cache directories for this program, and private files in them.
 
 On a shared machine another user may have planted a directory, a file or a symbolic link in their place. Such a thing is
-refused, never used: whoever planted a key knows it.
+refused, never used: a user who planted a key knows it.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
+            # Before the file gets its name: after a power cut, the name could stand for an empty file.
             os.fsync(file.fileno())
         if replace:
             os.replace(temporary, path)
         else:
+            # A link, unlike a replacement, fails if the name is taken.
             with suppress(FileExistsError):
                 os.link(temporary, path)
         sync_directory(path.parent)
@@ -99,6 +101,7 @@ def kept_secret(path: Path, prefix: str = "") -> str:
         if kept := read_private(path).strip():
             return kept
         path.unlink()
+    # Read back: if another process was first, its secret is the one that counts.
     write_private(path, prefix + secrets.token_urlsafe(32), replace=False)
     return read_private(path).strip()
 

@@ -1,8 +1,8 @@
 """Finish reasons and statuses. An answer counts as whole only if its finish reason is known to mean that.
 
-Every provider has other words, and gateways pass them on in any case, as names of an enum, or in place of a status.
-Sources: the finish reasons of OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock and Hugging Face, and LiteLLM's
-table of them, which maps some failures to `stop`.
+Every provider has its own words. Gateways pass them on in upper or lower case, as names of an enum, or in place of a
+status. Sources: the finish reasons of OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock and Hugging Face, and
+LiteLLM's table of them, which maps some failures to `stop`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _STATUSES = {
 
 
 def read_reason(value: object) -> str:
-    """Return a finish reason unchanged; empty if there is none, which the word "null" means as well."""
+    """Return a finish reason unchanged; empty if it is absent, or a word for that, such as "null"."""
     if isinstance(value, str):
         return "" if _plain(value) in _ABSENT else value
     return "of an unknown kind" if value else ""
@@ -106,7 +106,7 @@ class Cut:
 
 
 def cut_short(*reasons: str) -> Cut | None:
-    """Return why an answer with these finish reasons is incomplete; None if all are known to mean a whole one."""
+    """Return the reason why an answer with these finish reasons is incomplete; None if all of them mean a whole one."""
     return next((cut_by(reason) for reason in reasons if reason and _plain(reason) not in _WHOLE), None)
 
 

@@ -166,8 +166,8 @@ class ResponseStream(Accumulator):
         return self._add(index, part, missing(sent, text))
 
     def _refuse(self, refusal: str) -> None:
-        # Only the last pieces are compared, so that an event costs no more after many. Twice the length, because half a
-        # character counts as one.
+        # Only the last pieces are compared, so that an event costs no more after many. Twice the length, because half
+        # of a surrogate pair counts as a character.
         taken = length = 0
         while length < 2 * len(refusal) and taken < len(self._refusals):
             taken += 1
@@ -232,7 +232,7 @@ class ResponseStream(Accumulator):
 
 
 class _Echo:
-    """A message that equals an earlier one so far, held back because it may be that one, sent twice."""
+    """A message that equals an earlier one so far, held back because a gateway may have sent that one twice."""
 
     def __init__(self, index: int | None, texts: list[str]) -> None:
         self.index = index

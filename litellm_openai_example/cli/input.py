@@ -15,7 +15,7 @@ from ..config import is_unicode
 from .options import Options
 
 _MAX_BYTES = 32 * 1024 * 1024  # no model takes more, and an endless writer must not fill the memory
-# Errors of reading a stdin that exists in name only, as under nohup.
+# Errors of a stdin that exists in name only, as under nohup.
 _NO_STDIN = (errno.EBADF, errno.EIO)
 
 
@@ -92,8 +92,8 @@ def _read(descriptor: int, until: float) -> bytes:
         except OSError as error:
             failures.append(error)
 
-    # A thread, because nothing else can wait for a pipe with a time limit on every system. It reads the descriptor, as
-    # it would hold the lock of a buffered stream when the interpreter exits.
+    # A thread, because nothing else can wait for a pipe with a time limit on every system. It reads the descriptor: it
+    # could still hold the lock of a buffered stream when the interpreter exits, which needs that lock.
     reader = threading.Thread(target=read, daemon=True, name="stdin")
     reader.start()
     reader.join(max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))

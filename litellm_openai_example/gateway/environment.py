@@ -37,7 +37,7 @@ def ensure(tell: Callable[[str], None]) -> Path:
     The environment is named after the pinned requirements and the Python version, so changed pins get a new one.
 
     Args:
-        tell: called with a line for each step that takes its time.
+        tell: called with a line for each step that takes a while.
 
     Raises:
         GatewayUnavailable: uv is missing, or the installation failed.
@@ -141,12 +141,13 @@ def megabytes_fetched(output: bytes) -> int:
 
 
 def _content(file: IO[bytes]) -> bytes:
-    """Return what a child process has written so far, without moving the position that it shares with this process."""
+    """Return the output of a child process so far, without moving the file position that it shares with this one."""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
 
 
 def _certificates() -> dict[str, str]:
-    """Return the setting that lets uv trust a company's proxy as pip does, if this machine has a store."""
+    """Return the setting that makes uv trust this machine's certificates, as pip does; empty if it has no store."""
+    # A company's proxy signs its connections with a certificate of that store.
     store = ssl.get_default_verify_paths()
     return {"UV_SYSTEM_CERTS": "1"} if store.cafile or store.capath else {}
 

@@ -53,16 +53,19 @@ def serve() -> None:
     try:
         from ..research.relay_client import RelayClient
 
+        # It checks the settings: an agent would show their error only at its first call, if at all.
         RelayClient().close()
         from .server import Caller, agent_secret, create_server
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     except ModuleNotFoundError as error:
+        # Another missing module is a fault of the installation, for which the advice below is wrong.
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
         raise click.UsageError("the MCP server needs mcp, which is not installed: pip install '.[mcp]'") from None
     if sys.stdin.isatty():
         _tell("an agent is expected on stdin (see --help); Ctrl-D ends this")
+    # The process serves one agent, so its user's secret is the caller's identity, in every call.
     me = Caller(agent_secret(_tell))
     create_server(_connect, lambda _: me).run("stdio")
 

@@ -137,6 +137,7 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
             checked = check_arguments(given)
         except ValueError as error:
             raise ToolError(str(error)) from None
+        # Always in the background: an agent gives up on a call long before a run ends.
         arguments: JsonObject = checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | {"background": True}
         request = ctx.request_context.request
         async with connect(request) as relay:
@@ -211,6 +212,7 @@ def _parameter(name: str) -> inspect.Parameter:
     argument = ToolArguments.model_fields[name]
     kind: Any = argument.annotation
     default: Any = inspect.Parameter.empty
+    # A factory, because a plain default of None would be part of the schema that models get.
     if not argument.is_required():
         kind, default = (
             kind | None,

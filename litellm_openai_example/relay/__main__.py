@@ -171,11 +171,13 @@ def relay(
     problem = _conflict(list_runs=list_runs, cost=cost, state=state, since=since, as_json=as_json)
     if problem:
         raise click.UsageError(problem)
-    gc.disable()  # imports create many objects, none of them garbage
+    # Imports create many objects, none of them garbage: collecting would only slow the start.
+    gc.disable()
     try:
         if list_runs or cost:
             return _report(state, since, cost=cost, as_json=as_json)
         _end_at_once_by_sigterm()
+        # Here: `--help` and the reports need neither the server nor the engine.
         with late_types():
             from .process import CannotStart, run
     except ModuleNotFoundError as error:
@@ -185,6 +187,7 @@ def relay(
         ) from None
     finally:
         gc.enable()
+    # An empty variable, as a template leaves it behind, means the default.
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
     try:
@@ -207,6 +210,7 @@ def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime
 def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:
     from .report import STATES, cost_of_runs, list_runs
 
+    # Before the ledger is read: the interpreter has no stdout if its descriptor is closed.
     if sys.stdout is None:
         raise click.UsageError("stdout is closed: the report would be lost")
     if state is not None and state not in STATES:
@@ -232,6 +236,7 @@ def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: b
 
 def _end_at_once_by_sigterm() -> None:
     """End on SIGTERM without cleanup, until the relay handles signals itself."""
+    # Nothing is open yet, and by default the process would die of the signal instead of ending with 0.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 

@@ -49,6 +49,7 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Enc
     events = []
     if last < _QUEUED:
         events.append(_status(record, _QUEUED, "queued", None, record.created_at))
+    # A run that ended without the gateway's id has no such event. Its id 2 stays unused, so that no other id moves.
     if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
         events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
     for piece in pieces[max(0, last - _RUNNING) :]:
@@ -65,6 +66,7 @@ def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[Enc
 
 def last_id(record: Record, pieces: Sequence[Piece]) -> int:
     """Return the highest id so far."""
+    # By position, even for events that are left out: a reader that reconnects must find the same ids.
     streamed = len(pieces) + _RUNNING
     if record.finished:
         return streamed + 1 + (_rest(record, pieces) is not None)

@@ -47,6 +47,7 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("[relay] %(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(_Json() if form == "json" else text)
+    # On the handler, not on our logger: the libraries' records pass through it too.
     handler.addFilter(_OwnWords(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)  # libraries may log what they were sent: from them only warnings
@@ -61,6 +62,7 @@ def log_run(event: str, invocation_id: str, **facts: object) -> None:
 
 def kind_and_place(error: BaseException) -> str:
     """Return the type of an error and the place where it was raised, without its text."""
+    # The file's name alone: its path may hold a user's name.
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return type(error).__name__ + place
@@ -70,6 +72,7 @@ def _of_others(record: logging.LogRecord) -> str:
     """Return a library's warning without its arguments, which may hold anything."""
     error = record.exc_info[1] if record.exc_info else None
     record.exc_info = record.exc_text = record.stack_info = None
+    # The unformatted message is the library's own text; only its arguments come from outside.
     text = f"{record.name}: {str(record.msg).partition(chr(10))[0]}"
     return f"{text} ({kind_and_place(error)})" if error is not None else text
 
@@ -131,6 +134,7 @@ class BackgroundStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
+        # Whole lines only: a traceback comes in pieces, and a lost piece would join two lines.
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             try:
@@ -141,6 +145,7 @@ class BackgroundStream(io.TextIOBase):
 
     def drain(self, seconds: float) -> None:
         """Wait until all lines are written, for `seconds` at most."""
+        # Not `Queue.join`, which has no time limit: stderr may be what hangs.
         until = time.monotonic() + seconds
         with self._lines.all_tasks_done:
             while self._lines.unfinished_tasks and (left := until - time.monotonic()) > 0:

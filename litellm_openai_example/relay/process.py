@@ -65,6 +65,7 @@ def _run(settings: Settings, tell: Callable[[str], None]) -> int:
     gc.set_threshold(10_000, 10, 10)  # few cycles among many objects: the default of 700 costs 8 % of a start
     stopping = Stopping(settings.timings.drain + _AFTER_DRAIN)
     try:
+        # A `Runner` instead of `uvicorn.run`: the signals are ours, and the ledger is opened before the socket.
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             try:
                 runner.run(serve(settings, tell, stopping))
@@ -111,6 +112,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
     await relay.open()  # before the socket: a relay that cannot work must not be reachable
     with bind(settings.host, settings.port) if settings.fd is None else inherited(settings.fd) as listener:
         try:
+            # Bound already, so a second relay on this port fails before it claims a run.
             await relay.start()
             server = RelayServer(settings, relay, listener, tell)
             stopping.handle(lambda: loop.call_soon_threadsafe(server.stop))
@@ -121,6 +123,7 @@ async def serve(settings: Settings, tell: Callable[[str], None], stopping: Stopp
         except LedgerUnavailable as error:
             raise CannotStart(f"the ledger cannot be used: {error}") from None
         finally:
+            # After the server: until then, waiting clients are answered from the ledger.
             await relay.stop()
 
 
@@ -226,6 +229,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise CannotStart("RELAY_HOST is not an address of this machine") from None
     listener = socket.socket(family, kind, protocol)
     try:
+        # Otherwise a restart fails for a minute while connections of the last process are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:

@@ -90,8 +90,10 @@ class Relay:
 
     async def stop(self) -> None:
         """Stop working, once submissions in flight have had the rest of their time."""
+        # The drain began with `close`: answering clients in the meantime took a part of it.
         self.close()
         drained = time.monotonic() - self._closed_at
+        # The worker first: its last submissions need the gateway, and its last writes the ledger.
         await self._worker.stop(max(0.0, self.settings.timings.drain - drained))
         await self.hub.stop()
         await self._upstream.close()
@@ -114,7 +116,8 @@ class Relay:
             raise Problem("queue_full", retry_after=_RETRY_FULL) from None
         except IdempotencyConflict:
             raise Problem("idempotency_conflict") from None
-        self._worker.wake()  # at once, before the next tick finds it
+        # Otherwise the run would wait for the next tick.
+        self._worker.wake()
         count_accepted()
         log_run("accepted", record.id, mode=record.mode, state=record.state)
         return record
@@ -128,6 +131,7 @@ class Relay:
 
     async def cancel(self, invocation_id: str) -> None:
         """Cancel an invocation, or ask the process that runs it to do so."""
+        # In the ledger first: if this process dies, or another runs it, the request is still carried out.
         await self._in_time(self.ledger.request_cancel(invocation_id))
         self._worker.cancel(invocation_id)
 

@@ -38,25 +38,25 @@ _DRIVERS = {
 
 @dataclass(frozen=True)
 class Timings:
-    """Intervals and limits in seconds. Not settings, but tests use shorter ones.
+    """Intervals and limits in seconds. They are no settings of an operator, but tests use shorter ones.
 
     Attributes:
-        first_poll, longest_poll: the pause between two polls of one invocation grows from the one to the other.
-        poll_timeout: of one poll.
+        first_poll, longest_poll: shortest and longest pause between two polls of an invocation; it grows with the age.
+        poll_timeout: limit of one poll.
         polls_per_second: limit for all polls of this process.
-        missing: for how long a gateway must report a response as unknown, without exception, to be believed.
+        missing: a response is lost once the gateway has reported it as unknown for this long, without exception.
         gate: a submission that takes longer leaves the gate, and counts as running.
-        lease: for how long a silent process keeps its work; heartbeats come every third of it.
+        lease: time that a silent process keeps its work; heartbeats come every third of it.
         tick: interval of the checks for orphans, and on SQLite for changes by other processes.
-        flush: for how long streamed text is gathered before it is stored.
-        stall: for how long a stream may be silent before the response is polled.
+        flush: longest time that streamed text is gathered before it is stored.
+        stall: silence of a stream after which the response is polled.
         retry: longest pause before an unsent submission is retried.
-        keep_alive: between two comments of an event stream.
-        body: for a request's body to arrive.
-        ledger: for how long a request waits for a silent database.
-        cancel: for how long `POST .../cancel` waits for the outcome.
-        drain: for how long submissions in flight may take at shutdown.
-        learned: for how long a field that a model refuses is remembered.
+        keep_alive: interval of the comments in an event stream.
+        body: limit for the body of a request to arrive.
+        ledger: longest time that a request waits for a silent database.
+        cancel: longest time that `POST .../cancel` waits for the outcome.
+        drain: time for submissions in flight at shutdown.
+        learned: time that a model's refusal of a field is remembered.
     """
 
     first_poll: float = 1.0
@@ -153,6 +153,7 @@ def request_fields(text: str) -> JsonObject:
     inner = {} if fields.get("extra_body") is None else fields["extra_body"]  # LiteLLM merges it into the body
     if not isinstance(inner, dict):
         raise ValueError('must hold extra_body as an object, such as {"extra_body": {"a_new_field": 1}}')
+    # In both places: merged into the body, the inner ones would replace the relay's own fields.
     if taken := sorted(_OWN_FIELDS & (fields.keys() | inner.keys())):
         raise ValueError(f"must not hold {', '.join(taken)}: the relay sets that itself")
     tools = fields.get("tools") or []
@@ -175,6 +176,7 @@ def database_url(env: Mapping[str, str] = os.environ) -> URL:
         return URL.create("sqlite+aiosqlite", database=str(state_dir(env) / "relay.sqlite3"))
     if text[0] in "\"'":
         raise ConfigurationError("RELAY_DATABASE_URL is in quotes: remove them (docker's --env-file keeps them)")
+    # Taken literally, it would fail at the database, with an error that hints at something else.
     if literal := re.search(r"\$\{[A-Z_][A-Z0-9_]*\}", text):
         raise ConfigurationError(f"RELAY_DATABASE_URL holds a literal {literal[0]}: it was not replaced by a value")
     try:
@@ -200,6 +202,7 @@ def _with_hosts_as_settings(text: str) -> str:
 
     SQLAlchemy accepts several hosts only as `host` in the query.
     """
+    # Only hosts are rewritten: anything else is left to SQLAlchemy, and to its error.
     parts = _SEVERAL_HOSTS.fullmatch(text)
     if parts is None:
         return text

@@ -55,8 +55,8 @@ async def keep_going(
 class Batch(Generic[Item, Result]):
     """A call for one item, answered together with those of other callers.
 
-    An item that arrives during a call joins the next one, so its result reflects the state after it was submitted. It is
-    processed even if its caller is cancelled: a change that a job has submitted must not be lost with the job.
+    An item that arrives during a call joins the next one, so its result reflects the state after it was submitted. An
+    item is processed even if its caller is cancelled: a change that a job has submitted must not be lost with the job.
 
     Args:
         answer: takes items, and returns a result or an exception for each, in the same order.

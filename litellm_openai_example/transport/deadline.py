@@ -1,8 +1,8 @@
 """One deadline for a whole call, retries and polling included, on the monotonic clock.
 
-An HTTP client's timeouts are per read, so a server that drips a byte now and then can stretch them without end. The
-HTTP clients cancel an asynchronous call at its deadline; a blocking one cannot be cancelled, so each of its reads and
-writes is given the time that is left (`connections.clamp`).
+An HTTP client's timeouts are per read, so a server that drips a byte now and then can stretch a call without end. The
+HTTP clients cancel an asynchronous call at its deadline. A blocking call cannot be cancelled, so each of its reads and
+writes gets the time that is left (`connections.clamp`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_NEVER = 1e9  # seconds; the clocks of the operating system overflow not much later
+_NEVER = 1e9  # seconds; the operating system's timers overflow not far beyond
 
 
 class Deadline:
@@ -56,6 +56,7 @@ def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
     mine = seconds if isinstance(seconds, Deadline) else Deadline(seconds)
     outer = _current.get()
     nearest = outer if outer is not None and outer.at <= mine.at else mine
+    # In a context variable, because the SDK lies between the caller and the HTTP client, and passes no deadline on.
     token = _current.set(nearest)
     try:
         yield nearest

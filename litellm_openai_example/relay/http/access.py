@@ -90,7 +90,7 @@ def payer_of(request: Request) -> Payer:
     """Return the payer that the gateway bills for the run. Raises Problem for an invalid header."""
     given = {name: value for name in _PAYER_HEADERS if (value := request.headers.get(name)) is not None}
     for name, value in given.items():
-        # LiteLLM might bill another of them than the one that was checked.
+        # Picking one of two would bill a payer whom the client may not have meant.
         if len(request.headers.getlist(name)) > 1:
             raise bad_header(name, "occurs more than once")
         try:
@@ -105,8 +105,8 @@ class Guard:
 
     Args:
         app: the routes.
-        loopback: True if the relay listens on a loopback address only. Then a web page that points its own host name
-            there (DNS rebinding) is recognized by that name.
+        loopback: True if the relay listens on a loopback address only. A web page that points its own host name there
+            (DNS rebinding) is then recognized by that name.
     """
 
     def __init__(self, app: ASGIApp, *, loopback: bool) -> None:
@@ -132,7 +132,7 @@ class Guard:
             app = self._app if problem is None else error_response(problem)
             await app(scope, receive, send_with_headers)
         except Exception as error:
-            # Without its text, which may repeat what a client or the gateway sent.
+            # Only the kind: the text may repeat input of a client or the gateway.
             log.error("a request failed with %s", kind_and_place(error))
             if not begun:
                 await error_response(Problem("internal_error"))(scope, receive, send_with_headers)
@@ -143,7 +143,7 @@ class Guard:
         # Two lengths or two hosts smuggle a request past a proxy that believes the other one.
         if len(hosts) > 1 or ("content-length" in headers and "transfer-encoding" in headers):
             return Problem("invalid_http")
-        # A probe may not know the name, and its answer reveals nothing.
+        # A health probe may use another name, and its answer reveals nothing.
         if self._loopback and scope["path"] not in _PROBES and not names_loopback("".join(hosts)):
             return Problem("host_not_allowed")
         return None

@@ -53,7 +53,6 @@ def parse(body: bytes) -> DeepResearchArguments:
     Raises:
         Problem: it is not JSON, or violates the contract. The message does not repeat the body.
     """
-    # Before the contract, whose errors may quote names that no client could be shown.
     data = _strict_json(body)
     _check_texts(data)
     try:
