@@ -93,6 +93,7 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
     for row in _read(url, [query]):
         key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
         runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
+        # A run of unknown cost is counted apart: a sum that takes it for free would look complete.
         cost = read_cost(row.cost_usd)
         sums[key] = runs + 1, dollars + (cost or 0.0), unknown + (cost is None)
     costs: list[JsonObject] = [
@@ -103,7 +104,7 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
         return json.dumps(costs, indent=1)
     lines = [
         f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  "
-        + one_line(one["model"] or "(no model)")  # as a gateway named it
+        + one_line(one["model"] or "(no model)")  # the gateway's text, which a terminal must not interpret
         + (f"  ({one['cost_unknown']} of unknown cost)" if one["cost_unknown"] else "")
         for one in costs
     ]

@@ -174,7 +174,7 @@ class Attempt:
         return LostAnswerError(what, self.request, outcome_unknown=not self.reading)
 
     def judge(self, response: httpx.Response) -> None:
-        """Set the answer's headers by which the SDK decides whether to retry, and when."""
+        """Set the headers of the answer that tell the SDK whether to retry, and when."""
         status = response.status_code
         if status < 400:
             return

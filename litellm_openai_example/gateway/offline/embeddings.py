@@ -24,6 +24,7 @@ def embeddings(body: JsonObject) -> JsonObject:
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _MOST_DIMENSIONS:
         raise BadRequest(f"dimensions must be a number from 1 to {_MOST_DIMENSIONS}", param="dimensions")
     texts = _texts(body.get("input"))
+    # The SDK requests base64 unless its caller names a format.
     in_base64 = body.get("encoding_format") == "base64"
     used = sum(tokens(text) for text in texts)
     return {
@@ -51,6 +52,7 @@ def _texts(given: object) -> list[str]:
 
 def _vector(text: str, size: int) -> list[float]:
     """Return a vector of length 1 that depends on the text alone."""
+    # Not the random module: a text keeps its vector, in every process and with every release of Python.
     noise = hashlib.shake_256(text.encode("utf-8", "surrogatepass")).digest(2 * size)
     numbers = [number / 32768 for number in struct.unpack(f"<{size}h", noise)]
     length = math.hypot(*numbers) or 1.0

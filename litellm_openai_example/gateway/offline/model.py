@@ -1,4 +1,4 @@
-"""The offline demo model: what it says and what it refuses. Text in, text out; no I/O and no wire format."""
+"""The offline demo model: its answers and its refusals. Text in, text out; no I/O and no wire format."""
 
 from __future__ import annotations
 
@@ -145,6 +145,7 @@ def complete(request: Request) -> Completion:
     """Return the model's output for a request."""
     asked = [item.text for item in request.conversation if item.kind == "user"]
     question = asked[-1] if asked else ""
+    # Of this turn only: the outputs of earlier turns have been answered already.
     outputs = [item.text for item in _since_last_question(request.conversation) if item.kind == "output"]
     # A research model answers every prompt with a report, even "Reply with exactly".
     if request.is_research and not request.functions:
@@ -241,6 +242,7 @@ def _fill(schema: object, text: str, root: Schema | None = None, depth: int = 0)
     root = schema if root is None else root
     if isinstance(schema.get("$ref"), str):
         return _fill(_referred(root, schema["$ref"]), text, root, depth + 1)
+    # The first alternative satisfies the first two. For `allOf` it is a guess, good enough for a demo.
     for name in ("anyOf", "oneOf", "allOf"):
         if isinstance(schema.get(name), list) and schema[name]:
             return _fill(schema[name][0], text, root, depth + 1)

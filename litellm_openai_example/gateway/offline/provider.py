@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def has_key(self) -> bool:
         """Return True if the request carries the provider's key."""
         given = self.headers.get("authorization", "")
-        # Bytes, because compare_digest refuses text that is not ASCII; and in constant time.
+        # In constant time, and as bytes, because `compare_digest` refuses text that is not ASCII.
         return hmac.compare_digest(given.encode(), f"Bearer {self.provider.api_key}".encode())
 
     def get(self, parts: list[str]) -> None:
@@ -142,6 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("stream"):
             events = ({**event, "sequence_number": n} for n, event in enumerate(wire.response_events(stored.whole)))
             return self.send_events(events, wait=stored.left)
+        # Like the real API, which answers a foreground request only at its end.
         if not body.get("background"):
             time.sleep(stored.left)
         return self.send_json(200, stored.now())
@@ -152,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.not_found(parts)
         if not stored.whole["background"]:
             raise BadRequest("Only responses created with background=true can be cancelled.")
+        # As at OpenAI: a second cancel succeeds, and the cancel of a finished response fails.
         if stored.left == 0 and not stored.cancelled:
             raise BadRequest("Cannot cancel a completed response.")
         stored.cancelled = True
@@ -250,6 +252,7 @@ class OfflineProvider:
         background_seconds: float = 1.0,
         folder: Path | None = None,
     ) -> None:
+        # Other users of this machine reach the port too, but not the prompts behind it.
         self.api_key = secrets.token_urlsafe(32)
         self._seconds = {True: research_seconds, False: background_seconds}
         self.files = Files()

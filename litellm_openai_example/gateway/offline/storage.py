@@ -139,6 +139,7 @@ class Responses:
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path, text)
+        # By the files' own times: other providers write to this directory too.
         files = sorted(((file.stat().st_mtime, file) for file in path.parent.glob("resp_*.json")), reverse=True)
         for number, (changed, file) in enumerate(files):
             if number >= _MOST_KEPT or changed < time.time() - _KEPT_SECONDS:

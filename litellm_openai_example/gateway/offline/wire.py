@@ -16,6 +16,7 @@ _ANY_JSON = {"type": "object", "properties": {"answer": {"type": "string"}}}
 def chat_request(body: JsonObject) -> Request:
     """Parse the body of a chat request. Raises BadRequest."""
     items: list[Item] = []
+    # A message with several calls becomes several items, as in the other API.
     for message in _objects(body.get("messages"), "messages", empty=False):
         text, role = _text(message.get("content")), message.get("role")
         if role == "tool":
@@ -89,6 +90,7 @@ def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObj
     yield chunk({"role": "assistant", "content": ""})
     for piece in pieces(message["content"] or ""):
         yield chunk({"content": piece})
+    # As OpenAI streams them: the name with empty arguments first, then pieces of the arguments under the same index.
     for call in message.get("tool_calls", ()):
         start = {**call["function"], "arguments": ""}
         yield chunk({"tool_calls": [{**call, "index": 0, "function": start}]})
@@ -96,6 +98,7 @@ def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObj
             yield chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
     yield chunk({}, completion["choices"][0]["finish_reason"])
     if with_usage:
+        # The only chunk without a choice.
         yield {**base, "choices": [], "usage": completion["usage"]}
 
 
@@ -104,6 +107,7 @@ def response(body: JsonObject, request: Request, completion: Completion) -> Json
     output: list[JsonObject] = []
     if completion.sources:
         action: JsonObject = {"type": "search", "query": "offline demo"}
+        # OpenAI lists the pages of a search only on request.
         if "web_search_call.action.sources" in (body.get("include") or ()):
             action["sources"] = [{"type": "url", "url": url} for url, _ in completion.sources]
         output.append({"id": _id("ws"), "type": "web_search_call", "status": "completed", "action": action})
@@ -211,6 +215,7 @@ def _request(body: JsonObject, conversation: list[Item], shape: JsonObject) -> R
 def _forced(choice: object, functions: dict[str, JsonObject]) -> str:
     if choice == "required" and functions:
         return next(iter(functions))
+    # The chat API nests the name, the Responses API does not.
     name = (_object(_object(choice).get("function")) or _object(choice)).get("name")
     if not isinstance(name, str):
         return ""
@@ -220,12 +225,14 @@ def _forced(choice: object, functions: dict[str, JsonObject]) -> str:
 
 
 def _shape(wanted: JsonObject) -> JsonObject | None:
+    # Nested below `json_schema` in the chat API, and beside `type` in the Responses API.
     if wanted.get("type") == "json_schema":
         return _object((_object(wanted.get("json_schema")) or wanted).get("schema"))
     return _ANY_JSON if wanted.get("type") == "json_object" else None
 
 
 def _check_calls(items: list[Item]) -> None:
+    # Both APIs refuse an output without its call, such as one from another conversation.
     called = {item.call_id for item in items if item.kind == "call"}
     for item in items:
         if item.kind == "output" and item.call_id not in called:
