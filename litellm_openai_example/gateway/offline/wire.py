@@ -98,7 +98,7 @@ def chat_chunks(completion: JsonObject, *, with_usage: bool) -> Iterator[JsonObj
             yield chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
     yield chunk({}, completion["choices"][0]["finish_reason"])
     if with_usage:
-        # The only chunk without a choice.
+        # OpenAI sends the usage in a last chunk without choices.
         yield {**base, "choices": [], "usage": completion["usage"]}
 
 
