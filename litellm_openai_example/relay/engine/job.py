@@ -213,7 +213,7 @@ class Job:
             outcome = await self._relay_text(reply, replies)
             if outcome is not None:
                 return await self._poller.end(outcome)
-            # Executed, but the stream broke before it named an id, so nothing can be polled.
+            # Accepted, but the stream named no id, so nothing can be polled.
             if self._row.upstream_id is None:
                 return await self._row.settle(self._poller.fallback)
         return await self._poller.follow(reply.poll_after)
@@ -311,7 +311,7 @@ class Job:
         reply = await self._poller.retrieve(self._row.upstream_id)
         if isinstance(reply, Reply) and reply.outcome is not None:
             return reply.outcome
-        # It can never be polled: the word of the stream has to do.
+        # It can never be polled, so the stream's report has to do.
         if isinstance(reply, PollFailed) and reply.hopeless:
             return outcome
         # Not confirmed yet. If polling finds no response in the end, the reported failure stands.

@@ -53,7 +53,7 @@ class Row:
             return False
 
     async def requeue(self, delay: float, followed: float) -> None:
-        """Return it to the queue, unsent, for `delay` seconds; `followed` counts its seconds up to the end of these."""
+        """Return it to the queue, unsent, for `delay` seconds. `followed` counts its seconds, this pause included."""
         # By its number: a repeat after a lost answer must not undo the next attempt's claim.
         attempt = self.record.attempts
         await self._keep(lambda: self._ledger.requeue(self.id, delay, attempt=attempt, followed=followed))

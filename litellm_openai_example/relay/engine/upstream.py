@@ -32,7 +32,7 @@ from .replies import Reply
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
 _LONGEST_NAME = 80
-# LiteLLM names who answered (measured with 1.108.12): a fallback model by its own name, an alias as it was asked for.
+# LiteLLM names the model that answered (measured with 1.108.12): a fallback by its own name, an alias as requested.
 _MODEL_HEADER, _DEPLOYMENT_HEADER = "x-litellm-model-group", "x-litellm-model-id"
 _RUNNING = frozenset({"queued", "in_progress", "cancelling"})
 

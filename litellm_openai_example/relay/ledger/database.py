@@ -91,7 +91,7 @@ class Database:
         self.away = False
         self._name = name
         self._writing: Batch[Write[Any], object] = Batch(self._commit, largest=_LARGEST_GROUP)
-        self._written = -_FRESH  # when the last successful write began
+        self._written = -_FRESH  # start of the last successful write
         self._probe: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -156,10 +156,10 @@ class Database:
         self._note(None)
 
     async def listen(self) -> AsyncIterator[set[str]]:
-        """Yield the ids of invocations that other processes change (PostgreSQL). An empty set says: listening began.
+        """Yield the ids of invocations that other processes change (PostgreSQL); an empty set once listening begins.
 
         Raises:
-            NotAnnounced: not even the own process is heard.
+            NotAnnounced: not even this process's own announcement arrives.
             LedgerUnavailable: the connection broke; changes may have been missed.
         """
         try:
@@ -233,7 +233,8 @@ class Database:
         return results, transaction.changed
 
     async def _is_committed(self, number: int) -> bool:
-        """Return the fate of a transaction of this server, once it is known."""
+        """Wait until the fate of a transaction is known; return True if it was committed."""
+        # However long that takes: until then, nobody may repeat the changes, nor report that they failed.
         query = select(func.txid_status(number))
         while True:
             with suppress(LedgerUnavailable):

@@ -285,6 +285,7 @@ class Ledger:
         async def work(transaction: Transaction) -> None:
             if followed:
                 await transaction.connection.execute(*self._followed(followed))
+            # The unsent first: the next statement fails everything that is still in flight.
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT, _row.unsent.is_(True)), REQUEUED)
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT), INDETERMINATE.columns | _NOW)
             await transaction.connection.execute(update(invocations).where(mine, _IS_RUNNING).values(owner=None))
@@ -323,7 +324,7 @@ class Ledger:
         return await self._change(invocation_id, self._mine(IN_FLIGHT, *this_one).values(values))
 
     async def commit_intent(self, invocation_id: str) -> bool:
-        """Note that it may have been sent from here on. False if another process owns it by now: do not send it."""
+        """Record that it may have been sent from here on. False if another process owns it by now: do not send it."""
         # Readers see no change, so none is announced; and a commit whose answer was lost may be repeated.
         return await self._change(invocation_id, self._to_sent, announce=False)
 
@@ -376,6 +377,7 @@ class Ledger:
             if (await transaction.connection.execute(mine.with_for_update())).first() is None:
                 return False
             key = {"invocation_id": invocation_id, "seq": piece.seq}
+            # A repeat after a lost answer finds its own piece: the same text replaces it.
             await transaction.connection.execute(delete(pieces).filter_by(**key))
             await transaction.connection.execute(insert(pieces).values(**key, start=piece.start, text=piece.text))
             transaction.changed.add(invocation_id)
@@ -398,6 +400,7 @@ class Ledger:
         async def work(transaction: Transaction) -> None:
             cancelled = CANCELLED.columns | _NOW
             queued = update(invocations).where(_row.id == invocation_id, _row.state == "queued").values(cancelled)
+            # Queued means certainly not sent, so it ends here. An active run may be paid for: only its owner can tell.
             if (await transaction.connection.execute(queued)).rowcount == 0:
                 active = (_row.id == invocation_id, _row.state.in_(ACTIVE))
                 await transaction.connection.execute(update(invocations).where(*active).values(cancel_requested=True))
