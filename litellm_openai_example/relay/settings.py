@@ -38,7 +38,7 @@ _DRIVERS = {
 
 @dataclass(frozen=True)
 class Timings:
-    """Intervals and limits in seconds. They are no settings of an operator, but tests use shorter ones.
+    """Intervals and limits in seconds. Operators cannot set them, but tests use shorter ones.
 
     Attributes:
         first_poll, longest_poll: shortest and longest pause between two polls of an invocation; it grows with the age.

@@ -140,6 +140,7 @@ class Job:
                 self._place.refused(error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
+                # Nothing has left. If another process owns the run by now, requeuing changes nothing.
                 return await (self._row.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
                 # It may have been executed and billed. A repeat could pay twice, so the doubt is the outcome.
