@@ -81,7 +81,7 @@ class Adaptations:
                 self._until.pop(known, None)
             elif self._until.setdefault(known, until) == until:
                 log.warning(
-                    "the model %s refuses a field of the request (%s): for %.0f s it is asked %s",
+                    "the model %s refuses a field of the request (%s): for %.0f s requests are sent %s",
                     name, kind, self._seconds, _CHANGES[kind].words,
                 )  # fmt: skip
         for kind in adapted.kinds:

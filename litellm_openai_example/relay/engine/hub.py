@@ -175,7 +175,7 @@ class Hub:
                 self.changed(ids or list(self._topics))
         except NotAnnounced:
             if not self._told:
-                log.warning("the ledger announces no changes (a pooler per transaction?): looking for them instead")
+                log.warning("the ledger announces no changes (a pooler per transaction?): polling for them instead")
             self._told = True
             await asyncio.sleep(_RETRY_BEHIND_POOLER)
         finally:

@@ -239,12 +239,12 @@ class Worker:
             self.wake()
         elif record.state in IN_FLIGHT and await self._ledger.settle(record.id, INDETERMINATE):
             count_ended("failed", INDETERMINATE.error_code)
-            log.warning("%s: the ledger says that it was sent, this process knows no more (%s)", record.id, _UNKNOWN)
+            log.warning("%s: sent according to the ledger, but this process has no answer (%s)", record.id, _UNKNOWN)
 
     # A ledger that was set back
 
     def _note_set_back(self) -> None:
-        log.warning("the ledger may have been set back: repeating what this process has submitted")
+        log.warning("the ledger may have been set back: recording again which runs this process has submitted")
         self._set_back = True
 
     async def _say_again(self) -> None:
@@ -271,7 +271,7 @@ class Worker:
             self._run(replace(record, state="running", owner=self._ledger.worker, upstream_id=upstream_id))
         elif await self._ledger.settle(record.id, INDETERMINATE):
             count_ended("failed", INDETERMINATE.error_code)
-            log.warning("%s: it ended, and the ledger forgot how (%s)", record.id, _UNKNOWN)
+            log.warning("%s: it had ended, but the ledger has lost its outcome (%s)", record.id, _UNKNOWN)
 
     async def _recover(self) -> None:
         may = self._lease.may_declare_dead
