@@ -43,7 +43,7 @@ _EXPECTED = re.compile(r"upstream_failed|submission_indeterminate|does not list"
 
 @dataclass
 class Run:
-    """A run that a client was promised, and the statuses that it may end with."""
+    """An accepted run, and the terminal statuses that it may have."""
 
     name: str
     started: JsonObject
@@ -90,8 +90,8 @@ class Upgrade:
 
     Args:
         program: the older revision's command.
-        url: of an empty database.
-        beside: whether the old relay goes on while this one starts.
+        url: URL of an empty database.
+        beside: True if the old relay keeps running while this one starts.
         end: the signal that ends the old one.
     """
 
@@ -142,7 +142,7 @@ class Upgrade:
         self._check(code == (0 if self.end is signal.SIGTERM else -signal.SIGKILL), f"the old relay ended with {code}")
 
     def _fill(self, api: Api) -> None:
-        """A run in every state, at the old relay."""
+        """Start a run in every state at the old relay."""
         for name, ends_as in (("done", "completed"), ("part", "incomplete"), ("broken", "failed")):
             api.wait(self._ask(api, f"{name}-1", ends_as).started)
         stopped = self._ask(api, "stopped-1", "cancelled").started
@@ -249,7 +249,7 @@ class Copy:
         self.folder, self.server = folder, server
 
     def __call__(self, url: str) -> str:
-        """A backup of a ledger, restored elsewhere."""
+        """Back up a ledger, restore it elsewhere, and return the URL of the copy."""
         if not url.startswith("sqlite"):
             return self.server.copy(url)
         source = Path(url.partition("///")[2])
@@ -260,7 +260,7 @@ class Copy:
 
 
 def states(url: str) -> dict[str, str]:
-    """The state of every run, as the ledger has it."""
+    """Return the state of every run in the ledger."""
     engine = create_engine(url.replace("+aiosqlite", ""))
     try:
         with engine.connect() as connection:

@@ -38,7 +38,7 @@ class Size:
     """Median milliseconds on a ledger of this size.
 
     Attributes:
-        look: what each process asks once a second, which is what an idle one costs.
+        look: the queries of each process once a second, the whole cost of an idle one.
     """
 
     database: str
@@ -52,7 +52,7 @@ class Size:
 
 
 def ledger_growth() -> list[Size]:
-    """Both databases, each filled up step by step."""
+    """Measure both databases, each filled step by step."""
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
         found = asyncio.run(_sizes("SQLite", f"sqlite+aiosqlite:///{folder}/ledger.sqlite3"))
         with tempfile.TemporaryDirectory(prefix="relay-bench-postgresql-") as directory:
@@ -117,7 +117,7 @@ async def _median(work: Callable[[int], Awaitable[object]], pause: float) -> flo
 
 
 def ledger_table(sizes: list[Size]) -> str:
-    """Milliseconds: as many for 100,000 finished runs as for 1,000."""
+    """Return the table in milliseconds: 100,000 finished runs must cost as little as 1,000."""
     lines = [
         "| ledger | finished | running elsewhere | `/readyz` | POST | view | claim | look, each second |",
         "|---|---|---|---|---|---|---|---|",

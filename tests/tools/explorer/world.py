@@ -1,4 +1,4 @@
-"""Everything that can happen next: to the client, to the processes and their jobs, to the clock and to the database."""
+"""The possible next steps of a state: of the client, the processes and their jobs, the clock and the database."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class World:
         return self._started(self._started(state))
 
     def _started(self, state: State) -> State:
-        """With one more process, which has its lease."""
+        """Return the state with one more process, which holds a lease."""
         process = Process("abcdefgh"[state.born])
         born = state._replace(processes=(*state.processes, process), born=state.born + 1)
         return next(self._beat(born, process)).state
 
     def steps(self, state: State) -> Iterator[Step]:
-        """All that can happen next."""
+        """Yield all possible next steps."""
         over = is_over(state)
         for number in range(len(state.runs)):
             yield from self._client(state, number)
@@ -74,7 +74,7 @@ class World:
     def _call(
         self, state: State, process: Process, call: Call, *, reads: bool = False
     ) -> Iterator[tuple[str, bool, Any, State, Process]]:
-        """Make a call: it is answered; fails; or its answer is lost, and the repeat succeeds or not."""
+        """Make a call: it is answered, it fails, or its answer is lost and the repeat succeeds or fails."""
         name = process.name
         done = self._store.call(name, process.lease, state.content, call)
         yield "", False, done.answer, state._replace(content=done.content), process._replace(lease=done.memory)
@@ -167,7 +167,7 @@ class World:
                 yield from self._go_on(state, begun)
 
     def _go_on(self, state: State, process: Process) -> Iterator[Step]:
-        """Make the call that the process's thread waits for, and let it go on to the next one."""
+        """Make the pending call of the process's thread, and run the thread to its next one."""
         assert process.thread is not None
         kind, call = process.thread.kind, process.thread.call
         reads = call.method in ("owned", "get_many", "pending")
@@ -274,7 +274,7 @@ def _is_own(process: Process, row: Row) -> bool:
 
 
 def _has_doubts(state: State, process: Process) -> bool:
-    """May a check find something: is what the process owns not what it works on, or about to change?"""
+    """May a check find something: do the runs owned and the runs in hand differ, or are they about to?"""
     if process.set_back:
         return True
     jobs, sent = dict(process.jobs), dict(process.sent)
@@ -292,7 +292,7 @@ def _has_doubts(state: State, process: Process) -> bool:
 
 
 def _has_others(state: State, process: Process) -> bool:
-    """May recovery find something? Whether its owner lives is for the ledger to say."""
+    """May recovery find something? The ledger decides whether an owner lives."""
     return any(row[STATE] in ACTIVE and not _is_own(process, row) for row in state.content.rows)
 
 
@@ -303,7 +303,7 @@ def _new_job(record: Record) -> Job:
 
 
 def _held(job: Job) -> Job:
-    """It was certainly not sent."""
+    """Return a job to the queue: it was certainly not sent."""
     if job.wish:
         return _end(job, CANCELLED)
     again = Call("requeue", (job.record.id, 0.0), (("attempt", job.record.attempts),))
@@ -326,7 +326,7 @@ def _posted(state: State, process: Process, run: str) -> State:
 
 
 def _is_excused(state: State, run: Run, by: str) -> bool:
-    """Could nobody know, or say in time, that the run was sent?"""
+    """Was it impossible to know, or to report in time, that the run was sent?"""
     if run.forgot is None:
         return False
     alive = {process.name for process in state.processes}
@@ -347,7 +347,7 @@ def _older(state: State) -> State:
 
 
 def _sends(process: Process, run: str) -> bool:
-    """Has the process sent it, or decided to?"""
+    """Has the process sent the run, or decided to?"""
     job = dict(process.jobs).get(run)
     return run in dict(process.sent) or (job is not None and job.stage == "prepared")
 

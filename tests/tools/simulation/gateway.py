@@ -1,7 +1,7 @@
-"""A LiteLLM gateway in the simulation: it bills each create that it executes, once, and knows what is true.
+"""A simulated LiteLLM gateway: it bills each executed create once, and its books are the ground truth.
 
-Its failures are those that were seen of real ones and of what stands before them: it answers late, it refuses, it fails
-before or after it has executed, a proxy answers in its place with a page.
+It fails as real gateways, and the proxies before them, have been seen to fail: it answers late, it refuses, it fails
+before or after execution, or a proxy answers in its place with a page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OUTAGES = ("503", "502 page", "404 page", "410 page", "401 page", "403 page", "2
 
 
 class Create(NamedTuple):
-    """A submission that came: when, what was done (see SUBMITS), and the process that sent it."""
+    """A received submission: its time, its fate (see SUBMITS), and the process that sent it."""
 
     at: float
     fate: str
@@ -52,7 +52,7 @@ class Create(NamedTuple):
 
 @dataclass
 class Response:
-    """A response that was paid for."""
+    """A paid response."""
 
     id: str
     call_id: str
@@ -76,16 +76,16 @@ class Gateway:
     """The gateway's state and routes.
 
     Attributes:
-        responses: of research runs, by id.
-        creates: for each call id the submissions that came.
-        answered: when the last submission under a call id had its answer.
-        turns: creates of the client's own, executed, by session.
-        submits: the weights by which a create's fate is drawn, from SUBMITS.
-        outage: what every call meets, until when.
-        duration: draws how long a run takes, in seconds.
+        responses: responses of research runs, by id.
+        creates: submissions received, by call id.
+        answered: time at which the last submission under a call id was answered.
+        turns: executed creates that the client itself made, by session.
+        submits: weights for drawing a create's fate from SUBMITS.
+        outage: the failure of every call, and the time until which it lasts.
+        duration: draws the duration of a run in seconds.
         blocks: the model answers only when it is done.
-        polls: of research runs.
-        on_create: called after each create that was executed.
+        polls: number of polls of research runs.
+        on_create: called after each executed create.
     """
 
     def __init__(self, clock: Clock, chance: random.Random, log: Callable[[str], None]) -> None:
@@ -188,7 +188,7 @@ class Gateway:
         exchange.end()
 
     async def _turn(self, exchange: Exchange, body: dict[str, Any]) -> None:
-        """A turn of a conversation: calls deep_research for each nonce of the question, then answers with it all."""
+        """Answer a turn: call deep_research for each nonce of the question, then quote every report."""
         session = exchange.headers.get("x-litellm-session-id", "")
         self.turns[session] += 1
         number = len(self._stored) + 1
@@ -226,7 +226,7 @@ def _event(kind: str, **data: Any) -> bytes:
 
 
 async def fail(exchange: Exchange, kind: str) -> None:
-    """Answer with a kind of OUTAGES: an error of LiteLLM's, a proxy's page, or nothing."""
+    """Fail as one of OUTAGES: with an error of LiteLLM, a proxy's page, or no answer."""
     status, _, page = kind.partition(" ")
     if kind == "refused":
         exchange.cut()

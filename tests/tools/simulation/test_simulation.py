@@ -1,4 +1,4 @@
-"""Seeds of the simulation are clean, and reproducible in every process."""
+"""Seeds of the simulation have no findings, and replay in every process."""
 
 from __future__ import annotations
 

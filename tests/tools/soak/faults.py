@@ -19,9 +19,9 @@ class BadDay:
     """The faults of one gateway.
 
     Attributes:
-        posts: what it was asked to do, by question.
-        over: whether it behaves from now on.
-        accept: seconds that it may take to accept a submission.
+        posts: the creates received, by question.
+        over: True to behave from now on.
+        accept: the longest time in seconds to accept a submission.
     """
 
     def __init__(self, gateway: Gateway, seed: int) -> None:
@@ -99,7 +99,7 @@ class BadDay:
 
 
 def asked(request: Json) -> str:
-    """The question in a research request."""
+    """Return the question in a research request."""
     found = _QUESTION.search(str(request.get("input")))
     assert found is not None
     return found[0]

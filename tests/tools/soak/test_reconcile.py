@@ -1,4 +1,4 @@
-"""The reconciliation finds what it is there to find."""
+"""The reconciliation finds lost runs, double payments, stuck runs and wrong answers."""
 
 from __future__ import annotations
 
