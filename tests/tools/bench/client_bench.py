@@ -104,7 +104,7 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
 
 
 def _of_a_user(env: dict[str, str]) -> dict[str, str]:
-    """Return a user's environment, without the variables of `make bench`; the uncounted round installs uv's packages."""
+    """Drop the variables of `make bench`, as for a user; the uncounted first round installs missing packages."""
     ours = ("MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PROMPT", "ARGS")
     return {name: value for name, value in env.items() if not name.startswith(ours)}
 

@@ -16,7 +16,7 @@ _MODELS = """\
 
 
 def install_llm(base_url: str) -> Path | None:
-    """Return the command with `bench-chat` and `bench-responses` configured in `home`; None if it cannot be installed."""
+    """Install `llm` with the models `bench-chat` and `bench-responses`, and return the command; None if that fails."""
     command = _ROOT / "bin" / "llm"
     uv = os.environ.get("UV") or shutil.which("uv") or ".uv/bin/uv"
     try:

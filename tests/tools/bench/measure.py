@@ -33,8 +33,10 @@ class Figures:
         return max(self.megabytes)
 
     def ratio(self, other: Figures) -> tuple[float, float, float]:
-        """Return the median and the quartiles of the ratios of pairs: the two runs of a pair met the machine at about the
-        same speed, two medians perhaps not."""
+        """Return the median and the quartiles of the ratios of pairs.
+
+        The two runs of a pair met the machine at about the same speed; two medians may not have.
+        """
         pairs = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
         low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
         return middle, low, high

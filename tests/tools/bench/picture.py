@@ -12,7 +12,7 @@ _LONGEST = 1.5  # ratio; what is longer is cut off
 
 
 def draw(comparisons: list[Comparison], caption: str) -> str:
-    """Return an SVG with a bar for each comparison that has a goal: ours as a share of theirs, and a mark at the goal."""
+    """Return an SVG with a bar for each comparison that has a goal: ours relative to theirs, and a mark at the goal."""
     rows = [one for one in comparisons if one.goal is not None]
     height = _TOP + _ROW * len(rows) + 44
     bars = "\n".join(_bar(one, _TOP + _ROW * number) for number, one in enumerate(rows))

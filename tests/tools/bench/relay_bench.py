@@ -68,7 +68,7 @@ def _idle_cpu(process: RelayProcess) -> list[float]:
 
 
 def accept(before: Path | None = None) -> tuple[Figures, ...]:
-    """Measure the seconds for one durable POST, with 32 clients at once: the relay, the stub and, if given, the baseline.
+    """Measure the seconds for one durable POST with 32 clients at once: the relay, the stub and the baseline, if given.
 
     Args:
         before: folder of the baseline's commands.

@@ -41,7 +41,7 @@ class RelayProcess:
 
     @property
     def cpu(self) -> float:
-        """Return the processor time of all its threads in seconds, finer than clock ticks if the system provides that."""
+        """Return the processor seconds of all its threads, finer than clock ticks if the system provides that."""
         if platform.system() == "Linux":
             return time.clock_gettime(~self.pid << 3 | 2)  # clock_getcpuclockid(3), which Python has no name for
         times = psutil.Process(self.pid).cpu_times()

@@ -180,9 +180,9 @@ class Store:
 def older(content: Content, written: dict[str, float | None]) -> tuple[Content, dict[str, float]]:
     """Let time pass for the database; `written` holds the living processes' knowledge of their leases.
 
-    Returns:
-the content, and the ageing of each lease. An expired lease, and the knowledge of it, stays as it
-        is: only the difference counts.
+        Returns:
+    the content, and the ageing of each lease. An expired lease, and the knowledge of it, stays as it
+            is: only the difference counts.
     """
     leases, shifts = [], {}
     for lease in content.leases:

@@ -48,7 +48,7 @@ class Soak:
         self._stopping = threading.Event()
 
     def run(self, seconds: float, kill_every: float) -> Reconciliation:
-        """Run for `seconds`, and kill the relay (-9) `kills` times."""
+        """Run for `seconds`, and kill the relay (-9) every `kill_every` seconds."""
         relay = self._start()
         try:
             with ThreadPoolExecutor(_CLIENTS) as clients:
