@@ -1,6 +1,6 @@
-"""kill -9 at the worst moments, on both databases: nothing paid twice, nothing lost, and what nobody knows is named so.
+"""kill -9 at the worst moments, on both databases: no run is paid twice or lost, and unknown outcomes are reported as such.
 
-The relay is a process of its own here, with the pace that users have.
+The relay runs as a separate process, with its default timings.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ def accepted(api: Api, count: int, **arguments: object) -> list[Json]:
 
 
 def all_running(upstream: Gateway, api: Api, started: list[Json]) -> None:
-    """Wait until they run; nobody asks the relay for what the gateway has not even been sent."""
+    """Wait until all runs are running. The relay is asked only once the gateway has received every submission."""
     assert eventually(lambda: len(upstream.posts) == len(started))
     for one in started:
         api.until(one, "running", timeout=60)
 
 
 def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
-    """Their views once they have ended."""
+    """Return the views of runs once they have ended."""
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda one: api.wait(one, timeout), started))
 
 
 def numbers(upstream: Gateway) -> set[int]:
-    """The numbers of the questions that reached the gateway."""
+    """Return the numbers of the questions that reached the gateway."""
     lines = (line for post in upstream.posts for line in str(post["input"]).splitlines())
     return {int(line.removeprefix("question ")) for line in lines if line.startswith("question ")}
 
@@ -90,7 +90,7 @@ def assert_paid_once(upstream: Gateway) -> None:
 
 
 def finish(upstream: Gateway) -> None:
-    """All that runs at the gateway ends now."""
+    """Complete all responses that run at the gateway."""
     for work in upstream.works.values():
         work.seconds = 0.0
 
@@ -112,7 +112,7 @@ class TestKilled:
     def test_what_runs_is_followed_although_a_queued_run_has_taken_the_last_place(
         self, upstream: Gateway, database_url: str
     ) -> None:
-        """Its result is kept at the gateway for minutes, and the other may take an hour."""
+        """The gateway keeps the first result for minutes only, and the second run may take an hour."""
         upstream.seconds = 3600.0
         env = environment(database_url, upstream, RELAY_MAX_RUNNING="1")
         with relay_process(env) as relay:
@@ -156,13 +156,13 @@ class TestKilled:
         assert_paid_once(upstream)
 
     def test_again_and_again_in_bursts_of_slow_submissions(self, database_url: str) -> None:
-        """What is called indeterminate had left this machine, but for those between the mark and the first byte."""
+        """Indeterminate runs had left this machine, except those killed between the mark and the first byte."""
         found = burst(database_url, kills=4, seed=int(time.time()))
         assert found.clean, found
         assert found.found.unknown["killed in flight"] > GATE  # slow submissions leave the gate: the README says so
 
     def test_in_a_burst_of_slow_submissions(self, relays: Relays, upstream: Gateway) -> None:
-        """What reached the gateway is unknown, and nothing else but what was just about to leave."""
+        """The outcome is unknown for runs that reached the gateway or were just about to leave, and for no others."""
         upstream.accept = 30.0
         relay = relays.start()
         started = accepted(relay.api, BURST // 4)
@@ -178,11 +178,11 @@ class TestKilled:
         assert_paid_once(upstream)
 
     def test_before_anything_was_sent(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
-        """The gateway takes no connection: nothing left this machine, so nothing may have been paid."""
+        """The gateway accepts no connection: no request has left this machine, so no run can have been paid."""
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
-            for client in (first, second):  # no more of them get in
+            for client in (first, second):  # they fill the backlog
                 client.setblocking(False)
                 client.connect_ex(full.getsockname())
             nowhere = environment(database_url, upstream, LITELLM_BASE_URL=f"http://127.0.0.1:{full.getsockname()[1]}")
@@ -235,7 +235,7 @@ class TestKilled:
         assert len(upstream.posts) == 1
 
     def test_a_start_that_was_not_answered_is_repeated(self, relays: Relays, upstream: Gateway) -> None:
-        """The client cannot know whether it was accepted; its key makes the repeat safe."""
+        """The client cannot know whether the run was accepted; its key makes the repeat safe."""
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
         with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
@@ -263,7 +263,7 @@ def test_a_second_process_on_the_same_ledger(relays: Relays, upstream: Gateway) 
 
 
 def test_stopped_in_order(relays: Relays, upstream: Gateway) -> None:
-    """SIGTERM: who waits is answered, who watches is told when to come back, and nothing is lost."""
+    """On SIGTERM waits are answered, event streams end with a time to reconnect, and no run is lost."""
     upstream.seconds = 6.0
     relay = relays.start()
     started = accepted(relay.api, 20)

@@ -1,4 +1,4 @@
-"""A paid report can always be read, whatever stands in the response beside it."""
+"""A paid report can always be read, no matter how deeply the rest of the response is nested."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def response(odd: str, place: str) -> bytes:
 
 
 class Upstream(RawServer):
-    """Gives `final` as the way has it: later, at once, or as the last event of a stream."""
+    """A gateway that returns `final` on a poll, at once, or as the last event of a stream."""
 
     final = b""
     at_once = False
@@ -113,7 +113,7 @@ def client(relay: ThreadedRelay) -> Iterator[RelayClient]:
 
 
 def read_everywhere(relay: ThreadedRelay, client: RelayClient, started: Json) -> list[Json]:
-    """The views of a run that has ended, by every way that leads to one."""
+    """Return the views of an ended run from every endpoint that shows one."""
     path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
     id, secret = started["invocation_id"], started["invocation_token"]
     views = [relay.api.wait(started), relay.api.view(started), relay.api.cancel(started)]

@@ -61,7 +61,7 @@ def test_the_image_holds_all_package_files() -> None:
 
 
 def test_what_is_installed_serves_agents_too() -> None:
-    """All that the files name is an extra of the package, and `/mcp` is among it."""
+    """The files install extras of the package, and one of them serves `/mcp`."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (unit,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / "litellm-relay.service").read_text())
     assert set(unit.split(",")) == set(extras)
@@ -70,7 +70,7 @@ def test_what_is_installed_serves_agents_too() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_image_has_the_versions_of_the_lock_file(tmp_path: Path) -> None:
-    """The steps of the build, run here in place of a container."""
+    """Run the steps of the build without a container."""
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     (copied,) = re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)
     for name in (*copied.split(), "litellm_openai_example"):
@@ -203,7 +203,7 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of nginx with the documented file, in front of a relay."""
+    """A client of nginx with the documented configuration, in front of a relay."""
     if NGINX is None:
         pytest.skip("needs nginx (Debian: nginx-light)")
     address = start_relay().api.base_url.removeprefix("http://")

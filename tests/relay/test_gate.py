@@ -1,4 +1,4 @@
-"""The gate: how many submissions and polls a gateway gets, by what it shows."""
+"""The gate: it adapts the rate of submissions and polls to the gateway's answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def flight(gate: Gate, wanted: int = 10_000) -> list[Place]:
-    """As many submissions as may begin now."""
+    """Begin as many submissions as the gate admits now."""
     return [gate.enter() for _ in range(gate.room(wanted))]
 
 
@@ -162,7 +162,7 @@ class TestRefusing:
         assert gate.room(100) == 1
 
     def test_opens_at_once_when_a_submission_is_accepted(self, clock: Clock) -> None:
-        """The others of a round may be, where a rate limit refuses some."""
+        """A rate limit refuses some submissions of a round and may accept the others."""
         gate = Gate(200)
         places = flight(gate)
         refused(clock, places[:10], 10.0)

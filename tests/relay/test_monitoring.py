@@ -1,4 +1,4 @@
-"""Dashboard, alerts and Prometheus's configuration of docs/deploy, against the metrics that a relay exports."""
+"""The dashboard, alerts and Prometheus configuration of docs/deploy, against the metrics that a relay exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A relay process whose PostgreSQL fails in odd ways: it says so once, loses nothing, and ends when it is told to."""
+"""A relay whose PostgreSQL fails in odd ways: it logs the outage once, loses no run, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLE = "relay_that_owns_no_server"
 
 
 class TestLostCommits:
-    """The answer to one COMMIT is lost: it was made, and the process finds out."""
+    """The answer to one COMMIT is lost: the change was made, and the process finds that out."""
 
     @pytest.mark.parametrize(
         "statement",
@@ -52,7 +52,7 @@ class TestLostCommits:
 
 
 class TestOddOutages:
-    """What an operator may do by hand. It is no outage of the server, and no loop may end by it."""
+    """Changes by an operator at work on the schema: the server is up, and no loop of the worker may end."""
 
     @pytest.mark.parametrize(
         ("break_it", "mend_it", "seconds"),
@@ -125,7 +125,7 @@ def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, up
 
 
 class TestFrozen:
-    """All processes of PostgreSQL are stopped: the connections stand, and nothing answers."""
+    """All processes of PostgreSQL are suspended: connections stay open, and no statement is answered."""
 
     def test_it_ends_at_once_when_idle(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay, postgresql.frozen():

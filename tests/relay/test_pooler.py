@@ -37,7 +37,7 @@ logfile = {folder}/log
 
 @pytest.fixture
 def pooled(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database behind a pooler with four sessions."""
+    """The URL of an empty database behind PgBouncer with four server connections."""
     url, port = make_url(postgresql.new_database()), free_port()
     (tmp_path / "ini").write_text(
         CONFIGURATION.format(

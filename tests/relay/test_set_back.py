@@ -34,13 +34,13 @@ class Ledger:
         self._path = str(relay.settings.database_url.database)
 
     def set_back(self, to: str, *, owner: str | None = None) -> None:
-        """Change all rows, and set their owner if one is given."""
+        """Overwrite columns of all rows, and their owner if one is given."""
         owned = f", owner = '{owner}'" if owner else ""
         with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
 
     def set_leases_back(self, to: str, leases: str = "true") -> None:
-        """As a backup of some time ago has them, all or some."""
+        """Age the leases, all or some, as in an earlier backup."""
         with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             ledger.execute(f"UPDATE relay_invocations SET {to}")
             ledger.execute(
@@ -89,7 +89,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     def test_a_process_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
-        """By then the ledger knows the upstream id again, or at least that the run was sent."""
+        """By the time of the kill the ledger knows the upstream id again, or at least that the run was sent."""
         upstream.seconds = 3600.0
         env = environment(sqlite_url, upstream)
         path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
@@ -138,7 +138,7 @@ class TestAfterItEnded:
         assert len(upstream.posts) == 1
 
     def test_a_refused_run_may_be_sent_again(self, relay: ThreadedRelay, upstream: Gateway) -> None:
-        """Nothing was executed before."""
+        """The first submission was refused, so a second one cannot be paid twice."""
         upstream.on_post = lambda request, n: Fault("status", 400) if n == 1 else None
         started = relay.api.start()
         assert relay.api.wait(started)["status"] == "failed"
@@ -162,7 +162,7 @@ class TestTwoRelays:
         assert len(upstream.posts) == 12
 
     def test_the_submitting_relay_cannot_notice_and_is_full(self, start_relay: StartRelay, upstream: Gateway) -> None:
-        """Its lease is as it wrote it: only the other one's is older."""
+        """Its own lease is unchanged: only the other relay's shows the set-back."""
         first = start_relay(max_running=1)
         started = first.api.start("ended")
         first.api.wait(started)

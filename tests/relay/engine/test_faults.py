@@ -1,4 +1,4 @@
-"""What becomes of an invocation when the gateway fails, at each step and in each way; and what it costs."""
+"""Failures of the gateway at every step of an invocation: its status, its error code, and the number of paid requests."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class TestPolling:
     def test_only_the_gateway_itself_can_lose_a_response(
         self, start_relay: StartRelay, upstream: Gateway, fault: Fault
     ) -> None:
-        """An ingress that is being redeployed, a proxy that wants a sign-in: outages, however long they last."""
+        """A redeployed ingress, or a proxy that wants a sign-in, is an outage, however long it lasts."""
         relay = start_relay(timings=replace(FAST, missing=0.5))
         until = time.monotonic() + 1.5
         upstream.on_get = lambda work, n: fault if time.monotonic() < until else None
@@ -428,7 +428,7 @@ class TestStream:
     def test_one_that_breaks_before_its_first_event_may_have_been_paid_for(
         self, relay: ThreadedRelay, upstream: Gateway, kind: str, bridged: bool
     ) -> None:
-        """LiteLLM invents a failed response then, with an id of its own."""
+        """LiteLLM then makes up a failed response, with an id that the provider never gave."""
         upstream.bridged = bridged
         upstream.during_stream = lambda sent: Fault(kind) if sent == -1 else None
         view = relay.api.wait(relay.api.start(stream=True))

@@ -1,4 +1,4 @@
-"""The research request: what each kind of model is asked for, and what becomes of one that it refuses."""
+"""The research request: its fields for each kind of model, and its second form after a refusal."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def refusal(text: str, param: str | None, **headers: str) -> Fault:
 
 
 def refusing(*fields: str) -> Any:
-    """A gateway whose model refuses these tool names, `reasoning` or `store`."""
+    """Return a gateway hook whose model refuses these tool names, `reasoning` or `store`."""
 
     def on_post(asked: Json, _: int) -> Fault | None:
         kind = asked["tools"][0]["type"]
@@ -173,7 +173,7 @@ def refusing(*fields: str) -> Any:
 
 
 def adapted(relay: ThreadedRelay, kind: str) -> float:
-    """How many runs the relay's metrics call adapted for this reason; of all relays of this process."""
+    """Return the number of adapted requests of a kind, from the metrics; it sums all relays of this process."""
     text = relay.api.call("GET", "/metrics").text
     (line,) = [line for line in text.splitlines() if line.startswith(f'litellm_relay_adapted_total{{kind="{kind}"}}')]
     return float(line.split()[-1])

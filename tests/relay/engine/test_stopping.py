@@ -1,4 +1,4 @@
-"""Wishes to stop a run: cancelled is only what the gateway has stopped or what was never sent to it."""
+"""Requests to stop a run: only a run that the gateway has stopped, or never received, is called cancelled."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def running(relay: ThreadedRelay, **arguments: object) -> Json:
 
 
 def ask_to_cancel(relay: ThreadedRelay, started: Json) -> Json:
-    """Cancel without waiting for what becomes of it."""
+    """Cancel, and return the view in the answer, terminal or not."""
     return relay.api.cancel(started)
 
 
 @pytest.fixture
 def impatient(start_relay: StartRelay) -> ThreadedRelay:
-    """A relay whose answer to a cancel does not wait long."""
+    """A relay that answers a cancel soon, before the gateway has confirmed it."""
     return start_relay(timings=replace(FAST, cancel=0.2))
 
 
@@ -212,7 +212,7 @@ class TestRepeated:
     def test_for_a_submission_that_was_answered_too_late(
         self, start_relay: StartRelay, upstream: Gateway, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Another process has called it indeterminate meanwhile: nobody reads its result, and it must not go on."""
+        """Another process has given the run up as indeterminate: its result would be paid for and never read."""
         upstream.accept, upstream.seconds = 1.0, 3600.0
         upstream.on_cancel = times(3, Fault("status", 503))
         relay = start_relay()
@@ -350,7 +350,7 @@ def ledger_of(relay: ThreadedRelay) -> sqlite3.Connection:
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port that takes no connection, and refuses none."""
+    """Yield a port that neither accepts nor refuses connections, because its backlog is full."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

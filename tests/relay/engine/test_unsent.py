@@ -1,4 +1,4 @@
-"""A submission that certainly never left this machine is tried again, whatever kept it here."""
+"""A submission that certainly never left this machine is retried, for every reason that kept it here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..running import OURS, RelayProcess, environment
 
 
 def submitted_to(base_url: str) -> tuple[Exception | None, int]:
-    """How a submission to this address fails, and how often it was about to leave."""
+    """Submit to this address; return the error, and the number of times the request was about to leave."""
     left = 0
 
     async def prepare() -> None:
@@ -47,7 +47,7 @@ def submitted_to(base_url: str) -> tuple[Exception | None, int]:
 
 @contextmanager
 def answering(*answer: bytes) -> Iterator[int]:
-    """A port on which each connection gets these bytes after its first ones came, and is closed."""
+    """Yield a port that answers the first bytes of each connection with these, then closes it."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -129,10 +129,10 @@ def test_what_left_and_was_not_answered_is_unknown() -> None:
 
 
 def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]]) -> tuple[Exception | None, int]:
-    """Run `work` in an event loop that may open a few files, and no connection."""
+    """Run `work` with file descriptors for an event loop, but none for a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # what the event loop opens for itself
+        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # for the event loop: its selector and self-pipe
         highest = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         while (filler := socket.socket()).fileno() < highest:
             stack.enter_context(filler)

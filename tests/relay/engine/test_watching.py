@@ -1,4 +1,4 @@
-"""A change that comes while those who watch are busy is not missed: it is not told again."""
+"""A watcher that is busy when a change comes does not miss it: no second notification follows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_
 
 
 class Watched:
-    """A relay with one invocation, and a request for it."""
+    """A relay with one invocation; it also stands for the request that watches it."""
 
     closing = False
 
@@ -67,7 +67,7 @@ class Watched:
 
 
 class Ending(Watched):
-    """It ends whenever somebody has just looked at it."""
+    """An invocation that ends right after a watcher has read it as running."""
 
     @property
     def closing(self) -> bool:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""A worker whose ledger or gateway fails in odd ways: its loops go on, and it finds again what is its own."""
+"""A worker whose ledger or gateway fails in odd ways: its loops go on, and it finds its own runs again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class TestLostCommits:
     def test_of_a_claim(
         self, relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch, answer: str
     ) -> None:
-        """It was made, and this process does not know; a repeat finds nothing to claim."""
+        """The claim was committed without this process's knowledge, and a repeat finds nothing to claim."""
         claim = relay.relay.ledger.claim
         lost: list[str] = []
 
@@ -113,7 +113,7 @@ class TestLostCommits:
 def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
     start_relay: StartRelay, upstream: Gateway
 ) -> None:
-    """What runs already costs no more for being followed, and its result is kept at the gateway for minutes."""
+    """Following a paid run costs nothing more, and the gateway keeps its result for minutes only."""
     upstream.seconds = 3600.0
     first = start_relay()
     for one in [first.api.start(str(n)) for n in range(6)]:
@@ -134,7 +134,7 @@ def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
 
 
 def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay, upstream: Gateway) -> None:
-    """All that was taken over is polled soon; at once, it would keep the process from everything else."""
+    """Polls of all recovered runs at the same moment would keep the process from other work."""
     upstream.seconds = 3600.0
     first = start_relay(max_running=60)
     for one in [first.api.start(str(n)) for n in range(60)]:
@@ -167,7 +167,7 @@ class TestPolls:
 
     @staticmethod
     def polls_until(length: float) -> tuple[float, int]:
-        """The age at which a run that ends after `length` seconds is found to have ended, and the polls until then."""
+        """Return the age at which the end of a run of `length` seconds is found, and the polls until then."""
         age, polls = 0.0, 0
         while age < length:
             age += pause(None, age, Timings())
@@ -195,7 +195,7 @@ class TestPolls:
 def test_a_run_with_an_argument_that_only_a_newer_relay_knows(
     relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both share a ledger during an upgrade: the older one leaves the run to the newer one."""
+    """Two releases share a ledger during an upgrade: the older relay leaves the run to the newer one."""
 
     class NewerArguments(DeepResearchArguments):
         newer: bool = False

@@ -27,7 +27,7 @@ from ..running import ThreadedRelay, body, token
 
 @pytest.fixture
 def wires(monkeypatch: pytest.MonkeyPatch, relay: ThreadedRelay) -> Iterator[Any]:
-    """Opens connections to a relay with short limits."""
+    """A function that opens connections to a relay with short limits."""
     monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(limits, "STUCK_SECONDS", 0.5)
     relay.server.config.timeout_keep_alive = 2

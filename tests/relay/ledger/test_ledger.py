@@ -118,7 +118,7 @@ async def locked(url: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Within the block, commits that accept do not end. Yields a wait for the first of them to have begun."""
+    """Hold the commits of accepts within the block; yield a function that waits for the first of them to begin."""
     database = Database(make_url(url), "other")
     waiting = text(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -139,7 +139,7 @@ async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]
 
 
 def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
-    """At any moment: a loop that survives its cancellation would delay the end of the process."""
+    """Cancel at every step: a loop that survives its cancellation would delay the end of the process."""
 
     async def read(ledger: Ledger) -> None:
         while True:
@@ -199,7 +199,7 @@ def test_a_start_abandoned_during_its_commit_is_cancelled(postgresql: PostgreSQL
 
 
 def test_an_abandoned_start_delays_no_other(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others of the same commit were accepted: with a failure they would repeat the start."""
+    """Other starts in the same commit were accepted: after an error their clients would repeat them."""
 
     async def work() -> None:
         url = postgresql.new_database()
@@ -325,7 +325,7 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
 
 
 def test_nothing_is_claimed_right_behind_the_renewal_that_notices_a_set_back(database_url: str) -> None:
-    """The lease is as good as new by then."""
+    """By then the renewal has hidden the set-back: the lease looks fresh again."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -434,7 +434,7 @@ def test_a_repeated_requeue_leaves_the_next_attempt_alone(database_url: str) -> 
 
 
 class TestClockSteps:
-    """SQLite: the machine's clock is set while relays run, and after one has died."""
+    """Steps of the machine's clock on SQLite, while relays run and after one has died."""
 
     @pytest.fixture
     def wall(self) -> Iterator[Clock]:

@@ -1,4 +1,4 @@
-"""Purges: retentions, and due work stays on time."""
+"""Purges: retentions, and no delay of due work."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_longer_of_two_retentions_applies(database_url: str, caplog: pytest.
 def test_a_different_retention_is_logged_before_anything_is_deleted(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the process with the shorter one, whichever came first."""
+    """The process with the shorter retention logs it, in either order of starts."""
 
     async def work() -> None:
         day, hour = 86400.0, 3600.0
