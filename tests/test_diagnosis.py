@@ -174,7 +174,7 @@ def test_no_decision_depends_on_the_message(
 
 
 @pytest.mark.parametrize("words", [CONVERTING, "Unable to get json response - "])
-def test_an_answer_unreadable_to_the_gateway_was_executed(words: str, gateway: ScriptedServer) -> None:
+def test_a_response_unreadable_to_the_gateway_counts_as_executed(words: str, gateway: ScriptedServer) -> None:
     gateway.answers(error(422, f"litellm.BadRequestError: GeminiException - {words}Expecting value: line 1"))
     with LiteLLMClient(gateway.url, KEY, timeout=10) as client:
         with pytest.raises(GatewayError, match="the outcome is unknown") as caught:

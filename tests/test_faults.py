@@ -263,7 +263,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("fault", "mode"), ROWS)
-def test_fault(fault: Fault, mode: str, configured: ScriptedServer, command: RunCommand) -> None:
+def test_each_fault_ends_the_command_as_listed(
+    fault: Fault, mode: str, configured: ScriptedServer, command: RunCommand
+) -> None:
     answer = fault.answer if isinstance(fault.answer, Answer) else fault.answer()
     models = reply({"data": [{"id": "gpt-5"}]})
     configured.script = lambda seen: models if seen.path.endswith("/models") else answer
@@ -291,9 +293,7 @@ def test_the_table_is_large_enough() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("mode", [*MODES, *STREAMS])
-def test_a_redirect_takes_the_key_nowhere(
-    status: int, mode: str, configured: ScriptedServer, command: RunCommand
-) -> None:
+def test_a_redirect_never_gets_the_key(status: int, mode: str, configured: ScriptedServer, command: RunCommand) -> None:
     with FakeGateway() as other:
         configured.answers(reply({}, status, location=f"{other.url}/v1/responses"))
         run = command(*{**MODES, **STREAMS}[mode], "the prompt")

@@ -151,7 +151,7 @@ def circle(known: dict[str, set[str]]) -> list[str]:
     return next((found for name in sorted(known) if (found := follow(name, []))), [])
 
 
-def test_there_is_no_circle() -> None:
+def test_imports_form_no_circle() -> None:
     """Not even with imports inside functions, or for types alone."""
     assert circle({"a": {"b"}, "b": {"c", "/os"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
@@ -220,7 +220,7 @@ def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple
     return found
 
 
-def test_the_arrows_go_one_way() -> None:
+def test_layers_import_downwards_only() -> None:
     assert arrows_back({"calls.x": {"cli.main", "errors", "/os", "calls.y"}}, _CLIENT) == [("calls.x", "cli.main")]
     assert arrows_back({"gateway.proxy": {"errors"}}, _GATEWAY) == [("gateway.proxy", "errors")]
     known = all_imports()
@@ -231,7 +231,7 @@ def test_the_arrows_go_one_way() -> None:
         assert place(name, line) is not None or name in ("__init__", "relay"), f"{name} has no place"
 
 
-def test_what_stands_before_the_sdk_does_not_import_it() -> None:
+def test_modules_below_the_sdk_do_not_import_it() -> None:
     known = all_imports()
     for name in ("json_object", "config", "state", "transport.deadline", "late_types"):
         assert not known[name] & {"/openai", "/httpx2", "/pydantic"}
@@ -240,7 +240,7 @@ def test_what_stands_before_the_sdk_does_not_import_it() -> None:
             assert not imported & {"/openai", "/httpx2"}, name
 
 
-def test_one_module_decides_for_a_http_library() -> None:
+def test_one_module_imports_the_http_library() -> None:
     for name, imported in all_imports().items():
         libraries = {one for one in imported if one.startswith("/http") and one.endswith(("x", "x2"))}
         assert libraries == ({"/httpx2"} if name == "http_library" else set()), name

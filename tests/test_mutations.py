@@ -86,7 +86,9 @@ def streamed(mode: str, luck: random.Random) -> Answer:
 @pytest.mark.fuzz
 @pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("mode", MODES)
-def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunCommand) -> None:
+def test_mutated_answers_break_no_promise(
+    mode: str, seed: int, configured: ScriptedServer, command: RunCommand
+) -> None:
     luck = random.Random(f"{mode} {seed}")
     arguments, body = MODES[mode]
     status = luck.choice([200, 200, 200, 400, 401, 404, 500, 502])
@@ -107,7 +109,7 @@ def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunC
 @pytest.mark.fuzz
 @pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("where", ["call", "acceptance", "end", "final"])
-def test_the_loop(
+def test_mutated_answers_in_tool_calling_break_no_promise(
     where: str, seed: int, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     luck = random.Random(f"{where} {seed}")

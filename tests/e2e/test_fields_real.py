@@ -129,7 +129,7 @@ def lost(client: openai.OpenAI, upstream: UpstreamControl, model: str, path: str
     return {name for name, value in fields.items() if body.get(name) != value}
 
 
-def test_the_values_are_of_every_field() -> None:
+def test_every_field_has_a_value_to_test() -> None:
     for method, values in ((Responses.create, RESPONSES), (Completions.create, CHAT)):
         assert set(inspect.signature(inspect.unwrap(method)).parameters) - ELSEWHERE <= set(
             values
@@ -190,7 +190,7 @@ def by_relay(question: str, gateway: Gateway, command: RunCommand, folder: Path)
 
 
 @pytest.mark.parametrize("way", [by_command, by_drop_in, by_library, by_relay], ids=lambda way: way.__name__)
-def test_what_the_provider_is_told(
+def test_the_provider_gets_the_value_of_each_field(
     way: Callable[..., None],
     gateway: Gateway,
     upstream: UpstreamControl,
@@ -213,7 +213,7 @@ def test_what_the_provider_is_told(
 
 
 @pytest.mark.parametrize("way", ["command", "relay", "relay, refused"])
-def test_a_provider_that_must_not_store(
+def test_a_provider_with_zero_data_retention(
     way: str,
     gateway: Gateway,
     upstream: UpstreamControl,

@@ -69,7 +69,7 @@ def line_in(printed: str) -> str:
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "deadline"])
-def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
+def test_an_interrupted_make_run_auto_is_resumed(by: str, checkout: Checkout) -> None:
     # On a slow machine the model may not have answered yet when a short deadline passes: then a longer one is tried.
     for limit in (3, 6, 12):
         arguments = [f"ARGS=--timeout {limit}"] if by == "deadline" else []
@@ -96,7 +96,9 @@ def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
     assert {file.stat().st_mode & 0o777 for file in state.rglob("*") if file.is_file()} == {0o600}
 
 
-def test_a_terminal_is_lost(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_with_a_lost_terminal_is_resumed(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
     monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)

@@ -92,7 +92,7 @@ def test_a_run_is_completed_with_one_paid_post(
     ],
     ids=["anthropic", "gemini"],
 )
-def test_another_provider_searches_in_its_own_way(
+def test_another_provider_gets_its_native_search_tool(
     model: str,
     tool: JsonObject,
     thinking: Callable[[JsonObject], Any],
@@ -119,7 +119,9 @@ def test_another_provider_searches_in_its_own_way(
     assert "background" not in body
 
 
-def test_a_bridged_model_blocks_and_is_asked_once(gateway: Gateway, upstream: UpstreamControl, tmp_path: Path) -> None:
+def test_a_bridged_model_blocks_and_gets_one_request(
+    gateway: Gateway, upstream: UpstreamControl, tmp_path: Path
+) -> None:
     question = f"Research the history of noodles, {uuid.uuid4().hex}"
     with relay(gateway, tmp_path, "bridged") as url, RelayClient(url, timeout=60) as client:
         view = client.invoke({"research_question": question})

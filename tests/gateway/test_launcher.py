@@ -66,7 +66,7 @@ def test_the_exit_code_of_a_signal_is_that_of_a_shell(launcher: Launcher) -> Non
     assert launcher.run(*python("import os; os.kill(os.getpid(), 9)")).returncode == 137
 
 
-def test_a_command_leaves_only_the_keys_behind(launcher: Launcher) -> None:
+def test_a_command_leaves_only_the_keys_on_disk(launcher: Launcher) -> None:
     launcher.run(*python("pass"))
     assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
 

@@ -1,4 +1,4 @@
-"""kill -9 at the worst moments, on both databases: no run is paid twice or lost, and unknown outcomes are reported as such.
+"""kill -9 at the worst moments, on both databases: no run is paid twice or lost, and unknown outcomes are reported.
 
 The relay runs as a separate process, with its default timings.
 """
@@ -96,7 +96,7 @@ def finish(upstream: Gateway) -> None:
 
 
 class TestKilled:
-    def test_with_200_running(self, relays: Relays, upstream: Gateway) -> None:
+    def test_all_of_200_runs_complete(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         relay = relays.start()
         started = accepted(relay.api, RUNNING)
@@ -109,7 +109,7 @@ class TestKilled:
         assert len(upstream.paid) == RUNNING
         assert_paid_once(upstream)
 
-    def test_what_runs_is_followed_although_a_queued_run_has_taken_the_last_place(
+    def test_a_running_run_is_followed_even_if_a_queued_one_took_the_last_place(
         self, upstream: Gateway, database_url: str
     ) -> None:
         """The gateway keeps the first result for minutes only, and the second run may take an hour."""
@@ -126,7 +126,7 @@ class TestKilled:
             assert relay.api.wait(first)["status"] == "completed"
             assert relay.api.view(second)["status"] == "running"
 
-    def test_in_a_burst(self, relays: Relays, upstream: Gateway) -> None:
+    def test_a_kill_in_a_burst_loses_no_run(self, relays: Relays, upstream: Gateway) -> None:
         upstream.accept = 0.3
         relay = relays.start()
 
@@ -155,7 +155,7 @@ class TestKilled:
         assert {views[n]["status"] for n in views.keys() - unknown} == {"completed"}
         assert_paid_once(upstream)
 
-    def test_again_and_again_in_bursts_of_slow_submissions(self, database_url: str) -> None:
+    def test_repeated_kills_in_bursts_of_slow_submissions(self, database_url: str) -> None:
         """Indeterminate runs had left this machine, except those killed between the mark and the first byte."""
         found = burst(database_url, kills=4, seed=int(time.time()))
         assert found.clean, found
@@ -177,7 +177,7 @@ class TestKilled:
         assert Counter(view["status"] for view in views)["completed"] == len(started) - len(unknown)
         assert_paid_once(upstream)
 
-    def test_before_anything_was_sent(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
+    def test_unsent_runs_are_submitted_after_a_kill(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
         """The gateway accepts no connection: no request has left this machine, so no run can have been paid."""
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
             full.bind(("127.0.0.1", 0))
@@ -195,7 +195,7 @@ class TestKilled:
         assert Counter((view["status"], view["error_code"]) for view in views) == {("completed", None): 4}
         assert_paid_once(upstream)
 
-    def test_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
+    def test_blocking_clients_survive_a_restart(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds, upstream.pieces = 5.0, list("durable!")
         relay = relays.start(port := free_port())
         url = relay.api.base_url
@@ -217,7 +217,7 @@ class TestKilled:
         assert ids == sorted(set(ids))
         assert len(upstream.posts) == 2
 
-    def test_async_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
+    def test_async_clients_survive_a_restart(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
 
@@ -234,7 +234,7 @@ class TestKilled:
         assert asyncio.run(ride()) == ("completed", "completed")
         assert len(upstream.posts) == 1
 
-    def test_a_start_that_was_not_answered_is_repeated(self, relays: Relays, upstream: Gateway) -> None:
+    def test_an_unanswered_start_is_repeated(self, relays: Relays, upstream: Gateway) -> None:
         """The client cannot know whether the run was accepted; its key makes the repeat safe."""
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
@@ -254,7 +254,7 @@ async def last_event(client: AsyncRelayClient, invocation_id: str, token: str) -
     return name
 
 
-def test_a_second_process_on_the_same_ledger(relays: Relays, upstream: Gateway) -> None:
+def test_two_processes_share_a_ledger(relays: Relays, upstream: Gateway) -> None:
     first, second = relays.start(), relays.start()
     started = accepted(first.api, 20) + accepted(second.api, 20)
     for api, mine in ((first.api, started[20:]), (second.api, started[:20])):
@@ -262,7 +262,7 @@ def test_a_second_process_on_the_same_ledger(relays: Relays, upstream: Gateway) 
     assert len(upstream.posts) == 40
 
 
-def test_stopped_in_order(relays: Relays, upstream: Gateway) -> None:
+def test_a_graceful_stop_loses_no_run(relays: Relays, upstream: Gateway) -> None:
     """On SIGTERM waits are answered, event streams end with a time to reconnect, and no run is lost."""
     upstream.seconds = 6.0
     relay = relays.start()
@@ -301,7 +301,9 @@ class TestPostgreSQL:
         assert Counter(view["status"] for view in views) == {"completed": 100}
         assert len(upstream.posts) == 100
 
-    def test_the_database_is_restarted(self, relays: Relays, upstream: Gateway, postgresql: PostgreSQL) -> None:
+    def test_a_restart_of_the_database_loses_no_run(
+        self, relays: Relays, upstream: Gateway, postgresql: PostgreSQL
+    ) -> None:
         upstream.seconds = 4.0
         relay = relays.start()
         started = accepted(relay.api, 50)

@@ -33,7 +33,9 @@ class TestLostCommits:
         [b"INSERT INTO relay_invocations", b"attempts +", b"SET unsent=", b"SET state", b"output_text="],
         ids=["accept", "claim", "intent", "submitted", "settle"],
     )
-    def test_of_a_run(self, postgresql: PostgreSQL, upstream: Gateway, statement: bytes) -> None:
+    def test_a_run_is_completed_or_cancelled_once(
+        self, postgresql: PostgreSQL, upstream: Gateway, statement: bytes
+    ) -> None:
         with proxied_in_thread(postgresql.new_database()) as (proxy, url):
             with relay_process(environment(url, upstream)) as relay:
                 proxy.lose_commit = statement
@@ -67,7 +69,7 @@ class TestOddOutages:
         ],
         ids=["renamed", "revoked", "no lease"],
     )
-    def test_everything_goes_on(
+    def test_all_runs_complete_after_the_repair(
         self, postgresql: PostgreSQL, upstream: Gateway, break_it: str, mend_it: str, seconds: int
     ) -> None:
         upstream.seconds = 1.0
@@ -112,7 +114,7 @@ def administrator(url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("running", [0, 3])
-def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, upstream: Gateway, running: int) -> None:
+def test_a_relay_stops_in_time_with_a_silent_database(postgresql: PostgreSQL, upstream: Gateway, running: int) -> None:
     upstream.seconds = 3600.0
     with (
         proxied_in_thread(postgresql.new_database()) as (proxy, url),
@@ -127,12 +129,12 @@ def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, up
 class TestFrozen:
     """All processes of PostgreSQL are suspended: connections stay open, and no statement is answered."""
 
-    def test_it_ends_at_once_when_idle(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_an_idle_relay_stops_at_once(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay, postgresql.frozen():
             time.sleep(1.2)  # its loops are waiting for answers by now
             assert_ends(relay)
 
-    def test_it_ends_while_it_starts(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_a_starting_relay_stops(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         url = postgresql.new_database()
         with postgresql.frozen():
             relay = RelayProcess(environment(url, upstream))
@@ -143,7 +145,7 @@ class TestFrozen:
             finally:
                 relay.ensure_ended()
 
-    def test_those_who_wait_are_told_and_the_work_goes_on_later(
+    def test_waiting_clients_are_answered_and_runs_continue_later(
         self, postgresql: PostgreSQL, upstream: Gateway
     ) -> None:
         url = postgresql.new_database()
@@ -181,7 +183,7 @@ class TestFrozen:
                 assert relay.api.wait(one)["status"] == "completed"
         assert all(count == 1 for count in upstream.paid.values())
 
-    def test_a_start_that_was_refused_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_a_refused_start_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay:
             with postgresql.frozen():
                 answer = relay.api.post(body("while it is silent", background=True))
@@ -191,7 +193,7 @@ class TestFrozen:
             assert relay.terminate() == 0
 
     @pytest.mark.parametrize("accept", [1.2, 2.6], ids=["in the gate", "after it"])
-    def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
+    def test_the_log_names_a_paid_response_that_could_not_be_recorded(
         self, postgresql: PostgreSQL, upstream: Gateway, accept: float
     ) -> None:
         upstream.accept = 3600.0

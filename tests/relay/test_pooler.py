@@ -76,7 +76,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_it_works_behind_a_pooler(pooled: str, upstream: Gateway) -> None:
+def test_the_relay_works_behind_a_pooler(pooled: str, upstream: Gateway) -> None:
     upstream.seconds = 0.5
     with ExitStack() as stack, ThreadPoolExecutor(12) as pool:
         relays = [stack.enter_context(relay_process(environment(pooled, upstream))) for _ in range(2)]

@@ -16,8 +16,10 @@ from ..fakes.gateway import Gateway
 from .running import FAST, settings
 
 
-def test_closing_after_a_suspension(sqlite_url: str, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed process gets SIGTERM at once: its requests have exceeded their time limit without having noticed yet."""
+def test_requests_fail_cleanly_if_the_relay_closes_after_a_suspension(
+    sqlite_url: str, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed process gets SIGTERM at once: its requests are past their time limit and have not noticed yet."""
 
     async def main() -> None:
         relay = Relay(settings(sqlite_url, upstream, timings=replace(FAST, ledger=0.05)))

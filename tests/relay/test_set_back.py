@@ -127,7 +127,7 @@ class TestAfterItEnded:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [SENT, AWAITING], ids=["sent", "awaiting"])
-    def test_a_run_that_no_process_remembers_is_indeterminate(
+    def test_a_run_remembered_by_no_process_is_indeterminate(
         self, relay: ThreadedRelay, upstream: Gateway, to: str
     ) -> None:
         started = relay.api.start()
@@ -161,7 +161,7 @@ class TestTwoRelays:
         assert Counter(view["status"] for view in views) == {"completed": 12}
         assert len(upstream.posts) == 12
 
-    def test_the_submitting_relay_cannot_notice_and_is_full(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_full_submitter_without_a_sign_of_the_set_back(self, start_relay: StartRelay, upstream: Gateway) -> None:
         """Its own lease is unchanged: only the other relay's shows the set-back."""
         first = start_relay(max_running=1)
         started = first.api.start("ended")

@@ -64,8 +64,8 @@ def answering(*answer: bytes) -> Iterator[int]:
         server.shutdown()
 
 
-class TestNothingLeft:
-    def test_nobody_listens(self) -> None:
+class TestNotSent:
+    def test_a_port_without_a_listener(self) -> None:
         error, left = submitted_to("http://127.0.0.1:9")
         assert (type(error), left) == (NotSent, 0)
 
@@ -74,7 +74,7 @@ class TestNothingLeft:
         assert (type(error), left) == (NotSent, 0)
 
     @pytest.mark.parametrize("name", ["a" * 70 + ".example", "x..example", "\N{SNOWMAN}" * 70 + ".example"])
-    def test_a_name_that_is_none(self, name: str) -> None:
+    def test_an_invalid_host_name(self, name: str) -> None:
         try:
             error, left = submitted_to(f"https://{name}")
         except ValueError:  # refused before a client was made
@@ -82,7 +82,7 @@ class TestNothingLeft:
         assert (type(error), left) == (NotSent, 0)
 
     @pytest.mark.parametrize("address", ["https://240.0.0.1", "https://[100::1]", "https://0.0.0.0:1"])
-    def test_a_network_that_cannot_be_reached(self, address: str) -> None:
+    def test_an_unreachable_network(self, address: str) -> None:
         error, left = submitted_to(address)
         assert (type(error), left) == (NotSent, 0)
 
@@ -91,7 +91,7 @@ class TestNothingLeft:
         [(), (b"HTTP/1.1 400 Bad Request\r\n\r\n",), (b"\x15\x03\x01\x00\x02\x02\x28",), (b"\x00" * 2000,)],
         ids=["closed", "plain HTTP", "alert", "noise"],
     )
-    def test_no_handshake(self, answer: tuple[bytes, ...]) -> None:
+    def test_a_failed_tls_handshake(self, answer: tuple[bytes, ...]) -> None:
         with answering(*answer) as port:
             error, left = submitted_to(f"https://127.0.0.1:{port}")
         assert (type(error), left) == (NotSent, 0)
@@ -122,7 +122,7 @@ class TestNothingLeft:
         assert not upstream.posts
 
 
-def test_what_left_and_was_not_answered_is_unknown() -> None:
+def test_the_outcome_of_an_unanswered_submission_is_unknown() -> None:
     with answering(b"") as port:
         error, left = submitted_to(f"http://127.0.0.1:{port}")
     assert (type(error), left) == (OutcomeUnknown, 1)
@@ -132,7 +132,7 @@ def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]
     """Run `work` with file descriptors for an event loop, but none for a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # for the event loop: its selector and self-pipe
+        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # for the event loop
         highest = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
         while (filler := socket.socket()).fileno() < highest:
             stack.enter_context(filler)
@@ -146,7 +146,7 @@ def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_relay_without_file_descriptors_for_a_while(sqlite_url: str, upstream: Gateway) -> None:
+def test_a_relay_survives_a_lack_of_file_descriptors(sqlite_url: str, upstream: Gateway) -> None:
     program = ("prlimit", "--nofile=48", *OURS)
     relay = RelayProcess(environment(sqlite_url, upstream), program=program)
     try:

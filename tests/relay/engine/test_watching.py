@@ -75,7 +75,7 @@ class Ending(Watched):
         return False
 
 
-def test_one_who_waits() -> None:
+def test_a_change_during_a_wait_is_seen() -> None:
     async def use() -> Any:
         async with asyncio.timeout(60):
             return await wait(Ending(), RUNNING)  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_one_who_waits() -> None:
     assert asyncio.run(use()).status_code == 200
 
 
-def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_ends_for_a_disconnected_client_despite_constant_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "_LIVENESS", 0.2)
 
     async def use() -> Any:
@@ -104,7 +104,7 @@ def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: py
     assert asyncio.run(use()).status_code == 202
 
 
-def test_one_who_reads_slowly() -> None:
+def test_a_slow_reader_of_events_gets_the_end() -> None:
     async def use() -> str:
         relay, told = Watched(), ""
         async with asyncio.timeout(60):

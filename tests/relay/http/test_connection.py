@@ -125,13 +125,13 @@ def test_ambiguous_requests_are_refused(wires: Any, upstream: Gateway, lines: li
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 class TestProbes:
-    def test_head(self, wires: Any, path: str) -> None:
+    def test_a_head_request_has_no_body(self, wires: Any, path: str) -> None:
         answer = read_all(wires(head("HEAD", path, HOST, "Connection: close")))
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(b"\r\n\r\n")
 
     @pytest.mark.parametrize("lines", [[], ["Host: relay.internal:8080"]], ids=str)
-    def test_with_any_host_name(self, wires: Any, path: str, lines: list[str]) -> None:
+    def test_probes_accept_any_host_name(self, wires: Any, path: str, lines: list[str]) -> None:
         assert b" 200 " in read_all(wires(head("GET", path, *lines, version="1.0"))).partition(b"\r\n")[0]
 
 
@@ -179,13 +179,13 @@ class TestUpgrade:
         assert eventually(lambda: len(upstream.posts) == 1)
         assert "Why?" in upstream.posts[0]["input"]
 
-    def test_in_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
+    def test_it_is_ignored_in_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
         starts = [start_of_a_run(*H2C, chunked=number % 2 == 1, question=f"No {number}?") for number in range(4)]
         last = head("GET", "/healthz", HOST, "Connection: Upgrade, close", "Upgrade: h2c")
         assert statuses(read_all(wires(b"".join(starts) + last))) == [202] * 4 + [200]
         assert eventually(lambda: len(upstream.posts) == 4)
 
-    def test_in_single_bytes(self, wires: Any) -> None:
+    def test_it_is_ignored_in_single_bytes(self, wires: Any) -> None:
         wire = wires()
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = start_of_a_run(*H2C, "Connection: close")
@@ -193,11 +193,11 @@ class TestUpgrade:
             wire.sendall(request[start : start + 1])
         assert statuses(read_all(wire)) == [202]
 
-    def test_in_thousands_of_pipelined_requests(self, wires: Any) -> None:
+    def test_it_is_ignored_in_thousands_of_pipelined_requests(self, wires: Any) -> None:
         wire = wires(head("GET", "/healthz", HOST, *H2C) * 2000 + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [200] * 2001
 
-    def test_with_expect_100_continue(self, wires: Any) -> None:
+    def test_it_is_ignored_with_expect_100_continue(self, wires: Any) -> None:
         request = start_of_a_run(*H2C, "Expect: 100-continue", "Connection: close")
         end = request.index(b"\r\n\r\n") + 4
         wire = wires(request[:end])
@@ -212,7 +212,7 @@ class TestUpgrade:
         assert statuses(read_all(wires(head("CONNECT", "127.0.0.1:80", HOST, *H2C))))[:1] != [200]
         assert not upstream.posts
 
-    def test_a_client_that_stops_in_the_middle(self, wires: Any) -> None:
+    def test_a_client_that_stops_midway_is_closed(self, wires: Any) -> None:
         answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
         assert statuses(answer) == [408]
 
@@ -244,7 +244,7 @@ class Start {
 """
 
 
-class TestReadersThatStop:
+class TestStuckReaders:
     @pytest.fixture
     def started(self, start_relay: StartRelay, relay: ThreadedRelay, upstream: Gateway) -> dict[str, Any]:
         upstream.final = lambda request: message("짜장면 " * 150_000)

@@ -51,7 +51,7 @@ class Clock:
         return self.now
 
 
-def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
+def test_no_recurring_query_reads_ended_runs(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await fill(ledger, FINISHED)

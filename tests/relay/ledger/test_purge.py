@@ -14,7 +14,7 @@ from litellm_openai_example.relay.ledger.records import Outcome
 from .ledgers import fill, new, opened, run
 
 
-def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:
+def test_a_big_purge_does_not_delay_a_retry(database_url: str) -> None:
     """While 100,000 runs are deleted, block by block, one that the gateway told to wait is claimed before the end."""
 
     async def work() -> None:

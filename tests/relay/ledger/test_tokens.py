@@ -142,7 +142,7 @@ def test_migration_from_version_3(database_url: str) -> None:
     run(work)
 
 
-def test_tokens_are_old_ones_beside_an_older_process(database_url: str) -> None:
+def test_tokens_have_the_old_form_beside_an_older_process(database_url: str) -> None:
     """An older process cannot check a new token, and would refuse its owner."""
 
     async def accepted(ledger: Ledger, id: str) -> str:
