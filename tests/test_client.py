@@ -293,7 +293,7 @@ def test_replies_in_the_background_and_with_function_calls(call: Client, gateway
 
 
 def test_any_further_field_is_sent(call: Client, gateway: ScriptedServer) -> None:
-    """Fields that the SDK knows and others are passed alike, and so is the model of the call."""
+    """Fields unknown to the SDK are passed like known ones, and so is the model of the call."""
     gateway.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
     fields = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "extra_body": {"mine": 1}}
     sent = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "mine": 1}

@@ -133,7 +133,7 @@ def test_the_message_of_a_refusal(status: int) -> None:
 def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
     """Return everything that depends on an error: exit codes, retries, the relay's codes, the rest of a conversation.
 
-    A look that is repeated meets a whole response in the end, so that who goes on looking is told from who gives up.
+    The last poll returns a complete response, which separates callers that keep polling from those that give up.
     """
     made: list[Any] = []
     for answer, _ in WIRE:

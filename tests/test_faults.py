@@ -1,4 +1,4 @@
-"""The fault table: what a gateway may answer, through which API, and how the command ends then."""
+"""The fault table: the answers that a gateway may give to each API, and the command's end for each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STREAMS = {"chat stream": ["--stream"], "responses stream": ["--api", "responses
 
 @dataclass
 class Fault:
-    """One row: what is answered, and how the command ends. `out` and `err`: what has to be in there."""
+    """One row: an answer, and the command's end. `out` and `err` are required parts of its output."""
 
     name: str
     answer: Answer | Callable[[], Answer]
@@ -53,7 +53,7 @@ def error(status: int, message: object = "boo", type_: object = None, code: obje
 
 
 def provider(status: int, name: str, inner: Json, **headers: str) -> Answer:
-    """A provider's error as LiteLLM wraps it up."""
+    """Return a provider's error as LiteLLM wraps it."""
     message = f"litellm.{name}: {name}: OpenAIException - {json.dumps({'error': inner})}. Received Model Group=gpt-4o"
     return error(status, message, "x", str(status), **headers)
 
@@ -281,7 +281,7 @@ def test_each_fault_ends_the_command_as_listed(
     else:
         assert run.out == ""
         assert run.err.count("\n") == 1, run.err
-    # That there is no sign of a search is told of good answers.
+    # A complete answer without any trace of a search gets a notice on stderr.
     assert (run.code == 0) == (run.err in ("", NOT_SEARCHED))
     if fault.posts is not None:
         assert len(configured.posts) == fault.posts

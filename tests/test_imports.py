@@ -1,4 +1,4 @@
-"""What is imported when, and who may know whom."""
+"""Imports: the cost of each start, and the permitted directions between modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(json.dumps([code, sorted(set(sys.modules) - bare)]), file=sys.stderr)
 
 
 def modules_after(*arguments: str, **env: str) -> tuple[int, set[str]]:
-    """The exit code of one run of the command, and all that it imported beyond what Python starts with."""
+    """Run the command once; return its exit code and the modules that it imported beyond Python's own."""
     command = [sys.executable, "-c", _RUN, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
     code, modules = json.loads(result.stderr.splitlines()[-1])
@@ -108,7 +108,7 @@ def test_no_model_of_a_response_is_built(gateway: ScriptedServer, monkeypatch: p
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a file imports, by their path below it; those of others by `/NAME`."""
+    """Return the modules that a file imports: the package's by their path below it, those of others as `/NAME`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -134,7 +134,7 @@ def all_imports() -> dict[str, set[str]]:
 
 
 def circle(known: dict[str, set[str]]) -> list[str]:
-    """A way from a module back to itself, if there is one."""
+    """Return a circle of imports; None if there is none."""
     done: set[str] = set()
 
     def follow(name: str, way: list[str]) -> list[str]:
@@ -152,7 +152,7 @@ def circle(known: dict[str, set[str]]) -> list[str]:
 
 
 def test_imports_form_no_circle() -> None:
-    """Not even with imports inside functions, or for types alone."""
+    """Imports inside functions, or for types alone, count too."""
     assert circle({"a": {"b"}, "b": {"c", "/os"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     known = all_imports()
@@ -202,12 +202,12 @@ _MCP = ("json_object", "config", "console", "payer", "state", "errors", "researc
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:
-    """Where a module stands in a line; None if it does not."""
+    """Return the place of a module in a line of layers; None if it has none."""
     return next((n for n, room in enumerate(line) if name == room or name.startswith(room + ".")), None)
 
 
 def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The imports by modules of a line of what stands behind them in it, or not in it at all."""
+    """Return the imports by modules of a line that point to an earlier layer, or out of the line."""
     found = []
     for name, imported in known.items():
         own = place(name, line)
@@ -255,7 +255,7 @@ def test_no_private_name_of_another_package_is_imported() -> None:
 
 
 def names_imported_by(path: Path) -> set[str]:
-    """Each word of each import: `from .calls import test_sse` gives `calls` and `test_sse`."""
+    """Return each word of each import: `from .calls import test_sse` gives `calls` and `test_sse`."""
     words: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -273,7 +273,7 @@ def test_no_test_module_is_imported() -> None:
 
 
 def test_the_bench_needs_no_test_tools() -> None:
-    """It runs in an environment as users have it: see `bench` in pyproject.toml."""
+    """The bench runs in an environment like a user's: see `bench` in pyproject.toml."""
     hidden = "import sys; sys.modules.update(pytest=None, pytest_httpserver=None, hypothesis=None)"
     run = f"{hidden}; import tests.tools.bench.__main__"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 MAKE = shutil.which("make")
 pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 
-# Stands in for uv and pip: writes down the variables that uv reads, and the last argument of the command that it runs.
+# A stand-in for uv and pip: it records the variables that uv reads, and the last argument of the command that it runs.
 UV = """#!/bin/sh
 for last; do :; done
 echo "$1 UV_PYTHON=$UV_PYTHON UV_SYSTEM_CERTS=$UV_SYSTEM_CERTS last=$last" >> "$CALLS"

@@ -1,4 +1,4 @@
-"""Good answers with something in them replaced, removed or doubled: the command keeps its promises all the same."""
+"""Valid answers with parts replaced, removed or doubled: the command still keeps its promises."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated(value: Any, luck: random.Random) -> Any:
-    """A copy of `value` with one to three changes."""
+    """Return a copy of `value` with one to three random changes."""
     value = copy.deepcopy(value)
     for _ in range(luck.randint(1, 3)):
         found = list(places(value))
@@ -131,5 +131,5 @@ def test_mutated_answers_in_tool_calling_break_no_promise(
     assert INTERNAL_ERROR not in run.err
     assert KEY not in run.out + run.err
     assert run.code != 0 or run.out.strip()
-    if where == "final":  # whatever becomes of the last turn, the research was paid for
+    if where == "final":  # the research is paid, so its report must be shown even if the last turn fails
         assert "RESEARCHED" in run.out or TEXT in run.out or run.code == 0, run

@@ -1,4 +1,4 @@
-"""What is built from the checkout installs and runs where nothing else is."""
+"""Packages built from the checkout install and run in an empty environment; CI and the changelog are consistent."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_sdist_is_complete(built: Path, tmp_path: Path) -> None:
         unpacked = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
         assert unpacked - set(kept) == {"PKG-INFO"}
         assert not set(kept) - unpacked
-    # What `make run` does first in it.
+    # The first steps of `make run` in it.
     uv("lock", "--check", "--quiet", cwd=root)
     uv("sync", "--locked", "--dry-run", "--quiet", "--no-default-groups", "--python", sys.executable, cwd=root)
 
@@ -77,7 +77,7 @@ def test_the_sdist_is_complete(built: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("ensurepip") is None, reason="needs ensurepip (Debian: python3-venv)")
 @pytest.mark.timeout(600)
 def test_the_install_lines_of_the_readme_work_with_a_python_that_refuses_pip(tmp_path: Path) -> None:
-    """As Debian's does outside a virtual environment. The lines are typed as they stand, in a checkout."""
+    """Debian's Python refuses pip outside a virtual environment. The lines run as written, in a checkout."""
     for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "litellm_openai_example", tmp_path / "litellm_openai_example")

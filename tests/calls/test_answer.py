@@ -1,4 +1,4 @@
-"""Answers without a text: what came instead, and at what cost that is found."""
+"""Answers without a text: the error names the content found instead, in linear time."""
 
 from __future__ import annotations
 

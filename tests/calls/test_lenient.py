@@ -1,4 +1,4 @@
-"""Fields of another type than the API has, JSON that is not quite JSON, errors in other words."""
+"""Lenient reading: fields of unexpected types, almost valid JSON, and errors in other formats."""
 
 from __future__ import annotations
 

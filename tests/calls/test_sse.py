@@ -1,4 +1,4 @@
-"""Server-sent events: their bytes, and what proxies put around them."""
+"""Server-sent events: any chunking of their bytes, and the wrappings that proxies add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of both APIs: errors in a stream, halves of characters, time."""
+"""Readers of both APIs: errors in a stream, split characters, linear time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command through the real LiteLLM proxy: what works, what fails, and that each call is paid for once."""
+"""The command through the real LiteLLM proxy: successes, failures, and one paid call for each."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ PAID_ONCE = [[], R, ["--stream"], [*R, "--stream"], [*R, "--web-search"], [*R, "
         (arguments, step)
         for step in ("drop", "reset", "500", "502", "504", "cut", "garbage")
         for arguments in PAID_ONCE
-        # A stream that was cut has begun: the text that arrived is shown.
+        # The stream had begun when it was cut, so the text that arrived is shown.
         if "--stream" not in arguments or step not in ("cut", "garbage")
     ],
     ids=str,
@@ -90,7 +90,7 @@ PAID_ONCE = [[], R, ["--stream"], [*R, "--stream"], [*R, "--web-search"], [*R, "
 def test_a_failed_call_is_paid_once(
     arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl
 ) -> None:
-    """LiteLLM says 500 for what broke after the provider had accepted it."""
+    """LiteLLM answers 500 if a call breaks after the provider has accepted it."""
     model = upstream.model(step)
     run = command(*arguments, "--model", model, "--timeout", "20", "hello")
     assert (run.code, run.out) == (1, "")

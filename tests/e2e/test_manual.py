@@ -1,6 +1,6 @@
 """The manual's code, line by line, against the real LiteLLM proxy, the relay and the offline provider.
 
-Only the module's name differs, and where the manual starts its relay with a command of its own.
+Only the module's name differs, and the way in which the manual's relay is started.
 """
 
 from __future__ import annotations

@@ -101,5 +101,5 @@ def test_a_turn_whose_outcome_is_unknown_is_sent_once(
     assert run.code == 1, run.err
     assert "the outcome is unknown" in run.err
     assert upstream.posts(model) == turn
-    # What was paid for is not lost with the last turn.
+    # The paid report is not lost with the last turn.
     assert ("Offline demo research" in run.out) is (turn == 2)

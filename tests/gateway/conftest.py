@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Launcher:
-    """Starts `python -m litellm_openai_example.gateway`, and ends all it started."""
+    """Starts `python -m litellm_openai_example.gateway`, and ends every process that it started."""
 
     def __init__(self, env: Mapping[str, str], home: Path) -> None:
         self.env = dict(env)

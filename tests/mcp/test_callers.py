@@ -86,7 +86,7 @@ def test_the_holder_of_the_key_finds_the_run(reach: Known, relay: ThreadedRelay,
 
 @pytest.mark.parametrize("who", NAMED, ids=str)
 def test_an_unverified_name_finds_no_run(relay: ThreadedRelay, who: dict[str, str]) -> None:
-    """Neither a run under the same name, nor one of a caller without a name."""
+    """The caller finds neither a run under the same name, nor one of a caller without a name."""
     hers = [started(over_http, relay), started(over_http, relay, **who)]
     assert started(over_http, relay, **who) not in hers
 

@@ -225,7 +225,7 @@ def test_errors_tell_an_agent_how_to_proceed(reach: Reach, relay: ThreadedRelay,
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
 def test_unknown_arguments_are_refused(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """As by the API: otherwise a misspelt argument would be missing from a paid run."""
+    """The API refuses them too: otherwise a misspelt argument would be missing from a paid run."""
 
     async def work(client: Client) -> None:
         for tool, given, near in (
@@ -275,7 +275,7 @@ AWAY = {"a proxy without it": reply(b"<html>Bad Gateway", 502), "silence": Answe
 
 @pytest.mark.parametrize("answer", [None, *AWAY])
 def test_an_absent_relay_is_reported_soon(answer: str | None) -> None:
-    """The client's own time limit is 30 s."""
+    """The error comes before the client's time limit of 30 s."""
     took: list[float] = []
 
     async def work(client: Client) -> None:
@@ -300,7 +300,7 @@ MARK = "ZwischenrufXYZ"
 def test_the_log_repeats_nothing_that_an_agent_sent(
     reach: Reach, relay: ThreadedRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even with all libraries at DEBUG."""
+    """All libraries log at DEBUG, and still no line repeats the agent's words."""
     caplog.set_level(logging.DEBUG)
 
     async def work(client: Client) -> None:
@@ -409,7 +409,7 @@ def test_messages_have_a_size_limit(relay: ThreadedRelay) -> None:
 
 @pytest.mark.parametrize("newest", [True, False], ids=["2026", "2025"])
 def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """No waiter, no task, no session."""
+    """No waiter, task or session remains in the relay."""
     upstream.seconds = 60.0
     authorization = {"Authorization": f"Bearer {KEY}"}
     started = relay.api.post(body("Why?", background=True), **authorization).json()
@@ -505,7 +505,7 @@ def test_the_documented_client_settings_are_valid() -> None:
 
 
 def test_a_wait_through_an_outage_polls_at_intervals() -> None:
-    """Even if the relay, or a proxy before it, fails each poll at once."""
+    """The intervals hold even if the relay, or a proxy before it, fails each poll at once."""
     asked: list[float] = []
     running = read_view({"invocation_id": "inv_1", "status": "running"})
 

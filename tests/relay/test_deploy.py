@@ -60,8 +60,8 @@ def test_the_image_holds_all_package_files() -> None:
         assert (DEPLOY / ".." / ".." / path).exists(), path
 
 
-def test_the_installed_relay_serves_agents() -> None:
-    """The files install extras of the package, and one of them serves `/mcp`."""
+def test_deployments_install_all_extras() -> None:
+    """The unit and the image install all extras of the package; `/mcp` is one of them."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (unit,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / "litellm-relay.service").read_text())
     assert set(unit.split(",")) == set(extras)

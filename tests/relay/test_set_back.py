@@ -161,7 +161,9 @@ class TestTwoRelays:
         assert Counter(view["status"] for view in views) == {"completed": 12}
         assert len(upstream.posts) == 12
 
-    def test_a_full_submitter_without_a_sign_of_the_set_back(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_an_ended_run_of_a_full_and_unaware_relay_is_restored(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         """Its own lease is unchanged: only the other relay's shows the set-back."""
         first = start_relay(max_running=1)
         started = first.api.start("ended")

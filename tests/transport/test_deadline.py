@@ -1,4 +1,4 @@
-"""Deadlines hold for hanging and dripping servers: over TLS, a proxy and a reused connection. Forks: test_fork.py."""
+"""Deadlines hold for hanging and dripping servers: over TLS, a proxy and a reused connection (forks: test_fork.py)."""
 
 from __future__ import annotations
 
