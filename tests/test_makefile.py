@@ -63,7 +63,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-# A prompt in the wrong place
+# Misplaced prompts
 
 
 @pytest.mark.parametrize("target", ["run", "run-auto"])

@@ -22,6 +22,7 @@ def test_the_first_choice_with_text_is_read(index: object) -> None:
     for choices in ([first, second], [second, first]) if index is not None else ([first, second],):
         answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
         assert (answer.text, answer.status) == ("Hello", "incomplete")
+    # Without indexes, the order of the list decides.
     first["message"]["content"] = "First"
     answer, _, _ = read_body(json.dumps({"choices": [second, first]}), ChatStream)
     assert (answer.text, answer.status) == (("First", "completed") if index is not None else ("Hello", "incomplete"))
@@ -141,7 +142,9 @@ def test_an_error_reported_beside_a_stop_is_found_in_messages_and_chunks() -> No
 @pytest.mark.parametrize(
     "events",
     [
-        [{"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")],  # each piece called a message
+        [
+            {"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")
+        ],  # pieces named "message" instead of "delta"
         [{"choices": [{"message": {"content": text}}]} for text in ("Hel", "Hello")],
         [{"choices": [{"delta": piece}]} for piece in ("Hel", "lo")],
         [chunk("Hello"), whole(" Hello ")],

@@ -158,7 +158,7 @@ def test_every_field_arrives(
     assert always <= lost(sdk, upstream, "gpt-6.1-sol", path, reasoning) <= always | set(DROPPED[path])
 
 
-# Every interface through which a request can be made.
+# The same fields, sent through each interface: command, library, drop-in and relay.
 
 GIVEN: JsonObject = {
     "background_options": {"completion_window": "8h"},

@@ -30,7 +30,8 @@ from .running import Api, RelayProcess, body, environment, relay_process
 
 RUNNING = 200
 BURST = 400
-GATE = 8  # a crash leaves at most as many marked as sent which never were
+# A submission is marked as sent just before it leaves. A crash in between leaves at most this many marked in vain.
+GATE = 8
 
 
 class Relays:
@@ -145,6 +146,7 @@ class TestKilled:
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(start, range(BURST)))
         relay.end()
+        # Starts without an answer may have been accepted too; only the answered ones are promised a result.
         started = {number: answer for number, answer in enumerate(answers) if answer is not None}
         assert len(started) >= 60
         reached = numbers(upstream)
@@ -168,6 +170,7 @@ class TestKilled:
         started = accepted(relay.api, BURST // 4)
         assert eventually(lambda: len(upstream.posts) >= 20)
         relay.kill()
+        # From here the gateway answers at once, so only the killed submissions can remain unknown.
         reached = numbers(upstream)
         upstream.accept = 0.0
         views = ended(relays.start().api, started)
@@ -179,6 +182,7 @@ class TestKilled:
 
     def test_unsent_runs_are_submitted_after_a_kill(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
         """The gateway accepts no connection: no request has left this machine, so no run can have been paid."""
+        # A listener with a full backlog keeps the connection pending: the submission begins and sends no byte.
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
@@ -213,6 +217,7 @@ class TestKilled:
             heard = events.result(60)
         assert [event.name for event in heard][-1] == "completed"
         assert [event.name for event in heard].count("completed") == 1
+        # The stream resumed after the last event seen: no event is missing or repeated.
         ids = [int(event.id) for event in heard]
         assert ids == sorted(set(ids))
         assert len(upstream.posts) == 2
@@ -257,6 +262,7 @@ async def last_event(client: AsyncRelayClient, invocation_id: str, token: str) -
 def test_two_processes_share_a_ledger(relays: Relays, upstream: Gateway) -> None:
     first, second = relays.start(), relays.start()
     started = accepted(first.api, 20) + accepted(second.api, 20)
+    # Each relay is asked for the runs that the other one accepted.
     for api, mine in ((first.api, started[20:]), (second.api, started[:20])):
         assert {view["status"] for view in ended(api, mine)} == {"completed"}
     assert len(upstream.posts) == 40

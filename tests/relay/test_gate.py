@@ -115,7 +115,7 @@ class TestWindow:
     def test_the_window_grows_if_the_gateway_is_always_slow(self, clock: Clock) -> None:
         gate = Gate(200)
         accepted(clock, flight(gate, 5), seconds=0.1)
-        clock.now += 100  # the quick answer is no measure for ever
+        clock.now += 100  # the quick answer expires as the measure of a normal delay
         accepted(clock, flight(gate), seconds=1.5)
         accepted(clock, flight(gate), seconds=1.5)
         assert gate.window > 150
@@ -150,6 +150,7 @@ class TestClosedGate:
             assert len(places) == 1
             assert gate.room(100) == 0  # while it probes
             refused(clock, places)
+        # The pause doubles from half a second up to the longest one.
         assert pauses == [0, 1, 2, 4, 8, 15, 15, 15]
 
     @pytest.mark.parametrize(("delay", "closed"), [(None, 0.5), (0.1, 0.5), (7.0, 7.0), (3600.0, 15.0)])
@@ -208,6 +209,7 @@ class TestClosedGate:
         assert set(upstream.paid.values()) == {1}
         gaps = [later - earlier for earlier, later in itertools.pairwise(times[: REFUSED + 1])]
         *_, first, second, third = gaps
+        # The last requests are single probes, and the pause before each of them doubles.
         assert [first >= 0.5, second >= 1, third >= 2] == [True] * 3, gaps
 
 
@@ -242,6 +244,7 @@ class TestPolls:
         async def main() -> None:
             gate = Gate(8)
 
+            # More hanging polls than the gate has places: the one below must still get in.
             async def hang() -> None:
                 async with gate.polling():
                     await asyncio.sleep(60)

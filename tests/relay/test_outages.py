@@ -47,6 +47,7 @@ class TestLostCommits:
                 proxy.lose_commit = statement
                 started = relay.api.start("to be cancelled")
                 relay.api.until(started, "running")
+                # The cancel's own commit loses its answer as well: the request to stop must survive that.
                 proxy.lose_commit = b"cancel_requested="
                 assert relay.api.cancel(started)["status"] == "cancelled"
                 assert len(upstream.posts) == 2
@@ -131,7 +132,7 @@ class TestFrozen:
 
     def test_an_idle_relay_stops_at_once(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay, postgresql.frozen():
-            time.sleep(1.2)  # its loops are waiting for answers by now
+            time.sleep(1.2)  # by then its loops wait for answers
             assert_ends(relay)
 
     def test_a_starting_relay_stops(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
@@ -166,7 +167,7 @@ class TestFrozen:
                     clients.submit(relay.api.call, "GET", path, headers=token(started[0])),
                     clients.submit(relay.api.call, "POST", f"{path}/cancel", headers=token(started[0])),
                 ]
-                in_flight = 1 + len(streams) + len(asking)  # each on a connection of its own
+                in_flight = 1 + len(streams) + len(asking)  # each on a separate connection
                 assert eventually(lambda: served(relay) >= in_flight)
                 time.sleep(0.5)  # for the last bytes of the requests
                 assert_ends(relay)
@@ -174,10 +175,11 @@ class TestFrozen:
                 assert waiting.result(60).status_code == 202
                 for watched in watching:
                     assert {event.name for event in watched.result(60)} <= {"status", "output_text"}
+        # The runs end while no relay follows them; the next relay must still find every result.
         for work in upstream.works.values():
             work.seconds = 0.0
         with relay_process(environment(url, upstream)) as relay:
-            # The cancel that was not confirmed may have arrived all the same.
+            # The unconfirmed cancel may still have reached the gateway.
             assert relay.api.wait(started[0])["status"] in ("completed", "cancelled")
             for one in started[1:]:
                 assert relay.api.wait(one)["status"] == "completed"

@@ -193,13 +193,13 @@ def test_a_standby_without_the_last_commits(postgresql: PostgreSQL, upstream: Ga
         for one in started:
             first.api.until(one, "running")
         processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
-        for process in processes:  # neither sees the change to the ledger
+        for process in processes:  # so that neither sees the change to the ledger
             process.suspend()
         with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
             connection.execute(f"UPDATE relay_invocations SET {QUEUED}")
         postgresql.stop()
         postgresql.start()
-        for process in reversed(processes):  # the one without memory polls first
+        for process in reversed(processes):  # the one that has sent nothing runs first
             process.resume()
         finish(upstream)
         assert eventually(lambda: all(finished(second.api.view(one)) for one in started)), first.log + second.log

@@ -32,12 +32,12 @@ from ..relay.running import Api, RelayProcess, body, environment
 from .bench.before import checkout
 
 CHECKOUTS = Path("bench-results")  # where the bench has its own
-RUNNING = 5  # at once in one process: the runs that are to be queued have no room
+RUNNING = 5  # at once in one process, so that further runs stay queued
 SLOW = 12.0  # seconds until a slow submission is answered: this relay is up long before
 STATES = {"queued", "submitting", "awaiting", "running", "completed", "incomplete", "failed", "cancelled"}
 _NAME = re.compile(r"upgrade question ([a-z]+)-\d+")
 _AFTER_RESTORE = re.compile(r"```sql\n(UPDATE relay_invocations .*?)\n```", re.DOTALL)
-# What the old release and this one say of the runs that are to fail, and of a model that the provider does not list.
+# Messages of both releases about runs that must fail, and about a model that the provider does not list.
 _EXPECTED = re.compile(r"upstream_failed|submission_indeterminate|does not list")
 
 
@@ -153,8 +153,8 @@ class Upgrade:
             until = time.monotonic() + 10
             while not api.view(run.started)["upstream_response_id"]:
                 assert time.monotonic() < until
-        # Ended in the middle of a submission, by SIGTERM 3.5 s later: nobody can know its outcome. Beside the new
-        # relay the old one is asked to end when all are answered, see `_both_serve`.
+        # The old relay ends in the middle of this submission, 3.5 s after SIGTERM: its outcome is unknown. Beside the
+        # new relay the old one gets SIGTERM only once all are answered, see `_both_serve`.
         lost = () if self.beside and self.end is signal.SIGTERM else ("failed",)
         self._ask(api, "slow-1", "completed", *lost)
         time.sleep(2.5)  # longer than a submission stays in the gate

@@ -17,7 +17,7 @@ from ..running import FAST, ThreadedRelay
 HTML = {"content-type": "text/html"}
 PAGE = f"<!DOCTYPE html><html><title>Sign in</title>{SECRET_WORDS}</html>"
 
-# JSON that looks like a response's at a glance.
+# JSON of other programs that resembles a response: it must neither end a run nor confirm a submission.
 OTHER_PROGRAMS: list[Json] = [
     {"id": "req-1", "status": "failed"},
     {"id": "req-1", "status": "completed"},
@@ -149,6 +149,7 @@ class TestSubmission:
 
     def test_runs_wait_for_a_gateway_that_starts_later(self, start_relay: StartRelay, upstream: Gateway) -> None:
         port = free_port()
+        # Only the port exists so far: a refused connection has sent nothing, so all runs stay queued.
         late = Gateway()
         late.port = port
         relay = start_relay(gateway=_at(port))
@@ -168,6 +169,7 @@ class TestSubmission:
 
     def test_a_hanging_submission_does_not_delay_others(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("hang") if "slow" in request["input"] else None
+        # These stay open for the whole test.
         for n in range(8):
             relay.api.start(f"slow {n}")
         assert relay.api.wait(relay.api.start("quick"))["status"] == "completed"
@@ -238,6 +240,7 @@ class TestPolling:
     def test_a_response_is_lost_only_after_consecutive_404s(self, start_relay: StartRelay, upstream: Gateway) -> None:
         relay = start_relay(timings=replace(FAST, missing=0.5))
         until = time.monotonic() + 2.0
+        # LiteLLM's 404 alternates with a proxy's 502: in between, the 404 may be an outage too.
         gone, away = Fault("status", 404), Fault("foreign", 502, PAGE, HTML)
         upstream.on_get = lambda work, n: (gone if n % 2 else away) if time.monotonic() < until else None
         assert relay.api.wait(relay.api.start())["status"] == "completed"
@@ -358,7 +361,7 @@ class TestView:
         assert view["cost_usd"] == 0.25
         assert view["response"]["id"] == view["upstream_response_id"] == "resp_0"
         assert "sources" not in view["response"]
-        assert how == "background" or upstream.gets == 0  # each look at the end is billed anew
+        assert how == "background" or upstream.gets == 0  # LiteLLM bills every poll of an ended response
 
     def test_a_too_large_response_is_shortened_but_keeps_its_sources(
         self, start_relay: StartRelay, upstream: Gateway

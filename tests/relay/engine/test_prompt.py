@@ -72,7 +72,7 @@ class TestRecipe:
         assert request("x", overrides)["instructions"] == "Be brief."
 
 
-# What stands in the prompt for each value of an argument, word for word: models were tried with it.
+# The exact text of the prompt for each value of an argument: models were tried with these words.
 CONTEXTS: list[tuple[list[str], list[str]]] = [
     ([], []),
     ([" ", ""], []),
@@ -201,7 +201,7 @@ class TestRefusedRequest:
         assert relay.api.wait(relay.api.start("one", stream=stream))["status"] == "completed"
         assert (len(upstream.posts), sum(upstream.paid.values())) == (posts, 1)
         assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
-        assert len(upstream.posts) == posts + 1  # the relay has learned it
+        assert len(upstream.posts) == posts + 1  # adapted from the start, as the relay remembers the refusal
         told = [2.0 if name in refused else 0.0 for name in ("web_search", "reasoning", "store")]
         assert [adapted(relay, kind) - was for kind, was in zip(kinds, before, strict=True)] == told
 

@@ -18,6 +18,7 @@ from ..conftest import StartRelay
 from ..running import FAST, Json, ThreadedRelay, environment, relay_process
 
 HTML = {"content-type": "text/html"}
+# Answers that do not confirm a cancel: errors, proxies' pages, and JSON of other programs that resembles a response.
 OUTAGES = [
     Fault("status", 500),
     Fault("status", 503),
@@ -95,6 +96,7 @@ class TestBeforeTheGatewayAnswers:
         assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
 
     def test_a_lost_submission_is_not_called_cancelled(self, impatient: ThreadedRelay, upstream: Gateway) -> None:
+        # The gateway executes the submission and never answers, so its response has no known id to cancel.
         asked = []
 
         def lose(request: Json, n: int) -> Fault:
@@ -126,6 +128,7 @@ class TestBeforeTheGatewayAnswers:
     def test_a_rejected_submission_is_cancelled_before_the_retry(
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
+        # Between the refusal and the retry the run is queued, so the cancel needs no gateway.
         upstream.on_post = lambda request, n: Fault("status", 429, headers={"retry-after": "30"})
         relay = start_relay(timings=replace(FAST, retry=15.0))
         started = relay.api.start()
@@ -220,6 +223,7 @@ class TestRepeated:
         relay = start_relay()
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
+        # The state that another process leaves when it declares this one dead.
         given_up = "state = 'failed', error_code = 'submission_indeterminate', owner = NULL"
         change(relay, f"UPDATE relay_invocations SET {given_up}")
         assert eventually(lambda: any(work.cancelled for work in upstream.works.values()))
@@ -265,6 +269,7 @@ class TestTimeLimit:
     def test_a_run_that_ends_during_an_outage_is_completed(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 2.5
         upstream.on_cancel = lambda work: Fault("status", 502)
+        # The limit passes during the outage; the run ends before the gateway can confirm a cancel.
         upstream.on_get = lambda work, n: Fault("status", 502) if n < 8 else None
         relay = start_relay(research_timeout=1.5)
         assert relay.api.wait(relay.api.start())["status"] == "completed"
@@ -288,6 +293,7 @@ class TestTimeLimit:
         started = running(first)
         assert eventually(lambda: upstream.gets >= 5)
         first.stop()
+        # Stands for 1,000 s of polls by the first relay, whose own limit is longer.
         change(first, "UPDATE relay_invocations SET followed = followed + 1000")
         assert upstream.cancels == 0
         second = start_relay(research_timeout=1000.0)
@@ -298,6 +304,8 @@ class TestTimeLimit:
         first = start_relay()
         started = running(first)
         first.stop()
+        # The run ends while no relay is up. Over the limit and cancelled, it could be stopped at once; its paid
+        # result must be read first.
         for work in upstream.works.values():
             work.seconds = 0.0
         change(first, "UPDATE relay_invocations SET followed = 1e6, cancel_requested = 1")
@@ -314,6 +322,7 @@ class TestTimeLimit:
             for one in started:
                 relay.api.until(one, "running")
             relay.kill()
+        # Moving the rows in time equals a step of the clock in the other direction, without touching the machine's.
         columns = ("created_at", "updated_at", "started_at")
         moved = ", ".join(f"{column} = {column} - {hours * 3600}" for column in columns)
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"))) as ledger, ledger:
@@ -355,6 +364,7 @@ def ledger_of(relay: ThreadedRelay) -> sqlite3.Connection:
 @contextmanager
 def full_backlog() -> Iterator[int]:
     """Yield a port that neither accepts nor refuses connections, because its backlog is full."""
+    # Linux queues one connection more than the backlog of 0; the second one stays pending, as every later one does.
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -134,6 +134,7 @@ def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]
     with ExitStack() as stack:
         spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # for the event loop
         highest = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        # Fill the gaps below the limit, so that closing `spare` leaves exactly three free descriptors.
         while (filler := socket.socket()).fileno() < highest:
             stack.enter_context(filler)
         filler.close()
@@ -151,12 +152,12 @@ def test_a_relay_survives_a_lack_of_file_descriptors(sqlite_url: str, upstream: 
     relay = RelayProcess(environment(sqlite_url, upstream), program=program)
     try:
         relay.ready()
-        assert relay.api.call("GET", "/healthz").status_code == 200  # a connection that the starts below use again
+        assert relay.api.call("GET", "/healthz").status_code == 200  # opens the connection that the starts below reuse
         with ExitStack() as stack:
             port = int(relay.api.base_url.rpartition(":")[2])
             for _ in range(80):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-            upstream.accept = 1.0  # no submission takes over the connection of the one before
+            upstream.accept = 1.0  # so that no submission can reuse the previous one's connection
             started = [relay.api.start(f"meanwhile {n}") for n in range(3)]
             assert eventually(lambda: "not accepting" in relay.log), relay.log
         assert {relay.api.wait(one)["status"] for one in started} == {"completed"}

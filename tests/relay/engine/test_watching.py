@@ -89,6 +89,7 @@ def test_a_wait_ends_for_a_disconnected_client_despite_constant_changes(monkeypa
     async def use() -> Any:
         relay = Watched()
 
+        # Notifications faster than the check for a disconnect: each wakes the wait, and none may postpone the check.
         async def happen() -> None:
             while True:
                 await asyncio.sleep(0.01)
@@ -114,4 +115,5 @@ def test_a_slow_reader_of_events_gets_the_end() -> None:
                     relay.end()
         return told
 
+    # The run ended while the reader was busy with the first event; no further notification was sent.
     assert asyncio.run(use()).count("event: completed") == 1

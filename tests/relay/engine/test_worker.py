@@ -52,6 +52,7 @@ class TestLoops:
             assert eventually(lambda: calls >= failures)
             said = [record.getMessage() for record in caplog.records if "failed (KeyError" in record.getMessage()]
             assert len(said) <= 1
+        # The call works again: the loop must still be there to pick the run up.
         relay.api.until(started, "running")
         upstream.seconds = 0.0
         upstream.finish()
@@ -75,6 +76,7 @@ class TestLostCommits:
         claim = relay.relay.ledger.claim
         lost: list[str] = []
 
+        # The real claim is committed, and only its answer is replaced.
         async def losing(limit: int, **how: Any) -> Any:
             claimed = await claim(limit, **how)
             if not claimed or lost:
@@ -205,6 +207,7 @@ def test_a_run_with_a_newer_argument_is_left_to_the_newer_relay(
     new = NewInvocation.of(NewerArguments.model_validate({"research_question": "Why?", "newer": True}), None, Payer())
     asyncio.run_coroutine_threadsafe(relay.relay.accept(new), relay.loop).result(60)
     started = {"invocation_id": new.id, "invocation_token": relay.relay.ledger.tokens.derived(new.id)}
+    # Several rounds of claims: the older relay must not fail a run that it cannot read.
     time.sleep(1.0)
     assert relay.api.view(started)["status"] == "queued"
     assert not upstream.posts

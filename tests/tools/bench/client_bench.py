@@ -23,7 +23,7 @@ CALLS = 500
 _BLOCK = 10
 _REQUEST: dict[str, Any] = {"model": "gpt-4o", "input": PROMPT}
 
-# The same call in five lines with the bare SDK, typed, as everybody writes it.
+# The same call in five lines with the bare SDK and its types, as in its documentation.
 BARE = {
     "chat": """from openai import OpenAI
 client = OpenAI()
@@ -98,7 +98,7 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
     runs_of = {name: partial(run_process, command, env) for name, command in commands.items()}
     if make := shutil.which("make"):
         runs_of["chat: make run"] = partial(run_process, [make, "run", f"PROMPT={PROMPT}"], _of_a_user(env))
-    # The shortest, which a busy machine disturbs most, are run more often.
+    # The shortest processes run more often: a busy machine disturbs them most.
     often = {name: runs_of.pop(name) for name in ("help: litellm-example", "help: hello-world Click")}
     return {**interleaved(runs_of, runs), **interleaved(often, 4 * runs)}
 

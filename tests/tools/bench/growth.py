@@ -20,7 +20,7 @@ from .measure import stub
 from .relay_process import RelayProcess, invocation, relay, start_jobs
 
 SIZES = (1, 10, 100, 1000)
-EVERY = 5.0  # seconds between two looks at a job, as the upstream wishes
+EVERY = 5.0  # seconds between two polls of a job, as set by the upstream
 PARTS = 3  # of `EVERY` seconds each make a window
 MODEL = f"research-3600-every-{EVERY:.0f}"
 
@@ -167,7 +167,7 @@ async def _waiters(process: RelayProcess, upstream: int) -> tuple[list[Step], fl
 
 
 async def _step(process: RelayProcess, upstream: Connection, size: int) -> Step:
-    await asyncio.sleep(2)  # the change itself is not what is measured
+    await asyncio.sleep(2)  # let the cost of the change itself pass
     await upstream.get("/counts")
     cpu = []
     for _ in range(PARTS):

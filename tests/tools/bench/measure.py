@@ -42,7 +42,7 @@ class Figures:
         return middle, low, high
 
 
-# The kernel counts what a child shares with its parent before it becomes another program, so a small one starts it.
+# The kernel counts memory shared with the parent before the exec, so a small process starts the measured one.
 _LAUNCH = """import os, sys, time
 nothing = os.open(os.devnull, os.O_RDWR)
 report = os.dup(1)

@@ -129,7 +129,7 @@ def _complaints(log: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.removeprefix("[relay] ").startswith(_USUAL))[-1000:]
 
 
-# What its clients send
+# The requests of its clients
 
 
 def invocation(number: int, mode: str = "background") -> tuple[str, bytes, dict[str, str]]:

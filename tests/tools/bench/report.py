@@ -10,7 +10,7 @@ from .measure import Figures
 from .relay_bench import Start
 from .told import MOST_GETS, ROUND_TRIP, Told
 
-# (what, ours, compared with, ratio that it should not exceed)
+# (subject, ours, theirs, highest ratio allowed)
 COMPARISONS = [
     ("one-shot chat", "chat: litellm-example", "chat: bare SDK", 0.48),
     ("one-shot chat, openai 2", "chat, openai 2: litellm-example", "chat, openai 2: bare SDK", None),

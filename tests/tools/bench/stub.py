@@ -198,7 +198,7 @@ async def main() -> None:
     raise_file_limit()
     server = await asyncio.start_server(Stub().serve, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # The process that started us holds our stdin: its end is ours.
+    # The parent holds the other end of stdin: end with it.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

@@ -26,7 +26,7 @@ _SETTINGS = Settings(
     database_url=make_url("sqlite://"),
     timings=Timings(lease=LEASE, retry=0.0),
 )
-_HEARTBEAT = ("_last", "_since", "_set_back")  # moments of the worker's lease
+_HEARTBEAT = ("_last", "_since", "_set_back")  # the times that the worker's lease remembers
 
 
 class Job(NamedTuple):
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     stage: str
     record: Record
     submitted: bool = False  # no submission is in flight
-    wish: bool = False  # somebody wants it cancelled
+    wish: bool = False  # a client has cancelled it
     call: Call | None = None
 
 
@@ -192,7 +192,7 @@ class _Worker(Worker):
         self.begun = []
 
     def begin(self, kind: str) -> Coroutine[Any, Any, None]:
-        self._queued, self._next_check = True, 0.0  # somebody has said that there may be something
+        self._queued, self._next_check = True, 0.0  # as after a notification: due at once
         return {
             "beat": self._lease.beat,
             "claim": self._claim,
@@ -271,7 +271,7 @@ def _essence(thread: Thread) -> Thread:
         return Thread(kind, (_MAY_DECLARE_DEAD if may else _MAY_CLAIM,) * len(views), answers, call)
     if kind == "check":
         views = tuple(view._replace(beat=_MAY_CLAIM.beat) for view in views)
-        if call == Call("owned"):  # whatever was said again before
+        if call == Call("owned"):  # independent of earlier repeats
             return Thread(kind, (_MAY_CLAIM,), (), call)
         if call.method == "owned":
             return Thread(kind, (_MAY_CLAIM, _MAY_CLAIM), answers[-1:], call)

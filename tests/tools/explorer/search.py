@@ -57,8 +57,8 @@ class _Search:
         self._most = most
         self._report = Report()
         self._numbers: dict[State, int] = {}
-        self._before: list[tuple[int, str]] = []  # from which state each was reached first, and how
-        self._edges = array("l")  # pairs of states; no faults among them
+        self._before: list[tuple[int, str]] = []  # the predecessor and the step of each state's first visit
+        self._edges = array("l")  # pairs of states, for steps without a fault
         self._final: list[int] = []
 
     def run(self) -> Report:

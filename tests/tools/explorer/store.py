@@ -23,11 +23,11 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 Memory = tuple[Any, ...]
 
-NOW = 86_400.0 * 20_000  # whole days: the database's clock is reckoned in days, and must be exact
+NOW = 86_400.0 * 20_000  # whole days: SQLite computes its clock in days, and this must be exact
 LEASE = 4.0
-TICK = 3.0  # by which the clock moves: a lease is fresh, no longer good for sending, or over
+TICK = 3.0  # one move of the clock: a lease turns from fresh to too old for sending to over
 OLDEST = NOW - 2 * TICK  # older makes no difference
-_OVER = NOW - 2.0  # a lease that has been over for longer
+_OVER = NOW - 2.0  # the expiry given to all leases that ended longer ago
 
 _ROW, _LEASE = tuple(invocations.columns.keys()), tuple(workers.columns.keys())
 ID, STATE, OWNER, UNSENT, WISH = (_ROW.index(name) for name in ("id", "state", "owner", "unsent", "cancel_requested"))
@@ -35,7 +35,7 @@ UPSTREAM, ATTEMPTS, CODE, _NOT_BEFORE = (
     _ROW.index(name) for name in ("upstream_id", "attempts", "error_code", "not_before")
 )
 _EXPIRES, _TICKS = _LEASE.index("expires_at"), _LEASE.index("ticks")
-_REMEMBERED = ("_written", "_doubted", "untold")  # by a process, of its lease
+_REMEMBERED = ("_written", "_doubted", "untold")  # a process's memory of its lease
 
 
 class Content(NamedTuple):
@@ -136,7 +136,7 @@ class Store:
         ledger = self._ledger(worker)
         for name, value in zip(_REMEMBERED, memory, strict=True):
             setattr(ledger._leases, name, value)
-        ledger._leases._next_thorough = 0.0  # owners without a lease are looked for each time
+        ledger._leases._next_thorough = 0.0  # check for owners without a lease in every call
         self._write(content)
         self._database.loses = loses
         try:
@@ -196,9 +196,10 @@ def older(content: Content, written: dict[str, float | None]) -> tuple[Content, 
 
 def older_copy(copy: Content, written: dict[str, float | None]) -> Content:
     """Let time pass for a copy of the database that is not in use."""
+    # Ages stop at a floor, because states that differ only in how long a lease has been over behave alike.
     leases = []
     for lease in copy.leases:
-        # That it is older than its process knows must not be lost, however old both are.
+        # A lease older than its process knows must stay older, no matter how old both are.
         least = _OVER - 1.0 if (written.get(lease[0]) or 0.0) > lease[_EXPIRES] else _OVER
         shift = lease[_TICKS] - max(lease[_TICKS] - TICK, min(least, lease[_TICKS]))
         moved = list(lease)

@@ -69,7 +69,7 @@ class World:
                 yield Step(f"{'abcdefgh'[state.born]} starts", False, self._started(state))
         yield from self._set_back(state)
 
-    # Calls of the ledger, and what may become of them
+    # Calls of the ledger and their possible results
 
     def _call(
         self, state: State, process: Process, call: Call, *, reads: bool = False
@@ -83,6 +83,7 @@ class World:
         less = state._replace(faults=state.faults - 1)
         yield ", which fails", True, _LOST, less, process
         lost = self._store.call(name, process.lease, state.content, call, loses=True)
+        # Losing the answer to a call without changes equals its failure.
         if lost.content == state.content:
             return
         yield (
@@ -139,7 +140,7 @@ class World:
         assert beating.thread is not None
         for how, fault, answer, after, then in self._call(state, beating, beating.thread.call):
             ended, _ = self._workers.go_on(then, answer)
-            while ended.thread is not None:  # it tells the others
+            while ended.thread is not None:  # a set-back was found: the worker makes the others notice
                 told = self._store.call(ended.name, ended.lease, after.content, ended.thread.call)
                 after = after._replace(content=told.content)
                 ended, _ = self._workers.go_on(ended._replace(lease=told.memory), told.answer)
@@ -155,7 +156,7 @@ class World:
             return
         queued = [row for row in state.content.rows if row[STATE] == "queued"]
         if queued and all(row[ATTEMPTS] < self.limits.attempts for row in queued):
-            # It may have decided so long ago: when its lease was fresh.
+            # A worker may decide to claim while its lease is fresh, and make the call when it no longer is.
             claiming, _ = self._workers.begin(process._replace(beat=(NOW, *process.beat[1:])), "claim")
             if claiming.thread is not None:
                 yield from self._go_on(state, claiming._replace(beat=process.beat))
@@ -181,6 +182,7 @@ class World:
         if state.faults == 0:
             return
         less = state._replace(faults=state.faults - 1)
+        # A request on its way may still arrive after the death of its sender.
         leaving = [run for run, job in process.jobs if job.stage == "leaving"]
         for arrives in (False, True) if leaving else (False,):
             then = less
@@ -243,7 +245,7 @@ class World:
     def _job_calls(self, state: State, process: Process, run: str, job: Job, call: Call) -> Iterator[Step]:
         for how, fault, answer, after, then in self._call(state, process, call):
             next_job: Job | None
-            if job.stage == "intent":  # not repeated: what is not known to be committed is not sent
+            if job.stage == "intent":  # not repeated: without a confirmed commit the run is not sent
                 next_job = job._replace(stage="prepared", call=None) if answer is True else _held(job)
             elif answer == _LOST:
                 next_job = job
@@ -263,7 +265,8 @@ class World:
         if state.set_backs == 0 or len(state.content.rows) < len(state.runs):
             return
         unsent = any(row[STATE] == "queued" or row[UNSENT] for row in state.content.rows)
-        if state.saved is None and unsent:  # of what might be sent again: the rest is in tests/relay/test_set_back.py
+        # Only contents with unsent runs: the other set-backs are tested in tests/relay/test_set_back.py.
+        if state.saved is None and unsent:
             yield Step("the ledger is backed up", False, state._replace(saved=state.content))
         elif state.saved is not None and state.saved.rows != state.content.rows:
             yield Step("the ledger is set back", True, _restored(state))

@@ -58,7 +58,7 @@ def _in_processes(arguments: argparse.Namespace) -> int:
 def run(seeds: range | list[int], arguments: argparse.Namespace) -> int:
     """Run the seeds; return 1 if any of them has findings, otherwise 0."""
     gc.collect()
-    gc.freeze()  # all that was imported: the collector need not walk it after each seed
+    gc.freeze()  # the collector need not walk the imports after each seed
     found, excused, virtual, begun, busy = 0, Counter[str](), 0.0, time.perf_counter(), time.process_time()
     for seed in seeds:
         result = simulate(seed)
@@ -88,4 +88,4 @@ def _tell(result: Result) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # what dead processes have left in this one is not worth an orderly end
+    os._exit(code)  # skip the clean-up of tasks that dead processes have left

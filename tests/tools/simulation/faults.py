@@ -43,7 +43,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self.down: set[int] = set()
         self.set_backs: list[SetBack] = []
-        self._troubles: list[tuple[float, float, str]] = []  # from when, to when, which kind
+        self._troubles: list[tuple[float, float, str]] = []  # begin, end, kind
         self._world = world
 
     def troubled(self, begin: float, end: float, *kinds: str) -> bool:

@@ -22,7 +22,7 @@ _NONCE = re.compile(r"q\d+x")
 _PAGE = b"<!doctype html><html><body>Please sign in</body></html>"
 _UNKNOWN = b'{"error": {"message": "No response found with id", "type": "invalid_request_error", "code": 404}}'
 
-# What may happen to a create: whether it is executed, and what the client sees.
+# The fates of a create: whether it is executed, and the status that the client gets (None: no answer).
 SUBMITS = {
     "ok": (True, 200),
     "slow": (True, 200),
@@ -37,7 +37,7 @@ SUBMITS = {
     "page": (False, 200),
     "404 page": (False, 404),
 }
-# Answers that leave it open whether the create was executed.
+# Fates that leave the client unsure whether the create was executed.
 AMBIGUOUS = frozenset({"hangs", "breaks after", "500 after", "502 after", "breaks before", "500 before"})
 OUTAGES = ("503", "502 page", "404 page", "410 page", "401 page", "403 page", "200 page", "refused", "silent")
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVarTuple
 
 Given = TypeVarTuple("Given")
 
-_MOST_TURNS = 3_000_000  # of the loop in one seed: more is a loop that never comes to rest
+_MOST_TURNS = 3_000_000  # of the loop in one seed; more means that it never comes to rest
 
 current: ContextVar[Process | None] = ContextVar("process", default=None)
 """The simulated process whose code runs; None for the simulation itself."""

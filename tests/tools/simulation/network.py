@@ -143,7 +143,7 @@ async def _serve(server: Server, exchange: Exchange) -> None:
     try:
         await server.serve(exchange)
     finally:
-        exchange.cut()  # does nothing to an answer that is whole: nobody reads on
+        exchange.cut()  # no effect on a complete answer: its reader has finished
 
 
 class _Body(httpx.AsyncByteStream):

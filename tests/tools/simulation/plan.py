@@ -164,9 +164,9 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
             plan.users[index] = UserPlan(**{**vars(user), "cancel": seconds})
     if chance.random() < 0.5:
         plan.submits = {"ok": 1.0, "slow": 1.0}
-    if chance.random() < 0.7:  # just then the gateway is away
+    if chance.random() < 0.7:  # an outage begins at the request to stop
         after = ("wish", chance.randint(1, 2))
-        if chance.random() < 0.5:  # and the run lasts: whoever asks once has asked in vain
+        if chance.random() < 0.5:  # and the run outlasts it: a cancel sent once is lost
             plan.durations = (200.0, 300.0)
         return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []

@@ -30,11 +30,11 @@ _NEVER_SENT = frozenset(
     {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
     | {"model_unavailable"}
 )
-_TELLING = 2.0  # seconds from a commit until all who wait for it have been told
-_GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
-# What may rightly leave a submission indeterminate.
+_TELLING = 2.0  # seconds from a commit until all waiting clients have its result
+_GRACE = 120.0  # seconds within which a request to stop reaches a gateway that answers
+# Faults that may leave a submission indeterminate.
 _UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
-# What may keep a process from telling the ledger in time what it has sent.
+# Faults that may keep a process from reporting its submissions to the ledger in time.
 _HINDERED = ("freeze", "disk_away", "lose_answers", "fail_commits")
 
 
@@ -110,7 +110,7 @@ class _Books:
             # The limit counts from the first claim: a run may wait long until it can be submitted.
             since = response.created if user is None or user.since is None else user.since
             late = at - since >= self.world.plan.settings["research_timeout"] - 30
-            # Its sender learned that the ledger gave it up, or that another process has sent it, too.
+            # The sender also cancels a response whose run was given up, or sent by another process too.
             twice = len(self.responses[response.call_id]) > 1
             lost = twice or row is None or row["error_code"] == "submission_indeterminate"
             if not (wished or late or lost):
@@ -153,7 +153,7 @@ class _Books:
             how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
             yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
         if user is None or user.asked is None:
-            # The relay may have, for a run that took too long; a ledger set back after that forgets its reason.
+            # The relay may have cancelled it at the time limit; a ledger set back after that forgets the reason.
             stopped = [at for r in self.responses[name] for at, answer in r.cancels if answer == "cancelled"]
             if any(each.at >= at for each in self.world.faults.set_backs for at in stopped):
                 self.excused["cancelled for the time limit, which the ledger forgot"] += 1
@@ -164,7 +164,7 @@ class _Books:
         world = self.world
         creates = world.gateway.creates.get(name, [])
         fates = {create.fate for create in creates}
-        # A model that blocks gives no id before its end: out of time, it is not known whether it ran.
+        # A blocking model returns its id only at the end: at the time limit its outcome is unknown.
         late = world.plan.blocks and any(
             r.ends - r.created >= world.plan.settings["research_timeout"] - 30 for r in self.responses[name]
         )
@@ -233,7 +233,7 @@ class _Books:
         ends = {(status, text) for _, status, text in user.seen}
         if row is not None:
             ends.add((row["state"], row["output_text"]))
-        # Who waits is told what a relay has committed a moment before, even if the ledger has forgotten it since.
+        # A waiting client gets a result that a relay has just committed, even if the ledger has forgotten it since.
         forgot = bool(user.seen) and self.world.faults.set_back(user.seen[0][0] - _TELLING, self.now)
         if len(ends) > 1 and not forgot and len(user.ids) == 1:
             yield f"an end that changed: {user.name} {sorted(map(str, ends))}"

@@ -168,7 +168,7 @@ class User:
         refused = error.status is not None and error.status not in PASSING
         key, arguments = getattr(error, "idempotency_key", None), getattr(error, "arguments", None)
         if not refused and self._key is not None:
-            return  # the key finds the run: its own, or the one that an earlier error told
+            return  # finds the run: its own key, or the one in an earlier error
         if not refused and key and arguments:
             self._key, self._arguments = key, dict(arguments)
             return

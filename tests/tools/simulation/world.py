@@ -64,10 +64,10 @@ class World:
         self.failures: list[str] = []  # of the processes themselves
         self.healed_at: float | None = None
         self.over = False
-        self.proxies: dict[int, tuple[str, float]] = {}  # before a relay: what they answer, until when
+        self.proxies: dict[int, tuple[str, float]] = {}  # proxies before a relay: their answer, and the end of it
         self.set_back_until = clock.now  # the ledger may still be set back until then
         self.relay_of: dict[int, Relay] = {}
-        self.starts: list[float] = []  # by how much the wall clock was ahead when each relay started
+        self.starts: list[float] = []  # the lead of the wall clock at each start of a relay
         self._events: Counter[str] = Counter()
         self.context = Context()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ENDED = ("completed", "incomplete", "failed", "cancelled")
-# A submission that this relay had in hand when it was killed: its answer may not have reached the ledger.
+# A submission shortly before a kill may have been answered without the answer reaching the ledger.
 NEAR = 2.0  # seconds
 
 
