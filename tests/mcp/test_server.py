@@ -77,7 +77,7 @@ def test_a_restarted_agent_finds_its_run(reach: Reach, relay: ThreadedRelay, ups
             told = await call(client, "deep_research", research_question="Why?", context=["a"])
             ids.append(told["id"])
             assert told["ask_again_in_seconds"] > 0
-        with anyio.move_on_after(0.3):  # during a wait
+        with anyio.move_on_after(0.3):  # the agent goes away during a wait
             await call(client, "research_status", id=ids[0], wait_seconds=50)
 
     async def read(client: Client) -> None:
@@ -145,7 +145,8 @@ def test_a_relay_killed_during_a_run(reach: Reach, sqlite_url: str, upstream: Ga
             try:
                 async with reach(relays[0].api.base_url) as client:
                     told.update(await call(client, "research_status", id=id, wait_seconds=50))
-            except (MCPError, BaseExceptionGroup):  # over HTTP the answer is lost with the relay: the agent polls again
+            except (MCPError, BaseExceptionGroup):
+                # Over HTTP the answer is lost with the relay, and the agent polls again.
                 await anyio.sleep(0.2)
 
     async def work(client: Client) -> None:
@@ -434,6 +435,7 @@ def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: Threade
     def tasks() -> int:
         return len(asyncio.all_tasks(relay.loop))
 
+    # The first connection starts tasks that stay, so the count begins after it.
     leave(1)
     assert eventually(lambda: relay.relay.hub.watchers == 0)
     before = tasks()
@@ -551,6 +553,7 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
             given: Json = {"research_question": "Why?"}
             offered = (await client.list_tools()).tools[0].input_schema["properties"]
             assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
+            # Omitted, empty and null arguments are the same call, so they must have the same key.
             nulls = dict.fromkeys({*offered} - {"new_run"})
             for arguments in (given, given | {"context": [], "constraints": []}, nulls | given | {"new_run": None}):
                 await client.call_tool("deep_research", arguments)
@@ -565,6 +568,7 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
         "constraints": [],
         "background": True,
     }
+    # Computed here independently of the product: a change of the formula must fail this test.
     whose = json.dumps(["ann", {"x-litellm-tags": "team-a"}])
     key = hashlib.sha256(f"mcp arguments\n{whose}\n{json.dumps(sent, sort_keys=True)}".encode()).hexdigest()
     assert invoked == [(sent, key)] * 3

@@ -149,6 +149,7 @@ def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
         async with opened(sqlite_url) as ledger:
             for n in range(400):
                 reading = asyncio.create_task(read(ledger))
+                # Up to 5 ms, which covers a read: over 400 rounds the cancellation hits each of its steps.
                 await asyncio.sleep(n % 40 / 8000)
                 reading.cancel()
                 await asyncio.wait([reading], timeout=60)
@@ -164,7 +165,8 @@ def test_a_failed_start_is_not_accepted_later(database_url: str) -> None:
         async with opened(database_url) as ledger:
             async with locked(database_url):
                 accepting = [asyncio.create_task(ledger.accept(new("before")))]
-                await asyncio.sleep(0.2)  # its transaction is waiting
+                await asyncio.sleep(0.2)  # its transaction waits for the lock
+                # These two wait for the next batch; one is cancelled before it begins.
                 accepting += [asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays")]
                 await asyncio.sleep(0.1)
                 for task in accepting[:2]:
@@ -191,6 +193,7 @@ def test_a_start_abandoned_during_its_commit_is_cancelled(postgresql: PostgreSQL
                     task.cancel()
             await asyncio.wait(accepting)
             await ledger.accept(new("next"))
+            # Nobody can find the keyless run again; the client of the other one may repeat its start under the key.
             states = {name: one.state for name, one in (await ledger.get_many(["keyless", "keyed", "next"])).items()}
             assert states == {"keyless": "cancelled", "keyed": "queued", "next": "queued"}
             assert (await ledger.accept(replace(keyed, id="again"))).id == "keyed"
@@ -264,7 +267,8 @@ def test_followed_time_and_stop_reason_outlive_a_process(database_url: str) -> N
             await first.keep_followed({"a": 12.5, "b": 1.0, "unknown": 3.0})
             assert await first.keep_wish("a", "research_timeout")
             assert await first.requeue("c", 0.0, attempt=1, followed=7.0)
-            await second.keep_followed({"a": 99.0})  # of another process
+            # A process cannot change the runs of another one.
+            await second.keep_followed({"a": 99.0})
             assert not await second.keep_wish("b", "research_timeout")
             await first.leave({"b": 2.0})
             taken = {one.id: one for one in await second.reclaim(may_declare_dead=False, limit=9)}
@@ -289,9 +293,8 @@ def test_nothing_is_claimed_from_a_set_back_ledger_before_it_is_noticed(database
             assert await ledger.claim(1, blocks=False) == []
             assert await ledger.heartbeat()
             assert not await ledger.heartbeat()
-            while not (
-                claimed := await ledger.claim(1, blocks=False)
-            ):  # others get the length of a lease to restore what they sent
+            # The others first get the length of a lease to restore the runs that they sent.
+            while not (claimed := await ledger.claim(1, blocks=False)):
                 await asyncio.sleep(0.1)
                 await ledger.heartbeat()
             assert len(claimed) == 1
@@ -310,6 +313,7 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
             all_three = (first, second, third)
 
             async def beat() -> list[bool]:
+                # All heartbeats come first: a process told by another one must notice in the next round, and only once.
                 noticed = await asyncio.gather(*(ledger.heartbeat() for ledger in all_three))
                 await asyncio.gather(*(ledger.tell_others() for ledger in all_three))
                 return list(noticed)
