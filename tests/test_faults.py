@@ -299,4 +299,5 @@ def test_a_redirect_never_gets_the_key(status: int, mode: str, configured: Scrip
         run = command(*{**MODES, **STREAMS}[mode], "the prompt")
     assert run.code == 1
     assert "127.0.0.1" in run.err
+    # The other host saw no request at all, so neither key nor prompt.
     assert other.seen == []

@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "litellm_openai_example"
 
 _RUN = """
 import sys
-bare = set(sys.modules)  # a distribution's Python may bring more of its own
+bare = set(sys.modules)  # a distribution's Python may import more at its start
 import json
 from litellm_openai_example.cli import main
 try:
@@ -161,7 +161,7 @@ def test_imports_form_no_circle() -> None:
     assert circle(known) == []
 
 
-# Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
+# The layers. A module may import its own folder's modules, and those of earlier layers in its line.
 _GROUND = (
     "json_object",
     "config",

@@ -27,7 +27,7 @@ echo "$1 UV_PYTHON=$UV_PYTHON UV_SYSTEM_CERTS=$UV_SYSTEM_CERTS last=$last" >> "$
 
 
 class Checkout:
-    """A fresh checkout whose uv is a stand-in; `calls` holds what uv was started with."""
+    """A fresh checkout whose uv is a stand-in; `calls` holds the arguments of each start of uv."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._calls = folder, folder / "calls"

@@ -98,7 +98,7 @@ def steps(job: dict[str, Any]) -> list[str]:
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
-def test_the_workflow_runs_what_ci_runs_on_all_pythons() -> None:
+def test_the_workflow_runs_the_ci_targets_on_all_pythons() -> None:
     job = WORKFLOWS["test"]["jobs"]["test"]
     stated = [found[1] for one in PROJECT["classifiers"] if (found := re.fullmatch(r".*Python :: (3\.\d+)", one))]
     assert job["strategy"]["matrix"]["python"] == stated

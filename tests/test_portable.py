@@ -99,7 +99,7 @@ def test_the_servers_can_be_imported(program: str) -> None:
     assert (done.stdout[:6], done.returncode) == ("Usage:", 0), done.stderr
 
 
-def test_what_windows_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_feature_on_windows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(ConfigurationError, match="needs Linux or macOS"):
         database_url({"RELAY_DATABASE_URL": "postgresql://user:secret@host/name"})

@@ -46,5 +46,5 @@ def lines(*events: object, before: str = "data: ", after: str = "\n\n", between:
 
 
 def fed(reader: Accumulator, *events: object) -> str:
-    """Return what the reader shows of these events, each parsed as if it had just arrived."""
+    """Feed these events to the reader, each freshly parsed, and return the text that it shows."""
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()

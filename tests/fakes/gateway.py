@@ -145,7 +145,7 @@ class Gateway:
             for task in connections:
                 task.cancel()
             await asyncio.gather(*connections, return_exceptions=True)
-            await asyncio.sleep(0.01)  # the transports close in steps of their own
+            await asyncio.sleep(0.01)  # the transports close in further steps of the loop
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop)

@@ -184,7 +184,7 @@ class FaultyHandler(Handler):
     def write_chunk(self, text: str) -> None:
         self._written += 1
         if self.cut:
-            time.sleep(_PAUSE)  # or the break would be seen before what was whole
+            time.sleep(_PAUSE)  # otherwise the client sees the break before the complete events
             if self._written > _WHOLE_EVENTS:
                 raise ConnectionAbortedError
         super().write_chunk(text)

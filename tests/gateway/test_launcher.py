@@ -94,7 +94,7 @@ def test_signals_reach_the_command_and_its_exit_code_is_returned(launcher: Launc
     assert not proxy.is_running()
 
 
-# A program whose signal arrives before `Popen` has returned.
+# Supervises a command, and gets SIGTERM after the fork but before `Popen` has returned: the command must still end.
 EARLY_SIGNAL = """
 import os, signal, subprocess, sys
 from litellm_openai_example.gateway.children import supervise

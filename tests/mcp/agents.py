@@ -59,7 +59,7 @@ def agent(reach: Reach, url: str, work: Work) -> None:
 
 
 async def tell(client: Client, tool: str, meta: Any = None, progress: Any = None, **arguments: Any) -> tuple[bool, str]:
-    """Return whether a call failed, and its text."""
+    """Make a call; return True if it failed, and its text."""
     answer = await client.call_tool(tool, arguments, meta=meta, progress_callback=progress)
     return bool(answer.is_error), getattr(answer.content[0], "text", "")
 

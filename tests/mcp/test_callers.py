@@ -143,7 +143,7 @@ def test_the_gateway_gets_the_payer(
     assert (headers[TAGS], headers[USER], headers.get(SESSION, "")) == ("team-a,deep", "ann", session)
 
 
-def test_there_is_no_payer_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_payer_is_sent_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")
     id = started(over_http, relay)
     relay.api.until({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}, "running")

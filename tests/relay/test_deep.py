@@ -36,6 +36,7 @@ def objects(levels: int) -> str:
     return '{"a":' * levels + '"]}\\"["' + "}" * levels
 
 
+# JSON that is odd but within the limit of depth: it is kept whole.
 WHOLE = {
     "200 lists": lists(200),
     "220 objects": objects(220),
@@ -48,6 +49,7 @@ WHOLE = {
     "halves of characters": '{"\\ud800": "\\udc00"}',
     "NUL": '{"\\u0000": "\\u0000"}',
 }
+# JSON deeper than a parser or a database takes: it is cut, and the report beside it must survive.
 DEEP = {f"{levels} {kind.__name__}": kind(levels) for kind in (lists, objects) for levels in (300, 900, 100_000)}
 TELLING = ("220 objects", "NaN", "300 lists", "900 objects", "100000 objects")
 MESSAGE = json.dumps(
@@ -59,6 +61,7 @@ MESSAGE = json.dumps(
         ],
     }
 )
+# Positions of the odd JSON in a response: outside and inside the message that holds the report.
 PLACES = {
     "a tool's output": f'"output": [{{"type": "function_call_output", "output": ODD}}, {MESSAGE}]',
     "usage": f'"usage": {{"total_tokens": 7, "details": ODD}}, "output": [{MESSAGE}]',

@@ -71,7 +71,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_an_unanswered_submission(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_awaiting_its_answer_is_completed(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.accept = 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -80,7 +80,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_a_blocking_model(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_of_a_blocking_model_is_completed(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.bridged, upstream.seconds = True, 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -88,7 +88,7 @@ class TestWhileItRuns:
         assert relay.api.wait(started)["status"] == "completed"
         assert len(upstream.posts) == 1
 
-    def test_a_process_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
+    def test_a_run_survives_a_later_kill(self, sqlite_url: str, upstream: Gateway) -> None:
         """By the time of the kill the ledger knows the upstream id again, or at least that the run was sent."""
         upstream.seconds = 3600.0
         env = environment(sqlite_url, upstream)
@@ -96,6 +96,7 @@ class TestWhileItRuns:
         with relay_process(env) as relay:
             started = relay.api.start()
             relay.api.until(started, "running")
+            # The upstream id is now in the relay's memory only, until it writes it back.
             with closing(sqlite3.connect(path, timeout=60)) as ledger, ledger:
                 ledger.execute(f"UPDATE relay_invocations SET {CLAIMED}")
             relay.api.until(started, "running")
@@ -118,6 +119,7 @@ class TestAfterItEnded:
 
     @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
     def test_a_run_without_an_id_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        # A bridged model's response cannot be retrieved, so its result is lost with the ledger's.
         upstream.bridged = True
         started = relay.api.start()
         relay.api.wait(started)
@@ -133,6 +135,7 @@ class TestAfterItEnded:
         started = relay.api.start()
         relay.api.wait(started)
         ledger = Ledger(relay)
+        # Under another id the run is unknown to the relay's memory, as if its sender had died.
         ledger.set_back(f"id = 'inv_of_nobody', {to}, {UNENDED}", owner=me(relay))
         assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)])
         assert len(upstream.posts) == 1

@@ -235,7 +235,7 @@ def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
     assert caught.type is as_ever.type
 
 
-def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
+def test_a_timeout_does_not_cut_a_steady_stream(gateway: ScriptedServer) -> None:
     # 2.4 s in all, longer than the timeout, which bounds the pauses of a stream and not its length.
     gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.3))
     with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=2.0) as sdk:

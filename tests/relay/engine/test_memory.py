@@ -42,4 +42,5 @@ def test_reading_an_answer_takes_at_most_three_copies(text: str, place: Callable
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    # The body itself is one of the copies.
     assert len(body) + peak < 3.3 * SIZE, (len(body) + peak) / SIZE

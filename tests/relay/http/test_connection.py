@@ -173,7 +173,9 @@ class TestUpgrade:
         ],
         ids=str,
     )
-    def test_the_body_is_read(self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool) -> None:
+    def test_it_is_ignored_and_the_body_is_read(
+        self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool
+    ) -> None:
         wire = wires(start_of_a_run(*lines, chunked=chunked) + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [202, 200]
         assert eventually(lambda: len(upstream.posts) == 1)
@@ -228,6 +230,7 @@ class TestUpgrade:
         assert eventually(lambda: len(upstream.posts) == 2)
 
 
+# Java's client asks for HTTP/2 by `Upgrade: h2c` in every request on a new plain connection.
 JAVA = """
 import java.net.URI;
 import java.net.http.*;
@@ -247,6 +250,7 @@ class Start {
 class TestStuckReaders:
     @pytest.fixture
     def started(self, start_relay: StartRelay, relay: ThreadedRelay, upstream: Gateway) -> dict[str, Any]:
+        # Larger than the buffers of both sockets, so that an unread answer has to wait in the relay.
         upstream.final = lambda request: message("짜장면 " * 150_000)
         started = relay.api.start()
         relay.api.wait(started)
@@ -261,12 +265,13 @@ class TestStuckReaders:
         stuck = [wires(request, window=4096) for _ in range(5)]
         connections = relay.server.server_state.connections
         assert eventually(lambda: len(connections) >= 5)
-        assert eventually(lambda: len(connections) <= 1)  # the test's own
+        assert eventually(lambda: len(connections) <= 1)  # the API client's own
         assert len(read_all(stuck[0])) < 3_000_000
 
     def test_slow_readers_are_not_closed(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
         name, value = next(iter(token(started).items()))
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
+        # Slower than the view is sent, but never idle for the relay's limit: progress keeps the connection alive.
         wire = wires(head("GET", path, HOST, f"{name}: {value}", "Connection: close"), window=65536)
         received = b""
         while data := wire.recv(400_000):

@@ -32,7 +32,7 @@ from ...fakes.postgresql import PostgreSQL
 from .ledgers import fill, new, opened, run
 
 FINISHED = 3000
-# A commit that accepts waits for whoever holds the advisory lock 7.
+# A commit that accepts a run waits for advisory lock 7, which the test holds.
 HELD_COMMIT = (
     "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS"
     " 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END'",
@@ -284,7 +284,7 @@ def test_followed_time_and_stop_reason_outlive_a_process(database_url: str) -> N
 @pytest.mark.parametrize(
     "lease", ["UPDATE relay_workers SET expires_at = expires_at - 0.5", "DELETE FROM relay_workers"]
 )
-def test_nothing_is_claimed_from_a_set_back_ledger_before_it_is_noticed(database_url: str, lease: str) -> None:
+def test_nothing_is_claimed_before_a_set_back_is_noticed(database_url: str, lease: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await ledger.accept(new("a"))
@@ -313,7 +313,7 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
             all_three = (first, second, third)
 
             async def beat() -> list[bool]:
-                # All heartbeats come first: a process told by another one must notice in the next round, and only once.
+                # All heartbeats come first, so a process notified by another one notices in the next round, and once.
                 noticed = await asyncio.gather(*(ledger.heartbeat() for ledger in all_three))
                 await asyncio.gather(*(ledger.tell_others() for ledger in all_three))
                 return list(noticed)
@@ -328,7 +328,7 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
     run(work)
 
 
-def test_nothing_is_claimed_right_behind_the_renewal_that_notices_a_set_back(database_url: str) -> None:
+def test_nothing_is_claimed_right_after_a_set_back_is_noticed(database_url: str) -> None:
     """By then the renewal has hidden the set-back: the lease looks fresh again."""
 
     async def work() -> None:

@@ -15,7 +15,7 @@ from .ledgers import fill, new, opened, run
 
 
 def test_a_big_purge_does_not_delay_a_retry(database_url: str) -> None:
-    """While 100,000 runs are deleted, block by block, one that the gateway told to wait is claimed before the end."""
+    """A run that waits for its retry is claimed while 100,000 others are deleted, block by block."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:

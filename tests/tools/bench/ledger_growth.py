@@ -22,7 +22,7 @@ from ...fakes.postgresql import PostgreSQL
 
 SIZES = ((1_000, 0), (10_000, 0), (100_000, 0), (100_000, 1_000), (100_000, 10_000))  # finished, running elsewhere
 _TIMES = 5
-_FRESH = 0.55  # after a write `/readyz` makes none of its own for half a second
+_FRESH = 0.55  # for half a second after a write, `/readyz` makes none itself
 # Inserts any number of copies of one row, in SQL that both databases accept.
 _ROWS = """
 WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})

@@ -8,7 +8,7 @@ from .report import Comparison
 
 _WIDTH, _LEFT, _ROW, _TOP = 860, 330, 30, 64
 _SCALE = 280.0  # pixels for a ratio of 1
-_LONGEST = 1.5  # ratio; what is longer is cut off
+_LONGEST = 1.5  # ratio at which longer bars are cut off
 
 
 def draw(comparisons: list[Comparison], caption: str) -> str:

@@ -49,7 +49,7 @@ def start() -> Start:
         for number in range(STARTS + 1):
             with relay(upstream, "research-3600") as process:
                 if number == 0:
-                    continue  # it compiles what is not compiled yet
+                    continue  # the first start compiles bytecode
                 time.sleep(1)
                 found.ready.append(process.ready)
                 found.megabytes.append(process.kilobytes / 1024)

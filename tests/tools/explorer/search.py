@@ -109,7 +109,7 @@ class _Search:
         return history[::-1]
 
     def _is_cut(self, state: State) -> bool:
-        """Is the limit of attempts alone what holds a run up?"""
+        """Is a queued run stuck only because of the limit of attempts?"""
         return any(
             row[STATE] == "queued" and row[ATTEMPTS] >= self._world.limits.attempts for row in state.content.rows
         )

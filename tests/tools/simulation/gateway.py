@@ -60,7 +60,7 @@ class Response:
     created: float
     ends: float
     cancelled: float | None = None
-    cancels: list[tuple[float, str]] = field(default_factory=list)  # asked for when, and what was answered
+    cancels: list[tuple[float, str]] = field(default_factory=list)  # time of each cancel, and its answer
 
     def status(self, now: float) -> str:
         if self.cancelled is not None:

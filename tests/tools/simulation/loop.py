@@ -115,7 +115,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._objects = 0
-        # A task of a dead process that nobody holds would be closed, and its `finally` blocks would run.
+        # Without this reference a dead process's task would be collected, which runs its `finally` blocks.
         self._tasks: list[asyncio.Task[Any]] = []
         super().__init__(_Selector(clock))
         self.set_task_factory(self._new_task)
