@@ -207,7 +207,7 @@ def place(name: str, line: tuple[str, ...]) -> int | None:
 
 
 def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return the imports by modules of a line that point to an earlier layer, or out of the line."""
+    """Return the imports by modules of a line that name a later layer, or a module without a place in the line."""
     found = []
     for name, imported in known.items():
         own = place(name, line)

@@ -56,7 +56,7 @@ READ = {
     "text with a byte order mark": ("gzip", b"\xef\xbb\xbf" + BODY),
     "no bytes": ("gzip", b""),
 }
-# Bodies that cannot be read. They were paid for, so the error must say that the outcome is unknown, and why.
+# Bodies that cannot be decompressed: the error must name the encoding.
 LOST = {
     "half a header": ("gzip", gzip.compress(BODY)[:6]),
     "a wrong checksum": ("gzip", gzip.compress(BODY)[:-8] + b"\0" * 8),

@@ -87,7 +87,7 @@ def compare(figures: dict[str, Figures]) -> list[Comparison]:
 
 
 def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[Figure]:
-    """The absolute figures that have a goal."""
+    """Return the absolute figures that have a goal."""
     ours = [one.peak for name, one in figures.items() if name == "chat: litellm-example"]
     first = max(one.median for name, one in figures.items() if name.startswith("first piece"))
     one, many = growth.waiters[0], growth.waiters[-1]

@@ -205,7 +205,7 @@ class _Worker(Worker):
         await self._check_owned()
 
     def effect(self, process: Process) -> Process:
-        """The memory of a process after a step of a coroutine."""
+        """Return the process with its memory after a step of a coroutine."""
         memory = self._gate.memory
         last, _, set_back = (getattr(self._lease, name) for name in _HEARTBEAT)
         return process._replace(
