@@ -435,7 +435,7 @@ def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: Threade
     def tasks() -> int:
         return len(asyncio.all_tasks(relay.loop))
 
-    # The first connection starts tasks that stay, so the count begins after it.
+    # The count begins after a first connection, which may start tasks that stay.
     leave(1)
     assert eventually(lambda: relay.relay.hub.watchers == 0)
     before = tasks()

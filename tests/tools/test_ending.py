@@ -90,7 +90,7 @@ for _ in range(2):
 
 
 @pytest.mark.parametrize("given", [{}, {"TMPDIR": "/tmp"}])
-def test_a_regular_end_leaves_the_handlers_unchanged(given: dict[str, str]) -> None:
+def test_a_regular_end_restores_handlers_and_temporary_directory(given: dict[str, str]) -> None:
     env = {name: value for name, value in os.environ.items() if name != "TMPDIR"} | given
     subprocess.run([sys.executable, "-c", TWICE], env=env, check=True, timeout=60)
 

@@ -26,7 +26,7 @@ def deflated(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-# Bodies that are read in full, with their Content-Encoding: servers and proxies label them wrongly in all these ways.
+# Bodies that are read in full, with the Content-Encoding that they arrive under, right or wrong.
 READ = {
     "gzip": ("gzip", gzip.compress(BODY)),
     "gzip in capitals": ("GZIP", gzip.compress(BODY)),

@@ -230,7 +230,7 @@ class TestUpgrade:
         assert eventually(lambda: len(upstream.posts) == 2)
 
 
-# Java's client asks for HTTP/2 by `Upgrade: h2c` in every request on a new plain connection.
+# Java's client asks for HTTP/2 by `Upgrade: h2c` on plain connections.
 JAVA = """
 import java.net.URI;
 import java.net.http.*;

@@ -149,7 +149,7 @@ def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
         async with opened(sqlite_url) as ledger:
             for n in range(400):
                 reading = asyncio.create_task(read(ledger))
-                # Up to 5 ms, which covers a read: over 400 rounds the cancellation hits each of its steps.
+                # Delays of 0 to 5 ms, so that the cancellations hit different steps of a read.
                 await asyncio.sleep(n % 40 / 8000)
                 reading.cancel()
                 await asyncio.wait([reading], timeout=60)
