@@ -130,7 +130,7 @@ def test_a_stream_can_be_closed_early(gateway: ScriptedServer) -> None:
     assert stream.reply.text == "x"
 
 
-def test_a_whole_stream_ends_although_the_server_keeps_it_open(call: Client, gateway: ScriptedServer) -> None:
+def test_a_complete_stream_ends_although_the_server_keeps_it_open(call: Client, gateway: ScriptedServer) -> None:
     events = [json.dumps(event) for event in response_events("OK", end=COMPLETED)]
     parts = [(0.0, f"data: {event}\n\n".encode()) for event in events]
     gateway.answers(Answer(headers={"content-type": "text/event-stream"}, events=[*parts, (20.0, b": still here\n\n")]))
@@ -282,7 +282,7 @@ def test_a_reply_has_usage_cost_and_sources(call: Client, gateway: ScriptedServe
     assert call("chat", "hi").text == "Hello"
 
 
-def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: ScriptedServer) -> None:
+def test_replies_in_the_background_and_with_function_calls(call: Client, gateway: ScriptedServer) -> None:
     gateway.answers(reply(response_body(None, "queued")))
     got = call("respond", "hi", background=True)
     assert (got.id, got.status, got.cost) == ("resp_1", "queued", None)
@@ -293,7 +293,7 @@ def test_a_background_reply_and_one_that_calls_functions(call: Client, gateway: 
 
 
 def test_any_further_field_is_sent(call: Client, gateway: ScriptedServer) -> None:
-    """Fields that the SDK knows and others are passed alike, and so is the model of the call."""
+    """Fields unknown to the SDK are passed like known ones, and so is the model of the call."""
     gateway.script = lambda seen: reply(chat_body("OK") if "chat" in seen.path else response_body("OK"))
     fields = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "extra_body": {"mine": 1}}
     sent = {"temperature": 0.5, "metadata": {"a": "b"}, "of_tomorrow": [1], "mine": 1}

@@ -133,7 +133,7 @@ def test_the_message_of_a_refusal(status: int) -> None:
 def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
     """Return everything that depends on an error: exit codes, retries, the relay's codes, the rest of a conversation.
 
-    A look that is repeated meets a whole response in the end, so that who goes on looking is told from who gives up.
+    The last poll returns a complete response, which separates callers that keep polling from those that give up.
     """
     made: list[Any] = []
     for answer, _ in WIRE:
@@ -174,7 +174,7 @@ def test_no_decision_depends_on_the_message(
 
 
 @pytest.mark.parametrize("words", [CONVERTING, "Unable to get json response - "])
-def test_an_answer_unreadable_to_the_gateway_was_executed(words: str, gateway: ScriptedServer) -> None:
+def test_a_response_unreadable_to_the_gateway_counts_as_executed(words: str, gateway: ScriptedServer) -> None:
     gateway.answers(error(422, f"litellm.BadRequestError: GeminiException - {words}Expecting value: line 1"))
     with LiteLLMClient(gateway.url, KEY, timeout=10) as client:
         with pytest.raises(GatewayError, match="the outcome is unknown") as caught:

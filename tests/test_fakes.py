@@ -22,7 +22,7 @@ def _names(path: Path) -> set[str]:
     return imported | called
 
 
-def test_a_server_that_speaks_http_stands_among_the_fakes() -> None:
+def test_http_servers_are_defined_in_fakes_only() -> None:
     homes = {path.relative_to(TESTS).as_posix(): _names(path) for path in TESTS.rglob("*.py")}
 
     assert "pytest_httpserver" in homes["fakes/served.py"]

@@ -1,4 +1,4 @@
-"""The fault table: what a gateway may answer, through which API, and how the command ends then."""
+"""The fault table: the answers that a gateway may give to each API, and the command's end for each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STREAMS = {"chat stream": ["--stream"], "responses stream": ["--api", "responses
 
 @dataclass
 class Fault:
-    """One row: what is answered, and how the command ends. `out` and `err`: what has to be in there."""
+    """One row: an answer, and the command's end. `out` and `err` are required parts of its output."""
 
     name: str
     answer: Answer | Callable[[], Answer]
@@ -53,7 +53,7 @@ def error(status: int, message: object = "boo", type_: object = None, code: obje
 
 
 def provider(status: int, name: str, inner: Json, **headers: str) -> Answer:
-    """A provider's error as LiteLLM wraps it up."""
+    """Return a provider's error as LiteLLM wraps it."""
     message = f"litellm.{name}: {name}: OpenAIException - {json.dumps({'error': inner})}. Received Model Group=gpt-4o"
     return error(status, message, "x", str(status), **headers)
 
@@ -263,7 +263,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("fault", "mode"), ROWS)
-def test_fault(fault: Fault, mode: str, configured: ScriptedServer, command: RunCommand) -> None:
+def test_each_fault_ends_the_command_as_listed(
+    fault: Fault, mode: str, configured: ScriptedServer, command: RunCommand
+) -> None:
     answer = fault.answer if isinstance(fault.answer, Answer) else fault.answer()
     models = reply({"data": [{"id": "gpt-5"}]})
     configured.script = lambda seen: models if seen.path.endswith("/models") else answer
@@ -279,7 +281,7 @@ def test_fault(fault: Fault, mode: str, configured: ScriptedServer, command: Run
     else:
         assert run.out == ""
         assert run.err.count("\n") == 1, run.err
-    # That there is no sign of a search is told of good answers.
+    # A complete answer without any trace of a search gets a notice on stderr.
     assert (run.code == 0) == (run.err in ("", NOT_SEARCHED))
     if fault.posts is not None:
         assert len(configured.posts) == fault.posts
@@ -291,12 +293,11 @@ def test_the_table_is_large_enough() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("mode", [*MODES, *STREAMS])
-def test_a_redirect_takes_the_key_nowhere(
-    status: int, mode: str, configured: ScriptedServer, command: RunCommand
-) -> None:
+def test_a_redirect_never_gets_the_key(status: int, mode: str, configured: ScriptedServer, command: RunCommand) -> None:
     with FakeGateway() as other:
         configured.answers(reply({}, status, location=f"{other.url}/v1/responses"))
         run = command(*{**MODES, **STREAMS}[mode], "the prompt")
     assert run.code == 1
     assert "127.0.0.1" in run.err
+    # The other host saw no request at all, so neither key nor prompt.
     assert other.seen == []

@@ -1,4 +1,4 @@
-"""What is imported when, and who may know whom."""
+"""Imports: the cost of each start, and the permitted directions between modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "litellm_openai_example"
 
 _RUN = """
 import sys
-bare = set(sys.modules)  # a distribution's Python may bring more of its own
+bare = set(sys.modules)  # a distribution's Python may import more at its start
 import json
 from litellm_openai_example.cli import main
 try:
@@ -30,7 +30,7 @@ print(json.dumps([code, sorted(set(sys.modules) - bare)]), file=sys.stderr)
 
 
 def modules_after(*arguments: str, **env: str) -> tuple[int, set[str]]:
-    """The exit code of one run of the command, and all that it imported beyond what Python starts with."""
+    """Run the command once; return its exit code and the modules that it imported beyond Python's own."""
     command = [sys.executable, "-c", _RUN, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
     code, modules = json.loads(result.stderr.splitlines()[-1])
@@ -108,7 +108,7 @@ def test_no_model_of_a_response_is_built(gateway: ScriptedServer, monkeypatch: p
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a file imports, by their path below it; those of others by `/NAME`."""
+    """Return the modules that a file imports: the package's by their path below it, those of others as `/NAME`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -134,7 +134,7 @@ def all_imports() -> dict[str, set[str]]:
 
 
 def circle(known: dict[str, set[str]]) -> list[str]:
-    """A way from a module back to itself, if there is one."""
+    """Return a circle of imports; None if there is none."""
     done: set[str] = set()
 
     def follow(name: str, way: list[str]) -> list[str]:
@@ -151,8 +151,8 @@ def circle(known: dict[str, set[str]]) -> list[str]:
     return next((found for name in sorted(known) if (found := follow(name, []))), [])
 
 
-def test_there_is_no_circle() -> None:
-    """Not even with imports inside functions, or for types alone."""
+def test_imports_form_no_circle() -> None:
+    """Imports inside functions, or for types alone, count too."""
     assert circle({"a": {"b"}, "b": {"c", "/os"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     known = all_imports()
@@ -161,7 +161,7 @@ def test_there_is_no_circle() -> None:
     assert circle(known) == []
 
 
-# Who may know whom. A module knows those of its own folder, and those that stand before it in its line.
+# The layers. A module may import its own folder's modules, and those of earlier layers in its line.
 _GROUND = (
     "json_object",
     "config",
@@ -202,12 +202,12 @@ _MCP = ("json_object", "config", "console", "payer", "state", "errors", "researc
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:
-    """Where a module stands in a line; None if it does not."""
+    """Return the place of a module in a line of layers; None if it has none."""
     return next((n for n, room in enumerate(line) if name == room or name.startswith(room + ".")), None)
 
 
 def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The imports by modules of a line of what stands behind them in it, or not in it at all."""
+    """Return the imports by modules of a line that name a later layer, or a module without a place in the line."""
     found = []
     for name, imported in known.items():
         own = place(name, line)
@@ -220,7 +220,7 @@ def arrows_back(known: dict[str, set[str]], line: tuple[str, ...]) -> list[tuple
     return found
 
 
-def test_the_arrows_go_one_way() -> None:
+def test_layers_import_downwards_only() -> None:
     assert arrows_back({"calls.x": {"cli.main", "errors", "/os", "calls.y"}}, _CLIENT) == [("calls.x", "cli.main")]
     assert arrows_back({"gateway.proxy": {"errors"}}, _GATEWAY) == [("gateway.proxy", "errors")]
     known = all_imports()
@@ -231,7 +231,7 @@ def test_the_arrows_go_one_way() -> None:
         assert place(name, line) is not None or name in ("__init__", "relay"), f"{name} has no place"
 
 
-def test_what_stands_before_the_sdk_does_not_import_it() -> None:
+def test_modules_below_the_sdk_do_not_import_it() -> None:
     known = all_imports()
     for name in ("json_object", "config", "state", "transport.deadline", "late_types"):
         assert not known[name] & {"/openai", "/httpx2", "/pydantic"}
@@ -240,7 +240,7 @@ def test_what_stands_before_the_sdk_does_not_import_it() -> None:
             assert not imported & {"/openai", "/httpx2"}, name
 
 
-def test_one_module_decides_for_a_http_library() -> None:
+def test_one_module_imports_the_http_library() -> None:
     for name, imported in all_imports().items():
         libraries = {one for one in imported if one.startswith("/http") and one.endswith(("x", "x2"))}
         assert libraries == ({"/httpx2"} if name == "http_library" else set()), name
@@ -255,7 +255,7 @@ def test_no_private_name_of_another_package_is_imported() -> None:
 
 
 def names_imported_by(path: Path) -> set[str]:
-    """Each word of each import: `from .calls import test_sse` gives `calls` and `test_sse`."""
+    """Return each word of each import: `from .calls import test_sse` gives `calls` and `test_sse`."""
     words: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -273,7 +273,7 @@ def test_no_test_module_is_imported() -> None:
 
 
 def test_the_bench_needs_no_test_tools() -> None:
-    """It runs in an environment as users have it: see `bench` in pyproject.toml."""
+    """The bench runs in an environment like a user's: see `bench` in pyproject.toml."""
     hidden = "import sys; sys.modules.update(pytest=None, pytest_httpserver=None, hypothesis=None)"
     run = f"{hidden}; import tests.tools.bench.__main__"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, check=False)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 MAKE = shutil.which("make")
 pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 
-# Stands in for uv and pip: writes down the variables that uv reads, and the last argument of the command that it runs.
+# A stand-in for uv and pip: it records the variables that uv reads, and the last argument of the command that it runs.
 UV = """#!/bin/sh
 for last; do :; done
 echo "$1 UV_PYTHON=$UV_PYTHON UV_SYSTEM_CERTS=$UV_SYSTEM_CERTS last=$last" >> "$CALLS"
@@ -27,7 +27,7 @@ echo "$1 UV_PYTHON=$UV_PYTHON UV_SYSTEM_CERTS=$UV_SYSTEM_CERTS last=$last" >> "$
 
 
 class Checkout:
-    """A fresh checkout whose uv is a stand-in; `calls` holds what uv was started with."""
+    """A fresh checkout whose uv is a stand-in; `calls` holds the arguments of each start of uv."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._calls = folder, folder / "calls"
@@ -63,7 +63,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-# A prompt in the wrong place
+# Misplaced prompts
 
 
 @pytest.mark.parametrize("target", ["run", "run-auto"])
@@ -99,7 +99,7 @@ def test_a_misplaced_prompt_is_refused_before_anything_starts(
     assert checkout.calls == []
 
 
-def test_the_prompt_may_stand_before_the_target(checkout: Checkout) -> None:
+def test_the_prompt_may_precede_the_target(checkout: Checkout) -> None:
     done = checkout.make("hello", "run")
     assert (done.returncode, checkout.calls) == (2, [])
     assert 'make run PROMPT="..."' in done.stderr
@@ -134,14 +134,14 @@ def test_a_terminal_without_a_prompt_is_refused(checkout: Checkout) -> None:
         ([], "litellm-example"),  # the prompt may be piped in
     ],
 )
-def test_a_prompt_in_its_place_is_passed_on(checkout: Checkout, arguments: list[str], last: str) -> None:
+def test_a_prompt_in_its_place_reaches_the_command(checkout: Checkout, arguments: list[str], last: str) -> None:
     done = checkout.make("run", *arguments)
     assert done.returncode == 0, done.stderr
     assert checkout.calls[-1].startswith("run ")
     assert checkout.calls[-1].endswith(f"last={last}")
 
 
-def test_a_make_around_this_one_keeps_its_variables(checkout: Checkout) -> None:
+def test_an_outer_make_keeps_its_variables(checkout: Checkout) -> None:
     (checkout.folder / "outer.mk").write_text("all:\n\t@$(MAKE) -f Makefile run PROMPT=hi\n")
     assert checkout.make("-f", "outer.mk", "CC=gcc").returncode == 0
     assert checkout.calls[-1].endswith("last=hi")
@@ -200,7 +200,7 @@ def test_without_pip_the_error_says_what_to_install(checkout: Checkout, python: 
     assert "No module named" not in done.stderr
 
 
-def test_pip_is_asked_for_a_wheel_whatever_its_settings(checkout: Checkout) -> None:
+def test_pip_installs_a_wheel_under_any_settings(checkout: Checkout) -> None:
     (checkout.folder / "bin/uv").unlink()
     python = checkout.folder / "bin/python"
     python.write_text(
@@ -214,7 +214,7 @@ def test_pip_is_asked_for_a_wheel_whatever_its_settings(checkout: Checkout) -> N
     assert "--only-binary=:all: --target .uv uv user=0 venv=0" in installed
 
 
-def test_a_fresh_checkout_says_each_step_on_stderr_alone(checkout: Checkout) -> None:
+def test_a_fresh_checkout_reports_each_step_on_stderr_only(checkout: Checkout) -> None:
     first = checkout.make("run", "PROMPT=hi")
     assert first.stderr == "installing the command and its packages into .venv\n"
     assert first.stdout == ""

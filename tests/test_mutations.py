@@ -1,4 +1,4 @@
-"""Good answers with something in them replaced, removed or doubled: the command keeps its promises all the same."""
+"""Valid answers with parts replaced, removed or doubled: the command still keeps its promises."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutated(value: Any, luck: random.Random) -> Any:
-    """A copy of `value` with one to three changes."""
+    """Return a copy of `value` with one to three random changes."""
     value = copy.deepcopy(value)
     for _ in range(luck.randint(1, 3)):
         found = list(places(value))
@@ -86,7 +86,9 @@ def streamed(mode: str, luck: random.Random) -> Answer:
 @pytest.mark.fuzz
 @pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("mode", MODES)
-def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunCommand) -> None:
+def test_mutated_answers_break_no_promise(
+    mode: str, seed: int, configured: ScriptedServer, command: RunCommand
+) -> None:
     luck = random.Random(f"{mode} {seed}")
     arguments, body = MODES[mode]
     status = luck.choice([200, 200, 200, 400, 401, 404, 500, 502])
@@ -107,7 +109,7 @@ def test_answers(mode: str, seed: int, configured: ScriptedServer, command: RunC
 @pytest.mark.fuzz
 @pytest.mark.parametrize("seed", range(SEED, SEED + 40))
 @pytest.mark.parametrize("where", ["call", "acceptance", "end", "final"])
-def test_the_loop(
+def test_mutated_answers_in_tool_calling_break_no_promise(
     where: str, seed: int, configured: ScriptedServer, command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     luck = random.Random(f"{where} {seed}")
@@ -129,5 +131,5 @@ def test_the_loop(
     assert INTERNAL_ERROR not in run.err
     assert KEY not in run.out + run.err
     assert run.code != 0 or run.out.strip()
-    if where == "final":  # whatever becomes of the last turn, the research was paid for
+    if where == "final":  # the research is paid, so its report must be shown even if the last turn fails
         assert "RESEARCHED" in run.out or TEXT in run.out or run.code == 0, run

@@ -1,4 +1,4 @@
-"""What is built from the checkout installs and runs where nothing else is."""
+"""Packages built from the checkout install and run in an empty environment; CI and the changelog are consistent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> 
         assert done.stderr == ""
 
 
-def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
+def test_the_sdist_is_complete(built: Path, tmp_path: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -69,7 +69,7 @@ def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
         unpacked = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
         assert unpacked - set(kept) == {"PKG-INFO"}
         assert not set(kept) - unpacked
-    # What `make run` does first in it.
+    # The first steps of `make run` in it.
     uv("lock", "--check", "--quiet", cwd=root)
     uv("sync", "--locked", "--dry-run", "--quiet", "--no-default-groups", "--python", sys.executable, cwd=root)
 
@@ -77,7 +77,7 @@ def test_the_sdist_is_whole(built: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("ensurepip") is None, reason="needs ensurepip (Debian: python3-venv)")
 @pytest.mark.timeout(600)
 def test_the_install_lines_of_the_readme_work_with_a_python_that_refuses_pip(tmp_path: Path) -> None:
-    """As Debian's does outside a virtual environment. The lines are typed as they stand, in a checkout."""
+    """Debian's Python refuses pip outside a virtual environment. The lines run as written, in a checkout."""
     for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "litellm_openai_example", tmp_path / "litellm_openai_example")
@@ -98,7 +98,7 @@ def steps(job: dict[str, Any]) -> list[str]:
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
-def test_the_workflow_runs_what_ci_runs_on_all_pythons() -> None:
+def test_the_workflow_runs_the_ci_targets_on_all_pythons() -> None:
     job = WORKFLOWS["test"]["jobs"]["test"]
     stated = [found[1] for one in PROJECT["classifiers"] if (found := re.fullmatch(r".*Python :: (3\.\d+)", one))]
     assert job["strategy"]["matrix"]["python"] == stated
@@ -137,7 +137,7 @@ def test_macos_and_windows_call_the_fake_gateway() -> None:
     assert "--no-default-groups" in steps(job)[-1]
 
 
-def test_ci_installs_each_package_that_a_test_asks_for() -> None:
+def test_ci_installs_each_package_that_tests_require() -> None:
     (installed,) = re.findall(
         r"apt-get install .*?--no-install-recommends (.*?) >", (ROOT / ".ci/run").read_text(), re.DOTALL
     )
@@ -174,7 +174,7 @@ def test_the_tag_of_a_release_is_compared_with_the_version() -> None:
         assert subprocess.run(["bash", "-c", shell], cwd=ROOT, env=env, timeout=60).returncode == code
 
 
-def test_the_changelog_says_whether_the_version_is_released() -> None:
+def test_the_changelog_and_the_tags_agree_on_the_release() -> None:
     if not (ROOT / ".git").exists():
         return  # an sdist has no tags
     tags = subprocess.run(["git", "tag"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
@@ -182,7 +182,7 @@ def test_the_changelog_says_whether_the_version_is_released() -> None:
     assert ("Nothing is released yet" in head) == (f"v{PROJECT['version']}" not in tags)
 
 
-def test_no_entry_of_the_changelog_stands_twice() -> None:
+def test_changelog_entries_are_unique() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     entries = [re.findall(r"\w+", entry)[:8] for entry in re.split(r"^\* ", text, flags=re.MULTILINE)[1:]]
     assert [entry for number, entry in enumerate(entries) if entry in entries[:number]] == []

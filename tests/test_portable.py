@@ -1,4 +1,4 @@
-"""The library and the command without what only POSIX has, as on Windows; the Makefile with what macOS has."""
+"""The library and the command without POSIX-only modules, as on Windows; the Makefile with the tools of macOS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from litellm_openai_example.relay.settings import database_url
 
 from .fakes.scripted import ScriptedServer, chat_body, reply, response_body
 
-# Neither the modules nor the functions are there; os.kill(pid, 0) would end the process.
+# Windows has neither these modules nor these functions; os.kill(pid, 0) would end the process there.
 HIDE = """
 import os, sys
 HIDDEN = {"fcntl", "termios", "tty", "pty", "pwd", "grp", "resource", "syslog", "readline", "curses", "uvloop"}
@@ -99,7 +99,7 @@ def test_the_servers_can_be_imported(program: str) -> None:
     assert (done.stdout[:6], done.returncode) == ("Usage:", 0), done.stderr
 
 
-def test_what_windows_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_feature_on_windows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(ConfigurationError, match="needs Linux or macOS"):
         database_url({"RELAY_DATABASE_URL": "postgresql://user:secret@host/name"})
@@ -109,7 +109,7 @@ def test_what_windows_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert "on Windows run it in WSL" in done.stderr
 
 
-# What came after make 3.81, and what only GNU's tools have.
+# Features newer than make 3.81, and features of GNU's tools only.
 NEWER = {
     "assignment": r"^[\w.-]+ *(!=|:::?=)|\bundefine\b|\$\((file|guile|let|intcmp) |\.(ONESHELL|NOTINTERMEDIATE|WAIT)\b",
     "grouped targets": r"&:",

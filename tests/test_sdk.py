@@ -47,7 +47,7 @@ def sdk(gateway: ScriptedServer) -> Iterator[LiteLLM]:
         yield client
 
 
-def test_it_is_the_sdks_client(sdk: LiteLLM) -> None:
+def test_the_drop_in_is_an_instance_of_the_sdks_client(sdk: LiteLLM) -> None:
     assert isinstance(sdk, openai.OpenAI)
     assert isinstance(AsyncLiteLLM(base_url="https://gateway", api_key=KEY), openai.AsyncOpenAI)
     assert type(sdk.responses) is openai.resources.responses.Responses
@@ -297,7 +297,7 @@ def test_missing_settings_are_named(missing: dict[str, Any]) -> None:
         assert isinstance(caught.value, openai.OpenAIError)  # like the SDK's error for a missing key
 
 
-def test_asynchronously(gateway: ScriptedServer) -> None:
+def test_the_asynchronous_drop_in(gateway: ScriptedServer) -> None:
     async def use() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
             gateway.answers(reply({}, 503), reply(RESPONSE))
@@ -315,7 +315,7 @@ def test_asynchronously(gateway: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_under_trio(gateway: ScriptedServer, anyio_backend: str) -> None:
+async def test_the_asynchronous_drop_in_under_trio(gateway: ScriptedServer, anyio_backend: str) -> None:
     gateway.answers(Answer(pause=30))
     async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY, timeout=0.5) as sdk:
         with pytest.raises(openai.APITimeoutError):

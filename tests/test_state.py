@@ -109,7 +109,7 @@ def test_a_link_above_the_directory_is_followed(base: Path, tmp_path: Path) -> N
 
 
 @as_root
-def test_a_directory_with_another_users_file_is_refused(base: Path) -> None:
+def test_a_directory_holding_another_users_file_is_refused(base: Path) -> None:
     folder = base / "litellm-openai-example"
     folder.chmod(0o777)
     (folder / "relay.sqlite3").touch()

@@ -1,4 +1,4 @@
-"""A user's program under mypy and pyright: slips in options are errors, and what comes back has the SDK's types."""
+"""A user's program under mypy and pyright: mistakes in options are errors, and results have the SDK's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies and events of both APIs, as the tests of the readers write them."""
+"""Bodies and events of both APIs for the tests of the readers."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ Json = dict[str, Any]
 def chunk(
     text: str | None = None, reason: object = None, index: object = 0, *, delta: Json | None = None, **more: Any
 ) -> Json:
-    """A chunk of a chat stream; `delta` and `more` are further fields of its delta and its choice."""
+    """Return a chunk of a chat stream; `delta` and `more` are further fields of its delta and its choice."""
     content = {} if text is None else {"content": text}
     choice = {"index": index, "delta": {**content, **(delta or {})}, "finish_reason": reason, **more}
     return {"id": "c1", "choices": [choice]}
 
 
 def whole(text: str | None, reason: str = "stop", **more: Any) -> Json:
-    """A whole chat answer; `more` are further fields of its message."""
+    """Return a whole chat answer; `more` are further fields of its message."""
     return {"id": "c1", "choices": [{"index": 0, "message": {"content": text, **more}, "finish_reason": reason}]}
 
 
 def message(text: str, **more: Any) -> Json:
-    """A message among the output items of a response."""
+    """Return a message, as an output item of a response."""
     return {"type": "message", "content": [{"type": "output_text", "text": text}], **more}
 
 
 def delta(text: str, **more: Any) -> Json:
-    """The event of a piece of a response's text."""
+    """Return the event for a piece of a response's text."""
     return {"type": "response.output_text.delta", "delta": text, **more}
 
 
 def completed(*output: Json, **more: Any) -> Json:
-    """The last event of a response with these items."""
+    """Return the last event of a response with these items."""
     response = {"id": "r", "status": "completed", "output": list(output), **more}
     return {"type": "response.completed", "response": response}
 
 
 def lines(*events: object, before: str = "data: ", after: str = "\n\n", between: str = "") -> str:
-    """The events as a server sends them."""
+    """Return the events as a server sends them."""
     return between.join(f"{before}{json.dumps(event)}{after}" for event in events)
 
 
 def fed(reader: Accumulator, *events: object) -> str:
-    """Return what the reader shows of these events, each parsed as if it had just arrived."""
+    """Feed these events to the reader, each freshly parsed, and return the text that it shows."""
     return "".join(reader.feed(json.loads(json.dumps(event))) for event in events) + reader.rest()

@@ -1,4 +1,4 @@
-"""Answers without a text: what came instead, and at what cost that is found."""
+"""Answers without a text: the error names the content found instead, in linear time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def why(content: str, kind: type[Accumulator]) -> str:
 
 @pytest.mark.parametrize(("item", "words"), KINDS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream: bool) -> None:
+def test_an_error_for_a_missing_text_names_the_output_items(item: Json, words: str, stream: bool) -> None:
     body: Json = {"status": "completed", "output": [{"type": "message", "content": None}, item]}
     content = json.dumps(body)
     if stream:
@@ -78,7 +78,7 @@ def test_an_answer_without_a_text_says_what_came(item: Json, words: str, stream:
     ],
 )
 @pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, name: str) -> None:
+def test_an_error_for_a_missing_chat_text_names_the_fields(message: Json, words: str, name: str) -> None:
     body = json.dumps({"choices": [{name: {"content": None, **message}, "finish_reason": "stop"}]})
     content = body if name == "message" else f"data: {body}\n\n"
     assert why(content, ChatStream) == f"the answer holds no text, only {words}"
@@ -92,7 +92,7 @@ def test_a_chat_answer_without_a_text_says_what_came(message: Json, words: str, 
     ],
 )
 @pytest.mark.parametrize("name", ["message", "delta"])
-def test_a_call_in_an_odd_form_is_named(message: Json, name: str) -> None:
+def test_a_malformed_call_is_named(message: Json, name: str) -> None:
     body = json.dumps({"choices": [{name: message, "finish_reason": "stop"}]})
     content = body if name == "message" else f"data: {body}\n\n"
     assert why(content, ChatStream) == "the model called a function instead of answering: sql"

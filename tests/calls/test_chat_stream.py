@@ -16,18 +16,19 @@ from .events import Json, chunk, fed, lines, whole
 
 
 @pytest.mark.parametrize("index", [0, "0", 0.0, None])
-def test_the_choice_that_counts_is_the_first_that_holds_a_text(index: object) -> None:
+def test_the_first_choice_with_text_is_read(index: object) -> None:
     first: Json = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
     second = {"index": 1, "finish_reason": "length", "message": {"content": "Hello"}}
     for choices in ([first, second], [second, first]) if index is not None else ([first, second],):
         answer, _, _ = read_body(json.dumps({"choices": choices}), ChatStream)
         assert (answer.text, answer.status) == ("Hello", "incomplete")
+    # Without indexes, the order of the list decides.
     first["message"]["content"] = "First"
     answer, _, _ = read_body(json.dumps({"choices": [second, first]}), ChatStream)
     assert (answer.text, answer.status) == (("First", "completed") if index is not None else ("Hello", "incomplete"))
 
 
-def test_a_text_and_a_call_may_stand_in_different_choices() -> None:
+def test_text_and_calls_may_be_in_different_choices() -> None:
     call = {"id": "call_1", "function": {"name": "f", "arguments": "{}"}}
     choices = [
         {"index": 0, "finish_reason": "stop", "message": {"content": "I look."}},
@@ -82,7 +83,7 @@ WORDS = "I cannot help"
         {"content": [{"type": "refusal", "refusal": WORDS}], "refusal": WORDS},
     ],
 )
-def test_a_refusal_is_read_in_each_form(message: Json) -> None:
+def test_a_refusal_is_read_in_every_form(message: Json) -> None:
     chat, _, _ = read_body(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}), ChatStream)
     assert (chat.refusal, chat.text) == (WORDS, "")
     streamed, _, _ = read_body(lines({"choices": [{"delta": message, "finish_reason": "stop"}]}), ChatStream)
@@ -92,7 +93,7 @@ def test_a_refusal_is_read_in_each_form(message: Json) -> None:
     assert (response.refusal, response.text) == (WORDS, "")
 
 
-def test_a_refusal_in_pieces_is_put_together() -> None:
+def test_a_streamed_refusal_is_joined() -> None:
     deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help"}}]
     events = [{"choices": [{"delta": delta}]} for delta in deltas]
     answer, _, _ = read_body(lines(*events, chunk(None, "stop")), ChatStream)
@@ -100,13 +101,13 @@ def test_a_refusal_in_pieces_is_put_together() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 3.0, "3", "3.0"])
-def test_tokens_are_counted_in_each_notation(count: object) -> None:
+def test_token_counts_are_read_in_every_notation(count: object) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": "many", "total_tokens": float("inf")}
     answer, _, _ = read_body(json.dumps({**whole("Hi"), "usage": usage}), ChatStream)
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (3, None, None)
 
 
-def test_calls_of_a_chat_stream_are_put_together() -> None:
+def test_streamed_calls_are_joined() -> None:
     def call(**function: str) -> dict[str, Any]:
         return {"choices": [{"delta": {"tool_calls": [{"index": 0, "id": "c1", "function": function}]}}]}
 
@@ -117,7 +118,7 @@ def test_calls_of_a_chat_stream_are_put_together() -> None:
 
 @pytest.mark.parametrize("name", ["finish_reason", "native_finish_reason"])
 @pytest.mark.parametrize("wrap", [lambda said: said, lambda said: {"provider_specific_fields": said}])
-def test_a_break_that_is_told_beside_a_stop_is_found_in_the_message_too(
+def test_a_break_reported_beside_a_stop_is_found_in_messages_and_chunks(
     name: str, wrap: Callable[[Json], Json]
 ) -> None:
     said = wrap({name: "insufficient_system_resource"})
@@ -130,7 +131,7 @@ def test_a_break_that_is_told_beside_a_stop_is_found_in_the_message_too(
 WHY = "context size exceeded"
 
 
-def test_an_error_that_is_told_beside_a_stop_is_found_in_the_message_too() -> None:
+def test_an_error_reported_beside_a_stop_is_found_in_messages_and_chunks() -> None:
     said: Json = {"provider_specific_fields": {"error": {"message": WHY}}}
     assert read_body(json.dumps(whole("Half", **said)), ChatStream)[0].error_message == WHY
     reader = ChatStream()
@@ -141,13 +142,15 @@ def test_an_error_that_is_told_beside_a_stop_is_found_in_the_message_too() -> No
 @pytest.mark.parametrize(
     "events",
     [
-        [{"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")],  # each piece called a message
+        [
+            {"choices": [{"message": {"content": piece}}]} for piece in ("Hel", "lo")
+        ],  # pieces named "message" instead of "delta"
         [{"choices": [{"message": {"content": text}}]} for text in ("Hel", "Hello")],
         [{"choices": [{"delta": piece}]} for piece in ("Hel", "lo")],
         [chunk("Hello"), whole(" Hello ")],
     ],
 )
-def test_pieces_are_shown_once_whatever_they_are_called(events: list[Json]) -> None:
+def test_pieces_under_any_name_are_shown_once(events: list[Json]) -> None:
     reader = ChatStream()
     assert fed(reader, *events, {"choices": [{"finish_reason": "stop"}]}) == "Hello"
     assert (reader.answer().text, reader.answer().status) == ("Hello", "completed")

@@ -1,4 +1,4 @@
-"""Fields of another type than the API has, JSON that is not quite JSON, errors in other words."""
+"""Lenient reading: fields of unexpected types, almost valid JSON, and errors in other formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_number_is_read_as_text(content: object, text: str) -> None:
     assert read_body(json.dumps(response(message(content))), ResponseStream)[0].text == text
 
 
-def test_numbers_among_the_pieces_of_a_stream_are_not_lost() -> None:
+def test_numbers_among_the_pieces_of_a_stream_are_kept() -> None:
     chunks = [{"choices": [{"delta": {"content": piece}}]} for piece in ("4", 2, 0, ".")]
     reader = ChatStream()
     assert "".join(reader.feed(chunk) for chunk in chunks) + reader.end() == "420."
@@ -84,11 +84,11 @@ def test_the_message_of_an_error_is_found(name: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("name", [name for name in ERRORS if name != "OAuth"])
-def test_the_message_of_an_error_in_place_of_an_answer_is_found(name: str, kind: type[Accumulator]) -> None:
+def test_the_message_of_an_error_is_found_in_place_of_an_answer(name: str, kind: type[Accumulator]) -> None:
     assert read_body(json.dumps(ERRORS[name]), kind)[0].error_message == "no luck"
 
 
-def test_the_reason_of_a_failed_run_of_another_api_is_found() -> None:
+def test_the_reason_of_a_run_failed_in_another_api_is_found() -> None:
     body = response(status="failed", last_error={"code": "x", "message": "no luck"})
     assert read_body(json.dumps(body), ResponseStream)[0].error_message == "no luck"
 
@@ -111,7 +111,7 @@ FILTERED = [
 
 
 @pytest.mark.parametrize(("message", "reason"), FILTERED)
-def test_a_refusal_is_quoted_although_a_filter_stopped_it(message: Json, reason: str) -> None:
+def test_a_refusal_is_quoted_even_if_a_filter_stopped_it(message: Json, reason: str) -> None:
     answer = read_body(json.dumps({"choices": [{"message": message, "finish_reason": reason}]}), ChatStream)[0]
     with pytest.raises(GatewayError, match="the model refused: I can not"):
         require_complete(Reply(answer, "", {}))

@@ -10,7 +10,7 @@ from litellm_openai_example.calls.requests import create_with
 
 
 def take(*, model: str, tools: Any = None, instructions: str = "", extra_body: Any = None, timeout: float = 1) -> Any:
-    """A method of the SDK."""
+    """Stand in for a create method of the SDK."""
     return model, tools, instructions, extra_body, timeout
 
 

@@ -114,7 +114,7 @@ def test_announced_messages_with_the_same_id_stay_separate() -> None:
     assert shown == reader.answer().text == "A\n\nB"
 
 
-def test_a_message_that_was_held_back_is_not_lost_when_the_stream_breaks() -> None:
+def test_a_held_back_message_survives_a_broken_stream() -> None:
     reader = ResponseStream()
     deltas = [(0, SAME), (1, "Same")]
     shown = [
@@ -133,7 +133,7 @@ def test_a_message_that_was_held_back_is_not_lost_when_the_stream_breaks() -> No
         {"object": "response", "status": "deleted", "output": []},
     ],
 )
-def test_a_deleted_or_expired_response_has_failed(body: Json) -> None:
+def test_a_deleted_or_expired_response_counts_as_failed(body: Json) -> None:
     answer, _, _ = read_body(json.dumps({"id": "resp_1", **body}), ResponseStream)
     assert answer.status == "failed"
     assert "the response" in (answer.error_message or "")
@@ -144,7 +144,7 @@ def test_the_text_of_an_expired_response_is_kept() -> None:
     assert (answer.text, answer.status) == ("Half", "incomplete")
 
 
-def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
+def test_a_blank_line_separates_commentary_and_report() -> None:
     added = [
         {"type": "response.output_item.added", "output_index": n, "item": {"type": "message", "phase": phase}}
         for n, phase in enumerate(("commentary", "final_answer"))
@@ -159,7 +159,7 @@ def test_a_commentary_is_set_apart_from_the_report_by_a_blank_line() -> None:
 
 
 @pytest.mark.parametrize("place", [{}, {"output_index": 1, "content_index": 0}, {"item_id": "m"}])
-def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
+def test_text_repeated_by_a_done_event_is_shown_once(place: dict[str, Any]) -> None:
     where = {"item_id": "m", "output_index": 1, "content_index": 0}
     part = {"type": "output_text", "text": "Hello"}
     reader = ResponseStream()
@@ -171,7 +171,7 @@ def test_what_a_done_event_repeats_is_shown_once(place: dict[str, Any]) -> None:
     assert shown == reader.answer().text == "Hello"
 
 
-def test_an_event_that_says_incomplete_without_a_reason_is_not_whole() -> None:
+def test_an_incomplete_event_without_a_reason_is_cut_short() -> None:
     reader = ResponseStream()
     fed(reader, delta("Half"), {"type": "response.incomplete", "response": {"id": "r"}})
     assert reader.answer().cut_short
@@ -187,12 +187,12 @@ STARTED = {"type": "response.created", "response": {"id": "r", "status": "in_pro
         {"status": "completed", "output": [message("Half")], "finish_reason": "length"},
     ],
 )
-def test_a_response_whose_message_was_cut_is_not_whole(body: Json) -> None:
+def test_a_response_with_a_cut_message_is_cut_short(body: Json) -> None:
     assert read_body(json.dumps(body), ResponseStream)[0].cut_short
 
 
 @pytest.mark.parametrize(("status", "is_whole"), [("expired", False), (None, True), ("in_progress", True)])
-def test_a_last_event_with_an_unknown_status_is_not_whole(status: str | None, is_whole: bool) -> None:
+def test_a_final_event_with_an_unknown_status_is_cut_short(status: str | None, is_whole: bool) -> None:
     reader = ResponseStream()
     assert fed(reader, delta("T"), completed(message("T"), status=status)) == "T"
     assert (reader.answer().status, reader.answer().cut_short is None) == (
@@ -205,7 +205,7 @@ def test_a_last_event_with_an_unknown_status_is_not_whole(status: str | None, is
     ("name", "status"), [("completed", "completed"), ("incomplete", "incomplete"), ("failed", "failed")]
 )
 @pytest.mark.parametrize("more", [{}, {"response": None}])
-def test_a_last_event_may_be_a_name_alone(name: str, status: str, more: Json) -> None:
+def test_a_final_event_may_consist_of_its_name(name: str, status: str, more: Json) -> None:
     reader = ResponseStream()
     assert fed(reader, STARTED, delta("Hi"), {"type": f"response.{name}", **more}) == "Hi"
     assert (reader.answer().text, reader.answer().status, reader.answer().id) == ("Hi", status, "r")

@@ -19,24 +19,24 @@ def searched(*urls: str) -> dict[str, Any]:
     return {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
 
 
-def test_sources_are_the_cited_pages_and_those_that_a_search_read_each_once() -> None:
+def test_sources_are_cited_and_searched_pages_without_duplicates() -> None:
     answer = read_response({"status": "completed", "output": [searched(B, A, B), cited(A, C, A)]})
     assert answer.sources == (Source(A, f"Title of {A}"), Source(C, f"Title of {C}"), Source(B, ""))
     assert answer.searched
 
 
-def test_a_bridged_answer_has_its_sources_in_the_search_item_alone() -> None:
+def test_a_bridged_answer_has_sources_in_the_search_item_only() -> None:
     answer = read_response({"status": "completed", "output": [searched(A), cited()]})
     assert answer.sources == (Source(A),)
 
 
-def test_an_answer_without_search_item_and_citation_was_not_searched_for() -> None:
+def test_an_answer_without_search_item_or_citation_did_not_search() -> None:
     assert not read_response({"status": "completed", "output": [cited()]}).searched
     assert read_response({"status": "completed", "output": [searched(), cited()]}).searched
     assert read_response({"status": "completed", "output": [cited(A)]}).searched
 
 
-def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
+def test_chat_citations_are_nested_under_the_annotations_type() -> None:
     notes = [{"type": "url_citation", "url_citation": {"url": A, "title": "T"}}]
     answer = read_chat(
         {"choices": [{"message": {"content": "x", "annotations": notes}, "finish_reason": "stop"}], "citations": [B, A]}
@@ -45,7 +45,7 @@ def test_chat_answers_cite_under_the_type_of_the_annotation() -> None:
     assert answer.searched
 
 
-def test_broken_sources_are_left_out() -> None:
+def test_malformed_sources_are_dropped() -> None:
     odd: list[Any] = [None, 5, {"url": None}, {"url": ["x"]}, {"url": "javascript:alert(1)"}, {"url": "https://a b"}]
     part = {"type": "output_text", "text": "x", "annotations": [*odd, {"url": A, "title": 7}]}
     items = [{"type": "web_search_call", "action": action} for action in (None, "x", {"sources": 3}, {"sources": odd})]
@@ -53,7 +53,7 @@ def test_broken_sources_are_left_out() -> None:
     assert answer.sources == (Source(A),)
 
 
-def test_what_an_anthropic_model_cites_comes_first_and_has_its_title() -> None:
+def test_pages_cited_by_anthropic_models_come_first_with_titles() -> None:
     extra = {
         "citations": [[{"type": "web_search_result_location", "url": B, "title": "Two"}], None, "x"],
         "web_search_results": [

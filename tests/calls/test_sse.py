@@ -1,4 +1,4 @@
-"""Server-sent events: their bytes, and what proxies put around them."""
+"""Server-sent events: any chunking of their bytes, and the wrappings that proxies add."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .events import Json, chunk, lines, whole
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("step", [1, 2, 3, 1000])
-def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int) -> None:
+def test_events_do_not_depend_on_the_chunking_of_bytes(newline: str, step: int) -> None:
     lines = [
         "\ufeff: a comment",
         "",
@@ -43,7 +43,7 @@ def test_events_are_the_same_however_their_bytes_arrive(newline: str, step: int)
     ]
 
 
-def test_half_an_event_at_the_end_is_none() -> None:
+def test_an_unfinished_event_at_the_end_is_dropped() -> None:
     parser = EventParser()
     assert parser.feed(b'data: {"a": 1}\n\ndata: {"a"') + parser.end() == [Event("message", '{"a": 1}')]
 
@@ -120,7 +120,7 @@ def test_a_stream_is_read_in_any_wrapping(name: str, kind: type[Accumulator], ne
     assert (answer.text, answer.status) == ("Hello", "completed")
 
 
-def test_lines_that_cannot_be_read_are_counted() -> None:
+def test_unreadable_lines_are_counted() -> None:
     body = lines(chunk("Hello")) + "data: ping\n\ndata: pong\n\n: comment\n\n" + lines(chunk(None, "stop"))
     answer, _, reader = read_body(body, ChatStream)
     assert (answer.text, answer.status, reader and reader.skipped) == ("Hello", "completed", 2)
@@ -135,14 +135,14 @@ def test_a_stream_without_an_end_quotes_the_unreadable_line(kind: type[Accumulat
 
 
 @pytest.mark.parametrize("end", [lines(chunk(None, "stop")), "data: [DONE]\n\n"])
-def test_a_piece_of_the_answer_that_is_broken_makes_it_incomplete(end: str) -> None:
+def test_a_broken_piece_makes_the_answer_incomplete(end: str) -> None:
     body = lines(chunk("a")) + 'data: {"choices": [{"delta": {"content": "b\n\n' + lines(chunk("c")) + end
     answer, _, _ = read_body(body, ChatStream)
     assert (answer.text, answer.status) == ("ac", "incomplete")
     assert "is not JSON" in str(answer.cut_short)
 
 
-def test_a_broken_piece_costs_nothing_if_the_last_event_has_the_whole_text() -> None:
+def test_a_broken_piece_is_harmless_if_the_final_event_has_the_text() -> None:
     broken = 'data: {"type": "response.output_text.delta", "del\n\n'
     answer, _, _ = read_body(lines(*EVENTS[:2]) + broken + lines(EVENTS[3]), ResponseStream)
     assert (answer.text, answer.status) == ("Hello", "completed")

@@ -1,4 +1,4 @@
-"""Readers of both APIs: errors in a stream, halves of characters, time."""
+"""Readers of both APIs: errors in a stream, split characters, linear time."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_an_error_in_the_middle_of_a_stream_is_found(event: object, kind: type[A
 
 @pytest.mark.parametrize("field", [json.dumps({"code": 500, "message": WHY}), json.dumps(WHY), WHY])
 @pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
-def test_an_error_in_a_field_of_its_name_is_found(field: str, kind: type[Accumulator]) -> None:
+def test_an_error_in_an_error_field_is_found(field: str, kind: type[Accumulator]) -> None:
     begun = chunk("Half") if kind is ChatStream else delta("Half")
     answer, *_ = read_body(as_body(begun) + f"error: {field}\n\n".encode(), kind)
     assert (answer.text, answer.status) == ("Half", "failed")
     assert WHY in (answer.error_message or "")
 
 
-def test_words_in_place_of_an_event_are_told() -> None:
+def test_plain_text_in_place_of_an_event_is_reported() -> None:
     answer, _, _ = read_body(as_body(chunk("Half")) + f"data: error: {WHY}\n\n".encode(), ChatStream)
     assert (answer.text, answer.status, answer.error_message) == ("Half", "failed", WHY)
 
@@ -61,7 +61,7 @@ def test_an_error_in_a_list_is_read() -> None:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
-def test_lines_of_json_are_an_answer(newline: str) -> None:
+def test_json_lines_are_read_as_an_answer(newline: str) -> None:
     body = newline.join(json.dumps(event) for event in (chunk("Hel"), chunk("lo"), chunk("", "stop")))
     answer, _, _ = read_body(body.encode(), ChatStream)
     assert (answer.text, answer.status) == ("Hello", "completed")
@@ -69,7 +69,7 @@ def test_lines_of_json_are_an_answer(newline: str) -> None:
     assert (cut.text, cut.status) == ("HelHel", "incomplete")
 
 
-def test_an_answer_of_the_other_api_is_shown() -> None:
+def test_an_answer_in_the_other_apis_format_is_read() -> None:
     chat, _, _ = read_body(json.dumps(whole("Hi", "length")), ResponseStream)
     assert (chat.text, chat.status, chat.cut_short is not None) == ("Hi", "incomplete", True)
     response, _, _ = read_body(json.dumps({"status": "completed", "output": [message("Hi")]}), ChatStream)
@@ -79,12 +79,12 @@ def test_an_answer_of_the_other_api_is_shown() -> None:
 FRUIT = "\U0001f35c"
 
 
-def test_halves_of_a_character_come_together_and_a_lone_one_is_not_lost() -> None:
+def test_surrogate_halves_are_joined_and_a_lone_one_is_kept() -> None:
     reader = ResponseStream()
     assert fed(reader, delta("a\ud83c"), delta("\udf5cb"), delta("\ud83c")) == f"a{FRUIT}b\ud83c"
 
 
-def test_unrequested_events_are_an_answer() -> None:
+def test_an_unrequested_stream_is_read_as_an_answer() -> None:
     body = b'event: response.completed\ndata: {"response": {"id": "r", "output_text": "Hi"}}\n\n'
     assert read_body(body, ResponseStream)[0].text == "Hi"
     cut = read_body(b'data: {"choices": [{"delta": {"content": "Hal"}}]}\n\n', ChatStream)[0]
@@ -98,12 +98,12 @@ def test_unrequested_events_are_an_answer() -> None:
         [completed(message(f"a{FRUIT}b"))],
     ],
 )
-def test_half_a_character_is_completed_by_the_whole_text(rest: list[Json]) -> None:
+def test_a_lone_surrogate_is_completed_by_the_final_text(rest: list[Json]) -> None:
     reader = ResponseStream()
     assert fed(reader, delta("a\ud83c", output_index=0), *rest) == reader.answer().text == f"a{FRUIT}b"
 
 
-def test_one_broken_byte_costs_no_answer() -> None:
+def test_an_invalid_byte_does_not_lose_the_answer() -> None:
     answer, _, _ = read_body(json.dumps(whole("a?b")).encode().replace(b"?", b"\xff"), ChatStream)
     assert answer.text == "a\ufffdb"
 
@@ -122,5 +122,6 @@ def test_time_grows_linearly_with_the_length(kind: str) -> None:
             assert reader.id is None
         return time.process_time() - began
 
+    # Ten times the pieces: linear time gives a ratio of 10, quadratic time one of 100.
     seconds(1000)
     assert seconds(50_000) < 30 * seconds(5_000)

@@ -1,4 +1,4 @@
-"""The command in a process of its own, and what its tests expect."""
+"""The command in a separate process, and helpers for its tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_SEARCHED = "[the answer shows no web search: the model did not search, or th
 
 
 def polling(*statuses: Any) -> Any:
-    """A submit, then these answers to the polls: a status, or an answer as it is."""
+    """Script a submit, then these answers to the polls: each a status, or a whole answer."""
     left = list(statuses)
 
     def script(seen: Seen) -> Answer:

@@ -27,8 +27,8 @@ from .running import start
 __all__ = ["relay"]
 
 
-# Points at which a command with two concurrent calls is killed with -9: the answer that is held back, and the fact
-# that the test waits for.
+# Points at which a command with two concurrent calls is killed with -9: the request whose answer is held back, the
+# condition that the test waits for, and the records that must be left.
 def _wait_of(number: int) -> Callable[[Seen], bool]:
     return lambda seen: f"inv_{number}/wait" in seen.path
 
@@ -77,6 +77,7 @@ def test_a_kill_loses_no_call(point: str, configured: ScriptedServer, relay: Key
         process.kill()
     found = listed(command)
     assert len(found) == entries
+    # One resume finishes both calls and the answer, and posts no run a second time.
     relay.holds = nothing_held
     configured.script = lambda seen: FINAL
     if found:
@@ -112,6 +113,7 @@ def test_a_refused_repeat_is_not_reported_to_the_model(
     relay.holds = held_start
     assert command("--auto-tool-call", "--timeout", "3", "Research food").code == 4
     (entry,) = listed(command)
+    # The refusal is about this request: the first start may have been accepted, so its outcome stays open.
     relay.server.script = lambda seen: reply({}, 401)
     run = command("--invocation", entry["id"], "--timeout", "3")
     assert (run.code, run.out) == (4, "")

@@ -83,6 +83,7 @@ def test_an_unconfirmed_run_is_cancelled(relay: KeyedRelay, command: RunCommand)
     assert listed(command) == []
 
 
+# Answers that prove that no run was accepted, so nothing is left to pick up.
 REFUSALS = [
     *(reply({}, status) for status in (301, 302, 400, 401, 403, 404, 405, 413, 415, 422)),
     reply({"error": {"code": "idempotency_conflict", "message": "x"}}, 409),
@@ -92,6 +93,7 @@ REFUSALS = [
     reply({}, 425, retry_after="99"),
     reply(b"<html>Sign in</html>", 200, content_type="text/html"),
 ]
+# Answers after which a run may exist: its record must stay.
 UNKNOWN = [
     *(reply({}, status) for status in (200, 202, 303, 409)),
     *(reply({}, status, retry_after="99") for status in (408, 500, 502, 503, 504)),
@@ -171,6 +173,7 @@ def test_a_follow_up_is_repeated_after_a_500(path: str, relay: KeyedRelay, comma
     assert listed(command) == []
 
 
+# Answers to a run's id, and whether they prove that the run is gone: only the relay's own 404 does.
 GONE: list[tuple[Answer, bool]] = [
     (reply({"error": {"code": "not_found", "message": "x"}}, 404), True),
     (reply({"error": {"code": "forbidden", "message": "x"}}, 403), False),
@@ -221,6 +224,7 @@ def test_the_record_is_on_disk_before_the_post(
 
     relay.server.script = script
     assert command("--target", "relay", "Why?").code == 0
+    # The file's name is durable only once its directory is synced as well.
     assert at_post == [["file", "directory"]]
 
 
@@ -266,6 +270,7 @@ def test_two_commands_pick_up_one_run(gateway: ScriptedServer, relay: KeyedRelay
 
 def test_the_resume_command_works_in_a_shell(relay: KeyedRelay, gateway: ScriptedServer, command: RunCommand) -> None:
     relay.ended = False
+    # The relay's address needs quoting in the printed command line.
     url = f"{relay.server.url}/a$(>bad)b;c"
     env = environment(gateway, RELAY_BASE_URL=url, PATH=f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}")
     with start(gateway, "--target", "relay", "--timeout", "60", "Why?", env=env) as process:

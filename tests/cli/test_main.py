@@ -426,7 +426,7 @@ def test_interrupting_a_wait_prints_the_resume_command(gateway: ScriptedServer) 
     assert b"Traceback" not in err
 
 
-def test_interrupting_a_call_reports_that_it_was_sent(gateway: ScriptedServer) -> None:
+def test_interrupting_a_call_reports_the_sent_request(gateway: ScriptedServer) -> None:
     gateway.answers(Answer(pause=30))
     with start(gateway, "hi") as process:
         assert eventually(lambda: bool(gateway.seen))

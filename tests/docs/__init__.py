@@ -1,1 +1,1 @@
-"""The documents: what in them is generated, and what checks the rest."""
+"""Tests of the documents: generated parts are current, and the rest is checked against the code."""

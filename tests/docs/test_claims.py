@@ -48,7 +48,7 @@ def test_the_number_of_posts_for_one_call(make: Make, posts: int, gateway: Scrip
 
 
 def test_a_timeout_bounds_the_whole_call(gateway: ScriptedServer) -> None:
-    """A tenth of the README's 4 s; with the plain SDK they become three times 4 s and two pauses."""
+    """The test uses a tenth of the README's 4 s; with the plain SDK they become three times 4 s and two pauses."""
     gateway.script = lambda seen: Answer(pause=5.0)
 
     def seconds(make: Make) -> float:

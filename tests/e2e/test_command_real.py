@@ -1,4 +1,4 @@
-"""The command through the real LiteLLM proxy: what works, what fails, and that each call is paid for once."""
+"""The command through the real LiteLLM proxy: successes, failures, and one paid call for each."""
 
 from __future__ import annotations
 
@@ -82,13 +82,15 @@ PAID_ONCE = [[], R, ["--stream"], [*R, "--stream"], [*R, "--web-search"], [*R, "
         (arguments, step)
         for step in ("drop", "reset", "500", "502", "504", "cut", "garbage")
         for arguments in PAID_ONCE
-        # A stream that was cut has begun: the text that arrived is shown.
+        # The stream had begun when it was cut, so the text that arrived is shown.
         if "--stream" not in arguments or step not in ("cut", "garbage")
     ],
     ids=str,
 )
-def test_paid_once(arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl) -> None:
-    """LiteLLM says 500 for what broke after the provider had accepted it."""
+def test_a_failed_call_is_paid_once(
+    arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl
+) -> None:
+    """LiteLLM answers 500 if a call breaks after the provider has accepted it."""
     model = upstream.model(step)
     run = command(*arguments, "--model", model, "--timeout", "20", "hello")
     assert (run.code, run.out) == (1, "")
@@ -107,7 +109,9 @@ def test_a_background_submit_is_never_repeated(step: str, command: RunCommand, u
 
 @pytest.mark.parametrize("arguments", [[], R, ["--stream"]], ids=str)
 @pytest.mark.parametrize("step", ["429", "503"])
-def test_a_refusal_that_passes(arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl) -> None:
+def test_a_temporary_refusal_is_retried(
+    arguments: list[str], step: str, command: RunCommand, upstream: UpstreamControl
+) -> None:
     model = upstream.model(f"{step}-then-ok")
     run = command(*arguments, "--model", model, EXACTLY)
     assert (run.code, run.out) == (0, "안녕 OK\n"), run.err
@@ -115,7 +119,7 @@ def test_a_refusal_that_passes(arguments: list[str], step: str, command: RunComm
 
 
 @pytest.mark.parametrize("arguments", [[], R, [*R, "--background"]], ids=str)
-def test_a_provider_that_hangs(arguments: list[str], command: RunCommand, upstream: UpstreamControl) -> None:
+def test_a_hanging_provider(arguments: list[str], command: RunCommand, upstream: UpstreamControl) -> None:
     model = upstream.model("hang")
     run = command(*arguments, "--model", model, "--timeout", "2", "hello")
     assert (run.code, run.out) == (1, "")
@@ -157,7 +161,7 @@ def test_outcomes(
     assert said in run.err
 
 
-def test_polls_that_fail(command: RunCommand, upstream: UpstreamControl) -> None:
+def test_failing_polls(command: RunCommand, upstream: UpstreamControl) -> None:
     model = upstream.model("ok", "500-then-404-then-drop-then-garbage-then-ok")
     run = command(*R, "--background", "--wait", "--model", model, EXACTLY)
     assert (run.code, run.out) == (0, "안녕 OK\n"), run.err
@@ -177,7 +181,7 @@ def test_a_bridged_model(command: RunCommand, gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("response_id", ["garbage", "resp_1"])
-def test_an_id_that_nobody_knows(response_id: str, command: RunCommand) -> None:
+def test_an_unknown_id(response_id: str, command: RunCommand) -> None:
     run = command("--retrieve", response_id, "--wait", "--timeout", "20")
     assert (run.code, run.out) == (1, "")
     assert "does not know that response id" in run.err

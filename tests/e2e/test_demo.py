@@ -33,7 +33,7 @@ def root(demo: openai.OpenAI) -> str:
     return str(demo.base_url).removesuffix("/v1/")
 
 
-def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI) -> None:
+def test_the_demo_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI) -> None:
     assert sorted(model.id for model in demo.models.list()) == sorted(MODELS)
     codex = demo.get("/models", cast_to=httpx.Response, options={"params": {"client_version": "0.159.3"}}).json()
     assert {model["slug"] for model in codex["models"]} <= set(MODELS)
@@ -55,7 +55,7 @@ def test_its_own_models_are_listed_and_any_name_is_answered(demo: openai.OpenAI)
      "/v1/nothing"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_it_does_not_have_it_says(demo: openai.OpenAI, method: str, path: str) -> None:
+def test_missing_features_are_refused_by_name(demo: openai.OpenAI, method: str, path: str) -> None:
     headers = {"authorization": f"Bearer {demo.api_key}"}
     with httpx.Client(trust_env=False, timeout=60) as client:
         answer = client.request(method, f"{root(demo)}{path}", headers=headers, json={} if method == "POST" else None)
@@ -65,7 +65,7 @@ def test_what_it_does_not_have_it_says(demo: openai.OpenAI, method: str, path: s
     assert error["code"] == "not_in_offline_demo"
 
 
-def test_the_sdk_raises_what_it_does_for_a_404(demo: openai.OpenAI) -> None:
+def test_a_missing_feature_raises_the_sdks_not_found_error(demo: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="The offline demo has no 'moderations'"):
         demo.moderations.create(input="x")
     with pytest.raises(openai.NotFoundError, match="The offline demo has no 'vector_stores'"):
@@ -74,7 +74,7 @@ def test_the_sdk_raises_what_it_does_for_a_404(demo: openai.OpenAI) -> None:
         demo.batches.list()
 
 
-def test_its_routes_still_want_the_gateways_key(demo: openai.OpenAI) -> None:
+def test_its_routes_require_the_gateways_key(demo: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
         demo.with_options(api_key="sk-wrong").models.list()
     assert raised.value.status_code in (400, 401)

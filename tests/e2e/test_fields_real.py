@@ -33,7 +33,7 @@ SEARCH = {
     "filters": {"allowed_domains": ["example.com"]},
     "return_token_budget": "unlimited",
 }
-# Values of every field, as a provider would take them.
+# Valid values of every field.
 RESPONSES: JsonObject = {
     "access_programs": ["trusted_access"],
     "background": True,
@@ -101,7 +101,7 @@ CHAT: JsonObject = {
     "verbosity": "low",
     "web_search_options": {"search_context_size": "low"},
 }
-# Of a call and not of its body, set below, or names of things that a provider must have.
+# Options of the call rather than its body, fields set below, or names of objects that must exist at the provider.
 ELSEWHERE = {"self", "model", "input", "messages", "extra_headers", "extra_query", "extra_body", "timeout", "stream"}
 ELSEWHERE |= {"prompt", "previous_response_id"}
 # LiteLLM refuses these for a model that reasons, with an error.
@@ -109,7 +109,7 @@ NOT_REASONING = {
     *("audio", "frequency_penalty", "logit_bias", "logprobs", "modalities", "prediction", "presence_penalty", "stop"),
     *("temperature", "top_logprobs", "top_p", "web_search_options"),
 }
-# LiteLLM gives these to other models alone.
+# LiteLLM forwards these to other models only.
 REASONING = {"reasoning", "reasoning_effort", "verbosity"}
 
 
@@ -120,7 +120,7 @@ def drop_in(gateway: Gateway) -> Iterator[LiteLLM]:
 
 
 def lost(client: openai.OpenAI, upstream: UpstreamControl, model: str, path: str, fields: JsonObject) -> set[str]:
-    """The fields of a create that do not reach the provider as they were sent."""
+    """Return the fields of a create that do not reach the provider unchanged."""
     question = f"Reply with exactly: {uuid.uuid4().hex}"
     prompt = {"input": question} if path == "/responses" else {"messages": [{"role": "user", "content": question}]}
     client.post(path, body={"model": model, **prompt, **fields}, cast_to=object)
@@ -129,7 +129,7 @@ def lost(client: openai.OpenAI, upstream: UpstreamControl, model: str, path: str
     return {name for name, value in fields.items() if body.get(name) != value}
 
 
-def test_the_values_are_of_every_field() -> None:
+def test_every_field_has_a_value_to_test() -> None:
     for method, values in ((Responses.create, RESPONSES), (Completions.create, CHAT)):
         assert set(inspect.signature(inspect.unwrap(method)).parameters) - ELSEWHERE <= set(
             values
@@ -145,11 +145,11 @@ def test_every_field_arrives(
     reasoning = {name: value for name, value in values.items() if name not in NOT_REASONING}
     plain = {name: value for name, value in values.items() if name not in REASONING}
     if path == "/chat/completions":
-        reasoning.pop("max_tokens")  # goes by its newer name, which is there as well
+        reasoning.pop("max_tokens")  # sent under its newer name, which is listed too
         # With functions LiteLLM bridges such a model to the Responses API.
         reasoning = {name: value for name, value in reasoning.items() if "tool" not in name and "func" not in name}
         plain.pop("web_search_options")  # for models whose name says so
-        reasoning["stream"] = plain["stream"] = True  # without which `stream_options` mean nothing
+        reasoning["stream"] = plain["stream"] = True  # `stream_options` require it
     assert lost(drop_in, upstream, "gpt-6.1-sol", path, reasoning) == set()
     assert lost(drop_in, upstream, "gpt-4o", path, plain) == set()
     assert lost(drop_in, upstream, "azure/gpt-6.1-sol", "/responses", {"conversation": "conv_1"}) == set()
@@ -158,7 +158,7 @@ def test_every_field_arrives(
     assert always <= lost(sdk, upstream, "gpt-6.1-sol", path, reasoning) <= always | set(DROPPED[path])
 
 
-# As posted by each way in.
+# The same fields, sent through each interface: command, library, drop-in and relay.
 
 GIVEN: JsonObject = {
     "background_options": {"completion_window": "8h"},
@@ -190,7 +190,7 @@ def by_relay(question: str, gateway: Gateway, command: RunCommand, folder: Path)
 
 
 @pytest.mark.parametrize("way", [by_command, by_drop_in, by_library, by_relay], ids=lambda way: way.__name__)
-def test_what_the_provider_is_told(
+def test_the_provider_gets_the_value_of_each_field(
     way: Callable[..., None],
     gateway: Gateway,
     upstream: UpstreamControl,
@@ -213,7 +213,7 @@ def test_what_the_provider_is_told(
 
 
 @pytest.mark.parametrize("way", ["command", "relay", "relay, refused"])
-def test_a_provider_that_must_not_store(
+def test_a_provider_with_zero_data_retention(
     way: str,
     gateway: Gateway,
     upstream: UpstreamControl,

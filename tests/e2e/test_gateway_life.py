@@ -99,7 +99,7 @@ def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> 
                 assert recorder.seen == [f"CONNECT {host}:443 HTTP/1.1"], name
             made = client.responses.create(model="gpt-4o", input="Reply with exactly: kept", background=True)
 
-            # Killed, it takes all that it has started with it.
+            # A killed launcher takes all its children with it.
             started = psutil.Process(process.pid).children(recursive=True)
             assert started
             process.kill()
@@ -109,7 +109,7 @@ def test_routes_and_network_and_ids(env: dict[str, str], recorder: Recorder) -> 
             client.close()
             end(process)
 
-        # Another one, on another port, knows the ids that the first one gave out.
+        # A second gateway on another port knows the ids that the first one issued.
         process, client = serving(env)
         try:
             limit = time.monotonic() + 20

@@ -159,7 +159,7 @@ def test_a_broken_answer_is_one_post(sdk: OpenAI, upstream: UpstreamControl, ste
         assert upstream.posts(model) == 1
 
 
-def test_a_fault_passes_by(sdk: OpenAI, upstream: UpstreamControl) -> None:
+def test_a_temporary_fault_is_passed_through(sdk: OpenAI, upstream: UpstreamControl) -> None:
     model = upstream.model("429-then-503-then-ok")
     for error in (openai.RateLimitError, openai.InternalServerError):
         with pytest.raises(error):
@@ -175,7 +175,7 @@ def test_a_hanging_provider(sdk: OpenAI, upstream: UpstreamControl) -> None:
     assert upstream.posts(model) == 1
 
 
-def test_a_stream_that_is_cut(sdk: OpenAI, upstream: UpstreamControl) -> None:
+def test_a_cut_stream(sdk: OpenAI, upstream: UpstreamControl) -> None:
     text = "a long text " * 20
     seen = ""
     with pytest.raises(openai.APIError):
@@ -187,7 +187,7 @@ def test_a_stream_that_is_cut(sdk: OpenAI, upstream: UpstreamControl) -> None:
     assert events[-1].type == "response.failed"
 
 
-def test_polls_that_fail(sdk: OpenAI, upstream: UpstreamControl) -> None:
+def test_failing_polls(sdk: OpenAI, upstream: UpstreamControl) -> None:
     model = upstream.model("ok", "500-then-404-then-cut-then-ok")
     made = sdk.responses.create(model=model, input="Reply with exactly: OK", background=True)
     for _ in range(3):

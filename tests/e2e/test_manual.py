@@ -1,6 +1,6 @@
 """The manual's code, line by line, against the real LiteLLM proxy, the relay and the offline provider.
 
-Only the module's name differs, and where the manual starts its relay with a command of its own.
+Only the module's name differs, and the way in which the manual's relay is started.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def test_a_simple_question_is_answered_directly(terminal: Terminal, relay: Relay
         "--background",
     ],
 )
-def test_what_the_manual_refuses(options: str, terminal: Terminal) -> None:
+def test_refused_command_lines_of_the_manual(options: str, terminal: Terminal) -> None:
     run = terminal.type(f"{PYTHON} {options} {EXACTLY}")
     assert (run.returncode, run.stdout) == (2, "")
     assert "Error: " in run.stderr
@@ -190,7 +190,7 @@ def test_tool_calling_in_code(terminal: Terminal, relay: Relay) -> None:
     assert re.fullmatch(r"\S+ \S+ inv_\S+ \S+", ids)
 
 
-def test_a_loop_over_lines_asks_each(terminal: Terminal) -> None:
+def test_a_loop_over_lines_calls_once_per_line(terminal: Terminal) -> None:
     run = terminal.type(f"""printf '%s\\n' 하나 둘 | while read -r word; do
         {PYTHON} "Reply with exactly: $word" </dev/null
     done""")

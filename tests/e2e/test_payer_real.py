@@ -19,7 +19,7 @@ Logged = Callable[[str], list[dict[str, Any]]]
 
 @pytest.fixture
 def end_user(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Another one for each test."""
+    """A separate end user for each test."""
     name = f"user-{uuid.uuid4().hex}"
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
     monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)
@@ -28,7 +28,7 @@ def end_user(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def tags_of(call: dict[str, Any]) -> set[str]:
-    """Without those that LiteLLM adds."""
+    """Return the tags without those that LiteLLM adds."""
     return {tag for tag in call["request_tags"] if not tag.startswith("User-Agent")}
 
 

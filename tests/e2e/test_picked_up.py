@@ -1,4 +1,4 @@
-"""`make run-auto` cut short, and a terminal that was lost: the line that was printed gives the answer.
+"""An interrupted `make run-auto`, and a lost terminal: the printed command line still gets the answer.
 
 Gateway and relay end with the command here, and the line starts new ones: nothing may depend on their memory.
 """
@@ -24,7 +24,7 @@ QUESTION = "Research the history of jajangmyeon (짜장면)"
 COMMAND = [sys.executable, "-m", "litellm_openai_example"]
 _ACCEPTED = "was accepted by the relay"
 
-# Dependencies are there already, and are not what is tried here.
+# The dependencies are installed already; their installation is tested elsewhere.
 UV = f"""#!/bin/sh
 [ "$1" = run ] || exit 0
 while [ "$1" != python ]; do shift; done
@@ -34,7 +34,7 @@ exec {sys.executable} "$@"
 
 
 class Checkout:
-    """A directory with the Makefile, and a user without any gateway or state."""
+    """A directory with the Makefile, for a user without any gateway or state."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ def line_in(printed: str) -> str:
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "deadline"])
-def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
+def test_an_interrupted_make_run_auto_is_resumed(by: str, checkout: Checkout) -> None:
     # On a slow machine the model may not have answered yet when a short deadline passes: then a longer one is tried.
     for limit in (3, 6, 12):
         arguments = [f"ARGS=--timeout {limit}"] if by == "deadline" else []
@@ -92,11 +92,13 @@ def test_make_run_auto_is_cut_short(by: str, checkout: Checkout) -> None:
     assert "# Offline demo research" in run.stdout
     assert "https://example.com/offline-demo" in run.stdout
     state = checkout.folder / "state/litellm-openai-example"
-    assert not list(state.glob("work-*.json"))  # it was read whole
+    assert not list(state.glob("work-*.json"))  # the answer has been read, so its record is gone
     assert {file.stat().st_mode & 0o777 for file in state.rglob("*") if file.is_file()} == {0o600}
 
 
-def test_a_terminal_is_lost(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_finished_from_another_terminal(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("LITELLM_BASE_URL", gateway.base_url)
     monkeypatch.setenv("LITELLM_API_KEY", gateway.api_key)

@@ -23,7 +23,7 @@ from .running import Gateway, asked, relay
         ("gpt-6.1-sol", None, ["web_search"], ["high"]),
         ("o3-deep-research", None, ["web_search_preview"], [None]),
         ("gpt-4o-mini", None, ["web_search"], [None]),
-        # Refused with a 400, which was not executed, and asked once more without what was refused.
+        # A 400 was not executed: the request is repeated without the refused field.
         (
             "gpt-6.1-sol",
             '{"tools": [{"type": "web_search_preview"}]}',
@@ -75,14 +75,14 @@ def test_a_run_is_completed_with_one_paid_post(
 @pytest.mark.parametrize(
     ("model", "tool", "thinking", "sources"),
     [
-        # LiteLLM gives all that Anthropic's search has read, and the titles only in an answer that is whole.
+        # LiteLLM lists every page that Anthropic's search has read, but the titles only in a complete answer.
         (
             "anthropic/claude-opus-5-5",
             {"type": "web_search_20250305", "name": "web_search"},
             lambda body: body.get("output_config"),
             PAGES,
         ),
-        # Of Gemini's it gives those that are cited behind the first character; from 1.110 on, all.
+        # LiteLLM lists those of Gemini that are cited after the first character; from 1.110 on, all.
         (
             "gemini/gemini-3.8-flash",
             {"googleSearch": {}},
@@ -92,7 +92,7 @@ def test_a_run_is_completed_with_one_paid_post(
     ],
     ids=["anthropic", "gemini"],
 )
-def test_another_provider_searches_in_its_own_way(
+def test_another_provider_gets_its_native_search_tool(
     model: str,
     tool: JsonObject,
     thinking: Callable[[JsonObject], Any],
@@ -119,7 +119,9 @@ def test_another_provider_searches_in_its_own_way(
     assert "background" not in body
 
 
-def test_a_bridged_model_blocks_and_is_asked_once(gateway: Gateway, upstream: UpstreamControl, tmp_path: Path) -> None:
+def test_a_bridged_model_blocks_and_gets_one_request(
+    gateway: Gateway, upstream: UpstreamControl, tmp_path: Path
+) -> None:
     question = f"Research the history of noodles, {uuid.uuid4().hex}"
     with relay(gateway, tmp_path, "bridged") as url, RelayClient(url, timeout=60) as client:
         view = client.invoke({"research_question": question})

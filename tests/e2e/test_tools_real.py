@@ -49,7 +49,7 @@ def test_the_library(relay: Relay) -> None:
     assert result.research_summary is not None
 
 
-def test_a_relay_that_is_killed_in_the_middle(relay: Relay) -> None:
+def test_a_relay_killed_midway(relay: Relay) -> None:
     with RelayClient(relay.url, timeout=60) as client:
         accepted = client.invoke({"research_question": QUESTION, "background": True})
         events = client.events(accepted.invocation_id, accepted.invocation_token)
@@ -67,13 +67,13 @@ def test_a_relay_that_is_killed_in_the_middle(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("streaming", [[], ["--stream"]], ids=str)
-def test_a_research_as_the_target(streaming: list[str], relay: Relay, command: RunCommand) -> None:
+def test_a_research_run_as_the_target(streaming: list[str], relay: Relay, command: RunCommand) -> None:
     run = command("--target", "relay", "--timeout", "60", *streaming, QUESTION)
     assert run.code == 0, run.err
     assert run.out.startswith("# Offline demo research")
 
 
-def test_a_research_is_picked_up_later(relay: Relay, command: RunCommand) -> None:
+def test_a_research_run_is_picked_up_later(relay: Relay, command: RunCommand) -> None:
     run = command(*AUTO[:3], "--timeout", "1.6", QUESTION)
     assert (run.code, run.out) == (4, ""), run.err
     found = re.search(r"RELAY_INVOCATION_TOKEN=(\S+) litellm-example --invocation (\S+)", run.err)
@@ -101,5 +101,5 @@ def test_a_turn_whose_outcome_is_unknown_is_sent_once(
     assert run.code == 1, run.err
     assert "the outcome is unknown" in run.err
     assert upstream.posts(model) == turn
-    # What was paid for is not lost with the last turn.
+    # The paid report is not lost with the last turn.
     assert ("Offline demo research" in run.out) is (turn == 2)

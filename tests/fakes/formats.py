@@ -14,7 +14,7 @@ REPORT = "Noodles were made in China four thousand years ago."
 
 
 def message(body: JsonObject) -> JsonObject:
-    """Anthropic's answer to `POST /v1/messages`."""
+    """Return Anthropic's answer to `POST /v1/messages`."""
     content: list[JsonObject] = [{"type": "text", "text": REPORT}]
     searches = any(str(tool.get("type")).startswith("web_search") for tool in body.get("tools") or ())
     if searches:
@@ -42,7 +42,7 @@ def message(body: JsonObject) -> JsonObject:
 
 
 def message_events(whole: JsonObject) -> Iterator[JsonObject]:
-    """The events of Anthropic's answer as a stream."""
+    """Return the events of Anthropic's answer as a stream."""
     yield {"type": "message_start", "message": {**whole, "content": [], "stop_reason": None}}
     for index, block in enumerate(whole["content"]):
         deltas: list[JsonObject] = []
@@ -67,7 +67,7 @@ def message_events(whole: JsonObject) -> Iterator[JsonObject]:
 
 
 def content(body: JsonObject) -> JsonObject:
-    """Gemini's answer to `POST /models/NAME:generateContent`."""
+    """Return Gemini's answer to `POST /models/NAME:generateContent`."""
     candidate: JsonObject = {
         "content": {"role": "model", "parts": [{"text": REPORT}]},
         "finishReason": "STOP",

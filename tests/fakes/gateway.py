@@ -1,14 +1,13 @@
 """A gateway for the relay's tests that counts paid requests and fails on demand.
 
-It speaks plain HTTP over asyncio streams in a thread of its own, so that it can cut a body, drip it or say nothing, and
-so that its counts and its hooks need no locks: tests set them while hundreds of responses are open, and the soak's load
-comes from here too.
+It speaks plain HTTP over asyncio streams in a separate thread, so that it can cut a body, drip it or stay silent, and
+so that its counts and hooks need no locks: tests set them while hundreds of responses are open. The soak uses it too.
 
-It is not on pytest-httpserver, as `served.FakeGateway` is. Most of the relay's tests would do there: in a trial, those
-of faults, prompts and payers took as long, 177 s against 180 s. But a request takes ten times the processor time
-(1.0 ms against 0.1 ms), one that waits takes a thread (2,000 of them for 5 s: 5.4 s of processor time against 0.6 s),
-and a connection ends with each answer, so that no relay would be seen to use one again. The soak, whose load comes from
-here, has not been tried on it, and one gateway in two forms would be two to keep alike.
+It does not use pytest-httpserver, as `served.FakeGateway` does. Most of the relay's tests could: in a trial, those of
+faults, prompts and payers took as long, 177 s against 180 s. But a request takes ten times the processor time (1.0 ms
+against 0.1 ms), a waiting request takes a thread (2,000 of them for 5 s: 5.4 s of processor time against 0.6 s), and a
+connection ends with each answer, so that no test could see a relay reuse one. The soak has not been tried on it, and
+two fake gateways would have to be kept alike.
 """
 
 from __future__ import annotations
@@ -90,11 +89,11 @@ class Gateway:
         bridged: ignore `background`, block until done, and refuse polls.
         final: the response at its end, from the request.
         pieces: the deltas of a streamed text.
-        on_post, on_get: may return a Fault; they get the request or the work, and how often it was asked for.
+        on_post, on_get: may return a Fault; they get the request or the work, and the number of the attempt.
         during_stream: may return a Fault; gets the number of pieces sent, -1 before the first event.
         unasked: stream every answer, requested or not.
-        answers_as: the model that a submission's first answer names, if any.
-        headers: of that answer.
+        answers_as: the model named in the first answer to a submission, if any.
+        headers: headers of that answer.
         paid: number of executions per prompt.
     """
 
@@ -146,7 +145,7 @@ class Gateway:
             for task in connections:
                 task.cancel()
             await asyncio.gather(*connections, return_exceptions=True)
-            await asyncio.sleep(0.01)  # the transports close in steps of their own
+            await asyncio.sleep(0.01)  # the transports close in further steps of the loop
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop)
@@ -314,4 +313,4 @@ async def _passed(seconds: Callable[[], float]) -> None:
 
 
 class _Dropped(Exception):
-    """The connection is to be closed at once."""
+    """Raised to close the connection at once."""

@@ -125,14 +125,14 @@ class ScriptedServer(ABC):
 
 
 def chat_body(text: object = "OK", reason: object = "stop", **message: object) -> Json:
-    """A chat completion."""
+    """Return a chat completion."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": reason}
     usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
     return {"id": "chatcmpl-1", "object": "chat.completion", "model": "gpt-4o", "choices": [choice], "usage": usage}
 
 
 def response_body(text: object = "OK", status: object = "completed", **fields: object) -> Json:
-    """A response of the Responses API."""
+    """Return a response of the Responses API."""
     part = {"type": "output_text", "text": text, "annotations": []}
     message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
     return {

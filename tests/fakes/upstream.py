@@ -1,11 +1,11 @@
-"""A provider that fails as its models' names say, and the real LiteLLM proxy in front of it.
+"""A provider whose model names select its failures, and the real LiteLLM proxy in front of it.
 
-A model of `UpstreamControl.model` carries a program in its name: steps joined by `-then-`, one for each POST, of which
-the last one repeats (`429-then-ok`). Steps for the polls of a background response follow a `+`
-(`ok+500-then-404-then-ok`). Other models are the offline provider's. All that a model is asked is counted.
+A model of `UpstreamControl.model` carries a program in its name: steps joined by `-then-`, one for each POST; the last
+one repeats (`429-then-ok`). Steps for the polls of a background response follow a `+` (`ok+500-then-404-then-ok`).
+Other models are the offline provider's. All requests are counted by model.
 
-`serve(DIRECTORY)` runs both as long as a process holds a shared lock on DIRECTORY/users: the
-workers use one proxy, and nobody has to be the last to tidy up.
+`serve(DIRECTORY)` runs both as long as a process holds a shared lock on DIRECTORY/users: pytest's workers share one
+proxy, and none of them has to know that it is the last.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ OUTCOMES: dict[str, Callable[[JsonObject], None]] = {
 
 
 class FaultyHandler(Handler):
-    """The offline provider's, with the step of a program in between."""
+    """The offline provider's handler, preceded by a step of the model's program."""
 
     provider: Upstream
     cut = False
@@ -184,7 +184,7 @@ class FaultyHandler(Handler):
     def write_chunk(self, text: str) -> None:
         self._written += 1
         if self.cut:
-            time.sleep(_PAUSE)  # or the break would be seen before what was whole
+            time.sleep(_PAUSE)  # otherwise the client sees the break before the complete events
             if self._written > _WHOLE_EVENTS:
                 raise ConnectionAbortedError
         super().write_chunk(text)
@@ -242,8 +242,8 @@ class Upstream(OfflineProvider):
     """The offline provider with faults.
 
     Attributes:
-        seen: what each model was asked.
-        stopping: set when the provider ends, so that nothing hangs on.
+        seen: the requests received, by model.
+        stopping: set when the provider ends, so that no request keeps hanging.
     """
 
     handler = FaultyHandler
@@ -255,7 +255,7 @@ class Upstream(OfflineProvider):
         self._steps = threading.Lock()
 
     def next_step(self, model: str, request: Seen) -> str:
-        """Note a request, and what to do with it."""
+        """Record a request, and return the step that it gets."""
         with self._steps:
             earlier = sum(one.method == request.method for one in self.seen[model])
             self.seen[model].append(request)
@@ -270,13 +270,13 @@ class Upstream(OfflineProvider):
 
 
 class UpstreamControl:
-    """What a test may ask of the provider: a model that fails in some way, and what arrived for it."""
+    """A test's control of the provider: it creates models that fail, and reads the requests that arrived."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
 
     def model(self, posts: str = "ok", polls: str = "", *, bridged: bool = False, research: bool = False) -> str:
-        """A new model on the proxy.
+        """Return the name of a new model on the proxy.
 
         Args:
             posts: steps for its POSTs, joined by `-then-`. A step is `ok`, a status such as `503` (429 comes with
@@ -284,22 +284,22 @@ class UpstreamControl:
                 `garbage`, `zero-retention` (refuses `store: true`), and for responses `slow` (3 s), `failed`,
                 `incomplete`, `refusal`, `empty`.
             polls: likewise for the GETs of its background responses.
-            bridged: whether LiteLLM is to reach it by chat completions.
-            research: whether it is a deep-research model.
+            bridged: True if LiteLLM is to reach it through Chat Completions.
+            research: True for a deep-research model.
         """
         program = f"{posts}+{polls}" if polls else posts
         unique = f"deep-research-{uuid.uuid4().hex}" if research else uuid.uuid4().hex
         return f"{'faulty-bridged' if bridged else 'faulty'}/{_PROGRAMMED.format(program, unique)}"
 
     def requests(self, model: str) -> list[Seen]:
-        """What has arrived for a model: `POST`, `GET` and `CANCEL`, oldest first."""
+        """Return the requests for a model, `POST`, `GET` and `CANCEL`, oldest first."""
         name = quote(model.partition("/")[2] or model, safe="")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{self.base_url}/_seen/{name}", timeout=60) as answer:
             return [Seen(**one) for one in json.load(answer)["seen"]]
 
     def posts(self, model: str) -> int:
-        """How many times it was asked to create something."""
+        """Return the number of creates for a model."""
         return sum(one.method == "POST" for one in self.requests(model))
 
     def wait_for_posts(self, model: str, count: int, seconds: float = 10.0) -> None:
@@ -311,7 +311,7 @@ class UpstreamControl:
 
 
 def configuration(base_url: str) -> dict[str, Any]:
-    """LiteLLM's: models by their names, so that others are unknown, and the two families of faulty ones."""
+    """Return LiteLLM's configuration: models by name, so that others are unknown, and two families of faulty ones."""
     to = {"api_base": base_url, "api_key": "sk-upstream"}
     routes = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
     bridge = {"use_chat_completions_api": True}

@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Launcher:
-    """Starts `python -m litellm_openai_example.gateway`, and ends all it started."""
+    """Starts `python -m litellm_openai_example.gateway`, and ends every process that it started."""
 
     def __init__(self, env: Mapping[str, str], home: Path) -> None:
         self.env = dict(env)
@@ -196,7 +196,7 @@ sys.stdin.read()
 
 @contextmanager
 def stranger(port: int) -> Iterator[list[str]]:
-    """Another user's process that listens on a port if it can; without root it is another process of this user.
+    """Start a process of another user that listens on a port if it can; without root it runs as this user.
 
     Yields:
         a list that holds all that was sent to it, at the end of the block.

@@ -1,4 +1,4 @@
-"""The end of a launcher, by signal or kill -9, is the end of all its children: none may go on spending money."""
+"""All children of a launcher end with it, by signal or kill -9: none may go on spending money."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_uv_ends_with_a_killed_launcher(calls: Path, monkeypatch: pytest.MonkeyP
     assert ensure(lambda _: None).exists()
 
 
-def test_an_interrupted_removal_does_not_leave_it_complete(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_removed_environment_is_not_used(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure(lambda _: None).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)

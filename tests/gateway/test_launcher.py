@@ -66,7 +66,7 @@ def test_the_exit_code_of_a_signal_is_that_of_a_shell(launcher: Launcher) -> Non
     assert launcher.run(*python("import os; os.kill(os.getpid(), 9)")).returncode == 137
 
 
-def test_a_command_leaves_only_the_keys_behind(launcher: Launcher) -> None:
+def test_a_command_leaves_only_the_keys_on_disk(launcher: Launcher) -> None:
     launcher.run(*python("pass"))
     assert {file.name for file in launcher.state.iterdir()} == {"master-key", "salt"}
 
@@ -94,7 +94,7 @@ def test_signals_reach_the_command_and_its_exit_code_is_returned(launcher: Launc
     assert not proxy.is_running()
 
 
-# A program whose signal arrives before `Popen` has returned.
+# Supervises a command, and gets SIGTERM after the fork but before `Popen` has returned: the command must still end.
 EARLY_SIGNAL = """
 import os, signal, subprocess, sys
 from litellm_openai_example.gateway.children import supervise

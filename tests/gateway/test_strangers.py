@@ -1,4 +1,4 @@
-"""Another user of the machine, who tries to listen where a key will be sent."""
+"""Another user of the machine tries to listen on the port that a key will be sent to."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Work = Callable[[Client], Awaitable[None]]
 
 @asynccontextmanager
 async def on_stdio(url: str, **env: str) -> AsyncIterator[Client]:
-    """An agent that starts the server on stdio."""
+    """Connect an agent that starts the server on stdio."""
     env = {"RELAY_BASE_URL": url, "RELAY_API_KEY": KEY, **env}
     server = StdioServerParameters(command=sys.executable, args=["-m", "litellm_openai_example.mcp"], env=env)
     async with Client(stdio_client(server)) as client:
@@ -32,7 +32,7 @@ async def on_stdio(url: str, **env: str) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def over_http(url: str, mode: str = "auto", **headers: str) -> AsyncIterator[Client]:
-    """An agent that uses the relay's `/mcp`."""
+    """Connect an agent to the relay's `/mcp`."""
     sent = {"Authorization": f"Bearer {KEY}"} | {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         httpx.AsyncClient(headers=sent, timeout=60, trust_env=False) as http,
@@ -43,13 +43,13 @@ async def over_http(url: str, mode: str = "auto", **headers: str) -> AsyncIterat
 
 @asynccontextmanager
 async def over_http_of_2025(url: str, **headers: str) -> AsyncIterator[Client]:
-    """The same with the previous protocol version, which most agents use."""
+    """Connect with the previous protocol version, which most agents use."""
     async with over_http(url, "legacy", **headers) as client:
         yield client
 
 
 def agent(reach: Reach, url: str, work: Work) -> None:
-    """An agent, connected for the block."""
+    """Run `work` with a connected agent."""
 
     async def main() -> None:
         async with reach(url) as client:
@@ -59,7 +59,7 @@ def agent(reach: Reach, url: str, work: Work) -> None:
 
 
 async def tell(client: Client, tool: str, meta: Any = None, progress: Any = None, **arguments: Any) -> tuple[bool, str]:
-    """Return whether a call failed, and its text."""
+    """Make a call; return True if it failed, and its text."""
     answer = await client.call_tool(tool, arguments, meta=meta, progress_callback=progress)
     return bool(answer.is_error), getattr(answer.content[0], "text", "")
 

@@ -86,7 +86,7 @@ def test_the_holder_of_the_key_finds_the_run(reach: Known, relay: ThreadedRelay,
 
 @pytest.mark.parametrize("who", NAMED, ids=str)
 def test_an_unverified_name_finds_no_run(relay: ThreadedRelay, who: dict[str, str]) -> None:
-    """Neither a run under the same name, nor one of a caller without a name."""
+    """The caller finds neither a run under the same name, nor one of a caller without a name."""
     hers = [started(over_http, relay), started(over_http, relay, **who)]
     assert started(over_http, relay, **who) not in hers
 
@@ -143,7 +143,7 @@ def test_the_gateway_gets_the_payer(
     assert (headers[TAGS], headers[USER], headers.get(SESSION, "")) == ("team-a,deep", "ann", session)
 
 
-def test_there_is_no_payer_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_payer_is_sent_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")
     id = started(over_http, relay)
     relay.api.until({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}, "running")

@@ -77,7 +77,7 @@ def test_a_restarted_agent_finds_its_run(reach: Reach, relay: ThreadedRelay, ups
             told = await call(client, "deep_research", research_question="Why?", context=["a"])
             ids.append(told["id"])
             assert told["ask_again_in_seconds"] > 0
-        with anyio.move_on_after(0.3):  # during a wait
+        with anyio.move_on_after(0.3):  # the agent goes away during a wait
             await call(client, "research_status", id=ids[0], wait_seconds=50)
 
     async def read(client: Client) -> None:
@@ -145,7 +145,8 @@ def test_a_relay_killed_during_a_run(reach: Reach, sqlite_url: str, upstream: Ga
             try:
                 async with reach(relays[0].api.base_url) as client:
                     told.update(await call(client, "research_status", id=id, wait_seconds=50))
-            except (MCPError, BaseExceptionGroup):  # over HTTP the answer is lost with the relay: the agent polls again
+            except (MCPError, BaseExceptionGroup):
+                # Over HTTP the answer is lost with the relay, and the agent polls again.
                 await anyio.sleep(0.2)
 
     async def work(client: Client) -> None:
@@ -225,7 +226,7 @@ def test_errors_tell_an_agent_how_to_proceed(reach: Reach, relay: ThreadedRelay,
 
 @pytest.mark.parametrize("reach", [on_stdio, over_http], ids=lambda way: way.__name__, indirect=True)
 def test_unknown_arguments_are_refused(reach: Reach, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """As by the API: otherwise a misspelt argument would be missing from a paid run."""
+    """The API refuses them too: otherwise a misspelt argument would be missing from a paid run."""
 
     async def work(client: Client) -> None:
         for tool, given, near in (
@@ -275,7 +276,7 @@ AWAY = {"a proxy without it": reply(b"<html>Bad Gateway", 502), "silence": Answe
 
 @pytest.mark.parametrize("answer", [None, *AWAY])
 def test_an_absent_relay_is_reported_soon(answer: str | None) -> None:
-    """The client's own time limit is 30 s."""
+    """The error comes before the client's time limit of 30 s."""
     took: list[float] = []
 
     async def work(client: Client) -> None:
@@ -300,7 +301,7 @@ MARK = "ZwischenrufXYZ"
 def test_the_log_repeats_nothing_that_an_agent_sent(
     reach: Reach, relay: ThreadedRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even with all libraries at DEBUG."""
+    """All libraries log at DEBUG, and still no line repeats the agent's words."""
     caplog.set_level(logging.DEBUG)
 
     async def work(client: Client) -> None:
@@ -409,7 +410,7 @@ def test_messages_have_a_size_limit(relay: ThreadedRelay) -> None:
 
 @pytest.mark.parametrize("newest", [True, False], ids=["2026", "2025"])
 def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """No waiter, no task, no session."""
+    """No waiter, task or session remains in the relay."""
     upstream.seconds = 60.0
     authorization = {"Authorization": f"Bearer {KEY}"}
     started = relay.api.post(body("Why?", background=True), **authorization).json()
@@ -434,6 +435,7 @@ def test_a_disconnected_agent_leaves_nothing_behind(newest: bool, relay: Threade
     def tasks() -> int:
         return len(asyncio.all_tasks(relay.loop))
 
+    # The count begins after a first connection, which may start tasks that stay.
     leave(1)
     assert eventually(lambda: relay.relay.hub.watchers == 0)
     before = tasks()
@@ -505,7 +507,7 @@ def test_the_documented_client_settings_are_valid() -> None:
 
 
 def test_a_wait_through_an_outage_polls_at_intervals() -> None:
-    """Even if the relay, or a proxy before it, fails each poll at once."""
+    """The intervals hold even if the relay, or a proxy before it, fails each poll at once."""
     asked: list[float] = []
     running = read_view({"invocation_id": "inv_1", "status": "running"})
 
@@ -551,6 +553,7 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
             given: Json = {"research_question": "Why?"}
             offered = (await client.list_tools()).tools[0].input_schema["properties"]
             assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
+            # Omitted, empty and null arguments are the same call, so they must have the same key.
             nulls = dict.fromkeys({*offered} - {"new_run"})
             for arguments in (given, given | {"context": [], "constraints": []}, nulls | given | {"new_run": None}):
                 await client.call_tool("deep_research", arguments)
@@ -565,6 +568,7 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
         "constraints": [],
         "background": True,
     }
+    # Computed here independently of the product: a change of the formula must fail this test.
     whose = json.dumps(["ann", {"x-litellm-tags": "team-a"}])
     key = hashlib.sha256(f"mcp arguments\n{whose}\n{json.dumps(sent, sort_keys=True)}".encode()).hexdigest()
     assert invoked == [(sent, key)] * 3

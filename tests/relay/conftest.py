@@ -29,7 +29,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """The URL of an empty database, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite3"
     url: str = request.getfixturevalue("postgresql").new_database()
@@ -52,7 +52,7 @@ def upstream() -> Iterator[Gateway]:
 def start_relay(
     sqlite_url: str, upstream: Gateway, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[StartRelay]:
-    """Start relays in threads, and check at the end that their log reveals nothing of the gateway."""
+    """A function that starts relays in threads; at the end their log must reveal nothing of the gateway."""
     caplog.set_level(logging.DEBUG, "litellm_relay")
     with ExitStack() as stack:
 

@@ -14,8 +14,8 @@ class Proxy:
     """Forwards bytes, with faults on request.
 
     Attributes:
-        lose_commit: close instead of forwarding the answer to the next COMMIT; only to that of a transaction in which
-            these bytes occurred, if it is bytes. Reset to False afterwards.
+        lose_commit: close instead of forwarding the answer to the next COMMIT. Bytes restrict this to a transaction
+            that contains them. Reset to False afterwards.
         silent: forward nothing on open connections.
     """
 
@@ -107,7 +107,7 @@ async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 @contextmanager
 def proxied_in_thread(url: str) -> Iterator[tuple[Proxy, str]]:
-    """The same with the proxy in a thread, for relays in processes."""
+    """Run the proxy in a thread, for relays in separate processes; return the same as `proxied`."""
     found: list[tuple[Proxy, str]] = []
     ready, loop = threading.Event(), asyncio.new_event_loop()
 

@@ -189,7 +189,7 @@ OURS = (sys.executable, "-m", "litellm_openai_example.relay")
 
 
 class RelayProcess:
-    """A relay process with the given environment: of this release, or another one's program."""
+    """A relay process with the given environment: this release, or the program of another one."""
 
     def __init__(self, env: Mapping[str, str], *arguments: str, program: Sequence[str] = OURS) -> None:
         base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}

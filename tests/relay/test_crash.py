@@ -1,6 +1,6 @@
-"""kill -9 at the worst moments, on both databases: nothing paid twice, nothing lost, and what nobody knows is named so.
+"""kill -9 at the worst moments, on both databases: no run is paid twice or lost, and unknown outcomes are reported.
 
-The relay is a process of its own here, with the pace that users have.
+The relay runs as a separate process, with its default timings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from .running import Api, RelayProcess, body, environment, relay_process
 
 RUNNING = 200
 BURST = 400
-GATE = 8  # a crash leaves at most as many marked as sent which never were
+# A submission is marked as sent just before it leaves. A crash in between leaves at most this many marked in vain.
+GATE = 8
 
 
 class Relays:
@@ -66,20 +67,20 @@ def accepted(api: Api, count: int, **arguments: object) -> list[Json]:
 
 
 def all_running(upstream: Gateway, api: Api, started: list[Json]) -> None:
-    """Wait until they run; nobody asks the relay for what the gateway has not even been sent."""
+    """Wait until all runs are running. The relay is asked only once the gateway has received every submission."""
     assert eventually(lambda: len(upstream.posts) == len(started))
     for one in started:
         api.until(one, "running", timeout=60)
 
 
 def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
-    """Their views once they have ended."""
+    """Return the views of runs once they have ended."""
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda one: api.wait(one, timeout), started))
 
 
 def numbers(upstream: Gateway) -> set[int]:
-    """The numbers of the questions that reached the gateway."""
+    """Return the numbers of the questions that reached the gateway."""
     lines = (line for post in upstream.posts for line in str(post["input"]).splitlines())
     return {int(line.removeprefix("question ")) for line in lines if line.startswith("question ")}
 
@@ -90,13 +91,13 @@ def assert_paid_once(upstream: Gateway) -> None:
 
 
 def finish(upstream: Gateway) -> None:
-    """All that runs at the gateway ends now."""
+    """Complete all responses that run at the gateway."""
     for work in upstream.works.values():
         work.seconds = 0.0
 
 
 class TestKilled:
-    def test_with_200_running(self, relays: Relays, upstream: Gateway) -> None:
+    def test_all_of_200_runs_complete(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         relay = relays.start()
         started = accepted(relay.api, RUNNING)
@@ -109,10 +110,10 @@ class TestKilled:
         assert len(upstream.paid) == RUNNING
         assert_paid_once(upstream)
 
-    def test_what_runs_is_followed_although_a_queued_run_has_taken_the_last_place(
+    def test_a_running_run_is_followed_even_if_a_queued_one_took_the_last_place(
         self, upstream: Gateway, database_url: str
     ) -> None:
-        """Its result is kept at the gateway for minutes, and the other may take an hour."""
+        """The gateway keeps the first result for minutes only, and the second run may take an hour."""
         upstream.seconds = 3600.0
         env = environment(database_url, upstream, RELAY_MAX_RUNNING="1")
         with relay_process(env) as relay:
@@ -126,7 +127,7 @@ class TestKilled:
             assert relay.api.wait(first)["status"] == "completed"
             assert relay.api.view(second)["status"] == "running"
 
-    def test_in_a_burst(self, relays: Relays, upstream: Gateway) -> None:
+    def test_a_kill_in_a_burst_loses_no_run(self, relays: Relays, upstream: Gateway) -> None:
         upstream.accept = 0.3
         relay = relays.start()
 
@@ -145,6 +146,7 @@ class TestKilled:
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(start, range(BURST)))
         relay.end()
+        # Starts without an answer may have been accepted too; only the answered ones are promised a result.
         started = {number: answer for number, answer in enumerate(answers) if answer is not None}
         assert len(started) >= 60
         reached = numbers(upstream)
@@ -155,19 +157,20 @@ class TestKilled:
         assert {views[n]["status"] for n in views.keys() - unknown} == {"completed"}
         assert_paid_once(upstream)
 
-    def test_again_and_again_in_bursts_of_slow_submissions(self, database_url: str) -> None:
-        """What is called indeterminate had left this machine, but for those between the mark and the first byte."""
+    def test_repeated_kills_in_bursts_of_slow_submissions(self, database_url: str) -> None:
+        """Indeterminate runs had left this machine, except those killed between the mark and the first byte."""
         found = burst(database_url, kills=4, seed=int(time.time()))
         assert found.clean, found
         assert found.found.unknown["killed in flight"] > GATE  # slow submissions leave the gate: the README says so
 
     def test_in_a_burst_of_slow_submissions(self, relays: Relays, upstream: Gateway) -> None:
-        """What reached the gateway is unknown, and nothing else but what was just about to leave."""
+        """The outcome is unknown for runs that reached the gateway or were just about to leave, and for no others."""
         upstream.accept = 30.0
         relay = relays.start()
         started = accepted(relay.api, BURST // 4)
         assert eventually(lambda: len(upstream.posts) >= 20)
         relay.kill()
+        # From here the gateway answers at once, so only the killed submissions can remain unknown.
         reached = numbers(upstream)
         upstream.accept = 0.0
         views = ended(relays.start().api, started)
@@ -177,12 +180,13 @@ class TestKilled:
         assert Counter(view["status"] for view in views)["completed"] == len(started) - len(unknown)
         assert_paid_once(upstream)
 
-    def test_before_anything_was_sent(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
-        """The gateway takes no connection: nothing left this machine, so nothing may have been paid."""
+    def test_unsent_runs_are_submitted_after_a_kill(self, relays: Relays, upstream: Gateway, database_url: str) -> None:
+        """The gateway accepts no connection: no request has left this machine, so no run can have been paid."""
+        # A listener with a full backlog keeps the connection pending: the submission begins and sends no byte.
         with socket.socket() as full, socket.socket() as first, socket.socket() as second:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
-            for client in (first, second):  # no more of them get in
+            for client in (first, second):  # they fill the backlog
                 client.setblocking(False)
                 client.connect_ex(full.getsockname())
             nowhere = environment(database_url, upstream, LITELLM_BASE_URL=f"http://127.0.0.1:{full.getsockname()[1]}")
@@ -195,7 +199,7 @@ class TestKilled:
         assert Counter((view["status"], view["error_code"]) for view in views) == {("completed", None): 4}
         assert_paid_once(upstream)
 
-    def test_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
+    def test_blocking_clients_survive_a_restart(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds, upstream.pieces = 5.0, list("durable!")
         relay = relays.start(port := free_port())
         url = relay.api.base_url
@@ -213,11 +217,12 @@ class TestKilled:
             heard = events.result(60)
         assert [event.name for event in heard][-1] == "completed"
         assert [event.name for event in heard].count("completed") == 1
+        # The stream resumed after the last event seen: no event is missing or repeated.
         ids = [int(event.id) for event in heard]
         assert ids == sorted(set(ids))
         assert len(upstream.posts) == 2
 
-    def test_async_clients_ride_through(self, relays: Relays, upstream: Gateway) -> None:
+    def test_async_clients_survive_a_restart(self, relays: Relays, upstream: Gateway) -> None:
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
 
@@ -234,8 +239,8 @@ class TestKilled:
         assert asyncio.run(ride()) == ("completed", "completed")
         assert len(upstream.posts) == 1
 
-    def test_a_start_that_was_not_answered_is_repeated(self, relays: Relays, upstream: Gateway) -> None:
-        """The client cannot know whether it was accepted; its key makes the repeat safe."""
+    def test_an_unanswered_start_is_repeated(self, relays: Relays, upstream: Gateway) -> None:
+        """The client cannot know whether the run was accepted; its key makes the repeat safe."""
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
         with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
@@ -254,16 +259,17 @@ async def last_event(client: AsyncRelayClient, invocation_id: str, token: str) -
     return name
 
 
-def test_a_second_process_on_the_same_ledger(relays: Relays, upstream: Gateway) -> None:
+def test_two_processes_share_a_ledger(relays: Relays, upstream: Gateway) -> None:
     first, second = relays.start(), relays.start()
     started = accepted(first.api, 20) + accepted(second.api, 20)
+    # Each relay is asked for the runs that the other one accepted.
     for api, mine in ((first.api, started[20:]), (second.api, started[:20])):
         assert {view["status"] for view in ended(api, mine)} == {"completed"}
     assert len(upstream.posts) == 40
 
 
-def test_stopped_in_order(relays: Relays, upstream: Gateway) -> None:
-    """SIGTERM: who waits is answered, who watches is told when to come back, and nothing is lost."""
+def test_a_graceful_stop_loses_no_run(relays: Relays, upstream: Gateway) -> None:
+    """On SIGTERM waits are answered, event streams end with a time to reconnect, and no run is lost."""
     upstream.seconds = 6.0
     relay = relays.start()
     started = accepted(relay.api, 20)
@@ -301,7 +307,9 @@ class TestPostgreSQL:
         assert Counter(view["status"] for view in views) == {"completed": 100}
         assert len(upstream.posts) == 100
 
-    def test_the_database_is_restarted(self, relays: Relays, upstream: Gateway, postgresql: PostgreSQL) -> None:
+    def test_a_restart_of_the_database_loses_no_run(
+        self, relays: Relays, upstream: Gateway, postgresql: PostgreSQL
+    ) -> None:
         upstream.seconds = 4.0
         relay = relays.start()
         started = accepted(relay.api, 50)

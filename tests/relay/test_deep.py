@@ -1,4 +1,4 @@
-"""A paid report can always be read, whatever stands in the response beside it."""
+"""A paid report can always be read, no matter how deeply the rest of the response is nested."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def objects(levels: int) -> str:
     return '{"a":' * levels + '"]}\\"["' + "}" * levels
 
 
+# JSON that is odd but within the limit of depth: it is kept whole.
 WHOLE = {
     "200 lists": lists(200),
     "220 objects": objects(220),
@@ -48,6 +49,7 @@ WHOLE = {
     "halves of characters": '{"\\ud800": "\\udc00"}',
     "NUL": '{"\\u0000": "\\u0000"}',
 }
+# JSON deeper than a parser or a database takes: it is cut, and the report beside it must survive.
 DEEP = {f"{levels} {kind.__name__}": kind(levels) for kind in (lists, objects) for levels in (300, 900, 100_000)}
 TELLING = ("220 objects", "NaN", "300 lists", "900 objects", "100000 objects")
 MESSAGE = json.dumps(
@@ -59,6 +61,7 @@ MESSAGE = json.dumps(
         ],
     }
 )
+# Positions of the odd JSON in a response: outside and inside the message that holds the report.
 PLACES = {
     "a tool's output": f'"output": [{{"type": "function_call_output", "output": ODD}}, {MESSAGE}]',
     "usage": f'"usage": {{"total_tokens": 7, "details": ODD}}, "output": [{MESSAGE}]',
@@ -73,7 +76,7 @@ def response(odd: str, place: str) -> bytes:
 
 
 class Upstream(RawServer):
-    """Gives `final` as the way has it: later, at once, or as the last event of a stream."""
+    """A gateway that returns `final` on a poll, at once, or as the last event of a stream."""
 
     final = b""
     at_once = False
@@ -113,7 +116,7 @@ def client(relay: ThreadedRelay) -> Iterator[RelayClient]:
 
 
 def read_everywhere(relay: ThreadedRelay, client: RelayClient, started: Json) -> list[Json]:
-    """The views of a run that has ended, by every way that leads to one."""
+    """Return the views of an ended run from every endpoint that shows one."""
     path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
     id, secret = started["invocation_id"], started["invocation_token"]
     views = [relay.api.wait(started), relay.api.view(started), relay.api.cancel(started)]
@@ -130,7 +133,7 @@ def read_everywhere(relay: ThreadedRelay, client: RelayClient, started: Json) ->
     [(place, "in the background") for place in PLACES]
     + [("a tool's output", way) for way in ("at once", "in a stream")],
 )
-def test_text_and_sources_are_there(
+def test_text_and_sources_survive(
     relay: ThreadedRelay, client: RelayClient, gateway: Upstream, way: str, place: str
 ) -> None:
     gateway.at_once = way == "at once"
@@ -148,7 +151,7 @@ def test_text_and_sources_are_there(
             assert view["response"].get("shortened", False) is cut, name
 
 
-def test_a_start_that_is_repeated_reads_it_too(relay: ThreadedRelay, gateway: Upstream) -> None:
+def test_a_repeated_start_returns_the_report(relay: ThreadedRelay, gateway: Upstream) -> None:
     gateway.final = response(lists(300), "usage")
     for _ in range(2):
         answer = relay.api.post(body("Why?"), Idempotency_Key="k")
@@ -156,7 +159,7 @@ def test_a_start_that_is_repeated_reads_it_too(relay: ThreadedRelay, gateway: Up
 
 
 @pytest.mark.parametrize("odd", [lists(300), objects(900), lists(5000), lists(100_000), "NaN", "9" * 5000])
-def test_a_row_that_an_older_release_wrote_is_read(
+def test_a_row_of_an_older_release_is_read(
     relay: ThreadedRelay, client: RelayClient, gateway: Upstream, tmp_path: Path, odd: str
 ) -> None:
     gateway.final = response("1", "usage")
@@ -175,7 +178,7 @@ def test_a_row_that_an_older_release_wrote_is_read(
     assert "1 runs" in cost_of_runs(url, when(0), as_json=False)
 
 
-def test_what_is_left_out_lies_below_what_is_kept() -> None:
+def test_only_the_deepest_levels_are_dropped() -> None:
     data: Json = {"a": json.loads(lists(DEEPEST)), "b": {"c": [1, {"d": 2}]}}
     cut = within_depth(data)
     assert json.dumps(cut["a"]) == lists(DEEPEST - 1).replace("[]", "[null]")
@@ -194,12 +197,12 @@ def test_brackets_in_texts_do_not_count(levels: int) -> None:
 
 
 @pytest.mark.parametrize("broken", [lists(3000)[:-1], lists(3000) + "]", "[" * 3000, '["' + lists(3000)])
-def test_deep_json_that_is_broken_stays_broken(broken: str) -> None:
+def test_broken_deep_json_is_not_repaired(broken: str) -> None:
     with pytest.raises(ValueError, match=re.compile("Expecting|Extra|Unterminated|delimiter")):
         parse_json(broken)
 
 
-def test_a_view_of_another_relay_can_be_passed_on() -> None:
+def test_a_foreign_relays_deep_view_can_be_serialised() -> None:
     data = {"invocation_id": "inv_1", "status": "completed", "response": {"output": json.loads(lists(300))}}
     view = read_view({**data, "output_text": TEXT})
     assert json.loads(view.model_dump_json())["response"]["shortened"] is True

@@ -60,8 +60,8 @@ def test_the_image_holds_all_package_files() -> None:
         assert (DEPLOY / ".." / ".." / path).exists(), path
 
 
-def test_what_is_installed_serves_agents_too() -> None:
-    """All that the files name is an extra of the package, and `/mcp` is among it."""
+def test_deployments_install_all_extras() -> None:
+    """The unit and the image install all extras of the package; `/mcp` is one of them."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (unit,) = re.findall(r"pip install .*?'\.\[(.*?)\]'", (DEPLOY / "litellm-relay.service").read_text())
     assert set(unit.split(",")) == set(extras)
@@ -70,7 +70,7 @@ def test_what_is_installed_serves_agents_too() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_image_has_the_versions_of_the_lock_file(tmp_path: Path) -> None:
-    """The steps of the build, run here in place of a container."""
+    """Run the steps of the build without a container."""
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     (copied,) = re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)
     for name in (*copied.split(), "litellm_openai_example"):
@@ -97,7 +97,7 @@ def test_the_image_has_the_versions_of_the_lock_file(tmp_path: Path) -> None:
     assert helped.returncode == 0
 
 
-def test_images_have_versions_and_litellm_the_one_that_the_tests_run_with() -> None:
+def test_images_are_pinned_and_litellm_has_the_tested_version() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     images = {name: service["image"] for name, service in services.items() if "image" in service}
     for image in images.values():
@@ -105,7 +105,7 @@ def test_images_have_versions_and_litellm_the_one_that_the_tests_run_with() -> N
     assert images["litellm"].rpartition(":")[2] == f"v{pinned()['litellm']}"
 
 
-def test_only_litellm_and_the_service_that_makes_the_key_have_the_master_key() -> None:
+def test_only_litellm_and_the_key_service_have_the_master_key() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     holders = {name for name, service in services.items() if "LITELLM_MASTER_KEY" in str(service)}
     assert holders == {"litellm", "relay-key"}
@@ -114,7 +114,7 @@ def test_only_litellm_and_the_service_that_makes_the_key_have_the_master_key() -
     assert "DATABASE_URL" in services["litellm"]["environment"]  # without one LiteLLM has no virtual keys
 
 
-def test_each_service_waits_until_what_it_needs_is_healthy() -> None:
+def test_each_service_waits_for_healthy_dependencies() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     for name, service in services.items():
         needed = service.get("depends_on", {})
@@ -168,7 +168,7 @@ def test_the_relay_gets_a_virtual_key_once(gateway: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-def test_a_key_that_cannot_be_made_fails_in_one_line(status: int, gateway: ScriptedServer) -> None:
+def test_a_failure_to_create_the_key_is_one_line(status: int, gateway: ScriptedServer) -> None:
     gateway.script = lambda seen: reply({"error": {"message": f"{RELAY_KEY} {MASTER_KEY}"}}, status)
     done = make_key(gateway.url)
     assert done.returncode == 1
@@ -182,7 +182,7 @@ def test_an_unreachable_litellm_fails_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "relay-0123456789", "sk-short"])
-def test_a_key_that_litellm_would_refuse_is_named(key: str) -> None:
+def test_a_key_in_a_form_that_litellm_refuses_is_named(key: str) -> None:
     done = make_key("http://127.0.0.1:1", LITELLM_RELAY_KEY=key)
     assert (done.returncode, done.stderr) == (2, 'LITELLM_RELAY_KEY must start with "sk-" and have 16 characters\n')
 
@@ -203,7 +203,7 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
 
 @pytest.fixture
 def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of nginx with the documented file, in front of a relay."""
+    """A client of nginx with the documented configuration, in front of a relay."""
     if NGINX is None:
         pytest.skip("needs nginx (Debian: nginx-light)")
     address = start_relay().api.base_url.removeprefix("http://")

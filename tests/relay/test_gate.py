@@ -1,4 +1,4 @@
-"""The gate: how many submissions and polls a gateway gets, by what it shows."""
+"""The gate: it adapts the rate of submissions and polls to the gateway's answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def flight(gate: Gate, wanted: int = 10_000) -> list[Place]:
-    """As many submissions as may begin now."""
+    """Begin as many submissions as the gate admits now."""
     return [gate.enter() for _ in range(gate.room(wanted))]
 
 
@@ -58,7 +58,7 @@ def refused(clock: Clock, places: list[Place], delay: float | None = None) -> No
 
 
 class TestWindow:
-    def test_doubles_each_round_trip_up_to_the_setting(self, clock: Clock) -> None:
+    def test_the_window_doubles_each_round_trip_up_to_the_setting(self, clock: Clock) -> None:
         gate = Gate(200)
         sizes = []
         for _ in range(4):
@@ -68,20 +68,20 @@ class TestWindow:
         assert sizes == [64, 128, 200, 200]
 
     @pytest.mark.parametrize("most", [1, 3, 64])
-    def test_begins_no_wider_than_the_setting(self, clock: Clock, most: int) -> None:
+    def test_the_first_window_is_within_the_setting(self, clock: Clock, most: int) -> None:
         gate = Gate(most)
         places = flight(gate)
         assert len(places) == most
         accepted(clock, places)
         assert len(flight(gate)) == most
 
-    def test_is_halved_by_a_round_of_refusals_once(self, clock: Clock) -> None:
+    def test_a_round_of_refusals_halves_the_window_once(self, clock: Clock) -> None:
         gate = Gate(200)
         places = flight(gate)
         refused(clock, places)
         assert gate.window == 32
 
-    def test_grows_by_one_a_round_trip_once_it_was_halved(self, clock: Clock) -> None:
+    def test_a_halved_window_grows_by_one_each_round_trip(self, clock: Clock) -> None:
         gate = Gate(200)
         refused(clock, flight(gate))
         clock.now += 1
@@ -92,35 +92,35 @@ class TestWindow:
             assert len(places) == size
             accepted(clock, places)
 
-    def test_never_closes_for_good(self, clock: Clock) -> None:
+    def test_the_window_never_closes_permanently(self, clock: Clock) -> None:
         gate = Gate(200)
         for _ in range(100):
             refused(clock, flight(gate))
             clock.now += 60
         assert gate.room(10) == 1
 
-    def test_does_not_grow_unused(self, clock: Clock) -> None:
+    def test_an_unused_window_does_not_grow(self, clock: Clock) -> None:
         gate = Gate(200)
         for _ in range(1000):
             accepted(clock, flight(gate, 5))
         assert gate.window == 64
 
-    def test_does_not_grow_while_the_gateway_queues(self, clock: Clock) -> None:
+    def test_the_window_does_not_grow_while_the_gateway_queues(self, clock: Clock) -> None:
         gate = Gate(200)
         accepted(clock, flight(gate), seconds=0.3)
         for _ in range(20):
             accepted(clock, flight(gate), seconds=1.5)
         assert gate.window == 128
 
-    def test_grows_if_the_gateway_is_always_slow(self, clock: Clock) -> None:
+    def test_the_window_grows_if_the_gateway_is_always_slow(self, clock: Clock) -> None:
         gate = Gate(200)
         accepted(clock, flight(gate, 5), seconds=0.1)
-        clock.now += 100  # the quick answer is no measure for ever
+        clock.now += 100  # the quick answer expires as the measure of a normal delay
         accepted(clock, flight(gate), seconds=1.5)
         accepted(clock, flight(gate), seconds=1.5)
         assert gate.window > 150
 
-    def test_is_not_opened_by_a_model_that_answers_at_the_end(self, clock: Clock) -> None:
+    def test_a_blocking_model_does_not_open_the_window(self, clock: Clock) -> None:
         gate = Gate(200)
         for place in flight(gate):
             place.accepted(finished=True)
@@ -128,7 +128,7 @@ class TestWindow:
         assert gate.blocks
         assert gate.window == 64
 
-    def test_a_place_is_given_back_once(self, clock: Clock) -> None:
+    def test_a_place_is_freed_once(self, clock: Clock) -> None:
         gate = Gate(2)
         places = flight(gate)
         for _ in range(3):
@@ -136,8 +136,8 @@ class TestWindow:
         assert gate.room(10) == 1
 
 
-class TestRefusing:
-    def test_one_at_a_time_probes_and_ever_more_rarely(self, clock: Clock) -> None:
+class TestClosedGate:
+    def test_one_submission_at_a_time_probes_with_growing_pauses(self, clock: Clock) -> None:
         gate = Gate(200)
         refused(clock, flight(gate))
         pauses = []
@@ -150,10 +150,11 @@ class TestRefusing:
             assert len(places) == 1
             assert gate.room(100) == 0  # while it probes
             refused(clock, places)
+        # The pause doubles from half a second up to the longest one.
         assert pauses == [0, 1, 2, 4, 8, 15, 15, 15]
 
     @pytest.mark.parametrize(("delay", "closed"), [(None, 0.5), (0.1, 0.5), (7.0, 7.0), (3600.0, 15.0)])
-    def test_waits_as_long_as_the_gateway_asks_for(self, clock: Clock, delay: float | None, closed: float) -> None:
+    def test_the_gate_waits_as_long_as_the_gateway_asks(self, clock: Clock, delay: float | None, closed: float) -> None:
         gate = Gate(200)
         refused(clock, flight(gate), delay)
         clock.now += closed - 0.1
@@ -161,8 +162,8 @@ class TestRefusing:
         clock.now += 0.2
         assert gate.room(100) == 1
 
-    def test_opens_at_once_when_a_submission_is_accepted(self, clock: Clock) -> None:
-        """The others of a round may be, where a rate limit refuses some."""
+    def test_an_accepted_submission_opens_the_gate_at_once(self, clock: Clock) -> None:
+        """A rate limit refuses some submissions of a round and may accept the others."""
         gate = Gate(200)
         places = flight(gate)
         refused(clock, places[:10], 10.0)
@@ -170,7 +171,7 @@ class TestRefusing:
         accepted(clock, places[10:])
         assert gate.room(100) >= 32
 
-    def test_is_told_at_each_end(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def test_each_end_of_a_refusal_is_logged_once(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "litellm_relay")
         gate = Gate(200)
         for _ in range(50):
@@ -180,7 +181,7 @@ class TestRefusing:
             accepted(clock, flight(gate))
         assert len(caplog.records) == 2
 
-    def test_a_rate_limit_is_not_told(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_rate_limit_is_not_logged(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "litellm_relay")
         gate = Gate(200)
         accepted(clock, flight(gate))
@@ -208,18 +209,19 @@ class TestRefusing:
         assert set(upstream.paid.values()) == {1}
         gaps = [later - earlier for earlier, later in itertools.pairwise(times[: REFUSED + 1])]
         *_, first, second, third = gaps
+        # The last requests are single probes, and the pause before each of them doubles.
         assert [first >= 0.5, second >= 1, third >= 2] == [True] * 3, gaps
 
 
-class TestRelay:
-    def test_submits_many_at_a_time(self, start_relay: StartRelay, upstream: Gateway) -> None:
+class TestSubmissions:
+    def test_many_submissions_run_at_once(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.accept = 600.0
         relay = start_relay(timings=replace(FAST, gate=600.0), max_running=100)
         for number in range(24):
             relay.api.start(str(number))
         assert eventually(lambda: len(upstream.posts) == 24)
 
-    def test_submits_as_many_as_the_setting_allows(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_submissions_are_limited_by_the_setting(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.accept = 2.0
         relay = start_relay(timings=replace(FAST, gate=60.0), submits=8)
         started = [relay.api.start(str(number)) for number in range(12)]
@@ -230,7 +232,7 @@ class TestRelay:
 
 
 class TestPolls:
-    def test_keep_to_their_rate_together(self, clock: Clock) -> None:
+    def test_polls_share_one_rate(self, clock: Clock) -> None:
         gate = Gate(8, polls_per_second=200)
         delays = [gate.poll_delay() for _ in range(401)]
         assert delays[0] == 0
@@ -238,10 +240,11 @@ class TestPolls:
         clock.now += 10
         assert gate.poll_delay() == 0
 
-    def test_one_that_hangs_gives_up_its_place(self) -> None:
+    def test_a_hanging_poll_gives_up_its_place(self) -> None:
         async def main() -> None:
             gate = Gate(8)
 
+            # More hanging polls than the gate has places: the one below must still get in.
             async def hang() -> None:
                 async with gate.polling():
                     await asyncio.sleep(60)
@@ -255,7 +258,7 @@ class TestPolls:
 
         asyncio.run(main())
 
-    def test_an_outage_is_one_line_at_each_end(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_outage_is_logged_once_at_each_end(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "litellm_relay")
         gate = Gate(8)
         for _ in range(50):

@@ -142,7 +142,7 @@ asyncio.run(main())
     "cost", [10**400, 1e308, -1, float("nan"), float("inf"), [1], True, "much"], ids=lambda cost: str(cost)[:9]
 )
 def test_an_impossible_cost(cost: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
-    """The header's cost counts instead; the run ends, and the sum stays a number."""
+    """The header's cost counts instead: the run ends, and the sum of costs stays a finite number."""
     upstream.final = lambda request: message("text") | {"usage": {"cost": cost}, "model": 'm"\n{x}'}
     key = "litellm_relay_cost_usd_total", ""
     before = values(relay)[key]

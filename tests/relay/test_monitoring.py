@@ -1,4 +1,4 @@
-"""Dashboard, alerts and Prometheus's configuration of docs/deploy, against the metrics that a relay exports."""
+"""The dashboard, alerts and Prometheus configuration of docs/deploy, against the metrics that a relay exports."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_wrong_name_is_found(expression: str, found: str, scrape: dict[str, di
     assert problems(expression, scrape) == [found]
 
 
-def test_the_dashboard_shows_what_an_operator_looks_for() -> None:
+def test_the_dashboard_shows_the_metrics_that_operators_need() -> None:
     titles = [panel["title"] for panel in DASHBOARD["panels"]]
     assert len(set(titles)) == len(titles)
     for needed in ("Runs by state", "Queue age", "Ended by outcome", "Cost by day and model", "Upstream errors by kind",
@@ -119,7 +119,7 @@ def test_the_panels_do_not_overlap_and_follow_the_chosen_source() -> None:
     assert [one["name"] for one in DASHBOARD["templating"]["list"]] == ["datasource"]
 
 
-def test_each_alert_has_one_name_and_says_what_is_wrong() -> None:
+def test_each_alert_has_a_unique_name_and_a_description() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
         assert rule["annotations"]["summary"]

@@ -1,4 +1,4 @@
-"""A relay process whose PostgreSQL fails in odd ways: it says so once, loses nothing, and ends when it is told to."""
+"""A relay whose PostgreSQL fails in odd ways: it logs the outage once, loses no run, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ ROLE = "relay_that_owns_no_server"
 
 
 class TestLostCommits:
-    """The answer to one COMMIT is lost: it was made, and the process finds out."""
+    """The answer to one COMMIT is lost: the change was made, and the process finds that out."""
 
     @pytest.mark.parametrize(
         "statement",
         [b"INSERT INTO relay_invocations", b"attempts +", b"SET unsent=", b"SET state", b"output_text="],
         ids=["accept", "claim", "intent", "submitted", "settle"],
     )
-    def test_of_a_run(self, postgresql: PostgreSQL, upstream: Gateway, statement: bytes) -> None:
+    def test_a_run_is_completed_or_cancelled_once(
+        self, postgresql: PostgreSQL, upstream: Gateway, statement: bytes
+    ) -> None:
         with proxied_in_thread(postgresql.new_database()) as (proxy, url):
             with relay_process(environment(url, upstream)) as relay:
                 proxy.lose_commit = statement
@@ -45,6 +47,7 @@ class TestLostCommits:
                 proxy.lose_commit = statement
                 started = relay.api.start("to be cancelled")
                 relay.api.until(started, "running")
+                # The cancel's own commit loses its answer as well: the request to stop must survive that.
                 proxy.lose_commit = b"cancel_requested="
                 assert relay.api.cancel(started)["status"] == "cancelled"
                 assert len(upstream.posts) == 2
@@ -52,7 +55,7 @@ class TestLostCommits:
 
 
 class TestOddOutages:
-    """What an operator may do by hand. It is no outage of the server, and no loop may end by it."""
+    """Changes by an operator at work on the schema: the server is up, and no loop of the worker may end."""
 
     @pytest.mark.parametrize(
         ("break_it", "mend_it", "seconds"),
@@ -67,7 +70,7 @@ class TestOddOutages:
         ],
         ids=["renamed", "revoked", "no lease"],
     )
-    def test_everything_goes_on(
+    def test_all_runs_complete_after_the_repair(
         self, postgresql: PostgreSQL, upstream: Gateway, break_it: str, mend_it: str, seconds: int
     ) -> None:
         upstream.seconds = 1.0
@@ -112,7 +115,7 @@ def administrator(url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.mark.parametrize("running", [0, 3])
-def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, upstream: Gateway, running: int) -> None:
+def test_a_relay_stops_in_time_with_a_silent_database(postgresql: PostgreSQL, upstream: Gateway, running: int) -> None:
     upstream.seconds = 3600.0
     with (
         proxied_in_thread(postgresql.new_database()) as (proxy, url),
@@ -125,14 +128,14 @@ def test_it_ends_in_time_while_the_database_is_silent(postgresql: PostgreSQL, up
 
 
 class TestFrozen:
-    """All processes of PostgreSQL are stopped: the connections stand, and nothing answers."""
+    """All processes of PostgreSQL are suspended: connections stay open, and no statement is answered."""
 
-    def test_it_ends_at_once_when_idle(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_an_idle_relay_stops_at_once(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay, postgresql.frozen():
-            time.sleep(1.2)  # its loops are waiting for answers by now
+            time.sleep(1.2)  # by then its loops wait for answers
             assert_ends(relay)
 
-    def test_it_ends_while_it_starts(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_a_starting_relay_stops(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         url = postgresql.new_database()
         with postgresql.frozen():
             relay = RelayProcess(environment(url, upstream))
@@ -143,7 +146,7 @@ class TestFrozen:
             finally:
                 relay.ensure_ended()
 
-    def test_those_who_wait_are_told_and_the_work_goes_on_later(
+    def test_waiting_clients_are_answered_and_runs_continue_later(
         self, postgresql: PostgreSQL, upstream: Gateway
     ) -> None:
         url = postgresql.new_database()
@@ -164,7 +167,7 @@ class TestFrozen:
                     clients.submit(relay.api.call, "GET", path, headers=token(started[0])),
                     clients.submit(relay.api.call, "POST", f"{path}/cancel", headers=token(started[0])),
                 ]
-                in_flight = 1 + len(streams) + len(asking)  # each on a connection of its own
+                in_flight = 1 + len(streams) + len(asking)  # each on a separate connection
                 assert eventually(lambda: served(relay) >= in_flight)
                 time.sleep(0.5)  # for the last bytes of the requests
                 assert_ends(relay)
@@ -172,16 +175,17 @@ class TestFrozen:
                 assert waiting.result(60).status_code == 202
                 for watched in watching:
                     assert {event.name for event in watched.result(60)} <= {"status", "output_text"}
+        # The runs end while no relay follows them; the next relay must still find every result.
         for work in upstream.works.values():
             work.seconds = 0.0
         with relay_process(environment(url, upstream)) as relay:
-            # The cancel that was not confirmed may have arrived all the same.
+            # The unconfirmed cancel may still have reached the gateway.
             assert relay.api.wait(started[0])["status"] in ("completed", "cancelled")
             for one in started[1:]:
                 assert relay.api.wait(one)["status"] == "completed"
         assert all(count == 1 for count in upstream.paid.values())
 
-    def test_a_start_that_was_refused_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
+    def test_a_refused_start_is_not_carried_out_later(self, postgresql: PostgreSQL, upstream: Gateway) -> None:
         with relay_process(environment(postgresql.new_database(), upstream)) as relay:
             with postgresql.frozen():
                 answer = relay.api.post(body("while it is silent", background=True))
@@ -191,7 +195,7 @@ class TestFrozen:
             assert relay.terminate() == 0
 
     @pytest.mark.parametrize("accept", [1.2, 2.6], ids=["in the gate", "after it"])
-    def test_the_log_names_what_was_paid_for_and_could_not_be_kept(
+    def test_the_log_names_a_paid_response_that_could_not_be_recorded(
         self, postgresql: PostgreSQL, upstream: Gateway, accept: float
     ) -> None:
         upstream.accept = 3600.0

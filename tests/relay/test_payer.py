@@ -1,4 +1,4 @@
-"""The payer of a run: forwarded with the create and every poll, by any owner, and no other header."""
+"""The payer of a run: every owner forwards it with the create and every poll, and no other header."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ logfile = {folder}/log
 
 @pytest.fixture
 def pooled(postgresql: PostgreSQL, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database behind a pooler with four sessions."""
+    """The URL of an empty database behind PgBouncer with four server connections."""
     url, port = make_url(postgresql.new_database()), free_port()
     (tmp_path / "ini").write_text(
         CONFIGURATION.format(
@@ -76,7 +76,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_it_works_behind_a_pooler(pooled: str, upstream: Gateway) -> None:
+def test_the_relay_works_behind_a_pooler(pooled: str, upstream: Gateway) -> None:
     upstream.seconds = 0.5
     with ExitStack() as stack, ThreadPoolExecutor(12) as pool:
         relays = [stack.enter_context(relay_process(environment(pooled, upstream))) for _ in range(2)]

@@ -122,7 +122,7 @@ def test_a_database_without_a_ledger_is_not_changed(tmp_path: Path) -> None:
         assert path.read_bytes() == before
 
 
-def test_a_stdout_that_takes_nothing(sqlite_url: str) -> None:
+def test_an_unwritable_stdout_is_an_error(sqlite_url: str) -> None:
     async def work() -> None:
         async with opened(sqlite_url):
             pass

@@ -1,4 +1,4 @@
-"""The relay's parts together: requests that are waiting for the ledger while it closes."""
+"""The assembled relay: requests that wait for the ledger while it closes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from ..fakes.gateway import Gateway
 from .running import FAST, settings
 
 
-def test_closing_after_a_suspension(sqlite_url: str, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM reaches a suspended process with its time: requests have run out of time and have not noticed yet."""
+def test_requests_fail_cleanly_if_the_relay_closes_after_a_suspension(
+    sqlite_url: str, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed process gets SIGTERM at once: its requests are past their time limit and have not noticed yet."""
 
     async def main() -> None:
         relay = Relay(settings(sqlite_url, upstream, timings=replace(FAST, ledger=0.05)))

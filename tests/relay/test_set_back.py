@@ -34,13 +34,13 @@ class Ledger:
         self._path = str(relay.settings.database_url.database)
 
     def set_back(self, to: str, *, owner: str | None = None) -> None:
-        """Change all rows, and set their owner if one is given."""
+        """Overwrite columns of all rows, and their owner if one is given."""
         owned = f", owner = '{owner}'" if owner else ""
         with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             assert ledger.execute(f"UPDATE relay_invocations SET {to}{owned}").rowcount >= 1
 
     def set_leases_back(self, to: str, leases: str = "true") -> None:
-        """As a backup of some time ago has them, all or some."""
+        """Age the leases, all or some, as in an earlier backup."""
         with closing(sqlite3.connect(self._path, timeout=60)) as ledger, ledger:
             ledger.execute(f"UPDATE relay_invocations SET {to}")
             ledger.execute(
@@ -71,7 +71,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_an_unanswered_submission(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_awaiting_its_answer_is_completed(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.accept = 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -80,7 +80,7 @@ class TestWhileItRuns:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [QUEUED, CLAIMED], ids=["queued", "claimed"])
-    def test_a_blocking_model(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+    def test_a_run_of_a_blocking_model_is_completed(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.bridged, upstream.seconds = True, 3.0
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
@@ -88,14 +88,15 @@ class TestWhileItRuns:
         assert relay.api.wait(started)["status"] == "completed"
         assert len(upstream.posts) == 1
 
-    def test_a_process_killed_afterwards(self, sqlite_url: str, upstream: Gateway) -> None:
-        """By then the ledger knows the upstream id again, or at least that the run was sent."""
+    def test_a_run_survives_a_later_kill(self, sqlite_url: str, upstream: Gateway) -> None:
+        """By the time of the kill the ledger knows the upstream id again, or at least that the run was sent."""
         upstream.seconds = 3600.0
         env = environment(sqlite_url, upstream)
         path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
         with relay_process(env) as relay:
             started = relay.api.start()
             relay.api.until(started, "running")
+            # The upstream id is now in the relay's memory only, until it writes it back.
             with closing(sqlite3.connect(path, timeout=60)) as ledger, ledger:
                 ledger.execute(f"UPDATE relay_invocations SET {CLAIMED}")
             relay.api.until(started, "running")
@@ -118,6 +119,7 @@ class TestAfterItEnded:
 
     @pytest.mark.parametrize("to", [QUEUED, SENT, CLAIMED, AWAITING], ids=["queued", "sent", "claimed", "awaiting"])
     def test_a_run_without_an_id_is_indeterminate(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
+        # A bridged model's response cannot be retrieved, so its result is lost with the ledger's.
         upstream.bridged = True
         started = relay.api.start()
         relay.api.wait(started)
@@ -127,18 +129,19 @@ class TestAfterItEnded:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("to", [SENT, AWAITING], ids=["sent", "awaiting"])
-    def test_a_run_that_no_process_remembers_is_indeterminate(
+    def test_a_run_remembered_by_no_process_is_indeterminate(
         self, relay: ThreadedRelay, upstream: Gateway, to: str
     ) -> None:
         started = relay.api.start()
         relay.api.wait(started)
         ledger = Ledger(relay)
+        # Under another id the run is unknown to the relay's memory, as if its sender had died.
         ledger.set_back(f"id = 'inv_of_nobody', {to}, {UNENDED}", owner=me(relay))
         assert eventually(lambda: ledger.rows("error_code") == [("submission_indeterminate",)])
         assert len(upstream.posts) == 1
 
     def test_a_refused_run_may_be_sent_again(self, relay: ThreadedRelay, upstream: Gateway) -> None:
-        """Nothing was executed before."""
+        """The first submission was refused, so a second one cannot be paid twice."""
         upstream.on_post = lambda request, n: Fault("status", 400) if n == 1 else None
         started = relay.api.start()
         assert relay.api.wait(started)["status"] == "failed"
@@ -161,8 +164,10 @@ class TestTwoRelays:
         assert Counter(view["status"] for view in views) == {"completed": 12}
         assert len(upstream.posts) == 12
 
-    def test_the_submitting_relay_cannot_notice_and_is_full(self, start_relay: StartRelay, upstream: Gateway) -> None:
-        """Its lease is as it wrote it: only the other one's is older."""
+    def test_an_ended_run_of_a_full_and_unaware_relay_is_restored(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
+        """Its own lease is unchanged: only the other relay's shows the set-back."""
         first = start_relay(max_running=1)
         started = first.api.start("ended")
         first.api.wait(started)
@@ -191,13 +196,13 @@ def test_a_standby_without_the_last_commits(postgresql: PostgreSQL, upstream: Ga
         for one in started:
             first.api.until(one, "running")
         processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
-        for process in processes:  # neither sees the change to the ledger
+        for process in processes:  # so that neither sees the change to the ledger
             process.suspend()
         with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
             connection.execute(f"UPDATE relay_invocations SET {QUEUED}")
         postgresql.stop()
         postgresql.start()
-        for process in reversed(processes):  # the one without memory polls first
+        for process in reversed(processes):  # the one that has sent nothing runs first
             process.resume()
         finish(upstream)
         assert eventually(lambda: all(finished(second.api.view(one)) for one in started)), first.log + second.log

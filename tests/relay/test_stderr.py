@@ -1,4 +1,4 @@
-"""Standard streams as a supervisor may leave them: unread, full, closed or broken."""
+"""Standard streams in every state that a supervisor may leave them in: unread, full, closed or broken."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_failed_start_shows_in_the_exit_code(way: Callable[[list[int]], dict[s
 def test_a_signal_during_the_start(
     sign: str, number: signal.Signals, tmp_path: Path, sqlite_url: str, upstream: Gateway
 ) -> None:
-    """As soon as the ledger exists, or the log beside it."""
+    """The signal is sent as soon as the ledger, or the log beside it, exists."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("LITELLM_", "RELAY_"))}
     env = base | environment(sqlite_url, upstream)
     process = subprocess.Popen([*OURS, "--port", "0"], env=env, stderr=subprocess.PIPE, text=True)

@@ -45,7 +45,7 @@ def test_a_relay_without_readyz_is_accepted(other: HTTPServer) -> None:
         relay.check()
 
 
-def test_a_run_of_a_foreign_relay(other: HTTPServer) -> None:
+def test_a_foreign_relays_run_is_read(other: HTTPServer) -> None:
     asked: list[Any] = []
 
     def start(request: Request) -> Response:
@@ -75,7 +75,7 @@ def test_a_run_can_be_picked_up_after_its_relay_is_gone(other: HTTPServer) -> No
 
 @pytest.mark.parametrize("hang", [Answer(pause=60.0), Answer(drip=0.1), Answer(drip_head=0.1)])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_wait_that_hangs_or_drips_is_repeated(
+def test_a_hanging_or_dripping_wait_is_repeated(
     monkeypatch: pytest.MonkeyPatch, hang: Answer, asynchronous: bool
 ) -> None:
     monkeypatch.setattr(relay_calls, "_WAIT_SECONDS", 0.3)

@@ -87,14 +87,14 @@ def test_a_key_that_belongs_to_another_run_is_a_refusal(invoke: Invoke, relay: K
 
 
 @helpers
-def test_a_web_page_is_no_relay(invoke: Invoke, relay: KeyedRelay) -> None:
+def test_a_web_page_is_not_taken_for_a_relay(invoke: Invoke, relay: KeyedRelay) -> None:
     relay.server.answers(reply(b"<!DOCTYPE html><title>Sign in</title>", 200, content_type="text/html"))
     with pytest.raises(RelayError, match="a web page answered, not a relay"):
         invoke(QUESTION)
 
 
 @helpers
-def test_a_relay_that_cannot_be_reached_was_sent_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_relay_received_nothing(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeGateway() as closed:
         monkeypatch.setenv("RELAY_BASE_URL", closed.url)
     with pytest.raises(RelayError, match="does not answer"):
@@ -133,7 +133,7 @@ def test_all_calls_of_a_turn_can_be_found(ask: Ask, gateway: ScriptedServer, rel
 
 
 @helpers
-def test_an_open_answer_is_told_with_its_status_once(invoke: Invoke, relay: KeyedRelay) -> None:
+def test_an_unconfirmed_start_is_reported_once_with_its_status(invoke: Invoke, relay: KeyedRelay) -> None:
     relay.server.script = lambda seen: reply({}, 202)
     with pytest.raises(ResearchUnconfirmedError) as caught:
         invoke(QUESTION)

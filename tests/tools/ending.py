@@ -14,7 +14,7 @@ from typing import NoReturn, Self
 import psutil
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PATIENCE = 5.0  # seconds until what was killed has gone
+_PATIENCE = 5.0  # seconds for killed processes to disappear
 _ROUNDS = 3
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from .ending import Ending
 
-_PATIENCE = 20.0  # seconds for the tests to end when they are told to
+_PATIENCE = 20.0  # seconds for the tests to end after Ctrl-C
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""`python -m tests.tools.licences`: write docs/gateway-licences.md, from what the packages say of themselves."""
+"""`python -m tests.tools.licences`: write docs/gateway-licences.md from the metadata of the packages."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_soak_that_is_stopped_leaves_no_process_and_no_file(folder: Path, number: signal.Signals) -> None:
+def test_a_stopped_soak_leaves_no_process_or_file(folder: Path, number: signal.Signals) -> None:
     program = [sys.executable, "-m", "tests.tools.soak", "--seconds", "60"]
     process = subprocess.Popen(program, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
     with _ended(process):
@@ -90,13 +90,13 @@ for _ in range(2):
 
 
 @pytest.mark.parametrize("given", [{}, {"TMPDIR": "/tmp"}])
-def test_what_ends_well_leaves_all_as_it_was(given: dict[str, str]) -> None:
+def test_a_regular_end_restores_handlers_and_temporary_directory(given: dict[str, str]) -> None:
     env = {name: value for name, value in os.environ.items() if name != "TMPDIR"} | given
     subprocess.run([sys.executable, "-c", TWICE], env=env, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("target", ["run", "run-auto", "gateway", "relay", "bench", "soak", "fuzz"])
-def test_what_make_runs_ends_with_make(tmp_path: Path, target: str) -> None:
+def test_programs_started_by_make_end_with_it(tmp_path: Path, target: str) -> None:
     make = shutil.which("make")
     if make is None:
         pytest.skip("there is no make")

@@ -66,7 +66,9 @@ def interrupt_the_group(first: int, run: int) -> None:
         ("time.sleep(600)", interrupt_the_group, 130),
     ],
 )
-def test_nothing_outlives_a_run(tmp_path: Path, then: str, end: Callable[[int, int], None] | None, code: int) -> None:
+def test_no_process_outlives_a_test_run(
+    tmp_path: Path, then: str, end: Callable[[int, int], None] | None, code: int
+) -> None:
     env = {name: value for name, value in os.environ.items() if name != GUARDED}
     command = [sys.executable, "-c", RUN, str(tmp_path), then]
     process = subprocess.Popen(command, env=env, start_new_session=True, stderr=subprocess.DEVNULL)

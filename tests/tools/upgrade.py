@@ -32,18 +32,18 @@ from ..relay.running import Api, RelayProcess, body, environment
 from .bench.before import checkout
 
 CHECKOUTS = Path("bench-results")  # where the bench has its own
-RUNNING = 5  # at once in one process: the runs that are to be queued have no room
+RUNNING = 5  # at once in one process, so that further runs stay queued
 SLOW = 12.0  # seconds until a slow submission is answered: this relay is up long before
 STATES = {"queued", "submitting", "awaiting", "running", "completed", "incomplete", "failed", "cancelled"}
 _NAME = re.compile(r"upgrade question ([a-z]+)-\d+")
 _AFTER_RESTORE = re.compile(r"```sql\n(UPDATE relay_invocations .*?)\n```", re.DOTALL)
-# What the old release and this one say of the runs that are to fail, and of a model that the provider does not list.
+# Messages of both releases about runs that must fail, and about a model that the provider does not list.
 _EXPECTED = re.compile(r"upstream_failed|submission_indeterminate|does not list")
 
 
 @dataclass
 class Run:
-    """A run that a client was promised, and the statuses that it may end with."""
+    """An accepted run, and the terminal statuses that it may have."""
 
     name: str
     started: JsonObject
@@ -90,8 +90,8 @@ class Upgrade:
 
     Args:
         program: the older revision's command.
-        url: of an empty database.
-        beside: whether the old relay goes on while this one starts.
+        url: URL of an empty database.
+        beside: True if the old relay keeps running while this one starts.
         end: the signal that ends the old one.
     """
 
@@ -142,7 +142,7 @@ class Upgrade:
         self._check(code == (0 if self.end is signal.SIGTERM else -signal.SIGKILL), f"the old relay ended with {code}")
 
     def _fill(self, api: Api) -> None:
-        """A run in every state, at the old relay."""
+        """Start a run in every state at the old relay."""
         for name, ends_as in (("done", "completed"), ("part", "incomplete"), ("broken", "failed")):
             api.wait(self._ask(api, f"{name}-1", ends_as).started)
         stopped = self._ask(api, "stopped-1", "cancelled").started
@@ -153,8 +153,8 @@ class Upgrade:
             until = time.monotonic() + 10
             while not api.view(run.started)["upstream_response_id"]:
                 assert time.monotonic() < until
-        # Ended in the middle of a submission, by SIGTERM 3.5 s later: nobody can know its outcome. Beside the new
-        # relay the old one is asked to end when all are answered, see `_both_serve`.
+        # The old relay ends in the middle of this submission, 3.5 s after SIGTERM: its outcome is unknown. Beside the
+        # new relay the old one gets SIGTERM only once all are answered, see `_both_serve`.
         lost = () if self.beside and self.end is signal.SIGTERM else ("failed",)
         self._ask(api, "slow-1", "completed", *lost)
         time.sleep(2.5)  # longer than a submission stays in the gate
@@ -249,7 +249,7 @@ class Copy:
         self.folder, self.server = folder, server
 
     def __call__(self, url: str) -> str:
-        """A backup of a ledger, restored elsewhere."""
+        """Back up a ledger, restore it elsewhere, and return the URL of the copy."""
         if not url.startswith("sqlite"):
             return self.server.copy(url)
         source = Path(url.partition("///")[2])
@@ -260,7 +260,7 @@ class Copy:
 
 
 def states(url: str) -> dict[str, str]:
-    """The state of every run, as the ledger has it."""
+    """Return the state of every run in the ledger."""
     engine = create_engine(url.replace("+aiosqlite", ""))
     try:
         with engine.connect() as connection:

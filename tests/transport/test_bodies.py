@@ -33,7 +33,7 @@ def client(gateway: ScriptedServer) -> Iterator[LiteLLMClient]:
 
 
 def bulky(text: str = "the report") -> bytes:
-    """A response with its text first, followed by endless logs."""
+    """Return a response with its text first, followed by endless logs."""
     whole = response_body(text)
     whole["output"].append({"type": "code_interpreter_call", "outputs": [{"type": "logs", "logs": "x" * 3 * LIMIT}]})
     return json.dumps(whole).encode()

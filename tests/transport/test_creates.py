@@ -78,7 +78,7 @@ def test_dropped_fields_go_into_extra_body(way: str, sdk: LiteLLM, gateway: Scri
     assert "store" not in body
 
 
-def test_asynchronously(gateway: ScriptedServer) -> None:
+def test_dropped_fields_go_into_extra_body_asynchronously(gateway: ScriptedServer) -> None:
     async def use() -> None:
         async with AsyncLiteLLM(base_url=gateway.url, api_key=KEY) as sdk:
             gateway.answers(REFUSED, reply(RESPONSE))
@@ -189,7 +189,7 @@ def test_any_other_refusal_stands(given: Any, answer: Any, sdk: LiteLLM, gateway
     assert len(gateway.posts) == 1
 
 
-def test_the_library(gateway: ScriptedServer) -> None:
+def test_the_library_sends_the_same_fields(gateway: ScriptedServer) -> None:
     with LiteLLMClient(gateway.url, KEY) as client:
         gateway.answers(reply(response_body(None, "queued")))
         client.create_response("hi", background=True, background_options=WINDOW)

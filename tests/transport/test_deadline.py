@@ -1,4 +1,4 @@
-"""Deadlines hold for hanging and dripping servers: over TLS, a proxy and a reused connection. Forks: test_fork.py."""
+"""Deadlines hold for hanging and dripping servers: over TLS, a proxy and a reused connection (forks: test_fork.py)."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def test_a_deadline_holds_for_a_dripping_server(
     with Proxy() as proxy:
         proxied = way != "tls"
         behind = int(proxy.url.rpartition(":")[2]) if proxied else server.port
+        # Slow from the start hits the handshake or the CONNECT; slow after the POST hits the answer.
         with Trickle(behind, lambda: from_the_start or bool(server.posts)) as trickle:
             url = server.url if proxied else f"https://localhost:{trickle.port}"
             for name in ("HTTP_PROXY", "HTTPS_PROXY") if proxied else ():
@@ -146,6 +147,7 @@ def test_a_deadline_holds_for_tls_in_the_tls_of_a_proxy(
             connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         with connection, suppress(OSError):
             connection.sendall(b"\x16\x03\x03\x40\x00")  # the head of a long record
+            # A byte every 0.05 s keeps each read within any read timeout; only the deadline can end this.
             for _ in range(1200):
                 connection.sendall(b"\x02")
                 time.sleep(0.05)
@@ -233,7 +235,8 @@ def test_a_deadline_bounds_a_stream_too(gateway: ScriptedServer) -> None:
     assert caught.type is as_ever.type
 
 
-def test_a_timeout_does_not_cut_a_stream_that_goes_on(gateway: ScriptedServer) -> None:
+def test_a_timeout_does_not_cut_a_steady_stream(gateway: ScriptedServer) -> None:
+    # 2.4 s in all, longer than the timeout, which bounds the pauses of a stream and not its length.
     gateway.answers(sse(*[{"type": "ping"}] * 8, pause=0.3))
     with LiteLLM(base_url=gateway.url, api_key=KEY, timeout=2.0) as sdk:
         assert len(list(sdk.responses.create(**CREATE, stream=True))) == 8

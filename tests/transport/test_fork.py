@@ -17,7 +17,8 @@ SLOW = {
     "drips from the first byte": Answer(body=b" " * 1000, drip_head=0.05),
 }
 
-# Two of the clients have been used when the process forks; its children run side by side.
+# Two of the clients have open connections when the process forks. Its children run concurrently, so that children
+# that inherited a connection would read each other's answers.
 FORKED = """
 import asyncio, json, os, sys, time
 from litellm_openai_example import AsyncLiteLLM, LiteLLM

@@ -158,6 +158,7 @@ def test_a_client_closed_during_a_call(name: str, gateway: ScriptedServer) -> No
     make, ask = BLOCKING[name]
     client = make(gateway.url)
 
+    # The answer arrives on a connection that is being closed: either error is right, a hang or a traceback is not.
     def answer(_: object) -> Answer:
         client.close()
         return REFUSED
@@ -194,10 +195,11 @@ def test_a_failed_call_leaves_nothing_to_the_garbage_collector(
             except openai.OpenAIError:
                 pass
 
-        call()  # the first call imports, and opens what is kept
+        call()  # the first call imports modules, and opens the connection that is kept
         gc.collect()
         gc.disable()
         try:
+            # SAVEALL keeps all that only the collector could free, that is every reference cycle.
             gc.set_debug(gc.DEBUG_SAVEALL)
             for _ in range(2):
                 call()

@@ -74,6 +74,7 @@ def test_loops_side_by_side(raw_gateway: RawServer) -> None:
         thread.start()
     for thread in threads:
         thread.join(100)
+    # The barrier makes all loops send at once, so that a shared connection would mix up their answers.
     assert sorted(answers) == sorted(f"{number} {turn}" for number in range(4) for turn in range(5))
     assert raw_gateway.connections == 4
 

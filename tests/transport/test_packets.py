@@ -20,7 +20,7 @@ HEAD = b"POST /v1/responses HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 class Written:
-    """A network stream that keeps what is written to it."""
+    """A network stream that records its writes."""
 
     def __init__(self) -> None:
         self.packets: list[bytes] = []

@@ -26,6 +26,7 @@ def deflated(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
+# Bodies that are read in full, with the Content-Encoding that they arrive under, right or wrong.
 READ = {
     "gzip": ("gzip", gzip.compress(BODY)),
     "gzip in capitals": ("GZIP", gzip.compress(BODY)),
@@ -55,6 +56,7 @@ READ = {
     "text with a byte order mark": ("gzip", b"\xef\xbb\xbf" + BODY),
     "no bytes": ("gzip", b""),
 }
+# Bodies that cannot be decompressed: the error must name the encoding.
 LOST = {
     "half a header": ("gzip", gzip.compress(BODY)[:6]),
     "a wrong checksum": ("gzip", gzip.compress(BODY)[:-8] + b"\0" * 8),
@@ -119,7 +121,7 @@ def test_an_encoding_without_its_package_names_the_package(encoding: str, gatewa
 
 
 def bomb(encoding: str) -> bytes:
-    """60 MB in some 60 kB, or compressed twice in a few hundred bytes."""
+    """Return 60 MB compressed to some 60 kB, or compressed twice to a few hundred bytes."""
     whole = b" " * 60_000_000
     if encoding == "deflate":
         return deflated(whole)
@@ -161,6 +163,7 @@ def test_a_compressed_stream_is_read_byte_by_byte(encoding: str, raw_gateway: Ra
 
 def test_a_broken_compressed_stream_keeps_its_text_and_names_the_encoding(raw_gateway: RawServer) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    # The sync flush completes the first event in the compressed bytes; the rest is no deflate data.
     begun = packer.compress(b"data: " + json.dumps(chat_events("Hel", reason=None)[0]).encode() + b"\n\n")
     content = begun + packer.flush(zlib.Z_SYNC_FLUSH) + b"\xff" * 50
     headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}

@@ -139,7 +139,7 @@ def test_an_unsupported_call_has_a_known_outcome(gateway: ScriptedServer) -> Non
     assert len(gateway.seen) == 2
 
 
-def test_the_error_table_tells_permanent_500s(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanent_500s_are_in_the_error_table(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         row._replace(fits=lambda report: report.says("geht nicht")) if row.kind is ErrorKind.NOT_SUPPORTED else row
         for row in error_table.ROWS

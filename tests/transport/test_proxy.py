@@ -33,7 +33,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(params=["direct", "proxied"])
 def way(request: pytest.FixtureRequest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Yield both ways to a server with TLS."""
+    """Yield a server with TLS, reached directly and through a proxy."""
     if request.param == "proxied":
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
 

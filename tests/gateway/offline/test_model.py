@@ -20,7 +20,7 @@ def ask(*texts: str, model: str = "gpt-4o", **how: Any) -> Request:
 @pytest.mark.parametrize(
     "wanted", ["OK", "안녕하세요 🎉", "two\nlines\n\n  indented", '"quoted" $HOME \\n', "a: b", "e\u0301👩‍👩‍👧"]
 )
-def test_it_replies_exactly(wanted: str) -> None:
+def test_a_reply_is_exactly_the_requested_text(wanted: str) -> None:
     assert complete(ask(f"Reply with exactly: {wanted}")).text == wanted
     assert complete(ask(f"\nreply with exactly:{wanted}  \n")).text == wanted
 

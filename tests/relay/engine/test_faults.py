@@ -1,4 +1,4 @@
-"""What becomes of an invocation when the gateway fails, at each step and in each way; and what it costs."""
+"""Failures of the gateway at every step of an invocation: the run's status and error code, and the paid requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..running import FAST, ThreadedRelay
 HTML = {"content-type": "text/html"}
 PAGE = f"<!DOCTYPE html><html><title>Sign in</title>{SECRET_WORDS}</html>"
 
-# JSON that looks like a response's at a glance.
+# JSON of other programs that resembles a response: it must neither end a run nor confirm a submission.
 OTHER_PROGRAMS: list[Json] = [
     {"id": "req-1", "status": "failed"},
     {"id": "req-1", "status": "completed"},
@@ -52,7 +52,9 @@ class TestSubmission:
         ],
     )
     @pytest.mark.parametrize("stream", [False, True])
-    def test_refused(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, code: str, stream: bool) -> None:
+    def test_a_refusal_fails_the_run_unpaid(
+        self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, code: str, stream: bool
+    ) -> None:
         upstream.on_post = lambda request, n: fault
         view = relay.api.wait(relay.api.start(stream=stream))
         assert (view["status"], view["error_code"]) == ("failed", code)
@@ -87,7 +89,7 @@ class TestSubmission:
         ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:60]}",
     )
     @pytest.mark.parametrize("stream", [False, True])
-    def test_perhaps_executed_is_never_sent_again(
+    def test_a_possibly_executed_submission_is_never_repeated(
         self, relay: ThreadedRelay, upstream: Gateway, fault: Fault, stream: bool
     ) -> None:
         upstream.on_post = lambda request, n: fault
@@ -123,7 +125,7 @@ class TestSubmission:
         assert len(upstream.posts) == 1
         assert_clean(str(view), upstream)
 
-    def test_no_answer_until_the_time_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_an_unanswered_submission_is_indeterminate(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("hang", paid=True)
         relay = start_relay(research_timeout=2.0)
         started = relay.api.start()
@@ -132,7 +134,7 @@ class TestSubmission:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_too_many_requests_is_tried_again(self, relay: ThreadedRelay, upstream: Gateway, stream: bool) -> None:
+    def test_a_429_is_retried(self, relay: ThreadedRelay, upstream: Gateway, stream: bool) -> None:
         fault = Fault("status", 429, headers={"retry-after": "0"})
         upstream.on_post = lambda request, n: fault if n <= 3 else None
         view = relay.api.wait(relay.api.start(stream=stream))
@@ -140,13 +142,14 @@ class TestSubmission:
         assert len(upstream.posts) == 4
         assert sum(upstream.paid.values()) == 1
 
-    def test_too_many_requests_until_the_time_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_429_until_the_time_limit_fails_the_run(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("status", 429)
         view = start_relay(research_timeout=1.5).api
         assert view.wait(view.start())["error_code"] == "gateway_unavailable"
 
-    def test_a_gateway_that_comes_later(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_runs_wait_for_a_gateway_that_starts_later(self, start_relay: StartRelay, upstream: Gateway) -> None:
         port = free_port()
+        # Only the port exists so far: a refused connection has sent nothing, so all runs stay queued.
         late = Gateway()
         late.port = port
         relay = start_relay(gateway=_at(port))
@@ -159,13 +162,14 @@ class TestSubmission:
         finally:
             late.stop()
 
-    def test_a_gateway_that_never_comes(self, start_relay: StartRelay) -> None:
+    def test_runs_fail_if_the_gateway_never_starts(self, start_relay: StartRelay) -> None:
         relay = start_relay(gateway=_at(9), research_timeout=1.0)
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("failed", "gateway_unavailable")
 
-    def test_one_that_blocks_does_not_hold_up_the_others(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_hanging_submission_does_not_delay_others(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("hang") if "slow" in request["input"] else None
+        # These stay open for the whole test.
         for n in range(8):
             relay.api.start(f"slow {n}")
         assert relay.api.wait(relay.api.start("quick"))["status"] == "completed"
@@ -195,7 +199,7 @@ class TestPolling:
         ],
         ids=lambda fault: f"{fault.kind}-{fault.status}-{str(fault.body)[:20]}",
     )
-    def test_errors_are_not_those_of_the_research(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault) -> None:
+    def test_failed_polls_do_not_fail_the_run(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault) -> None:
         upstream.on_get = lambda work, n: fault if n <= 3 else None
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["output_text"]) == ("completed", "The answer.")
@@ -223,35 +227,36 @@ class TestPolling:
         ],
         ids=lambda fault: f"{fault.status}-{str(fault.body)[:48]!r}",
     )
-    def test_only_the_gateway_itself_can_lose_a_response(
+    def test_only_the_gateway_can_report_a_response_lost(
         self, start_relay: StartRelay, upstream: Gateway, fault: Fault
     ) -> None:
-        """An ingress that is being redeployed, a proxy that wants a sign-in: outages, however long they last."""
+        """A redeployed ingress, or a proxy that wants a sign-in, is an outage, however long it lasts."""
         relay = start_relay(timings=replace(FAST, missing=0.5))
         until = time.monotonic() + 1.5
         upstream.on_get = lambda work, n: fault if time.monotonic() < until else None
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["output_text"]) == ("completed", "The answer.")
 
-    def test_a_response_is_gone_only_if_nothing_else_is_heard(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_response_is_lost_only_after_consecutive_404s(self, start_relay: StartRelay, upstream: Gateway) -> None:
         relay = start_relay(timings=replace(FAST, missing=0.5))
         until = time.monotonic() + 2.0
+        # LiteLLM's 404 alternates with a proxy's 502: in between, the 404 may be an outage too.
         gone, away = Fault("status", 404), Fault("foreign", 502, PAGE, HTML)
         upstream.on_get = lambda work, n: (gone if n % 2 else away) if time.monotonic() < until else None
         assert relay.api.wait(relay.api.start())["status"] == "completed"
 
-    def test_a_response_that_is_gone_for_good(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_lost_response_fails_the_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_get = lambda work, n: Fault("status", 404)
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("failed", "result_unavailable")
 
-    def test_a_model_that_cannot_be_asked(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_model_without_polls_fails_the_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_get = lambda work, n: litellm_error(500, "GET responses is not supported for custom")
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("failed", "result_unavailable")
         assert upstream.gets == 1
 
-    def test_the_wish_of_the_gateway(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_the_gateways_interval_of_polls_is_kept(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.poll_after_ms, upstream.seconds = 500, 1.0
         relay.api.wait(relay.api.start())
         assert upstream.gets <= 5
@@ -290,7 +295,7 @@ class TestEnding:
         ],
     )
     @pytest.mark.parametrize("how", ["background", "bridged", "stream"])
-    def test_reported_as_what_it_is(
+    def test_each_end_has_its_status_and_code(
         self, relay: ThreadedRelay, upstream: Gateway, final: Json, status: str, code: str, how: str
     ) -> None:
         upstream.bridged = how == "bridged"
@@ -314,7 +319,7 @@ class TestEnding:
             ("x" * 300_000,) * 2,
         ],
     )
-    def test_any_text_can_be_kept(
+    def test_any_text_can_be_stored(
         self, start_relay: StartRelay, upstream: Gateway, database_url: str, text: str, kept: str
     ) -> None:
         upstream.final = lambda request: message(text)
@@ -326,11 +331,11 @@ class TestEnding:
             assert view["response"]["output"][0]["content"][0]["text"] == kept
 
     @pytest.mark.parametrize("cost", ["", "NaN", "-1", "much"])
-    def test_a_cost_that_is_none(self, relay: ThreadedRelay, upstream: Gateway, cost: str) -> None:
+    def test_an_invalid_cost_is_dropped(self, relay: ThreadedRelay, upstream: Gateway, cost: str) -> None:
         upstream.cost = cost
         assert "cost_usd" not in relay.api.wait(relay.api.start())["response"]
 
-    def test_what_was_asked_is_not_shown(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_the_view_does_not_show_the_request(self, start_relay: StartRelay, upstream: Gateway) -> None:
         tools = [{"type": "mcp", "server_url": "https://mcp.example", "headers": {"Authorization": "secret-of-a-tool"}}]
         upstream.final = lambda request: message("text", tools=request["tools"], instructions="secret-of-a-tool")
         relay = start_relay(request={"tools": tools})
@@ -341,7 +346,7 @@ class TestEnding:
 
 class TestView:
     @pytest.mark.parametrize("how", ["background", "bridged", "stream"])
-    def test_sources_cost_and_id(self, relay: ThreadedRelay, upstream: Gateway, how: str) -> None:
+    def test_the_view_has_sources_cost_and_id(self, relay: ThreadedRelay, upstream: Gateway, how: str) -> None:
         upstream.bridged = how == "bridged"
         note = {"type": "url_citation", "url": "https://a.example/", "title": "A"}
         search = {"type": "web_search_call", "action": {"sources": [{"type": "url", "url": "https://b.example/"}]}}
@@ -356,9 +361,9 @@ class TestView:
         assert view["cost_usd"] == 0.25
         assert view["response"]["id"] == view["upstream_response_id"] == "resp_0"
         assert "sources" not in view["response"]
-        assert how == "background" or upstream.gets == 0  # each look at the end is billed anew
+        assert how == "background" or upstream.gets == 0  # LiteLLM bills every poll of an ended response
 
-    def test_too_large_a_response_loses_the_bulk_and_no_source(
+    def test_a_too_large_response_is_shortened_but_keeps_its_sources(
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
         notes = [{"type": "url_citation", "url": f"https://a.example/{n}", "title": "A"} for n in range(20)]
@@ -374,7 +379,7 @@ class TestView:
         assert view["response"]["output"][0]["outputs"][0]["logs"].startswith("xxx")
         assert len(view["sources"]) == 20
 
-    def test_a_model_that_is_not_there_is_named(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_an_unavailable_model_is_named(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: litellm_error(400, "Invalid model name passed in model=x")
         message = relay.api.wait(relay.api.start())["error_message"]
         assert "gpt-6.1-sol" in message
@@ -382,7 +387,7 @@ class TestView:
 
 
 class TestBridged:
-    def test_completes(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_blocking_run_completes_without_polls(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.bridged, upstream.seconds = True, 0.8
         started = relay.api.start()
         relay.api.until(started, "running")
@@ -390,7 +395,9 @@ class TestBridged:
         assert (view["status"], view["output_text"], view["response"]["cost_usd"]) == ("completed", "The answer.", 0.25)
         assert upstream.gets == 0
 
-    def test_more_than_the_gate_run_at_once_once_it_is_known(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_blocking_runs_leave_the_gate_once_the_model_is_known(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         upstream.bridged, upstream.seconds = True, 0.05
         relay = start_relay(timings=replace(FAST, gate=600.0))
         relay.api.wait(relay.api.start("first"))
@@ -404,7 +411,7 @@ class TestBridged:
 class TestStream:
     @pytest.mark.parametrize("kind", ["drop", "status"])
     @pytest.mark.parametrize("after", [0, 1, 2])
-    def test_one_that_breaks_is_settled_by_the_response(
+    def test_a_broken_stream_is_settled_by_a_poll(
         self, relay: ThreadedRelay, upstream: Gateway, kind: str, after: int
     ) -> None:
         upstream.during_stream = lambda sent: Fault(kind) if sent == after else None
@@ -415,7 +422,7 @@ class TestStream:
         assert "".join(event.data["delta"] for event in events if event.name == "output_text") == "The answer."
         assert len(upstream.posts) == 1
 
-    def test_one_that_breaks_and_whose_response_failed(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_broken_stream_of_a_failed_response_fails_the_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.during_stream = lambda sent: Fault("status") if sent == 2 else None
         upstream.final = lambda request: {"status": "failed", "error": {"message": SECRET_WORDS}}
         started = relay.api.start(stream=True)
@@ -425,10 +432,10 @@ class TestStream:
 
     @pytest.mark.parametrize("kind", ["drop", "status"])
     @pytest.mark.parametrize("bridged", [False, True])
-    def test_one_that_breaks_before_its_first_event_may_have_been_paid_for(
+    def test_a_stream_broken_before_its_first_event_is_indeterminate(
         self, relay: ThreadedRelay, upstream: Gateway, kind: str, bridged: bool
     ) -> None:
-        """LiteLLM invents a failed response then, with an id of its own."""
+        """LiteLLM then makes up a failed response, with an id that the provider never gave."""
         upstream.bridged = bridged
         upstream.during_stream = lambda sent: Fault(kind) if sent == -1 else None
         view = relay.api.wait(relay.api.start(stream=True))
@@ -437,42 +444,44 @@ class TestStream:
         assert len(upstream.posts) == 1
 
     @pytest.mark.parametrize("bridged", [False, True])
-    def test_one_that_nobody_asked_for(self, relay: ThreadedRelay, upstream: Gateway, bridged: bool) -> None:
+    def test_an_unrequested_stream_is_read(self, relay: ThreadedRelay, upstream: Gateway, bridged: bool) -> None:
         upstream.unasked, upstream.bridged = True, bridged
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
         assert len(upstream.posts) == 1
 
-    def test_one_that_falls_silent(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_silent_stream_is_replaced_by_polls(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.during_stream = lambda sent: Fault("hang") if sent == 1 else None
         view = relay.api.wait(relay.api.start(stream=True))
         assert (view["status"], view["output_text"]) == ("completed", "The answer.")
 
     @pytest.mark.parametrize("kind", ["drop", "status"])
-    def test_of_a_bridged_model_that_breaks(self, relay: ThreadedRelay, upstream: Gateway, kind: str) -> None:
+    def test_a_broken_stream_of_a_bridged_model_fails_the_run(
+        self, relay: ThreadedRelay, upstream: Gateway, kind: str
+    ) -> None:
         upstream.bridged = True
         upstream.during_stream = lambda sent: Fault(kind) if sent == 2 else None
         view = relay.api.wait(relay.api.start(stream=True))
         code = {"drop": "result_unavailable", "status": "upstream_failed"}[kind]
         assert (view["status"], view["error_code"], view["output_text"]) == ("failed", code, "The answer")
 
-    def test_of_a_bridged_model(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_stream_of_a_bridged_model_completes(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.bridged = True
         assert relay.api.wait(relay.api.start(stream=True))["status"] == "completed"
 
-    def test_that_the_gateway_refuses(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_refused_stream_is_requested_without_streaming(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         fault = litellm_error(400, "stream is not available together with background")
         upstream.on_post = lambda request, n: fault if request.get("stream") else None
         assert relay.api.wait(relay.api.start(stream=True))["status"] == "completed"
         assert sum(upstream.paid.values()) == 1
 
-    def test_whose_text_differs_from_the_response(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_the_final_text_overrides_the_streamed_one(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.final = lambda request: message("Another text.")
         started = relay.api.start(stream=True)
         events = relay.api.events(started)
         assert events[-1].data["output_text"] == "Another text."
 
-    def test_text_comes_while_it_runs(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_text_arrives_during_the_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 1.5
         stream = relay.api.stream(relay.api.start(stream=True))
         for event in stream:
@@ -481,7 +490,7 @@ class TestStream:
         assert next(iter(upstream.works.values())).now()["status"] == "in_progress"
         assert "completed" in [event.name for event in stream]
 
-    def test_cancelled_in_the_middle(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_cancelled_stream_keeps_its_text(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         started = relay.api.start(stream=True)
         next(event for event in relay.api.stream(started) if event.name == "output_text")

@@ -30,7 +30,7 @@ def in_a_tool(text: str) -> JsonObject:
 
 @pytest.mark.parametrize("place", [in_a_message, in_a_tool], ids=lambda place: place.__name__)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
-def test_reading_an_answer_takes_three_copies_at_most(text: str, place: Callable[[str], JsonObject]) -> None:
+def test_reading_an_answer_takes_at_most_three_copies(text: str, place: Callable[[str], JsonObject]) -> None:
     size = len(json.dumps(text, ensure_ascii=False).encode()) - 2
     body = json.dumps(place(text * (SIZE // size)), ensure_ascii=False).encode()
     tracemalloc.start()
@@ -42,4 +42,5 @@ def test_reading_an_answer_takes_three_copies_at_most(text: str, place: Callable
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    # The body itself is one of the copies.
     assert len(body) + peak < 3.3 * SIZE, (len(body) + peak) / SIZE

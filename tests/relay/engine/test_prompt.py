@@ -1,4 +1,4 @@
-"""The research request: what each kind of model is asked for, and what becomes of one that it refuses."""
+"""The research request: its fields for each kind of model, and its second form after a refusal."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ class TestRecipe:
         assert made.get("reasoning") == (None if effort is None else {"effort": effort})
         assert "Name the source" in made["input"]
 
-    def test_what_the_operator_says_is_merged(self) -> None:
+    def test_the_operators_fields_are_merged(self) -> None:
         made = request("gpt-6.1-sol", {"max_tool_calls": 20, "reasoning": {"effort": "xhigh"}, "include": ["x"]})
         assert (made["tools"], made["max_tool_calls"], made["include"]) == ([NEW], 20, ["x"])
         assert made["reasoning"] == {"effort": "xhigh"}
 
     @pytest.mark.parametrize("tools", [None, [], [{"type": "code_interpreter"}]])
-    def test_sources_are_asked_for_only_where_they_can_be_found(self, tools: Any) -> None:
+    def test_sources_are_requested_only_with_a_search_tool(self, tools: Any) -> None:
         made = request("gpt-6.1-sol", {"tools": tools, "reasoning": None})
         assert "Name the source" not in made["input"]
         assert "reasoning" not in made
         assert made.get("tools") == (tools or None)
 
     @pytest.mark.parametrize("kind", ["file_search", "mcp", "web_search_preview"])
-    def test_any_source_of_data_counts(self, kind: str) -> None:
+    def test_any_data_source_counts_as_a_search_tool(self, kind: str) -> None:
         assert "Name the source" in request("x", {"tools": [{"type": kind}]})["input"]
 
-    def test_the_arguments_of_a_client_win(self) -> None:
+    def test_the_clients_arguments_override_the_operators(self) -> None:
         overrides = {"instructions": "Be brief.", "text": {"verbosity": "low"}}
         made = request("x", overrides, system_prompt="Be long.", text_format={"type": "json_object"})
         assert made["instructions"] == "Be long."
@@ -72,7 +72,7 @@ class TestRecipe:
         assert request("x", overrides)["instructions"] == "Be brief."
 
 
-# What stands in the prompt for each value of an argument, word for word: models were tried with it.
+# The exact text of the prompt for each value of an argument: models were tried with these words.
 CONTEXTS: list[tuple[list[str], list[str]]] = [
     ([], []),
     ([" ", ""], []),
@@ -120,7 +120,7 @@ CITATIONS = [
 ]
 
 
-def test_the_prompt_word_for_word() -> None:
+def test_the_prompt_has_its_exact_words() -> None:
     for chosen in product(CONTEXTS, CONSTRAINTS, FORMATS, TEXT_FORMATS, CITATIONS):
         (context, facts), (constraints, limits), (form, deliverable), (text_format, given), (cited, searches, to) = (
             chosen
@@ -140,7 +140,7 @@ def test_the_prompt_word_for_word() -> None:
         assert research_prompt(arguments, searches=searches) == expected, chosen
 
 
-def test_the_language_of_the_report() -> None:
+def test_the_prompt_names_the_language_of_the_report() -> None:
     plain = request("x")["input"]
     asked = "# Language of the report\n\nKorean\n\n# Citations"
     assert request("x", language=" Korean ")["input"] == plain.replace("# Citations", asked)
@@ -156,7 +156,7 @@ def refusal(text: str, param: str | None, **headers: str) -> Fault:
 
 
 def refusing(*fields: str) -> Any:
-    """A gateway whose model refuses these tool names, `reasoning` or `store`."""
+    """Return a gateway hook whose model refuses these tool names, `reasoning` or `store`."""
 
     def on_post(asked: Json, _: int) -> Fault | None:
         kind = asked["tools"][0]["type"]
@@ -173,13 +173,13 @@ def refusing(*fields: str) -> Any:
 
 
 def adapted(relay: ThreadedRelay, kind: str) -> float:
-    """How many runs the relay's metrics call adapted for this reason; of all relays of this process."""
+    """Return the number of adapted requests of a kind, from the metrics; it sums all relays of this process."""
     text = relay.api.call("GET", "/metrics").text
     (line,) = [line for line in text.splitlines() if line.startswith(f'litellm_relay_adapted_total{{kind="{kind}"}}')]
     return float(line.split()[-1])
 
 
-class TestRefused:
+class TestRefusedRequest:
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize(
         ("refused", "posts"),
@@ -191,7 +191,7 @@ class TestRefused:
             (("web_search", "reasoning", "store"), 4),
         ],
     )
-    def test_it_is_sent_as_the_model_wants_it(
+    def test_the_request_is_adapted_to_the_model_and_remembered(
         self, start_relay: StartRelay, upstream: Gateway, refused: tuple[str, ...], posts: int, stream: bool
     ) -> None:
         upstream.on_post = refusing(*refused)
@@ -201,18 +201,20 @@ class TestRefused:
         assert relay.api.wait(relay.api.start("one", stream=stream))["status"] == "completed"
         assert (len(upstream.posts), sum(upstream.paid.values())) == (posts, 1)
         assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
-        assert len(upstream.posts) == posts + 1  # the relay has learned it
+        assert len(upstream.posts) == posts + 1  # adapted from the start, as the relay remembers the refusal
         told = [2.0 if name in refused else 0.0 for name in ("web_search", "reasoning", "store")]
         assert [adapted(relay, kind) - was for kind, was in zip(kinds, before, strict=True)] == told
 
-    def test_by_both_names(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_model_that_refuses_both_search_tools_fails_the_run(
+        self, relay: ThreadedRelay, upstream: Gateway
+    ) -> None:
         upstream.on_post = refusing("web_search", "web_search_preview")
         view = relay.api.wait(relay.api.start())
         assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
         assert len(upstream.posts) == 2
 
     @pytest.mark.parametrize("name", ["reasoning", "store"])
-    def test_what_the_operator_asks_for_is_not_taken_out(
+    def test_the_operators_fields_are_never_removed(
         self, start_relay: StartRelay, upstream: Gateway, name: str
     ) -> None:
         upstream.on_post = refusing(name)
@@ -223,7 +225,7 @@ class TestRefused:
             assert (view["status"], view["error_code"]) == ("failed", "gateway_rejected_request")
         assert [post[name] for post in upstream.posts] == [fields[name]] * 2
 
-    def test_it_is_forgotten_after_a_while(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_an_adaptation_expires(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.on_post = refusing("reasoning")
         relay = start_relay(timings=replace(FAST, learned=1.0))
         assert relay.api.wait(relay.api.start("one"))["status"] == "completed"
@@ -250,7 +252,7 @@ class TestRefused:
             (7, True),
         ],
     )
-    def test_a_fallback_model_teaches_nothing_of_the_model(
+    def test_a_fallback_model_does_not_cause_an_adaptation(
         self, start_relay: StartRelay, upstream: Gateway, model: object, learned: bool, stream: bool
     ) -> None:
         upstream.on_post = lambda asked, n: refusing("reasoning")(asked, n) if n == 1 else None
@@ -260,7 +262,9 @@ class TestRefused:
         assert relay.api.wait(relay.api.start("two", stream=stream))["status"] == "completed"
         assert ["reasoning" in post for post in upstream.posts] == [True, False, not learned]
 
-    def test_one_wrong_deployment_of_two(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_one_refusing_deployment_does_not_cause_an_adaptation(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         refused = refusal("Unsupported parameter", "reasoning.effort", x_litellm_model_id="wrong")
         upstream.on_post = lambda asked, n: refused if n == 1 else None
         upstream.headers = {"x-litellm-model-id": "right", "x-litellm-model-group": "gpt-6.1-sol"}
@@ -269,7 +273,7 @@ class TestRefused:
             assert relay.api.wait(relay.api.start(question))["status"] == "completed"
         assert ["reasoning" in post for post in upstream.posts] == [True, False, True]
 
-    def test_null_takes_store_out(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_null_removes_store(self, start_relay: StartRelay, upstream: Gateway) -> None:
         relay = start_relay(request={"store": None})
         assert relay.api.wait(relay.api.start())["status"] == "completed"
         assert "store" not in upstream.posts[0]

@@ -1,4 +1,4 @@
-"""Wishes to stop a run: cancelled is only what the gateway has stopped or what was never sent to it."""
+"""Requests to stop a run: only a run that the gateway has stopped, or never received, is called cancelled."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..conftest import StartRelay
 from ..running import FAST, Json, ThreadedRelay, environment, relay_process
 
 HTML = {"content-type": "text/html"}
+# Answers that do not confirm a cancel: errors, proxies' pages, and JSON of other programs that resembles a response.
 OUTAGES = [
     Fault("status", 500),
     Fault("status", 503),
@@ -55,20 +56,20 @@ def running(relay: ThreadedRelay, **arguments: object) -> Json:
 
 
 def ask_to_cancel(relay: ThreadedRelay, started: Json) -> Json:
-    """Cancel without waiting for what becomes of it."""
+    """Cancel, and return the view in the answer, terminal or not."""
     return relay.api.cancel(started)
 
 
 @pytest.fixture
 def impatient(start_relay: StartRelay) -> ThreadedRelay:
-    """A relay whose answer to a cancel does not wait long."""
+    """A relay that answers a cancel soon, before the gateway has confirmed it."""
     return start_relay(timings=replace(FAST, cancel=0.2))
 
 
 class TestBeforeTheGatewayAnswers:
     @pytest.mark.parametrize("gate", [60.0, 0.05], ids=["in the gate", "after it"])
     @pytest.mark.parametrize("stream", [False, True])
-    def test_the_id_is_waited_for_and_cancelled(
+    def test_a_cancel_waits_for_the_id_of_the_response(
         self, start_relay: StartRelay, upstream: Gateway, gate: float, stream: bool
     ) -> None:
         upstream.accept, upstream.seconds = 3600.0, 3600.0
@@ -83,7 +84,7 @@ class TestBeforeTheGatewayAnswers:
         assert [work.cancelled for work in upstream.works.values()] == [True]
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_model_that_blocks_is_not_stopped_and_its_text_is_kept(
+    def test_a_blocking_model_is_not_stopped_and_its_text_is_kept(
         self, impatient: ThreadedRelay, upstream: Gateway, stream: bool
     ) -> None:
         upstream.bridged, upstream.seconds = True, 3600.0
@@ -94,9 +95,8 @@ class TestBeforeTheGatewayAnswers:
         view = impatient.api.wait(started)
         assert (view["status"], view["output_text"], view["cost_usd"]) == ("completed", "The answer.", 0.25)
 
-    def test_a_submission_that_is_lost_is_not_called_cancelled(
-        self, impatient: ThreadedRelay, upstream: Gateway
-    ) -> None:
+    def test_a_lost_submission_is_not_called_cancelled(self, impatient: ThreadedRelay, upstream: Gateway) -> None:
+        # The gateway executes the submission and never answers, so its response has no known id to cancel.
         asked = []
 
         def lose(request: Json, n: int) -> Fault:
@@ -112,12 +112,12 @@ class TestBeforeTheGatewayAnswers:
             states = ledger.execute("SELECT state, error_code, cancel_requested FROM relay_invocations").fetchall()
         assert states == [("failed", "submission_indeterminate", 1)]
 
-    def test_a_refused_one_is_told_as_refused(self, impatient: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_refused_submission_is_reported_as_refused(self, impatient: ThreadedRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("status", 400)
         view = impatient.api.wait(impatient.api.start())
         assert view["error_code"] == "gateway_rejected_request"
 
-    def test_what_has_not_left_is_cancelled_at_once(self, start_relay: StartRelay) -> None:
+    def test_an_unsent_submission_is_cancelled_at_once(self, start_relay: StartRelay) -> None:
         with full_backlog() as port:
             relay = start_relay(gateway=GatewaySettings(f"http://127.0.0.1:{port}/v1", KEY))
             started = relay.api.start()
@@ -125,9 +125,10 @@ class TestBeforeTheGatewayAnswers:
             view = relay.api.cancel(started)
         assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
 
-    def test_one_that_was_not_taken_is_cancelled_before_the_next_try(
+    def test_a_rejected_submission_is_cancelled_before_the_retry(
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
+        # Between the refusal and the retry the run is queued, so the cancel needs no gateway.
         upstream.on_post = lambda request, n: Fault("status", 429, headers={"retry-after": "30"})
         relay = start_relay(timings=replace(FAST, retry=15.0))
         started = relay.api.start()
@@ -138,7 +139,9 @@ class TestBeforeTheGatewayAnswers:
 
 class TestRepeated:
     @pytest.mark.parametrize("fault", OUTAGES, ids=named)
-    def test_until_the_gateway_answers(self, relay: ThreadedRelay, upstream: Gateway, fault: Fault) -> None:
+    def test_a_cancel_is_repeated_until_the_gateway_answers(
+        self, relay: ThreadedRelay, upstream: Gateway, fault: Fault
+    ) -> None:
         upstream.seconds = 60.0
         started = running(relay)
         upstream.on_cancel = times(3, fault)
@@ -147,7 +150,7 @@ class TestRepeated:
         assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
         assert upstream.cancels == 4
 
-    def test_of_a_stream(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_the_cancel_of_a_stream_is_repeated(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 60.0
         started = relay.api.start(stream=True)
         next(event for event in relay.api.stream(started) if event.name == "output_text")
@@ -157,7 +160,7 @@ class TestRepeated:
         assert (view["status"], view["output_text"]) == ("cancelled", "The ")
         assert upstream.cancels == 4
 
-    def test_until_it_ends_by_itself(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_cancel_is_repeated_until_the_run_ends(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 2.0
         started = running(relay)
         upstream.on_cancel = lambda work: Fault("status", 503)
@@ -166,7 +169,7 @@ class TestRepeated:
         assert (view["status"], view["output_text"]) == ("completed", "The answer.")
         assert upstream.cancels >= 2
 
-    def test_with_pauses_that_grow(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_pauses_between_cancels_grow(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 60.0
         relay = start_relay(timings=replace(FAST, longest_poll=5.0, cancel=2.0))
         started = running(relay)
@@ -174,7 +177,9 @@ class TestRepeated:
         relay.api.cancel(started)
         assert 2 <= upstream.cancels <= 20  # 40 without growth
 
-    def test_not_of_a_model_that_cannot_be_stopped(self, relay: ThreadedRelay, upstream: Gateway) -> None:
+    def test_a_cancel_that_the_model_does_not_support_is_not_repeated(
+        self, relay: ThreadedRelay, upstream: Gateway
+    ) -> None:
         error = {"message": "cancel is not supported for custom", "type": None, "param": None, "code": "500"}
         upstream.seconds = 1.5
         started = running(relay)
@@ -198,7 +203,7 @@ class TestRepeated:
         assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
         assert [work.cancelled for work in upstream.works.values()] == [True]
 
-    def test_by_a_process_that_takes_over(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_process_that_takes_over_repeats_the_cancel(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         upstream.on_cancel = lambda work: Fault("drop")
         first = start_relay(timings=replace(FAST, cancel=0.2))
@@ -209,15 +214,16 @@ class TestRepeated:
         upstream.on_cancel = lambda work: None
         assert second.api.wait(started)["status"] == "cancelled"
 
-    def test_for_a_submission_that_was_answered_too_late(
+    def test_a_response_that_arrives_too_late_is_cancelled(
         self, start_relay: StartRelay, upstream: Gateway, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Another process has called it indeterminate meanwhile: nobody reads its result, and it must not go on."""
+        """Another process has given the run up as indeterminate: its result would be paid for and never read."""
         upstream.accept, upstream.seconds = 1.0, 3600.0
         upstream.on_cancel = times(3, Fault("status", 503))
         relay = start_relay()
         started = relay.api.start()
         assert eventually(lambda: upstream.posts)
+        # The state that another process leaves when it declares this one dead.
         given_up = "state = 'failed', error_code = 'submission_indeterminate', owner = NULL"
         change(relay, f"UPDATE relay_invocations SET {given_up}")
         assert eventually(lambda: any(work.cancelled for work in upstream.works.values()))
@@ -226,7 +232,7 @@ class TestRepeated:
         assert (view["error_code"], view["upstream_response_id"]) == ("submission_indeterminate", "resp_0")
         assert eventually(lambda: "cancelled at the gateway" in caplog.text)
 
-    def test_for_a_late_one_the_log_names_what_could_not_be_stopped(
+    def test_the_log_names_a_late_response_that_could_not_be_stopped(
         self, start_relay: StartRelay, upstream: Gateway, caplog: pytest.LogCaptureFixture
     ) -> None:
         upstream.accept, upstream.seconds = 1.0, 3600.0
@@ -242,7 +248,9 @@ class TestRepeated:
 
 
 class TestTimeLimit:
-    def test_is_told_once_the_gateway_has_confirmed_it(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_the_time_limit_is_reported_once_the_gateway_has_confirmed_the_end(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         upstream.seconds = 3600.0
         upstream.on_cancel = lambda work: Fault("status", 503)
         relay = start_relay(research_timeout=1.5)
@@ -252,20 +260,23 @@ class TestTimeLimit:
         upstream.on_cancel = lambda work: None
         assert relay.api.wait(started)["error_code"] == "research_timeout"
 
-    def test_of_a_run_that_ends_meanwhile(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_run_that_ends_meanwhile_is_completed(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3.0
         upstream.on_cancel = lambda work: Fault("drop")
         relay = start_relay(research_timeout=1.5)
         assert relay.api.wait(relay.api.start())["status"] == "completed"
 
-    def test_while_the_gateway_is_away(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_run_that_ends_during_an_outage_is_completed(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 2.5
         upstream.on_cancel = lambda work: Fault("status", 502)
+        # The limit passes during the outage; the run ends before the gateway can confirm a cancel.
         upstream.on_get = lambda work, n: Fault("status", 502) if n < 8 else None
         relay = start_relay(research_timeout=1.5)
         assert relay.api.wait(relay.api.start())["status"] == "completed"
 
-    def test_is_kept_through_a_restart_with_another_limit(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_an_exceeded_limit_survives_a_restart_with_another_one(
+        self, start_relay: StartRelay, upstream: Gateway
+    ) -> None:
         upstream.seconds = 3600.0
         upstream.on_cancel = lambda work: Fault("status", 503)
         first = start_relay(research_timeout=1.5)
@@ -276,22 +287,25 @@ class TestTimeLimit:
         second = start_relay()
         assert second.api.wait(started)["error_code"] == "research_timeout"
 
-    def test_counts_what_was_followed_before_a_restart(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_the_limit_counts_the_time_before_a_restart(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         first = start_relay()
         started = running(first)
         assert eventually(lambda: upstream.gets >= 5)
         first.stop()
+        # Stands for 1,000 s of polls by the first relay, whose own limit is longer.
         change(first, "UPDATE relay_invocations SET followed = followed + 1000")
         assert upstream.cancels == 0
         second = start_relay(research_timeout=1000.0)
         assert second.api.wait(started)["error_code"] == "research_timeout"
 
-    def test_a_run_that_is_picked_up_is_looked_at_first(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_recovered_run_is_polled_before_it_is_stopped(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 3600.0
         first = start_relay()
         started = running(first)
         first.stop()
+        # The run ends while no relay is up. Over the limit and cancelled, it could be stopped at once; its paid
+        # result must be read first.
         for work in upstream.works.values():
             work.seconds = 0.0
         change(first, "UPDATE relay_invocations SET followed = 1e6, cancel_requested = 1")
@@ -300,9 +314,7 @@ class TestTimeLimit:
         assert upstream.cancels == 0
 
     @pytest.mark.parametrize("hours", [9, -9, 24 * 365])
-    def test_a_clock_that_is_wrong_at_the_restart_stops_nothing(
-        self, upstream: Gateway, sqlite_url: str, hours: int
-    ) -> None:
+    def test_a_wrong_clock_at_a_restart_stops_no_run(self, upstream: Gateway, sqlite_url: str, hours: int) -> None:
         upstream.seconds = 3600.0
         env = environment(sqlite_url, upstream)
         with relay_process(env) as relay:
@@ -310,6 +322,7 @@ class TestTimeLimit:
             for one in started:
                 relay.api.until(one, "running")
             relay.kill()
+        # Moving the rows in time equals a step of the clock in the other direction, without touching the machine's.
         columns = ("created_at", "updated_at", "started_at")
         moved = ", ".join(f"{column} = {column} - {hours * 3600}" for column in columns)
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite+aiosqlite:///"))) as ledger, ledger:
@@ -322,7 +335,7 @@ class TestTimeLimit:
                 work.seconds = 0.0
             assert {relay.api.wait(one)["status"] for one in started} == {"completed"}
 
-    def test_of_what_was_never_sent_counts_no_clock_either(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_wrong_clock_does_not_end_an_unsent_run(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.on_post = lambda request, n: Fault("status", 429)
         first = start_relay(research_timeout=30.0)
         started = first.api.start()
@@ -350,7 +363,8 @@ def ledger_of(relay: ThreadedRelay) -> sqlite3.Connection:
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port that takes no connection, and refuses none."""
+    """Yield a port that neither accepts nor refuses connections, because its backlog is full."""
+    # Linux queues one connection more than the backlog of 0; the second one stays pending, as every later one does.
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -1,4 +1,4 @@
-"""A submission that certainly never left this machine is tried again, whatever kept it here."""
+"""A submission that certainly never left this machine is retried, for every reason that kept it here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..running import OURS, RelayProcess, environment
 
 
 def submitted_to(base_url: str) -> tuple[Exception | None, int]:
-    """How a submission to this address fails, and how often it was about to leave."""
+    """Submit to this address; return the error, and the number of times the request was about to leave."""
     left = 0
 
     async def prepare() -> None:
@@ -47,7 +47,7 @@ def submitted_to(base_url: str) -> tuple[Exception | None, int]:
 
 @contextmanager
 def answering(*answer: bytes) -> Iterator[int]:
-    """A port on which each connection gets these bytes after its first ones came, and is closed."""
+    """Yield a port that answers the first bytes of each connection with these, then closes it."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -64,8 +64,8 @@ def answering(*answer: bytes) -> Iterator[int]:
         server.shutdown()
 
 
-class TestNothingLeft:
-    def test_nobody_listens(self) -> None:
+class TestNotSent:
+    def test_a_port_without_a_listener(self) -> None:
         error, left = submitted_to("http://127.0.0.1:9")
         assert (type(error), left) == (NotSent, 0)
 
@@ -74,7 +74,7 @@ class TestNothingLeft:
         assert (type(error), left) == (NotSent, 0)
 
     @pytest.mark.parametrize("name", ["a" * 70 + ".example", "x..example", "\N{SNOWMAN}" * 70 + ".example"])
-    def test_a_name_that_is_none(self, name: str) -> None:
+    def test_an_invalid_host_name(self, name: str) -> None:
         try:
             error, left = submitted_to(f"https://{name}")
         except ValueError:  # refused before a client was made
@@ -82,7 +82,7 @@ class TestNothingLeft:
         assert (type(error), left) == (NotSent, 0)
 
     @pytest.mark.parametrize("address", ["https://240.0.0.1", "https://[100::1]", "https://0.0.0.0:1"])
-    def test_a_network_that_cannot_be_reached(self, address: str) -> None:
+    def test_an_unreachable_network(self, address: str) -> None:
         error, left = submitted_to(address)
         assert (type(error), left) == (NotSent, 0)
 
@@ -91,7 +91,7 @@ class TestNothingLeft:
         [(), (b"HTTP/1.1 400 Bad Request\r\n\r\n",), (b"\x15\x03\x01\x00\x02\x02\x28",), (b"\x00" * 2000,)],
         ids=["closed", "plain HTTP", "alert", "noise"],
     )
-    def test_no_handshake(self, answer: tuple[bytes, ...]) -> None:
+    def test_a_failed_tls_handshake(self, answer: tuple[bytes, ...]) -> None:
         with answering(*answer) as port:
             error, left = submitted_to(f"https://127.0.0.1:{port}")
         assert (type(error), left) == (NotSent, 0)
@@ -122,18 +122,19 @@ class TestNothingLeft:
         assert not upstream.posts
 
 
-def test_what_left_and_was_not_answered_is_unknown() -> None:
+def test_the_outcome_of_an_unanswered_submission_is_unknown() -> None:
     with answering(b"") as port:
         error, left = submitted_to(f"http://127.0.0.1:{port}")
     assert (type(error), left) == (OutcomeUnknown, 1)
 
 
 def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]]) -> tuple[Exception | None, int]:
-    """Run `work` in an event loop that may open a few files, and no connection."""
+    """Run `work` with file descriptors for an event loop, but none for a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # what the event loop opens for itself
+        spare = [stack.enter_context(socket.socket()) for _ in range(3)]  # for the event loop
         highest = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        # Fill the gaps below the limit, so that closing `spare` leaves exactly three free descriptors.
         while (filler := socket.socket()).fileno() < highest:
             stack.enter_context(filler)
         filler.close()
@@ -146,17 +147,17 @@ def within_files_of_this_process(work: Callable[[], tuple[Exception | None, int]
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_relay_without_file_descriptors_for_a_while(sqlite_url: str, upstream: Gateway) -> None:
+def test_a_relay_survives_a_lack_of_file_descriptors(sqlite_url: str, upstream: Gateway) -> None:
     program = ("prlimit", "--nofile=48", *OURS)
     relay = RelayProcess(environment(sqlite_url, upstream), program=program)
     try:
         relay.ready()
-        assert relay.api.call("GET", "/healthz").status_code == 200  # a connection that the starts below use again
+        assert relay.api.call("GET", "/healthz").status_code == 200  # opens the connection that the starts below reuse
         with ExitStack() as stack:
             port = int(relay.api.base_url.rpartition(":")[2])
             for _ in range(80):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
-            upstream.accept = 1.0  # no submission takes over the connection of the one before
+            upstream.accept = 1.0  # so that no submission can reuse the previous one's connection
             started = [relay.api.start(f"meanwhile {n}") for n in range(3)]
             assert eventually(lambda: "not accepting" in relay.log), relay.log
         assert {relay.api.wait(one)["status"] for one in started} == {"completed"}

@@ -1,4 +1,4 @@
-"""A change that comes while those who watch are busy is not missed: it is not told again."""
+"""A watcher that is busy when a change comes does not miss it: no second notification follows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDED = Record(**{**vars(RUNNING), "state": "completed", "owner": None, "output_
 
 
 class Watched:
-    """A relay with one invocation, and a request for it."""
+    """A relay with one invocation; it also stands for the request that watches it."""
 
     closing = False
 
@@ -67,7 +67,7 @@ class Watched:
 
 
 class Ending(Watched):
-    """It ends whenever somebody has just looked at it."""
+    """An invocation that ends right after a watcher has read it as running."""
 
     @property
     def closing(self) -> bool:  # type: ignore[override]
@@ -75,7 +75,7 @@ class Ending(Watched):
         return False
 
 
-def test_one_who_waits() -> None:
+def test_a_change_during_a_wait_is_seen() -> None:
     async def use() -> Any:
         async with asyncio.timeout(60):
             return await wait(Ending(), RUNNING)  # type: ignore[arg-type]
@@ -83,12 +83,13 @@ def test_one_who_waits() -> None:
     assert asyncio.run(use()).status_code == 200
 
 
-def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_ends_for_a_disconnected_client_despite_constant_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "_LIVENESS", 0.2)
 
     async def use() -> Any:
         relay = Watched()
 
+        # Notifications faster than the check for a disconnect: each wakes the wait, and none may postpone the check.
         async def happen() -> None:
             while True:
                 await asyncio.sleep(0.01)
@@ -104,7 +105,7 @@ def test_one_who_has_gone_is_not_waited_for_however_much_happens(monkeypatch: py
     assert asyncio.run(use()).status_code == 202
 
 
-def test_one_who_reads_slowly() -> None:
+def test_a_slow_reader_of_events_gets_the_end() -> None:
     async def use() -> str:
         relay, told = Watched(), ""
         async with asyncio.timeout(60):
@@ -114,4 +115,5 @@ def test_one_who_reads_slowly() -> None:
                     relay.end()
         return told
 
+    # The run ended while the reader was busy with the first event; no further notification was sent.
     assert asyncio.run(use()).count("event: completed") == 1

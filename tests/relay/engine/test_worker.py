@@ -1,4 +1,4 @@
-"""A worker whose ledger or gateway fails in odd ways: its loops go on, and it finds again what is its own."""
+"""A worker whose ledger or gateway fails in odd ways: its loops go on, and it finds its own runs again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestLoops:
     @pytest.mark.parametrize(
         ("name", "failures"), [("pending", 3), ("claim", 3), ("heartbeat", 3), ("owned", 1), ("cancel_requests", 3)]
     )
-    def test_survive_any_exception_and_say_it_once(
+    def test_loops_survive_any_exception_and_log_it_once(
         self,
         relay: ThreadedRelay,
         upstream: Gateway,
@@ -52,6 +52,7 @@ class TestLoops:
             assert eventually(lambda: calls >= failures)
             said = [record.getMessage() for record in caplog.records if "failed (KeyError" in record.getMessage()]
             assert len(said) <= 1
+        # The call works again: the loop must still be there to pick the run up.
         relay.api.until(started, "running")
         upstream.seconds = 0.0
         upstream.finish()
@@ -59,7 +60,7 @@ class TestLoops:
         assert relay.api.wait(relay.api.start("after it"))["status"] == "completed"
         assert "words of a driver" not in caplog.text
 
-    def test_one_that_ends_ends_the_process(self, relay: ThreadedRelay) -> None:
+    def test_a_loop_that_ends_stops_the_process(self, relay: ThreadedRelay) -> None:
         loop = next(one for one in asyncio.all_tasks(relay.loop) if one.get_name() == "claiming")
         relay.loop.call_soon_threadsafe(loop.cancel)
         assert eventually(lambda: relay.relay.failed)
@@ -68,13 +69,14 @@ class TestLoops:
 
 class TestLostCommits:
     @pytest.mark.parametrize("answer", ["unavailable", "found nothing"])
-    def test_of_a_claim(
+    def test_a_lost_answer_to_a_claim_loses_no_run(
         self, relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch, answer: str
     ) -> None:
-        """It was made, and this process does not know; a repeat finds nothing to claim."""
+        """The claim was committed without this process's knowledge, and a repeat finds nothing to claim."""
         claim = relay.relay.ledger.claim
         lost: list[str] = []
 
+        # The real claim is committed, and only its answer is replaced.
         async def losing(limit: int, **how: Any) -> Any:
             claimed = await claim(limit, **how)
             if not claimed or lost:
@@ -90,7 +92,9 @@ class TestLostCommits:
         assert view["status"] == "completed"
         assert len(upstream.posts) == 1
 
-    def test_of_a_take_over(self, start_relay: StartRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_lost_answer_to_a_take_over_loses_no_run(
+        self, start_relay: StartRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         upstream.seconds = 3.0
         first = start_relay()
         started = first.api.start()
@@ -110,10 +114,10 @@ class TestLostCommits:
         assert lost == [started["invocation_id"]]
 
 
-def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
+def test_a_take_over_follows_all_runs_but_starts_none_beyond_the_limit(
     start_relay: StartRelay, upstream: Gateway
 ) -> None:
-    """What runs already costs no more for being followed, and its result is kept at the gateway for minutes."""
+    """Following a paid run costs nothing more, and the gateway keeps its result for minutes only."""
     upstream.seconds = 3600.0
     first = start_relay()
     for one in [first.api.start(str(n)) for n in range(6)]:
@@ -133,8 +137,8 @@ def test_a_take_over_follows_all_and_starts_nothing_beyond_the_limit(
     assert eventually(lambda: len(upstream.posts) == 7)
 
 
-def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay, upstream: Gateway) -> None:
-    """All that was taken over is polled soon; at once, it would keep the process from everything else."""
+def test_a_take_over_keeps_the_limit_of_polls(start_relay: StartRelay, upstream: Gateway) -> None:
+    """Polls of all recovered runs at the same moment would keep the process from other work."""
     upstream.seconds = 3600.0
     first = start_relay(max_running=60)
     for one in [first.api.start(str(n)) for n in range(60)]:
@@ -148,6 +152,7 @@ def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay
 
     upstream.on_get = note
     assert eventually(lambda: len(times) > 60)
+    # 60 polls at 20 a second take 3 s.
     assert times[60] - times[0] >= 2.9
     assert len(second.relay._worker.jobs) == 60
 
@@ -155,29 +160,29 @@ def test_a_take_over_polls_no_faster_than_at_other_times(start_relay: StartRelay
 class TestPolls:
     @pytest.mark.parametrize("length", [0.4, 1.0, 2.5, 5.0, 7.3, 20.0, 60.0, 74.0, 76.0, 600.0, 3600.0, 8 * 3600.0])
     @pytest.mark.parametrize("just_missed", [False, True])
-    def test_find_an_end_soon(self, length: float, just_missed: bool) -> None:
+    def test_polls_find_an_end_soon(self, length: float, just_missed: bool) -> None:
         age, _ = self.polls_until(length + 1e-6 * just_missed)
         assert age - length <= min(15.0, max(1.0, 0.2 * length)) + 1e-5
 
     @pytest.mark.parametrize(("length", "most"), [(1.0, 2), (5.0, 6), (60.0, 20), (600.0, 55)])
     @pytest.mark.parametrize("just_missed", [False, True])
-    def test_are_few(self, length: float, most: int, just_missed: bool) -> None:
+    def test_polls_are_few(self, length: float, most: int, just_missed: bool) -> None:
         _, polls = self.polls_until(length + 1e-6 * just_missed)
         assert polls <= most
 
     @staticmethod
     def polls_until(length: float) -> tuple[float, int]:
-        """The age at which a run that ends after `length` seconds is found to have ended, and the polls until then."""
+        """Return the age at which the end of a run of `length` seconds is found, and the polls until then."""
         age, polls = 0.0, 0
         while age < length:
             age += pause(None, age, Timings())
             polls += 1
         return age, polls
 
-    def test_are_as_the_gateway_wishes_within_reason(self) -> None:
+    def test_polls_follow_the_gateways_interval_within_limits(self) -> None:
         assert [pause(wish, 100.0, Timings()) for wish in (0.0, 1.5, 30.0, 3600.0)] == [1.0, 1.5, 30.0, 60.0]
 
-    def test_do_not_come_sooner_for_a_submission_that_was_kept_waiting(
+    def test_a_slow_submission_does_not_advance_the_first_poll(
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
         upstream.accept, upstream.seconds = 1.5, 2.4  # from the arrival of the submission
@@ -185,17 +190,17 @@ class TestPolls:
         assert relay.api.wait(relay.api.start())["status"] == "completed"
         assert upstream.gets == 1
 
-    def test_of_a_real_run(self, start_relay: StartRelay, upstream: Gateway) -> None:
+    def test_a_real_run_is_polled_rarely(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 4.0
         relay = start_relay(timings=Timings())
         assert relay.api.wait(relay.api.start())["status"] == "completed"
         assert upstream.gets <= 4
 
 
-def test_a_run_with_an_argument_that_only_a_newer_relay_knows(
+def test_a_run_with_a_newer_argument_is_left_to_the_newer_relay(
     relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both share a ledger during an upgrade: the older one leaves the run to the newer one."""
+    """Two releases share a ledger during an upgrade: the older relay leaves the run to the newer one."""
 
     class NewerArguments(DeepResearchArguments):
         newer: bool = False
@@ -203,6 +208,7 @@ def test_a_run_with_an_argument_that_only_a_newer_relay_knows(
     new = NewInvocation.of(NewerArguments.model_validate({"research_question": "Why?", "newer": True}), None, Payer())
     asyncio.run_coroutine_threadsafe(relay.relay.accept(new), relay.loop).result(60)
     started = {"invocation_id": new.id, "invocation_token": relay.relay.ledger.tokens.derived(new.id)}
+    # Several rounds of claims: the older relay must not fail a run that it cannot read.
     time.sleep(1.0)
     assert relay.api.view(started)["status"] == "queued"
     assert not upstream.posts

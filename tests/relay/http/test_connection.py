@@ -27,7 +27,7 @@ from ..running import ThreadedRelay, body, token
 
 @pytest.fixture
 def wires(monkeypatch: pytest.MonkeyPatch, relay: ThreadedRelay) -> Iterator[Any]:
-    """Opens connections to a relay with short limits."""
+    """A function that opens connections to a relay with short limits."""
     monkeypatch.setattr(limits, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(limits, "STUCK_SECONDS", 0.5)
     relay.server.config.timeout_keep_alive = 2
@@ -125,13 +125,13 @@ def test_ambiguous_requests_are_refused(wires: Any, upstream: Gateway, lines: li
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 class TestProbes:
-    def test_head(self, wires: Any, path: str) -> None:
+    def test_a_head_request_has_no_body(self, wires: Any, path: str) -> None:
         answer = read_all(wires(head("HEAD", path, HOST, "Connection: close")))
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(b"\r\n\r\n")
 
     @pytest.mark.parametrize("lines", [[], ["Host: relay.internal:8080"]], ids=str)
-    def test_with_any_host_name(self, wires: Any, path: str, lines: list[str]) -> None:
+    def test_probes_accept_any_host_name(self, wires: Any, path: str, lines: list[str]) -> None:
         assert b" 200 " in read_all(wires(head("GET", path, *lines, version="1.0"))).partition(b"\r\n")[0]
 
 
@@ -173,19 +173,21 @@ class TestUpgrade:
         ],
         ids=str,
     )
-    def test_the_body_is_read(self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool) -> None:
+    def test_it_is_ignored_and_the_body_is_read(
+        self, wires: Any, upstream: Gateway, lines: tuple[str, ...], chunked: bool
+    ) -> None:
         wire = wires(start_of_a_run(*lines, chunked=chunked) + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [202, 200]
         assert eventually(lambda: len(upstream.posts) == 1)
         assert "Why?" in upstream.posts[0]["input"]
 
-    def test_in_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
+    def test_it_is_ignored_in_every_request_of_a_pipeline(self, wires: Any, upstream: Gateway) -> None:
         starts = [start_of_a_run(*H2C, chunked=number % 2 == 1, question=f"No {number}?") for number in range(4)]
         last = head("GET", "/healthz", HOST, "Connection: Upgrade, close", "Upgrade: h2c")
         assert statuses(read_all(wires(b"".join(starts) + last))) == [202] * 4 + [200]
         assert eventually(lambda: len(upstream.posts) == 4)
 
-    def test_in_single_bytes(self, wires: Any) -> None:
+    def test_it_is_ignored_in_single_bytes(self, wires: Any) -> None:
         wire = wires()
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = start_of_a_run(*H2C, "Connection: close")
@@ -193,11 +195,11 @@ class TestUpgrade:
             wire.sendall(request[start : start + 1])
         assert statuses(read_all(wire)) == [202]
 
-    def test_in_thousands_of_pipelined_requests(self, wires: Any) -> None:
+    def test_it_is_ignored_in_thousands_of_pipelined_requests(self, wires: Any) -> None:
         wire = wires(head("GET", "/healthz", HOST, *H2C) * 2000 + head("GET", "/healthz", HOST, "Connection: close"))
         assert statuses(read_all(wire)) == [200] * 2001
 
-    def test_with_expect_100_continue(self, wires: Any) -> None:
+    def test_it_is_ignored_with_expect_100_continue(self, wires: Any) -> None:
         request = start_of_a_run(*H2C, "Expect: 100-continue", "Connection: close")
         end = request.index(b"\r\n\r\n") + 4
         wire = wires(request[:end])
@@ -212,7 +214,7 @@ class TestUpgrade:
         assert statuses(read_all(wires(head("CONNECT", "127.0.0.1:80", HOST, *H2C))))[:1] != [200]
         assert not upstream.posts
 
-    def test_a_client_that_stops_in_the_middle(self, wires: Any) -> None:
+    def test_a_client_that_stops_midway_is_closed(self, wires: Any) -> None:
         answer = read_all(wires(start_of_a_run(*H2C)[:-9]))
         assert statuses(answer) == [408]
 
@@ -228,6 +230,7 @@ class TestUpgrade:
         assert eventually(lambda: len(upstream.posts) == 2)
 
 
+# Java's client asks for HTTP/2 by `Upgrade: h2c` on plain connections.
 JAVA = """
 import java.net.URI;
 import java.net.http.*;
@@ -244,9 +247,10 @@ class Start {
 """
 
 
-class TestReadersThatStop:
+class TestStuckReaders:
     @pytest.fixture
     def started(self, start_relay: StartRelay, relay: ThreadedRelay, upstream: Gateway) -> dict[str, Any]:
+        # Larger than the buffers of both sockets, so that an unread answer has to wait in the relay.
         upstream.final = lambda request: message("짜장면 " * 150_000)
         started = relay.api.start()
         relay.api.wait(started)
@@ -261,12 +265,13 @@ class TestReadersThatStop:
         stuck = [wires(request, window=4096) for _ in range(5)]
         connections = relay.server.server_state.connections
         assert eventually(lambda: len(connections) >= 5)
-        assert eventually(lambda: len(connections) <= 1)  # the test's own
+        assert eventually(lambda: len(connections) <= 1)  # the API client's own
         assert len(read_all(stuck[0])) < 3_000_000
 
     def test_slow_readers_are_not_closed(self, wires: Any, relay: ThreadedRelay, started: dict[str, Any]) -> None:
         name, value = next(iter(token(started).items()))
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
+        # Slower than the view is sent, but never idle for the relay's limit: progress keeps the connection alive.
         wire = wires(head("GET", path, HOST, f"{name}: {value}", "Connection: close"), window=65536)
         received = b""
         while data := wire.recv(400_000):

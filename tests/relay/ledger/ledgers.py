@@ -1,4 +1,4 @@
-"""Ledgers for tests: an open one, one that is full of finished runs, and one as version 1 wrote it."""
+"""Ledgers for tests: an open one, one full of finished runs, and one in the format of version 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched calls."""
+"""Batched calls: concurrent items share a call, and no caller hangs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from ...fakes.postgresql import PostgreSQL
 from .ledgers import fill, new, opened, run
 
 FINISHED = 3000
-# A commit that accepts waits for whoever holds the advisory lock 7.
+# A commit that accepts a run waits for advisory lock 7, which the test holds.
 HELD_COMMIT = (
     "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS"
     " 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END'",
@@ -51,7 +51,7 @@ class Clock:
         return self.now
 
 
-def test_no_recurring_query_reads_what_has_ended(database_url: str) -> None:
+def test_no_recurring_query_reads_ended_runs(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await fill(ledger, FINISHED)
@@ -118,7 +118,7 @@ async def locked(url: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Within the block, commits that accept do not end. Yields a wait for the first of them to have begun."""
+    """Hold the commits of accepts within the block; yield a function that waits for the first of them to begin."""
     database = Database(make_url(url), "other")
     waiting = text(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -139,7 +139,7 @@ async def held_commits(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]
 
 
 def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
-    """At any moment: a loop that survives its cancellation would delay the end of the process."""
+    """Cancel at every step: a loop that survives its cancellation would delay the end of the process."""
 
     async def read(ledger: Ledger) -> None:
         while True:
@@ -149,6 +149,7 @@ def test_no_cancellation_is_swallowed(sqlite_url: str) -> None:
         async with opened(sqlite_url) as ledger:
             for n in range(400):
                 reading = asyncio.create_task(read(ledger))
+                # Delays of 0 to 5 ms, so that the cancellations hit different steps of a read.
                 await asyncio.sleep(n % 40 / 8000)
                 reading.cancel()
                 await asyncio.wait([reading], timeout=60)
@@ -164,7 +165,8 @@ def test_a_failed_start_is_not_accepted_later(database_url: str) -> None:
         async with opened(database_url) as ledger:
             async with locked(database_url):
                 accepting = [asyncio.create_task(ledger.accept(new("before")))]
-                await asyncio.sleep(0.2)  # its transaction is waiting
+                await asyncio.sleep(0.2)  # its transaction waits for the lock
+                # These two wait for the next batch; one is cancelled before it begins.
                 accepting += [asyncio.create_task(ledger.accept(new(name))) for name in ("gone", "stays")]
                 await asyncio.sleep(0.1)
                 for task in accepting[:2]:
@@ -191,6 +193,7 @@ def test_a_start_abandoned_during_its_commit_is_cancelled(postgresql: PostgreSQL
                     task.cancel()
             await asyncio.wait(accepting)
             await ledger.accept(new("next"))
+            # Nobody can find the keyless run again; the client of the other one may repeat its start under the key.
             states = {name: one.state for name, one in (await ledger.get_many(["keyless", "keyed", "next"])).items()}
             assert states == {"keyless": "cancelled", "keyed": "queued", "next": "queued"}
             assert (await ledger.accept(replace(keyed, id="again"))).id == "keyed"
@@ -199,7 +202,7 @@ def test_a_start_abandoned_during_its_commit_is_cancelled(postgresql: PostgreSQL
 
 
 def test_an_abandoned_start_delays_no_other(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others of the same commit were accepted: with a failure they would repeat the start."""
+    """Other starts in the same commit were accepted: after an error their clients would repeat them."""
 
     async def work() -> None:
         url = postgresql.new_database()
@@ -264,7 +267,8 @@ def test_followed_time_and_stop_reason_outlive_a_process(database_url: str) -> N
             await first.keep_followed({"a": 12.5, "b": 1.0, "unknown": 3.0})
             assert await first.keep_wish("a", "research_timeout")
             assert await first.requeue("c", 0.0, attempt=1, followed=7.0)
-            await second.keep_followed({"a": 99.0})  # of another process
+            # A process cannot change the runs of another one.
+            await second.keep_followed({"a": 99.0})
             assert not await second.keep_wish("b", "research_timeout")
             await first.leave({"b": 2.0})
             taken = {one.id: one for one in await second.reclaim(may_declare_dead=False, limit=9)}
@@ -280,7 +284,7 @@ def test_followed_time_and_stop_reason_outlive_a_process(database_url: str) -> N
 @pytest.mark.parametrize(
     "lease", ["UPDATE relay_workers SET expires_at = expires_at - 0.5", "DELETE FROM relay_workers"]
 )
-def test_nothing_is_claimed_from_a_set_back_ledger_before_it_is_noticed(database_url: str, lease: str) -> None:
+def test_nothing_is_claimed_before_a_set_back_is_noticed(database_url: str, lease: str) -> None:
     async def work() -> None:
         async with opened(database_url) as ledger:
             await ledger.accept(new("a"))
@@ -289,9 +293,8 @@ def test_nothing_is_claimed_from_a_set_back_ledger_before_it_is_noticed(database
             assert await ledger.claim(1, blocks=False) == []
             assert await ledger.heartbeat()
             assert not await ledger.heartbeat()
-            while not (
-                claimed := await ledger.claim(1, blocks=False)
-            ):  # others get the length of a lease to restore what they sent
+            # The others first get the length of a lease to restore the runs that they sent.
+            while not (claimed := await ledger.claim(1, blocks=False)):
                 await asyncio.sleep(0.1)
                 await ledger.heartbeat()
             assert len(claimed) == 1
@@ -310,6 +313,7 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
             all_three = (first, second, third)
 
             async def beat() -> list[bool]:
+                # All heartbeats come first, so a process notified by another one notices in the next round, and once.
                 noticed = await asyncio.gather(*(ledger.heartbeat() for ledger in all_three))
                 await asyncio.gather(*(ledger.tell_others() for ledger in all_three))
                 return list(noticed)
@@ -324,8 +328,8 @@ def test_a_process_that_notices_a_set_back_makes_all_others_notice_once(database
     run(work)
 
 
-def test_nothing_is_claimed_right_behind_the_renewal_that_notices_a_set_back(database_url: str) -> None:
-    """The lease is as good as new by then."""
+def test_nothing_is_claimed_right_after_a_set_back_is_noticed(database_url: str) -> None:
+    """By then the renewal has hidden the set-back: the lease looks fresh again."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -434,7 +438,7 @@ def test_a_repeated_requeue_leaves_the_next_attempt_alone(database_url: str) -> 
 
 
 class TestClockSteps:
-    """SQLite: the machine's clock is set while relays run, and after one has died."""
+    """Steps of the machine's clock on SQLite, while relays run and after one has died."""
 
     @pytest.fixture
     def wall(self) -> Iterator[Clock]:

@@ -1,4 +1,4 @@
-"""Purges: retentions, and due work stays on time."""
+"""Purges: retentions, and no delay of due work."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from litellm_openai_example.relay.ledger.records import Outcome
 from .ledgers import fill, new, opened, run
 
 
-def test_a_big_purge_does_not_hold_up_a_retry(database_url: str) -> None:
-    """While 100,000 runs are deleted, block by block, one that the gateway told to wait is claimed before the end."""
+def test_a_big_purge_does_not_delay_a_retry(database_url: str) -> None:
+    """A run that waits for its retry is claimed while 100,000 others are deleted, block by block."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -66,7 +66,7 @@ def test_the_longer_of_two_retentions_applies(database_url: str, caplog: pytest.
 def test_a_different_retention_is_logged_before_anything_is_deleted(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the process with the shorter one, whichever came first."""
+    """The process with the shorter retention logs it, in either order of starts."""
 
     async def work() -> None:
         day, hour = 86400.0, 3600.0

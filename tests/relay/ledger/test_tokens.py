@@ -1,4 +1,4 @@
-"""Invocation tokens: which open a run, and that the ledger with its secret reveals none."""
+"""Invocation tokens: the ones that open a run, and the secrecy of all against a reader of the ledger."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def back_to_3(connection: Connection) -> None:
 
 
 def test_migration_from_version_3(database_url: str) -> None:
-    """Of a ledger with a run that the older release accepted under a key."""
+    """Migrate a ledger with a run that the older release accepted under a key."""
 
     async def work() -> None:
         async with opened(database_url) as ledger:
@@ -142,8 +142,8 @@ def test_migration_from_version_3(database_url: str) -> None:
     run(work)
 
 
-def test_tokens_are_old_ones_beside_an_older_process(database_url: str) -> None:
-    """It could not check a new one, and would refuse its owner."""
+def test_tokens_have_the_old_form_beside_an_older_process(database_url: str) -> None:
+    """An older process cannot check a new token, and would refuse its owner."""
 
     async def accepted(ledger: Ledger, id: str) -> str:
         return ledger.tokens.given(await ledger.accept(ledger.tokens.protect(new(id), KEY)), KEY)

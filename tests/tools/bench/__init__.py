@@ -1,1 +1,1 @@
-"""Speed and size against the bare SDK: two things in one run, interleaved, as ratios."""
+"""Speed and size relative to the bare SDK, as ratios of interleaved measurements."""

@@ -1,4 +1,4 @@
-"""The state before: another revision of this project, in an environment of its own, to be measured beside this one."""
+"""A baseline: another revision of this project in a separate environment, measured beside this one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def checkout(revision: str, folder: Path) -> Path:
-    """The folder of the commands of `revision`, checked out and installed as its lock file says.
+    """Check out `revision`, install it from its lock file, and return the folder of its commands.
 
     Args:
-        revision: anything that git knows.
-        folder: where checkouts are kept from run to run.
+        revision: any name of a commit that git accepts.
+        folder: directory that keeps checkouts between runs.
     """
     commit = subprocess.run(
         ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], check=True, capture_output=True, text=True

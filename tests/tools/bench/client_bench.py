@@ -23,7 +23,7 @@ CALLS = 500
 _BLOCK = 10
 _REQUEST: dict[str, Any] = {"model": "gpt-4o", "input": PROMPT}
 
-# The same call in five lines with the bare SDK, typed, as everybody writes it.
+# The same call in five lines with the bare SDK and its types, as in its documentation.
 BARE = {
     "chat": """from openai import OpenAI
 client = OpenAI()
@@ -54,7 +54,7 @@ HELLO = "import click\n@click.command()\ndef hello(): click.echo('hello')\nhello
 
 
 def environment(port: int) -> dict[str, str]:
-    """The environment of every process that is measured: the same gateway for all, bytecode allowed."""
+    """Return the environment of every measured process: the same gateway for all, bytecode allowed."""
     url = f"http://127.0.0.1:{port}"
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {
@@ -68,7 +68,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 def one_shot(port: int, runs: int) -> dict[str, Figures]:
-    """Whole processes, from start to exit."""
+    """Measure whole processes, from start to exit."""
     env = environment(port)
     commands: dict[str, list[str]] = {}
     for name, script in BARE.items():
@@ -98,19 +98,19 @@ def one_shot(port: int, runs: int) -> dict[str, Figures]:
     runs_of = {name: partial(run_process, command, env) for name, command in commands.items()}
     if make := shutil.which("make"):
         runs_of["chat: make run"] = partial(run_process, [make, "run", f"PROMPT={PROMPT}"], _of_a_user(env))
-    # The shortest, which a busy machine disturbs most, are run more often.
+    # The shortest processes run more often: a busy machine disturbs them most.
     often = {name: runs_of.pop(name) for name in ("help: litellm-example", "help: hello-world Click")}
     return {**interleaved(runs_of, runs), **interleaved(often, 4 * runs)}
 
 
 def _of_a_user(env: dict[str, str]) -> dict[str, str]:
-    """Without what `make bench` and its environment hand on; the round that is not counted installs what is missing."""
+    """Drop the variables of `make bench`, as for a user; the uncounted first round installs missing packages."""
     ours = ("MAKE", "MFLAGS", "UV_", "VIRTUAL_ENV", "PROMPT", "ARGS")
     return {name: value for name, value in env.items() if not name.startswith(ours)}
 
 
 def first_piece(port: int, runs: int) -> dict[str, Figures]:
-    """Seconds from the moment a stream's first text piece is sent until it can be read from our command's stdout.
+    """Measure the seconds between sending the first text piece of a stream and reading it from our command's stdout.
 
     The piece is the sender's monotonic clock, which all processes of a machine share; the next one follows later.
     """
@@ -132,7 +132,7 @@ def first_piece(port: int, runs: int) -> dict[str, Figures]:
 
 
 def library(port: int) -> dict[str, Figures]:
-    """500 calls in one process, ours, the typed SDK's and the drop-in's in turn by blocks; the time of one call."""
+    """Measure one call of 500 in one process: ours, the typed SDK's and the drop-in's, in alternating blocks."""
     url = f"http://127.0.0.1:{port}"
     return {**_library_sync(url), **asyncio.run(_library_async(url))}
 

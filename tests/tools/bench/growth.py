@@ -1,7 +1,7 @@
 """Growth of the relay's costs with jobs and with waiters: 1, 10, 100 and 1,000 of each.
 
-What the relay costs with one is subtracted, and the rest divided by the others: that is the cost of one more. All
-windows are as long, and hold as many of the relay's periods (a look at each job every 5 s, at each waiter every 15 s).
+The cost of one more is the cost of many less that of one, divided by their difference in number. All windows have the
+same length, and hold the same number of the relay's periods (a poll of each job every 5 s, of each waiter every 15 s).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .measure import stub
 from .relay_process import RelayProcess, invocation, relay, start_jobs
 
 SIZES = (1, 10, 100, 1000)
-EVERY = 5.0  # seconds between two looks at a job, as the upstream wishes
+EVERY = 5.0  # seconds between two polls of a job, as set by the upstream
 PARTS = 3  # of `EVERY` seconds each make a window
 MODEL = f"research-3600-every-{EVERY:.0f}"
 
@@ -34,8 +34,8 @@ class Step:
     Attributes:
         cpu: milliseconds of processor time per second, part by part of the window.
         kilobytes: resident memory at the end.
-        gets: looks at the upstream in the window.
-        closest: shortest time in seconds between two looks at one job.
+        gets: polls of the upstream in the window.
+        closest: shortest time in seconds between two polls of one job.
     """
 
     size: int
@@ -49,7 +49,7 @@ class Step:
         return statistics.mean(self.cpu)
 
     def cpu_each(self, one: Step) -> float:
-        """Milliseconds per second for one more."""
+        """Milliseconds of processor time per second for one more."""
         return (self.mean_cpu - one.mean_cpu) / (self.size - one.size)
 
     def noise_each(self, one: Step) -> float:
@@ -63,13 +63,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Growth:
-    """All that was measured.
+    """All measurements.
 
     Attributes:
-        jobs: running jobs that nobody waits for.
-        waiters: of one job.
+        jobs: steps with running jobs without waiters.
+        waiters: steps with waiters of one job.
         both: a waiter for each of 1,000 jobs, after the last of `jobs`.
-        others: seconds of other requests meanwhile, by kind.
+        others: latencies in seconds of other requests meanwhile, by kind.
         told: seconds from the cancel of the one job until the last of its 1,000 waiters had the answer.
     """
 
@@ -103,13 +103,13 @@ class Waiters:
         self._waiting.append(asyncio.create_task(connection.get(f"{path}/wait?timeout=300", token)))
 
     def check(self) -> None:
-        """Raises RuntimeError if one has stopped waiting."""
+        """Raise RuntimeError if a client has stopped waiting."""
         for task in self._waiting:
             if task.done():
                 raise RuntimeError(f"a waiter was let go: {task.result()}")
 
     async def ended(self) -> float:
-        """Seconds until the last one has been told that its job has ended."""
+        """Return the seconds until the last client has learnt that its job has ended."""
         started = time.perf_counter()
         for reply in await asyncio.gather(*self._waiting):
             reply.expect(200)
@@ -117,7 +117,7 @@ class Waiters:
 
 
 def growth() -> Growth:
-    """Jobs on one relay, waiters on another beside it: processor time is counted by process."""
+    """Measure jobs on one relay and waiters on another one, because processor time is counted by process."""
     return asyncio.run(_growth())
 
 
@@ -167,7 +167,7 @@ async def _waiters(process: RelayProcess, upstream: int) -> tuple[list[Step], fl
 
 
 async def _step(process: RelayProcess, upstream: Connection, size: int) -> Step:
-    await asyncio.sleep(2)  # the change itself is not what is measured
+    await asyncio.sleep(2)  # let the cost of the change itself pass
     await upstream.get("/counts")
     cpu = []
     for _ in range(PARTS):
@@ -186,7 +186,7 @@ async def _until_running(process: RelayProcess, jobs: list[Job]) -> None:
 
 
 async def _others(process: RelayProcess, jobs: list[Job]) -> dict[str, list[float]]:
-    """Latencies of requests that do not wait: a view, the health check, and a repeated POST, as costly as a new one."""
+    """Measure requests that do not wait: a view, the health check, and a repeated POST, as costly as a new one."""
     times: dict[str, list[float]] = {"view": [], "readyz": [], "post": []}
     until = time.perf_counter() + PARTS * EVERY
     async with Connection(process.port) as client:

@@ -22,8 +22,8 @@ from ...fakes.postgresql import PostgreSQL
 
 SIZES = ((1_000, 0), (10_000, 0), (100_000, 0), (100_000, 1_000), (100_000, 10_000))  # finished, running elsewhere
 _TIMES = 5
-_FRESH = 0.55  # after a write `/readyz` makes none of its own for half a second
-# Copies of one row: as many as are asked for, in a statement that both databases know.
+_FRESH = 0.55  # for half a second after a write, `/readyz` makes none itself
+# Inserts any number of copies of one row, in SQL that both databases accept.
 _ROWS = """
 WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
 INSERT INTO relay_invocations (id, fingerprint, mode, deliverable_format, arguments, state, owner, cancel_requested,
@@ -38,7 +38,7 @@ class Size:
     """Median milliseconds on a ledger of this size.
 
     Attributes:
-        look: what each process asks once a second, which is what an idle one costs.
+        look: the queries of each process once a second, the whole cost of an idle one.
     """
 
     database: str
@@ -52,7 +52,7 @@ class Size:
 
 
 def ledger_growth() -> list[Size]:
-    """Both databases, each filled up step by step."""
+    """Measure both databases, each filled step by step."""
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
         found = asyncio.run(_sizes("SQLite", f"sqlite+aiosqlite:///{folder}/ledger.sqlite3"))
         with tempfile.TemporaryDirectory(prefix="relay-bench-postgresql-") as directory:
@@ -117,7 +117,7 @@ async def _median(work: Callable[[int], Awaitable[object]], pause: float) -> flo
 
 
 def ledger_table(sizes: list[Size]) -> str:
-    """Milliseconds: as many for 100,000 finished runs as for 1,000."""
+    """Return the table in milliseconds: 100,000 finished runs must cost as little as 1,000."""
     lines = [
         "| ledger | finished | running elsewhere | `/readyz` | POST | view | claim | look, each second |",
         "|---|---|---|---|---|---|---|---|",

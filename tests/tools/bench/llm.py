@@ -16,7 +16,7 @@ _MODELS = """\
 
 
 def install_llm(base_url: str) -> Path | None:
-    """The command, with the models `bench-chat` and `bench-responses` in the folder `home`; None if there is none."""
+    """Install `llm` with the models `bench-chat` and `bench-responses`, and return the command; None if that fails."""
     command = _ROOT / "bin" / "llm"
     uv = os.environ.get("UV") or shutil.which("uv") or ".uv/bin/uv"
     try:
@@ -33,7 +33,7 @@ def install_llm(base_url: str) -> Path | None:
 
 
 def llm_versions() -> str:
-    """Its version and its SDK's, empty if it is not installed."""
+    """Return its version and its SDK's; empty if it is not installed."""
     script = "from importlib.metadata import version as v; print('llm', v('llm'), 'openai', v('openai'))"
     try:
         return subprocess.run([_ROOT / "bin/python", "-c", script], capture_output=True, text=True).stdout.strip()

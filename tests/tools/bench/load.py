@@ -1,4 +1,4 @@
-"""Requests at the lowest cost, so that the machine is busy with the relay and not with the client."""
+"""A minimal HTTP client, so that the machine is busy with the relay and not with the client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reply:
         return json.loads(self.body)
 
     def expect(self, *statuses: int) -> Self:
-        """Itself. Raises RuntimeError for any other status: a failure must not pass for a fast answer."""
+        """Return the reply. Raise RuntimeError for other statuses: a failure must not pass for a fast answer."""
         if self.status not in statuses:
             raise RuntimeError(f"answered {self.status}: {self.body[:300]!r}")
         return self
@@ -63,8 +63,8 @@ async def post_rate(port: int, clients: int, seconds: float, make: Make, *status
     """Post as fast as `clients` can for `seconds`.
 
     Args:
-        make: path, body and headers of the next request.
-        statuses: that are no failure.
+        make: returns path, body and headers of the next request.
+        statuses: expected statuses; any other one is a failure.
 
     Returns:
         requests per second.

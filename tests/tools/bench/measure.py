@@ -1,4 +1,4 @@
-"""Measuring whole processes, and pairs of things in turn."""
+"""Measurements of whole processes, and of alternating pairs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ class Figures:
         return max(self.megabytes)
 
     def ratio(self, other: Figures) -> tuple[float, float, float]:
-        """The median and the middle half of the ratios pair by pair: two that ran one after the other met the machine
-        at about the same speed, two medians perhaps not."""
+        """Return the median and the quartiles of the ratios of pairs.
+
+        The two runs of a pair met the machine at about the same speed; two medians may not have.
+        """
         pairs = [mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
         low, middle, high = statistics.quantiles(pairs, n=4) if len(pairs) > 1 else pairs * 3
         return middle, low, high
 
 
-# The kernel counts what a child shares with its parent before it becomes another program, so a small one starts it.
+# The kernel counts memory shared with the parent before the exec, so a small process starts the measured one.
 _LAUNCH = """import os, sys, time
 nothing = os.open(os.devnull, os.O_RDWR)
 report = os.dup(1)
@@ -53,7 +55,7 @@ os.write(report, f"{seconds} {usage.ru_maxrss} {os.waitstatus_to_exitcode(status
 
 
 def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
-    """Run a command to its end: wall seconds and peak memory in MB. Raises RuntimeError when it fails."""
+    """Run a command to its end; return wall seconds and peak memory in MB. Raise RuntimeError if it fails."""
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, *command]
     done = subprocess.run(launch, env=env, stdin=subprocess.DEVNULL, capture_output=True)
     seconds, peak, code = done.stdout.split() or (0, 0, done.returncode)
@@ -63,7 +65,7 @@ def run_process(command: Sequence[str], env: dict[str, str]) -> tuple[float, flo
 
 
 def interleaved(things: Mapping[str, Callable[[], tuple[float, float]]], runs: int) -> dict[str, Figures]:
-    """Run each thing in turn, so that a machine whose speed drifts drifts for all; the first round is not counted."""
+    """Run the subjects in turn, so that a drift of the machine's speed hits all; the first round is not counted."""
     figures = {name: Figures(name) for name in things}
     for round_ in range(runs + 1):
         for name, thing in things.items():
@@ -75,7 +77,7 @@ def interleaved(things: Mapping[str, Callable[[], tuple[float, float]]], runs: i
 
 
 def machine() -> str:
-    """One line that names the machine."""
+    """Describe the machine in one line."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as info:
@@ -86,7 +88,7 @@ def machine() -> str:
 
 
 def raise_file_limit() -> None:
-    """Each waiter is a connection: allow as many files as this user may have open."""
+    """Raise the limit of open files to the user's maximum: each waiter is a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

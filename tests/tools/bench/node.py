@@ -1,4 +1,4 @@
-"""The same calls in Node with OpenAI's own SDK, in a separate folder."""
+"""The same calls in Node with OpenAI's SDK, in a separate folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ console.log(reply.output_text);""",
 
 
 def install_node(prompt: str) -> dict[str, list[str]]:
-    """A command for each call, empty if node or npm is missing."""
+    """Return a command for each call; empty if node or npm is missing."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         print("node: left out, there is no node or npm", file=sys.stderr)
@@ -47,7 +47,7 @@ def install_node(prompt: str) -> dict[str, list[str]]:
 
 
 def node_versions() -> str:
-    """Node's version and that of the SDK, empty if it is not installed."""
+    """Return the versions of Node and of the SDK; empty if it is not installed."""
     try:
         sdk = json.loads((_ROOT / "node_modules" / "openai" / "package.json").read_text())["version"]
         node = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""The comparisons as one picture."""
+"""The comparisons as a bar chart."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .report import Comparison
 
 _WIDTH, _LEFT, _ROW, _TOP = 860, 330, 30, 64
 _SCALE = 280.0  # pixels for a ratio of 1
-_LONGEST = 1.5  # ratio; what is longer is cut off
+_LONGEST = 1.5  # ratio at which longer bars are cut off
 
 
 def draw(comparisons: list[Comparison], caption: str) -> str:
-    """An SVG with one bar for each comparison that has a goal: ours as a share of theirs, and a mark for the goal."""
+    """Return an SVG with a bar for each comparison that has a goal: ours relative to theirs, and a mark at the goal."""
     rows = [one for one in comparisons if one.goal is not None]
     height = _TOP + _ROW * len(rows) + 44
     bars = "\n".join(_bar(one, _TOP + _ROW * number) for number, one in enumerate(rows))

@@ -1,4 +1,4 @@
-"""The relay against the stub itself: how soon it is ready, what it costs idle, how fast it accepts and finishes."""
+"""The relay against the bare stub: start time, idle cost, and rates of accepting and finishing runs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Start:
 
 
 def start() -> Start:
-    """Start it some times on a fresh ledger, and leave the last one alone for a while."""
+    """Start the relay several times on a fresh ledger, and measure the last one while it is idle."""
     found = Start([], [], [])
     with stub() as upstream:
         for number in range(STARTS + 1):
             with relay(upstream, "research-3600") as process:
                 if number == 0:
-                    continue  # it compiles what is not compiled yet
+                    continue  # the first start compiles bytecode
                 time.sleep(1)
                 found.ready.append(process.ready)
                 found.megabytes.append(process.kilobytes / 1024)
@@ -68,10 +68,10 @@ def _idle_cpu(process: RelayProcess) -> list[float]:
 
 
 def accept(before: Path | None = None) -> tuple[Figures, ...]:
-    """Seconds for one durable POST with 32 clients at once: the relay's, the stub's and, with `before`, that state's.
+    """Measure the seconds for one durable POST with 32 clients at once: the relay, the stub and the baseline, if given.
 
     Args:
-        before: folder of the commands of the state before.
+        before: folder of the baseline's commands.
     """
     return asyncio.run(_accept(before))
 
@@ -103,9 +103,9 @@ def _accepting(stack: ExitStack, upstream: int, programs: Path) -> int:
 
 
 def run_cost(before: Path | None = None) -> dict[str, Figures]:
-    """Processor seconds of the relay for one run of 5 s, 200 at once, and the polls that it took.
+    """Measure the relay's processor seconds for one run of 5 s, with 200 at once, and the polls of a run.
 
-    `megabytes` of the figures holds the polls (GETs a run).
+    `megabytes` of the figures holds the polls (GETs per run).
     """
     return asyncio.run(_run_cost(before))
 
@@ -127,7 +127,7 @@ async def _run_cost(before: Path | None) -> dict[str, Figures]:
 
 
 def submits() -> Figures:
-    """Seconds until 300 runs, started at once, have been submitted to an upstream that accepts after 1 s."""
+    """Measure the seconds until 300 runs, started at once, are submitted to an upstream that accepts after 1 s."""
     return asyncio.run(_submits())
 
 
@@ -146,8 +146,8 @@ async def _submits() -> Figures:
 
 
 def burst() -> tuple[Figures, Figures]:
-    """Seconds until 200 researches of 5 s, started at once, have all been answered: by the relay, and by the stub to
-    clients that look as often as the relay does."""
+    """Measure the seconds until 200 runs of 5 s, started at once, are all answered: by the relay, and by the stub to
+    clients that poll as often as the relay does."""
     return asyncio.run(_burst())
 
 

@@ -1,4 +1,4 @@
-"""A relay process on a fresh SQLite file, and its use of processor and memory."""
+"""A relay process on a fresh SQLite file, with its processor time and memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _USUAL = ("ledger: ", "listening on ")
 
 @dataclass(frozen=True)
 class RelayProcess:
-    """A relay that answers.
+    """A relay that is ready.
 
     Attributes:
         ready: seconds from the start of the process until `/readyz` answered 200.
@@ -41,7 +41,7 @@ class RelayProcess:
 
     @property
     def cpu(self) -> float:
-        """Seconds of processor time until now, of all its threads, in more than ticks where the system tells."""
+        """Return the processor seconds of all its threads, finer than clock ticks if the system provides that."""
         if platform.system() == "Linux":
             return time.clock_gettime(~self.pid << 3 | 2)  # clock_getcpuclockid(3), which Python has no name for
         times = psutil.Process(self.pid).cpu_times()
@@ -49,22 +49,22 @@ class RelayProcess:
 
     @property
     def kilobytes(self) -> float:
-        """Resident memory."""
+        """Return the resident memory in kilobytes."""
         return float(psutil.Process(self.pid).memory_info().rss) / 1024
 
 
 @contextmanager
 def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int | str) -> Iterator[RelayProcess]:
-    """A relay in front of the stub at a port.
+    """Run a relay in front of the stub.
 
     Args:
         upstream: port of the stub.
-        model: that does the research.
-        programs: folder of the command; another one than ours for the state before.
+        model: model that does the research.
+        programs: folder of the command; that of the baseline to measure it instead.
         **settings: the relay's variables without their prefix.
 
     Raises:
-        RuntimeError: it failed, or had something to complain about.
+        RuntimeError: it failed, or logged a warning.
     """
     with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder, open(Path(folder) / "log", "w+") as log:
         port = free_port()
@@ -129,11 +129,11 @@ def _complaints(log: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.removeprefix("[relay] ").startswith(_USUAL))[-1000:]
 
 
-# What its clients send
+# The requests of its clients
 
 
 def invocation(number: int, mode: str = "background") -> tuple[str, bytes, dict[str, str]]:
-    """Path, body and headers of the request that starts the n-th research."""
+    """Return path, body and headers of the request that starts run number n."""
     arguments: dict[str, Any] = {"research_question": f"What happened in the year {number}?"}
     if mode != "foreground":
         arguments[mode] = True
@@ -142,7 +142,7 @@ def invocation(number: int, mode: str = "background") -> tuple[str, bytes, dict[
 
 
 async def start_jobs(process: RelayProcess, numbers: range) -> list[tuple[str, dict[str, str]]]:
-    """Start one research each; path and token header to read it."""
+    """Start a run for each number; return the path and the token header that read it."""
     started = []
     async with Connection(process.port) as connection:
         for number in numbers:

@@ -1,4 +1,4 @@
-"""Tables of the measurements: figure, comparison and goal."""
+"""Tables of the measurements, with comparisons and goals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .measure import Figures
 from .relay_bench import Start
 from .told import MOST_GETS, ROUND_TRIP, Told
 
-# (what, ours, compared with, ratio that it should not exceed)
+# (subject, ours, theirs, highest ratio allowed)
 COMPARISONS = [
     ("one-shot chat", "chat: litellm-example", "chat: bare SDK", 0.48),
     ("one-shot chat, openai 2", "chat, openai 2: litellm-example", "chat, openai 2: bare SDK", None),
@@ -39,7 +39,7 @@ COMPARISONS = [
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two medians in seconds, the median and middle half of the ratios of pairs, and the goal for it, if any."""
+    """Two medians in seconds, the median and quartiles of the ratios of pairs, and the goal, if any."""
 
     what: str
     with_: str
@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number; the goal is the most that it should be, or with `least` the least."""
+    """One number; the goal is its maximum, or with `least` its minimum."""
 
     what: str
     value: float
@@ -87,7 +87,7 @@ def compare(figures: dict[str, Figures]) -> list[Comparison]:
 
 
 def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[Figure]:
-    """The absolute figures that have a goal."""
+    """Return the absolute figures that have a goal."""
     ours = [one.peak for name, one in figures.items() if name == "chat: litellm-example"]
     first = max(one.median for name, one in figures.items() if name.startswith("first piece"))
     one, many = growth.waiters[0], growth.waiters[-1]
@@ -116,7 +116,7 @@ def numbers(figures: dict[str, Figures], start: Start, growth: Growth) -> list[F
 
 
 def told_table(ends: list[Told]) -> str:
-    """How late the end of a run is told of, by its length."""
+    """Return a table of the delay with which the end of a run is reported, by its length."""
     lines = [
         "| a run of | told late by: median | at most | goal (and a round trip) | GETs | goal | processor time |",
         "|---|---|---|---|---|---|---|",
@@ -131,7 +131,7 @@ def told_table(ends: list[Told]) -> str:
 
 
 def gets_each(step: Step) -> float:
-    """Looks at the upstream for each job in one interval."""
+    """Return the polls of the upstream for each job in one interval."""
     return step.gets / step.size / PARTS
 
 

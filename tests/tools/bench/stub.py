@@ -1,4 +1,4 @@
-"""An upstream that answers at once, so that only the client is measured. A threaded server would add its own time.
+"""An upstream that answers at once, so that only the client is measured. A threaded server would add to the time.
 
 `python -m tests.tools.bench.stub` prints its port. It counts requests (`GET /counts`), sends streams piece by piece,
 and plays a background provider: a response of the model `research-5` is finished after 5 s, one of
@@ -70,7 +70,7 @@ _RESPONSE = {
 class Stub:
     """The server's state: counts, and the responses that were submitted.
 
-    `closest` is the shortest time in seconds between two looks at the same response, or its submission and a look.
+    `closest` is the shortest time in seconds between two polls of a response, or between its submission and a poll.
     """
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ async def main() -> None:
     raise_file_limit()
     server = await asyncio.start_server(Stub().serve, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # The process that started us holds our stdin: its end is ours.
+    # The parent holds the other end of stdin: end with it.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

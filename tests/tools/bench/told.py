@@ -1,7 +1,7 @@
-"""How late the relay notices that a run has ended, and with how many polls, in virtual time.
+"""The delay with which the relay notices the end of a run, and the polls that it takes, in virtual time.
 
-The whole relay runs in the simulation with nothing that goes wrong; only the clock moves instead of waiting. The
-processor time is that of the simulation: relay, gateway and users together.
+The whole relay runs in a simulation without faults, where the clock moves instead of waiting. The processor time is
+that of the simulation: relay, gateway and users together.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _APART = 0.37  # seconds between two starts, so that no two runs end at the same
 
 @dataclass(frozen=True)
 class Told:
-    """What was found for runs of one length.
+    """The measurements for runs of one length.
 
     Attributes:
-        seconds: that a run takes.
+        seconds: duration of a run.
         late: seconds from the end of each run until its client has the result.
-        gets: polls of a run, on average.
-        cpu: seconds of processor time for a run, of relay, gateway and users.
+        gets: average number of polls per run.
+        cpu: seconds of processor time per run, of relay, gateway and users.
     """
 
     seconds: float
@@ -43,14 +43,14 @@ class Told:
 
     @property
     def allowed(self) -> float:
-        """The most that it may be late: 20 % of its length or 1 s, and never more than 15 s."""
+        """Return the longest allowed delay: 20 % of the duration or 1 s, and never more than 15 s."""
         return min(15.0, max(1.0, 0.2 * self.seconds))
 
 
 def told() -> list[Told]:
-    """Measure each of the lengths, in a process of its own, which ends at once.
+    """Measure each duration in a separate process, which exits at once.
 
-    Processes that were killed in the simulation leave tasks behind, which an orderly end would complain of.
+    Processes killed in the simulation leave unfinished tasks behind, about which an orderly exit would warn.
     """
     ended = subprocess.run([sys.executable, "-m", __spec__.name], check=True, capture_output=True, text=True)
     return [Told(**one) for one in json.loads(ended.stdout)]

@@ -108,7 +108,7 @@ def _parameter(one: inspect.Parameter) -> str:
     return f"{stars}{one.name}: {_written(one.annotation)}{default}"
 
 
-# Names in signatures that a user cannot look up, with their meaning.
+# Internal names in signatures, with the types that the documents show instead.
 _ALIASES = {"JsonObject": "dict[str, Any]", "Path_": "str | os.PathLike[str]"}
 
 

@@ -1,7 +1,7 @@
-"""The ledger with one of its conditions broken: the search finds it, or shows that nothing promised hangs on it.
+"""The ledger with one condition broken: the search finds the mutant, or shows that no promise depends on the condition.
 
-The statements are broken as text on their way to the database, so the mutants know nothing of the ledger's code; one
-that breaks no statement is an error.
+A mutant edits the text of statements on their way to the database, so it is independent of the ledger's code; a mutant
+that matches no statement is an error.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _WISHED = Limits(faults=0, attempts=1, wishes=True)
 
 
 class Mutant(NamedTuple):
-    """A condition that is broken.
+    """A broken condition.
 
     Attributes:
-        pattern, replacement: in the text of statements.
-        limits: of the search for it.
-        equivalent: why nothing promised hangs on it; None if it must be found.
+        pattern, replacement: the change to the text of statements.
+        limits: limits of the search for it.
+        equivalent: why no promise depends on the condition; None if the mutant must be found.
     """
 
     pattern: str
@@ -63,7 +63,7 @@ MUTANTS = {
 
 
 def hunt(most: int | None = None) -> Iterator[tuple[str, Mutant, Report]]:
-    """Search for each mutant; yield its name and what was found."""
+    """Search for each mutant; yield its name and the report."""
     for name, mutant in MUTANTS.items():
         store = Store((mutant.pattern, mutant.replacement))
         report = search(store, mutant.limits, most=most)
@@ -74,7 +74,7 @@ def hunt(most: int | None = None) -> Iterator[tuple[str, Mutant, Report]]:
 
 
 def is_as_expected(mutant: Mutant, report: Report) -> bool:
-    """Was it found, or else shown to be equivalent?"""
+    """Was the mutant found, or else shown to be equivalent?"""
     if mutant.equivalent is None:
         return report.violation is not None
     return report.violation is None and report.whole

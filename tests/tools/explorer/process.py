@@ -1,8 +1,8 @@
-"""A relay process: what it remembers, and what its worker decides, call by call of the ledger.
+"""A relay process: its memory, and the decisions of its worker at each call of the ledger.
 
-The worker is the real one. Its coroutines (claiming, keeping the lease, checking what it owns, recovering orphans) run
-until they call the ledger; what was answered so far is kept, and replayed to go on from there. So a state holds no
-running code, and any number of futures can follow from it.
+The worker is the real one. Its coroutines (claiming, keeping the lease, checking its runs, recovering orphans) run
+until they call the ledger. The answers so far are kept and replayed to continue from there, so a state holds no running
+code, and any number of futures can branch from it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ _SETTINGS = Settings(
     database_url=make_url("sqlite://"),
     timings=Timings(lease=LEASE, retry=0.0),
 )
-_HEARTBEAT = ("_last", "_since", "_set_back")  # moments of the worker's lease
+_HEARTBEAT = ("_last", "_since", "_set_back")  # the times that the worker's lease remembers
 
 
 class Job(NamedTuple):
-    """A run that a process works on; see `jobs`."""
+    """A run in the hands of a process; see `jobs`."""
 
     stage: str
     record: Record
     submitted: bool = False  # no submission is in flight
-    wish: bool = False  # somebody wants it cancelled
+    wish: bool = False  # a client has cancelled it
     call: Call | None = None
 
 
 class View(NamedTuple):
-    """What the worker's decisions depend on.
+    """The memory that the worker's decisions depend on.
 
     Attributes:
-        beat: when it last beat, since when without a gap, and when it found the ledger set back.
-        set_back: whether the ledger has not been told yet what it forgot.
-        sent: what it has sent, with the gateway's ids.
-        runs: what it works on, and whether that is submitted.
+        beat: times of the last heartbeat, of the first one without a gap since, and of a set-back found.
+        set_back: the ledger has forgotten runs that are not restored yet.
+        sent: submitted runs, with the gateway's ids.
+        runs: the runs in hand, and whether each is submitted.
     """
 
     beat: Memory
@@ -56,11 +56,11 @@ class View(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A coroutine of the worker that waits for a call of the ledger.
+    """A coroutine of the worker, waiting for a call of the ledger.
 
     Attributes:
-        views: what the process remembered when it began, and at each answer.
-        answers: of its earlier calls.
+        views: the memory of the process at its start, and at each answer.
+        answers: answers to its earlier calls.
     """
 
     kind: str
@@ -70,15 +70,15 @@ class Thread(NamedTuple):
 
 
 class Process(NamedTuple):
-    """All that a process remembers.
+    """The whole memory of a process.
 
     Attributes:
-        name: under which it has its lease.
-        lease: what its ledger remembers of that.
-        beat, set_back, sent: see `View`. Its lease never had a gap for as long as it takes to declare others dead:
-            more may be taken over than in truth.
-        jobs: by the id of the run.
-        thread: checking or recovering, if one is under way; the worker claims only between them.
+        name: the owner of its lease.
+        lease: its ledger's memory of the lease.
+        beat, set_back, sent: see `View`. Its lease counts as held without a gap for as long as it takes to declare
+            others dead, so that it may take over more than a real process.
+        jobs: its jobs by the id of the run.
+        thread: a check or a recovery in progress; the worker claims only between them.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Process(NamedTuple):
         return self._replace(sent=tuple(item for item in self.sent if item[0] != run))
 
     def older(self, shift: float) -> Process:
-        """Let time pass; `shift` is by how much the lease in the database has become older."""
+        """Let time pass; the lease in the database has aged by `shift`."""
         last, _, set_back = (None if one is None else max(one - TICK, OLDEST) for one in self.beat)
         written, doubted, untold = self.lease
         return self._replace(
@@ -124,7 +124,7 @@ class Process(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A call of the ledger as the worker awaits it."""
+    """A call of the ledger that the worker awaits."""
 
     call: Call
 
@@ -136,7 +136,7 @@ class _Waiting(NamedTuple):
 
 
 class _Ledger:
-    """The ledger as the worker sees it: each call waits for its answer."""
+    """The worker's ledger: each call waits for its answer."""
 
     def __init__(self, name: str) -> None:
         self.worker = name
@@ -150,7 +150,7 @@ class _Ledger:
 
 
 class _Submitted:
-    """The flag of a job that says whether no submission is in flight."""
+    """A job's flag: set while no submission is in flight."""
 
     def __init__(self, submitted: bool) -> None:
         self._submitted = submitted
@@ -165,7 +165,7 @@ class _Job:
 
 
 class _Worker(Worker):
-    """The worker, whose jobs are begun and not run."""
+    """The worker, which begins jobs without running them."""
 
     def __init__(self, name: str) -> None:
         super().__init__(cast("Ledger", _Ledger(name)), cast("Any", None), _SETTINGS)
@@ -192,7 +192,7 @@ class _Worker(Worker):
         self.begun = []
 
     def begin(self, kind: str) -> Coroutine[Any, Any, None]:
-        self._queued, self._next_check = True, 0.0  # somebody has said that there may be something
+        self._queued, self._next_check = True, 0.0  # as after a notification: due at once
         return {
             "beat": self._lease.beat,
             "claim": self._claim,
@@ -205,7 +205,7 @@ class _Worker(Worker):
         await self._check_owned()
 
     def effect(self, process: Process) -> Process:
-        """What the process remembers after a coroutine went on."""
+        """Return the process with its memory after a step of a coroutine."""
         memory = self._gate.memory
         last, _, set_back = (getattr(self._lease, name) for name in _HEARTBEAT)
         return process._replace(
@@ -223,11 +223,11 @@ class Workers:
         self._known: dict[Any, tuple[Process, list[Record]]] = {}
 
     def begin(self, process: Process, kind: str) -> tuple[Process, list[Record]]:
-        """Begin a coroutine: the process with its first call, or without a thread if it makes none."""
+        """Begin a coroutine; return the process with its first call, or without a thread if it makes none."""
         return self._advance(process, kind, (process.view,), ())
 
     def go_on(self, process: Process, answer: Any) -> tuple[Process, list[Record]]:
-        """Answer the call of the process's thread; also the runs that it begins to work on."""
+        """Answer the call of the process's thread; return the process, and the runs that it begins."""
         thread = process.thread
         assert thread is not None
         return self._advance(process, thread.kind, (*thread.views, process.view), (*thread.answers, answer))
@@ -257,10 +257,10 @@ _MAY_DECLARE_DEAD = View((NOW, OLDEST, None), False, (), ())
 
 
 def _essence(thread: Thread) -> Thread:
-    """Forget of a thread's past what no later decision of it depends on: fewer states, the same futures.
+    """Drop the part of a thread's past that no later decision depends on: fewer states, the same futures.
 
-    Claiming has decided nothing but to claim. Recovering keeps whether it may declare processes dead. Checking keeps
-    which runs are in doubt, and what it decided of their records; it looks at no moment.
+    Claiming keeps nothing. Recovering keeps whether it may declare processes dead. Checking keeps the runs in doubt and
+    its decisions about their records; it reads no clock.
     """
     kind, views, answers, call = thread
     if call.method == "claim":
@@ -271,7 +271,7 @@ def _essence(thread: Thread) -> Thread:
         return Thread(kind, (_MAY_DECLARE_DEAD if may else _MAY_CLAIM,) * len(views), answers, call)
     if kind == "check":
         views = tuple(view._replace(beat=_MAY_CLAIM.beat) for view in views)
-        if call == Call("owned"):  # whatever was said again before
+        if call == Call("owned"):  # independent of earlier repeats
             return Thread(kind, (_MAY_CLAIM,), (), call)
         if call.method == "owned":
             return Thread(kind, (_MAY_CLAIM, _MAY_CLAIM), answers[-1:], call)

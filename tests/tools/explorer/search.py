@@ -1,4 +1,4 @@
-"""The search: every state that can be reached, breadth first, and what must hold in each."""
+"""Breadth-first search of all reachable states, and the invariants of each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ENDED = ("completed", "incomplete", "failed", "cancelled")
 
 @dataclass
 class Report:
-    """What a search has found.
+    """The findings of a search.
 
     Attributes:
-        states, steps: that were visited.
-        seconds: of a processor.
-        ends: how often the runs ended in which way, in states where all have.
+        states, steps: numbers visited.
+        seconds: processor time.
+        ends: count of each combination of terminal states, over the states in which all runs have ended.
         excused: states in which a run was sent again after the ledger had been set back.
-        violation: what does not hold, None if all does.
+        violation: the broken invariant; None if all hold.
         history: the shortest way there.
-        whole: whether every state was visited.
+        whole: True if every state was visited.
     """
 
     states: int = 0
@@ -47,7 +47,7 @@ class Report:
 
 
 def search(store: Store, limits: Limits, *, most: int | None = None) -> Report:
-    """Visit all states within `limits`, `most` of them at the most; stop at the first that violates something."""
+    """Visit all states within `limits`, but at most `most`; stop at the first violation."""
     return _Search(World(store, limits), most).run()
 
 
@@ -57,12 +57,12 @@ class _Search:
         self._most = most
         self._report = Report()
         self._numbers: dict[State, int] = {}
-        self._before: list[tuple[int, str]] = []  # from which state each was reached first, and how
-        self._edges = array("l")  # pairs of states; no faults among them
+        self._before: list[tuple[int, str]] = []  # the predecessor and the step of each state's first visit
+        self._edges = array("l")  # pairs of states, for steps without a fault
         self._final: list[int] = []
 
     def run(self) -> Report:
-        """Search, and report."""
+        """Search and return the report."""
         began, report = time.process_time(), self._report
         start = self._world.start()
         self._add(start, 0, "")
@@ -109,13 +109,13 @@ class _Search:
         return history[::-1]
 
     def _is_cut(self, state: State) -> bool:
-        """Does the limit of attempts alone keep a run from going on?"""
+        """Is a queued run stuck only because of the limit of attempts?"""
         return any(
             row[STATE] == "queued" and row[ATTEMPTS] >= self._world.limits.attempts for row in state.content.rows
         )
 
     def _look_for_stuck(self) -> None:
-        """From every state an end is reachable without a further fault."""
+        """Check that an end is reachable from every state without a further fault."""
         sources: dict[int, list[int]] = {}
         edges = iter(self._edges)
         for source, target in zip(edges, edges, strict=True):
@@ -133,7 +133,7 @@ class _Search:
 
 
 def violations(before: State, step: Step, limits: Limits) -> Iterator[str]:
-    """What does not hold after a step."""
+    """Yield the invariants that a step breaks."""
     state, earlier = step.state, rows(before.content)
     if len(state.content.rows) > len(state.runs):
         yield "two runs for one key"

@@ -1,4 +1,4 @@
-"""A state of everything that the explorer knows, and a step to the next one."""
+"""A state of the whole model, and a step to the next one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .store import ID, STATE, Content, Row
 
 
 class Limits(NamedTuple):
-    """How far a search goes.
+    """The limits of a search.
 
     Attributes:
-        runs: accepted in all.
-        faults: deaths, stops, lost answers, failed commits and refusals in all.
-        set_backs: how often the ledger may be set back, to any state since the acceptance in which a run was unsent.
-        attempts: how often a run may be claimed.
-        threads: how many processes check or recover at a time; any number claims.
-        wishes: whether clients cancel.
+        runs: total of accepted runs.
+        faults: total of deaths, stops, lost answers, failed commits and refusals.
+        set_backs: total of set-backs, each to any state since the acceptance in which a run was unsent.
+        attempts: claims of one run.
+        threads: processes that check or recover at the same time; any number claims.
+        wishes: clients may cancel.
     """
 
     runs: int = 1
@@ -34,9 +34,9 @@ class Forgot(NamedTuple):
     """A set-back of the ledger to before a run was sent.
 
     Attributes:
-        senders: who had sent it, or was about to.
-        aware: who can tell by the own lease that the ledger is older.
-        ticks: of the clock since then; two are a lease, in which a sender that is not hindered says what it has sent.
+        senders: processes that had sent the run or were about to.
+        aware: processes whose lease shows that the ledger is older.
+        ticks: clock ticks since then; two are a lease, within which an unhindered sender reports what it has sent.
     """
 
     senders: frozenset[str]
@@ -45,15 +45,15 @@ class Forgot(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What is true of a run outside the ledger.
+    """The truth about a run, outside the ledger.
 
     Attributes:
-        client: what its client knows: nothing, that the answer was lost, that it was accepted.
-        posts: how often the gateway has executed it.
-        sender: who has sent it last.
-        wish: that a wish to stop was taken.
-        forgot: that the ledger was set back to before it was sent.
-        excused: it was sent again, and that could not be known.
+        client: its client's knowledge: none, the answer was lost, or the run was accepted.
+        posts: number of executions by the gateway.
+        sender: the process that sent it last.
+        wish: a request to stop was accepted.
+        forgot: the set-back of the ledger to before it was sent, if any.
+        excused: it was sent again by a process that could not know.
     """
 
     client: str = "new"
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 class State(NamedTuple):
-    """A state of everything. `born` counts processes; `saved` is what the ledger may be set back to."""
+    """A state of the whole model. `born` counts processes; `saved` is the content that a set-back restores."""
 
     content: Content
     processes: tuple[Process, ...]
@@ -88,7 +88,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What happens, whether it is a fault, what comes of it, and whose call of the ledger it was."""
+    """A step: its name, whether it is a fault, the next state, and the process whose ledger call it was."""
 
     what: str
     fault: bool

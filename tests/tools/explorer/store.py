@@ -1,7 +1,7 @@
 """The real ledger on SQLite in memory: a call is a function from one content of the database to the next.
 
-Time stands still here: all moments are seconds around `NOW`, and the passing of time makes them older. So two states
-that differ only in when they were reached are one state, and what a call does can be remembered.
+The clock is fixed here: all times are seconds around `NOW`, and the passing of time moves them into the past. So two
+states that differ only in the time they were reached are one state, and the results of calls can be cached.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 Memory = tuple[Any, ...]
 
-NOW = 86_400.0 * 20_000  # whole days: the database's clock is reckoned in days, and must be exact
+NOW = 86_400.0 * 20_000  # whole days: SQLite computes its clock in days, and this must be exact
 LEASE = 4.0
-TICK = 3.0  # by which the clock moves: a lease is fresh, no longer good for sending, or over
+TICK = 3.0  # one move of the clock: a lease turns from fresh to too old for sending to over
 OLDEST = NOW - 2 * TICK  # older makes no difference
-_OVER = NOW - 2.0  # a lease that has been over for longer
+_OVER = NOW - 2.0  # the expiry given to all leases that ended longer ago
 
 _ROW, _LEASE = tuple(invocations.columns.keys()), tuple(workers.columns.keys())
 ID, STATE, OWNER, UNSENT, WISH = (_ROW.index(name) for name in ("id", "state", "owner", "unsent", "cancel_requested"))
@@ -35,18 +35,18 @@ UPSTREAM, ATTEMPTS, CODE, _NOT_BEFORE = (
     _ROW.index(name) for name in ("upstream_id", "attempts", "error_code", "not_before")
 )
 _EXPIRES, _TICKS = _LEASE.index("expires_at"), _LEASE.index("ticks")
-_REMEMBERED = ("_written", "_doubted", "untold")  # by a process, of its lease
+_REMEMBERED = ("_written", "_doubted", "untold")  # a process's memory of its lease
 
 
 class Content(NamedTuple):
-    """What the database holds."""
+    """The content of the database."""
 
     rows: tuple[Row, ...]
     leases: tuple[Row, ...]
 
 
 class Call(NamedTuple):
-    """A call of the ledger that is about to be made."""
+    """A pending call of the ledger."""
 
     method: str
     args: tuple[Any, ...] = ()
@@ -54,7 +54,7 @@ class Call(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a call answered, what the process remembers of its lease then, and what the database holds."""
+    """The answer to a call, the process's memory of its lease, and the content of the database, all after the call."""
 
     answer: Any
     memory: Memory
@@ -62,7 +62,7 @@ class Result(NamedTuple):
 
 
 class _Statements:
-    """An asynchronous connection in looks: the statements run here and now."""
+    """An asynchronous connection in name only: statements run at once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class _Statements:
 
 
 class _Direct:
-    """What the ledger needs of its database; `loses` is whether the answers to commits are lost."""
+    """The part of `Database` that the ledger uses; with `loses`, the answers to commits are lost."""
 
     postgresql = away = loses = False
 
@@ -94,13 +94,13 @@ class _Direct:
 
 
 class Store:
-    """The ledger as each process has it, over one database whose content is exchanged at will.
+    """A ledger for each process, over one database whose content is swapped at will.
 
     Args:
-        mutate: a pattern in SQL, and what replaces it, to break the ledger.
+        mutate: a pattern in SQL and its replacement, to break the ledger.
 
     Attributes:
-        mutated: how many statements were broken.
+        mutated: number of statements changed.
     """
 
     EMPTY = Content((), ())
@@ -126,7 +126,7 @@ class Store:
         self._loop.close()
 
     def call(self, worker: str, memory: Memory, content: Content, call: Call, *, loses: bool = False) -> Result:
-        """Make a call as `worker`, which remembers `memory` of its lease; an exception is the answer then."""
+        """Make a call as `worker`, with `memory` of its lease; an exception counts as an answer."""
         key = worker, memory, content, call, loses
         if key not in self._known:
             self._known[key] = self._call(*key)
@@ -136,7 +136,7 @@ class Store:
         ledger = self._ledger(worker)
         for name, value in zip(_REMEMBERED, memory, strict=True):
             setattr(ledger._leases, name, value)
-        ledger._leases._next_thorough = 0.0  # owners without a lease are looked for each time
+        ledger._leases._next_thorough = 0.0  # check for owners without a lease in every call
         self._write(content)
         self._database.loses = loses
         try:
@@ -178,11 +178,11 @@ class Store:
 
 
 def older(content: Content, written: dict[str, float | None]) -> tuple[Content, dict[str, float]]:
-    """Let time pass for the database; `written` is what the living processes know of their leases.
+    """Let time pass for the database; `written` holds the living processes' knowledge of their leases.
 
-    Returns:
-        the content, and by how much each lease has become older. A lease that is over stays as it is, together with
-        what is known of it: only the difference counts.
+        Returns:
+    the content, and the ageing of each lease. An expired lease, and the knowledge of it, stays as it
+            is: only the difference counts.
     """
     leases, shifts = [], {}
     for lease in content.leases:
@@ -196,9 +196,10 @@ def older(content: Content, written: dict[str, float | None]) -> tuple[Content, 
 
 def older_copy(copy: Content, written: dict[str, float | None]) -> Content:
     """Let time pass for a copy of the database that is not in use."""
+    # Ages stop at a floor, because states that differ only in how long a lease has been over behave alike.
     leases = []
     for lease in copy.leases:
-        # That it is older than its process knows must not be lost, however old both are.
+        # A lease older than its process knows must stay older, no matter how old both are.
         least = _OVER - 1.0 if (written.get(lease[0]) or 0.0) > lease[_EXPIRES] else _OVER
         shift = lease[_TICKS] - max(lease[_TICKS] - TICK, min(least, lease[_TICKS]))
         moved = list(lease)
@@ -213,7 +214,7 @@ def is_live(content: Content, worker: str) -> bool:
 
 
 def expires_at(content: Content, worker: str) -> float | None:
-    """When the lease of `worker` is over, None if there is none."""
+    """Return the expiry of the lease of `worker`; None if it has none."""
     return next((lease[_EXPIRES] for lease in content.leases if lease[0] == worker), None)
 
 
@@ -222,7 +223,7 @@ def _due(row: Row) -> Row:
 
 
 def _plain(answer: Any) -> Any:
-    """An answer that can be kept and compared."""
+    """Return an answer in a form that can be stored and compared."""
     if isinstance(answer, list):
         return tuple(answer)
     if isinstance(answer, dict):

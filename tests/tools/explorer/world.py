@@ -1,4 +1,4 @@
-"""Everything that can happen next: to the client, to the processes and their jobs, to the clock and to the database."""
+"""The possible next steps of a state: of the client, the processes and their jobs, the clock and the database."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class World:
         return self._started(self._started(state))
 
     def _started(self, state: State) -> State:
-        """With one more process, which has its lease."""
+        """Return the state with one more process, which holds a lease."""
         process = Process("abcdefgh"[state.born])
         born = state._replace(processes=(*state.processes, process), born=state.born + 1)
         return next(self._beat(born, process)).state
 
     def steps(self, state: State) -> Iterator[Step]:
-        """All that can happen next."""
+        """Yield all possible next steps."""
         over = is_over(state)
         for number in range(len(state.runs)):
             yield from self._client(state, number)
@@ -69,12 +69,12 @@ class World:
                 yield Step(f"{'abcdefgh'[state.born]} starts", False, self._started(state))
         yield from self._set_back(state)
 
-    # Calls of the ledger, and what may become of them
+    # Calls of the ledger and their possible results
 
     def _call(
         self, state: State, process: Process, call: Call, *, reads: bool = False
     ) -> Iterator[tuple[str, bool, Any, State, Process]]:
-        """Make a call: it is answered; fails; or its answer is lost, and the repeat succeeds or not."""
+        """Make a call: it is answered, it fails, or its answer is lost and the repeat succeeds or fails."""
         name = process.name
         done = self._store.call(name, process.lease, state.content, call)
         yield "", False, done.answer, state._replace(content=done.content), process._replace(lease=done.memory)
@@ -83,6 +83,7 @@ class World:
         less = state._replace(faults=state.faults - 1)
         yield ", which fails", True, _LOST, less, process
         lost = self._store.call(name, process.lease, state.content, call, loses=True)
+        # Losing the answer to a call without changes equals its failure.
         if lost.content == state.content:
             return
         yield (
@@ -139,7 +140,7 @@ class World:
         assert beating.thread is not None
         for how, fault, answer, after, then in self._call(state, beating, beating.thread.call):
             ended, _ = self._workers.go_on(then, answer)
-            while ended.thread is not None:  # it tells the others
+            while ended.thread is not None:  # a set-back was found: the worker makes the others notice
                 told = self._store.call(ended.name, ended.lease, after.content, ended.thread.call)
                 after = after._replace(content=told.content)
                 ended, _ = self._workers.go_on(ended._replace(lease=told.memory), told.answer)
@@ -155,7 +156,7 @@ class World:
             return
         queued = [row for row in state.content.rows if row[STATE] == "queued"]
         if queued and all(row[ATTEMPTS] < self.limits.attempts for row in queued):
-            # It may have decided so long ago: when its lease was fresh.
+            # A worker may decide to claim while its lease is fresh, and make the call when it no longer is.
             claiming, _ = self._workers.begin(process._replace(beat=(NOW, *process.beat[1:])), "claim")
             if claiming.thread is not None:
                 yield from self._go_on(state, claiming._replace(beat=process.beat))
@@ -167,7 +168,7 @@ class World:
                 yield from self._go_on(state, begun)
 
     def _go_on(self, state: State, process: Process) -> Iterator[Step]:
-        """Make the call that the process's thread waits for, and let it go on to the next one."""
+        """Make the pending call of the process's thread, and run the thread to its next one."""
         assert process.thread is not None
         kind, call = process.thread.kind, process.thread.call
         reads = call.method in ("owned", "get_many", "pending")
@@ -181,6 +182,7 @@ class World:
         if state.faults == 0:
             return
         less = state._replace(faults=state.faults - 1)
+        # A request on its way may still arrive after the death of its sender.
         leaving = [run for run, job in process.jobs if job.stage == "leaving"]
         for arrives in (False, True) if leaving else (False,):
             then = less
@@ -243,7 +245,7 @@ class World:
     def _job_calls(self, state: State, process: Process, run: str, job: Job, call: Call) -> Iterator[Step]:
         for how, fault, answer, after, then in self._call(state, process, call):
             next_job: Job | None
-            if job.stage == "intent":  # not repeated: what is not known to be committed is not sent
+            if job.stage == "intent":  # not repeated: without a confirmed commit the run is not sent
                 next_job = job._replace(stage="prepared", call=None) if answer is True else _held(job)
             elif answer == _LOST:
                 next_job = job
@@ -263,7 +265,8 @@ class World:
         if state.set_backs == 0 or len(state.content.rows) < len(state.runs):
             return
         unsent = any(row[STATE] == "queued" or row[UNSENT] for row in state.content.rows)
-        if state.saved is None and unsent:  # of what might be sent again: the rest is in tests/relay/test_set_back.py
+        # Only contents with unsent runs: the other set-backs are tested in tests/relay/test_set_back.py.
+        if state.saved is None and unsent:
             yield Step("the ledger is backed up", False, state._replace(saved=state.content))
         elif state.saved is not None and state.saved.rows != state.content.rows:
             yield Step("the ledger is set back", True, _restored(state))
@@ -274,7 +277,7 @@ def _is_own(process: Process, row: Row) -> bool:
 
 
 def _has_doubts(state: State, process: Process) -> bool:
-    """May a check find something: is what the process owns not what it works on, or about to change?"""
+    """May a check find something: do the runs owned and the runs in hand differ, or are they about to?"""
     if process.set_back:
         return True
     jobs, sent = dict(process.jobs), dict(process.sent)
@@ -292,7 +295,7 @@ def _has_doubts(state: State, process: Process) -> bool:
 
 
 def _has_others(state: State, process: Process) -> bool:
-    """May recovery find something? Whether its owner lives is for the ledger to say."""
+    """May recovery find something? The ledger decides whether an owner lives."""
     return any(row[STATE] in ACTIVE and not _is_own(process, row) for row in state.content.rows)
 
 
@@ -303,7 +306,7 @@ def _new_job(record: Record) -> Job:
 
 
 def _held(job: Job) -> Job:
-    """It was certainly not sent."""
+    """Return a job to the queue: it was certainly not sent."""
     if job.wish:
         return _end(job, CANCELLED)
     again = Call("requeue", (job.record.id, 0.0), (("attempt", job.record.attempts),))
@@ -326,7 +329,7 @@ def _posted(state: State, process: Process, run: str) -> State:
 
 
 def _is_excused(state: State, run: Run, by: str) -> bool:
-    """Could nobody know, or say in time, that the run was sent?"""
+    """Was it impossible to know, or to report in time, that the run was sent?"""
     if run.forgot is None:
         return False
     alive = {process.name for process in state.processes}
@@ -347,7 +350,7 @@ def _older(state: State) -> State:
 
 
 def _sends(process: Process, run: str) -> bool:
-    """Has the process sent it, or decided to?"""
+    """Has the process sent the run, or decided to?"""
     job = dict(process.jobs).get(run)
     return run in dict(process.sent) or (job is not None and job.stage == "prepared")
 

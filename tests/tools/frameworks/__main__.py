@@ -102,7 +102,7 @@ def installed(name: str) -> tuple[Path, str]:
 
 @dataclass
 class Measured:
-    """One situation: the requests that arrived, and how it ended."""
+    """The outcome of one situation: the requests that arrived, and its end."""
 
     posts: int = 0
     seconds: float = 0.0
@@ -112,7 +112,7 @@ class Measured:
 
 @dataclass
 class Run:
-    """A library with one client: its situations, and what it wrote to stderr."""
+    """A library with one client: its situations, and its output to stderr."""
 
     situations: dict[str, Measured] = field(default_factory=dict)
     stderr: str = ""
@@ -142,7 +142,7 @@ def driven(python: Path, name: str, code: str, kind: str) -> Run:
 
 
 def answered(seen: Seen) -> Answer:
-    """Answer as the first part of the path says. An example with a tool has a first turn that goes well."""
+    """Answer as the first part of the path says. If an example has a tool, its first turn succeeds."""
     if seen.method != "POST":
         return reply({"object": "list", "data": []})
     situation, body = seen.path.split("/")[1], seen.json
@@ -206,7 +206,7 @@ def written(name: str, versions: str, plain: Run, ours: Run) -> str:
 
 
 def counts(row: str) -> list[str]:
-    """Return what of a row must stay: not versions and seconds."""
+    """Return the reproducible part of a row: all but versions and seconds."""
     cells = [re.sub(r" \([\d.]+ s\)", "", cell.strip()) for cell in row.strip("|").split("|")]
     return [*cells[:1], *cells[2:]]
 

@@ -1,7 +1,7 @@
-"""One library with one client: `driver.py NAME plain|ours URL CODE`, run where that library is installed.
+"""Drive one library with one client: `driver.py NAME plain|ours URL CODE`, in the environment of that library.
 
-CODE is the library's example from docs/frameworks.md. Each situation has a client and an address of its own, by which
-the gateway knows what to do; a JSON line about each goes to stdout.
+CODE is the library's example from docs/frameworks.md. Each situation has a separate client, and an address that tells
+the gateway which failure to play. A JSON line for each goes to stdout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Use = Callable[[Any, Any], str | None]
 
 
 def namespace(kind: str, url: str) -> dict[str, Any]:
-    """Return what the examples begin with: our clients, or the SDK's under the same names."""
+    """Return the initial names of the examples: our clients, or the SDK's under the same names."""
     import openai
 
     import litellm_openai_example as ours

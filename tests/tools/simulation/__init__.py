@@ -1,4 +1,4 @@
-"""A deterministic simulation of the whole: relays, clients, a gateway, and everything that goes wrong between them.
+"""Deterministic simulation of the system: relays, clients, a gateway, and every failure between them.
 
 `make simulate [SEEDS=200]` runs seeds; `make simulate SEED=7` replays one and prints its history. In one process, in
 virtual time, the real code runs: two relays (worker, jobs, HTTP routes, the ledger on SQLite) and the library's clients
@@ -6,26 +6,26 @@ virtual time, the real code runs: two relays (worker, jobs, HTTP routes, the led
 
 ========= ==========================================================================================================
 loop      the event loop in virtual time; processes that die or stand still between any two steps
-chance    the one place where time and randomness enter: a seed replays exactly, in any process
+chance    the only source of time and randomness: a seed replays exactly, in any process
 disk      the database in the loop's own thread; lost answers, failures, a ledger that is set back
 network   requests in memory between the processes; broken connections, lost requests and answers
 gateway   bills each create that it executes; slow, failing, or hidden behind a proxy's pages
-plan      what a seed draws: settings, users, and what goes wrong when
-faults    does what the plan wants to go wrong
-users     what programs and people do with the library
-world     puts it all together and lets it run until nothing is left to happen
-reconcile compares the ledger, the gateway's books and what users were told
+plan      the settings, users and faults that a seed draws
+faults    carries out the faults of a plan
+users     programs and people that use the library
+world     assembles the parts and runs them until nothing is left to happen
+reconcile compares the ledger, the gateway's books and the users' results
 mutants   breaks guards of the product: `make simulate ARGS=--mutants` must find each
 ========= ==========================================================================================================
 
-What must hold in the end, whatever went wrong:
+Invariants at the end of every seed:
 
 * a run is submitted at most once, unless the gateway has certainly refused it;
-* every accepted run ends, and what has ended does not change;
-* what is called cancelled or failed was not paid to its end, unless the record says that this is not known, and then
-  for a reason; a run is stopped only if somebody wanted it or it was followed for too long, and a wish to stop is kept;
-* every user has the answer to the own question, or an exception that holds what continues.
+* every accepted run reaches a terminal state, and never leaves it;
+* a cancelled or failed run was not paid to its end, unless its record says that the outcome is unknown, and for a valid
+  reason; a run is stopped only on request or at its time limit, and a request to stop is never lost;
+* every user has the answer to their question, or an exception with all that it takes to continue.
 
-Time is virtual by a selector that never waits. (The package looptime patches a loop for tests; here the loop's steps
-must be seen as well, for a process to die at any of them.)
+A selector that never waits makes time virtual. (The package looptime patches a loop for tests; here each step of the
+loop must be visible as well, so that a process can die at any of them.)
 """

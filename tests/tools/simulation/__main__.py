@@ -1,4 +1,4 @@
-"""`make simulate [SEEDS=200] [SEED=n]`: run seeds in processes side by side; print the history of one that fails."""
+"""`make simulate [SEEDS=200] [SEED=n]`: run seeds in parallel processes; print the history of a failing one."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def main() -> int:
 
 
 def _in_processes(arguments: argparse.Namespace) -> int:
-    """Run the seeds in processes side by side, each for a part of them.
+    """Split the seeds among parallel processes.
 
-    A process that was killed in the simulation may leave a greenlet that nothing collects: some 2 MB a seed, which end
-    with the process that runs it.
+    A process killed in the simulation may leave a greenlet that is never collected: about 2 MB a seed, freed only
+    when the real process exits.
     """
     command = [sys.executable, "-m", "tests.tools.simulation", *sys.argv[1:]]
     env = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -56,9 +56,9 @@ def _in_processes(arguments: argparse.Namespace) -> int:
 
 
 def run(seeds: range | list[int], arguments: argparse.Namespace) -> int:
-    """Run the seeds; 1 if one of them found something."""
+    """Run the seeds; return 1 if any of them has findings, otherwise 0."""
     gc.collect()
-    gc.freeze()  # all that was imported: the collector need not walk it after each seed
+    gc.freeze()  # the collector need not walk the imports after each seed
     found, excused, virtual, begun, busy = 0, Counter[str](), 0.0, time.perf_counter(), time.process_time()
     for seed in seeds:
         result = simulate(seed)
@@ -88,4 +88,4 @@ def _tell(result: Result) -> None:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # what dead processes have left in this one is not worth an orderly end
+    os._exit(code)  # skip the clean-up of tasks that dead processes have left

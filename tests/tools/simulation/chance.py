@@ -1,7 +1,7 @@
-"""The one place where time and randomness enter a simulation, so that a seed replays in any process.
+"""The only source of time and randomness in a simulation, so that a seed replays in any process.
 
-Two more sources would leak: the hashes of texts (the command sets PYTHONHASHSEED=0 for its processes) and the addresses
-of objects in sets (see `loop`). The garbage collector, which may end a generator at any moment, rests meanwhile.
+Two other sources are closed elsewhere: string hashes (the command sets PYTHONHASHSEED=0 for its processes) and the
+addresses of objects in sets (see `loop`). The garbage collector is off meanwhile: it may end a generator at any moment.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def determined(seed: int, clock: Clock) -> Iterator[None]:
 
 @contextmanager
 def buried() -> Iterator[None]:
-    """Let what a block leaves behind go without a word: tasks of dead processes that never came to their end."""
+    """Silence warnings about tasks that the block leaves unfinished: their simulated processes have died."""
     with patch.object(sys, "unraisablehook", lambda _: None), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that nobody will await
         yield

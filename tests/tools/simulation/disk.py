@@ -1,7 +1,7 @@
 """The ledger's database in the loop's own thread: real SQLite, under SQLAlchemy's own dialect for aiosqlite.
 
-aiosqlite answers from a thread, at a moment that no seed decides. Here each statement runs at once, after one await, so
-that a process can die between any two; and what the disk or a server behind it may do wrong is done here.
+aiosqlite answers from a thread, at a moment that no seed controls. Here each statement runs at once, after one await,
+so that a process can die between any two. Faults of the disk, or of a database server, are injected here too.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ registry.register("sqlite.simulated", __name__, "Dialect")
 
 
 class Disk:
-    """The file, its state after each of the last commits, and what goes wrong with it.
+    """A database file with its last commits and its faults.
 
     Attributes:
-        away_until: until then every statement fails.
-        lose_answers, fail_commits: how many commits to come are done but answered with an error, or not done.
-        latency: seconds that a statement takes.
+        away_until: time until which every statement fails.
+        lose_answers: number of coming commits that succeed but report an error.
+        fail_commits: number of coming commits that fail.
+        latency: duration of a statement in seconds.
         on_commit: called after each commit that changed something.
     """
 
@@ -68,10 +69,10 @@ class Disk:
         self.on_commit()
 
     def set_back(self, commits: int) -> bool:
-        """Forget the last commits, as a failover to a standby that lags or a restore does: all connections break.
+        """Undo the last commits, as a restore or a failover to a lagging standby does; all connections break.
 
         Returns:
-            whether there were any.
+            True if there were commits to undo.
         """
         commits = min(commits, len(self._states) - 1)
         if commits < 1:
@@ -94,11 +95,11 @@ class Disk:
         return bool(self._states)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The invocations as they are committed now."""
+        """Return the committed invocations."""
         return self._read("SELECT * FROM relay_invocations ORDER BY created_at, id")
 
     def leases(self) -> dict[str, float]:
-        """When the lease of each process ends, as it is committed now."""
+        """Return the committed expiry of each process's lease."""
         return {row["id"]: row["expires_at"] for row in self._read("SELECT id, expires_at FROM relay_workers")}
 
     def _read(self, query: str) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ class Disk:
 
 
 class Connection:
-    """A connection as aiosqlite has it, without the thread."""
+    """An aiosqlite connection without its thread."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         process = current.get()
@@ -126,12 +127,12 @@ class Connection:
         process.on_death.append(self.stop)
 
     def fail(self) -> None:
-        """Break it: what it was doing is undone."""
+        """Break the connection and roll back its transaction."""
         self._broken = True
         self.raw.rollback()
 
     async def run(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Run a statement; wait for another process's transaction as SQLite would."""
+        """Run a statement, after waiting for another process's transaction as SQLite does."""
         await asyncio.sleep(self.disk.latency)
         until = self.disk.clock.now + _BUSY
         while True:
@@ -179,7 +180,7 @@ class Connection:
 
 
 class Cursor:
-    """A cursor of such a connection."""
+    """A cursor of a simulated connection."""
 
     def __init__(self, connection: Connection, raw: sqlite3.Cursor) -> None:
         self._connection = connection
@@ -240,7 +241,7 @@ class _Module(AsyncAdapt_aiosqlite_dbapi):
 class Dialect(SQLiteDialect_aiosqlite):
     """SQLAlchemy's dialect for aiosqlite, on `Connection`.
 
-    All engines share what SQLAlchemy has put together: a seed makes some ten of them, each for a few statements.
+    All engines share one cache of compiled statements: a seed makes about ten engines for a few statements each.
     """
 
     driver = "simulated"

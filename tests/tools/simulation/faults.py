@@ -1,4 +1,4 @@
-"""What goes wrong in the world of a seed, and what of it excuses something at the end."""
+"""The faults of a seed, and the findings that they excuse at the end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _AFTERMATH = {"stop": 5.0, "lose_answers": 1e6, "fail_commits": 1e6}  # seconds
 
 @dataclass(frozen=True)
 class SetBack:
-    """A time when the ledger was set back.
+    """One set-back of the ledger.
 
     Attributes:
-        forgotten: what was accepted, and is no longer in the ledger.
-        unsent: what was sent, and the ledger calls it unsent.
-        aware: the processes that can tell by their lease that it was.
+        forgotten: accepted runs that the ledger has lost.
+        unsent: submitted runs that the ledger again calls unsent.
+        aware: processes that can detect the set-back by their lease.
     """
 
     at: float
@@ -33,30 +33,30 @@ class SetBack:
 
 
 class Faults:
-    """Does the actions of a plan: each kind is a method.
+    """Carries out the actions of a plan; each kind is a method.
 
     Attributes:
-        down: the relays that are about to die, or dead.
-        set_backs: of the ledger.
+        down: relays that are dead or about to die.
+        set_backs: all set-backs of the ledger so far.
     """
 
     def __init__(self, world: World) -> None:
         self.down: set[int] = set()
         self.set_backs: list[SetBack] = []
-        self._troubles: list[tuple[float, float, str]] = []  # from when, to when, which kind
+        self._troubles: list[tuple[float, float, str]] = []  # begin, end, kind
         self._world = world
 
     def troubled(self, begin: float, end: float, *kinds: str) -> bool:
-        """Whether one of these kinds of trouble touches that time."""
+        """Return True if a fault of one of these kinds overlaps the interval."""
         return any(kind in kinds and since <= end and until >= begin for since, until, kind in self._troubles)
 
     @property
     def forgotten(self) -> frozenset[str]:
-        """What was accepted, and is no longer in the ledger since it was set back."""
+        """Return the accepted runs that set-backs have removed from the ledger."""
         return frozenset[str]().union(*(each.forgotten for each in self.set_backs))
 
     def set_back(self, since: float, until: float) -> bool:
-        """Whether the ledger was set back in that time."""
+        """Return True if the ledger was set back in the interval."""
         return any(since <= each.at <= until for each in self.set_backs)
 
     def do(self, action: Action) -> None:

@@ -1,7 +1,7 @@
-"""A LiteLLM gateway in the simulation: it bills each create that it executes, once, and knows what is true.
+"""A simulated LiteLLM gateway: it bills each executed create once, and its books are the ground truth.
 
-Its failures are those that were seen of real ones and of what stands before them: it answers late, it refuses, it fails
-before or after it has executed, a proxy answers in its place with a page.
+It fails as real gateways, and the proxies before them, have been seen to fail: it answers late, it refuses, it fails
+before or after execution, or a proxy answers in its place with a page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NONCE = re.compile(r"q\d+x")
 _PAGE = b"<!doctype html><html><body>Please sign in</body></html>"
 _UNKNOWN = b'{"error": {"message": "No response found with id", "type": "invalid_request_error", "code": 404}}'
 
-# What may happen to a create: whether it is executed, and what the client sees.
+# The fates of a create: whether it is executed, and the status that the client gets (None: no answer).
 SUBMITS = {
     "ok": (True, 200),
     "slow": (True, 200),
@@ -37,13 +37,13 @@ SUBMITS = {
     "page": (False, 200),
     "404 page": (False, 404),
 }
-# Answers that leave it open whether the create was executed.
+# Fates that leave the client unsure whether the create was executed.
 AMBIGUOUS = frozenset({"hangs", "breaks after", "500 after", "502 after", "breaks before", "500 before"})
 OUTAGES = ("503", "502 page", "404 page", "410 page", "401 page", "403 page", "200 page", "refused", "silent")
 
 
 class Create(NamedTuple):
-    """A submission that came: when, what was done (see SUBMITS), and the process that sent it."""
+    """A received submission: its time, its fate (see SUBMITS), and the process that sent it."""
 
     at: float
     fate: str
@@ -52,7 +52,7 @@ class Create(NamedTuple):
 
 @dataclass
 class Response:
-    """A response that was paid for."""
+    """A paid response."""
 
     id: str
     call_id: str
@@ -60,7 +60,7 @@ class Response:
     created: float
     ends: float
     cancelled: float | None = None
-    cancels: list[tuple[float, str]] = field(default_factory=list)  # asked for when, and what was answered
+    cancels: list[tuple[float, str]] = field(default_factory=list)  # time of each cancel, and its answer
 
     def status(self, now: float) -> str:
         if self.cancelled is not None:
@@ -76,16 +76,16 @@ class Gateway:
     """The gateway's state and routes.
 
     Attributes:
-        responses: of research runs, by id.
-        creates: for each call id the submissions that came.
-        answered: when the last submission under a call id had its answer.
-        turns: creates of the client's own, executed, by session.
-        submits: the weights by which a create's fate is drawn, from SUBMITS.
-        outage: what every call meets, until when.
-        duration: draws how long a run takes, in seconds.
+        responses: responses of research runs, by id.
+        creates: submissions received, by call id.
+        answered: time at which the last submission under a call id was answered.
+        turns: executed creates that the client itself made, by session.
+        submits: weights for drawing a create's fate from SUBMITS.
+        outage: the failure of every call, and the time until which it lasts.
+        duration: draws the duration of a run in seconds.
         blocks: the model answers only when it is done.
-        polls: of research runs.
-        on_create: called after each create that was executed.
+        polls: number of polls of research runs.
+        on_create: called after each executed create.
     """
 
     def __init__(self, clock: Clock, chance: random.Random, log: Callable[[str], None]) -> None:
@@ -188,7 +188,7 @@ class Gateway:
         exchange.end()
 
     async def _turn(self, exchange: Exchange, body: dict[str, Any]) -> None:
-        """A turn of a conversation: calls deep_research for each nonce of the question, then answers with it all."""
+        """Answer a turn: call deep_research for each nonce of the question, then quote every report."""
         session = exchange.headers.get("x-litellm-session-id", "")
         self.turns[session] += 1
         number = len(self._stored) + 1
@@ -226,7 +226,7 @@ def _event(kind: str, **data: Any) -> bytes:
 
 
 async def fail(exchange: Exchange, kind: str) -> None:
-    """Answer with a kind of OUTAGES: an error of LiteLLM's, a proxy's page, or nothing."""
+    """Fail as one of OUTAGES: with an error of LiteLLM, a proxy's page, or no answer."""
     status, _, page = kind.partition(" ")
     if kind == "refused":
         exchange.cut()

@@ -1,8 +1,8 @@
 """Virtual time, and processes that can be killed or frozen between any two steps.
 
-The event loop is asyncio's own, on a selector that never waits: where a loop would sleep until its next timer, the
-clock moves there instead. Every step of a task is a callback of the loop, and the context of each tells which simulated
-process it belongs to. A process that was killed takes no further step: as with `kill -9`, no `finally` runs.
+The event loop is asyncio's, on a selector that never waits: instead of sleeping until the next timer, it moves the
+clock there. Every step of a task is a callback of the loop, and the callback's context names the simulated process that
+it belongs to. A killed process takes no further step: as with `kill -9`, no `finally` runs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, TypeVarTuple
 
 Given = TypeVarTuple("Given")
 
-_MOST_TURNS = 3_000_000  # of the loop in one seed: more is a loop that never comes to rest
+_MOST_TURNS = 3_000_000  # of the loop in one seed; more means that it never comes to rest
 
 current: ContextVar[Process | None] = ContextVar("process", default=None)
 """The simulated process whose code runs; None for the simulation itself."""
 
 
 class Stuck(Exception):
-    """Nothing can happen any more, or the same happens for ever."""
+    """Raised if the simulation can never end: nothing is left to run, or the same steps repeat endlessly."""
 
 
 class Clock:
-    """The machine's clocks: `now` only runs forward, `wall` can be set."""
+    """The machine's clocks: `now` is monotonic, `wall` can be set."""
 
     def __init__(self) -> None:
         self.now = 100_000.0
@@ -39,12 +39,12 @@ class Clock:
 
 
 class Process:
-    """A simulated process: a name, a context for its tasks, and what the operating system closes when it dies.
+    """A simulated process: a name, a context for its tasks, and the resources that its death closes.
 
     Attributes:
-        disk: that it keeps its ledger on.
+        disk: the disk that holds its ledger.
         on_death: called when it dies.
-        leaves_at: when it died, or was told to stop.
+        leaves_at: time of its death, or of the signal to stop.
     """
 
     def __init__(self, name: str, loop: VirtualLoop) -> None:
@@ -66,7 +66,7 @@ class Process:
         return self._loop.create_task(work, name=name or self.name, context=self._context.copy())
 
     def kill(self) -> None:
-        """End it at once. Its connections break, none of its code runs again."""
+        """End the process at once: its connections break, and none of its code runs again."""
         if self.alive:
             self.alive = False
             self.leaves_at = min(self.leaves_at, self._loop.time())
@@ -74,15 +74,15 @@ class Process:
                 close()
 
     def kill_after(self, steps: int, killed: Callable[[], None]) -> None:
-        """Kill it before the step that follows so many more; `killed` is called then."""
+        """Kill the process after `steps` further steps, then call `killed`."""
         self._steps_left, self._killed = steps, killed
 
     def freeze(self, seconds: float) -> None:
-        """Let it take no step for so long, as a suspended machine or SIGSTOP does."""
+        """Stop the process for `seconds`, as SIGSTOP or a suspended machine does."""
         self._frozen_until = self._loop.time() + seconds
 
     def take(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Take one step, if it can."""
+        """Take one step, unless the process is dead or frozen."""
         if not self.alive:
             return
         if self._frozen_until > self._loop.time():
@@ -100,7 +100,7 @@ class Process:
         callback(*args)
 
     def _thaw(self) -> None:
-        """Take all steps that were held, in their order and at one moment: some repeat until another was taken."""
+        """Take all held steps in order, at one moment: some repeat until another one has been taken."""
         if self._frozen_until > self._loop.time():
             self._loop.call_at(self._frozen_until, self._thaw, context=Context())
             return
@@ -115,7 +115,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._objects = 0
-        # A task of a dead process that nobody holds would be closed, and its `finally` blocks would run.
+        # Without this reference a dead process's task would be collected, which runs its `finally` blocks.
         self._tasks: list[asyncio.Task[Any]] = []
         super().__init__(_Selector(clock))
         self.set_task_factory(self._new_task)
@@ -134,7 +134,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return super().call_at(when, _step, callback, args, context=context)
 
     def run_in_executor(self, executor: Any, func: Callable[[*Given], Any], *args: *Given) -> asyncio.Future[Any]:
-        """Call it here and now: a thread would answer at a moment that no seed decides."""
+        """Call it here and now: a thread would answer at a moment that no seed controls."""
         future = self.create_future()
         try:
             future.set_result(func(*args))
@@ -164,7 +164,7 @@ def _step(callback: Callable[..., object], args: tuple[Any, ...]) -> None:
 
 
 class _Task(asyncio.Task[Any]):
-    """A task whose place in a set does not depend on its address in memory."""
+    """A task whose order in a set is independent of its memory address."""
 
     def __init__(self, number: int, work: Any, **options: Any) -> None:
         self._hash = number
@@ -175,7 +175,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class _Future(asyncio.Future[Any]):
-    """The same for a future."""
+    """A future whose order in a set is independent of its memory address."""
 
     def __init__(self, number: int, **options: Any) -> None:
         self._hash = number
@@ -186,7 +186,7 @@ class _Future(asyncio.Future[Any]):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Moves the clock instead of waiting. There is no input or output to wait for."""
+    """A selector that advances the clock instead of waiting; the simulation has no real input or output."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Guards of the product, broken one by one: a simulation that does not find each of them proves nothing.
+"""Guards of the product, broken one by one: a simulation that misses one of them proves nothing.
 
-Each must lead to a finding of its kind in a seed in which the product as it is has none of that kind.
+Each mutant must cause a finding of its kind in a seed where the intact product has no such finding.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ MUTANTS: dict[str, tuple[str, Break]] = {
 
 
 def hunt(seeds: range) -> int:
-    """Look for each mutant until it is found; how many were not."""
+    """Run seeds until each mutant is found; return the number of mutants missed."""
     missed = 0
     for name, (kind, broken) in MUTANTS.items():
         for number, seed in enumerate(seeds, 1):

@@ -1,7 +1,7 @@
-"""The network between the simulated processes: an HTTP transport for their clients, and exchanges that can break.
+"""The network between simulated processes: an HTTP transport for their clients, and exchanges that can break.
 
-A request is a trip there, the server's work in the server's own process, and a trip back; any of the three may be
-lost, and the death of either side is seen by the other one as a broken connection.
+A request consists of the way there, the work in the server's process, and the way back. Any of the three may be lost,
+and each side sees the death of the other as a broken connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Headers = list[tuple[str, str]]
 
 @dataclass
 class Server:
-    """What listens at an address: the process, and what answers an exchange in it."""
+    """A listener at an address: its process, and its handler of exchanges."""
 
     process: Process
     serve: Callable[[Exchange], Awaitable[None]]
@@ -34,7 +34,7 @@ class Network:
     """Addresses and latencies.
 
     Attributes:
-        drop: the probability that a request is lost on its way, or its answer.
+        drop: the probability that a request, or its answer, is lost.
     """
 
     def __init__(self, chance: random.Random) -> None:
@@ -50,7 +50,7 @@ class Network:
 
 
 class Exchange:
-    """One request and its answer, as the server sees them."""
+    """One request and its answer, from the server's side."""
 
     def __init__(self, request: httpx.Request, body: bytes) -> None:
         self.method, self.url = request.method, request.url
@@ -72,20 +72,20 @@ class Exchange:
         self.answer.put_nowait(None)
 
     def send(self, status: int, body: bytes, kind: str = "application/json", headers: Headers | None = None) -> None:
-        """A whole answer."""
+        """Send a whole answer."""
         self.start(status, [("content-type", kind), *(headers or [])])
         self.write(body)
         self.end()
 
     def cut(self) -> None:
-        """Break the connection: the server has died, or the network."""
+        """Break the connection, as the death of the server or of the network does."""
         if not self.broken:
             self.broken = True
             self.answer.put_nowait(httpx.ReadError("the connection broke"))
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """The connections of one process."""
+    """An HTTP transport: the connections of one process."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -143,7 +143,7 @@ async def _serve(server: Server, exchange: Exchange) -> None:
     try:
         await server.serve(exchange)
     finally:
-        exchange.cut()  # does nothing to an answer that is whole: nobody reads on
+        exchange.cut()  # no effect on a complete answer: its reader has finished
 
 
 class _Body(httpx.AsyncByteStream):
@@ -162,7 +162,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def asgi(app: Any) -> Callable[[Exchange], Awaitable[None]]:
-    """Serve an ASGI application, as uvicorn does it for one request of a connection."""
+    """Serve an ASGI application, as uvicorn serves one request of a connection."""
 
     async def serve(exchange: Exchange) -> None:
         first = [{"type": "http.request", "body": exchange.body, "more_body": False}]

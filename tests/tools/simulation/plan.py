@@ -1,7 +1,7 @@
-"""What a seed draws: settings, what the users do, and what goes wrong when.
+"""The plan that a seed draws: settings, users and faults.
 
-Each seed draws first which kinds of trouble it knows at all: a few at a time, each of them likely, find more than all
-of them at once, each of them rare.
+Each seed first draws the kinds of faults that it has at all: a few likely kinds find more than all kinds at once, each
+of them rare.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _LIKE_UNKNOWN = ("404 page", "410 page")  # by the status alone
 
 @dataclass(frozen=True)
 class Action:
-    """Something that goes wrong.
+    """A fault.
 
     Attributes:
-        kind: a method of the world.
+        kind: name of a method of `Faults`.
         at: seconds from the start; None if it happens `after` an event.
         after: an event and its number: the third create, the tenth commit.
-        who: which relay or client.
+        who: the relay or client that it hits.
         amount: seconds, commits or answers, by kind.
         word: the kind of an outage.
-        steps: of a process that are still taken before it dies.
+        steps: number of steps that a process still takes before it dies.
     """
 
     kind: str
@@ -45,16 +45,16 @@ class Action:
 
 @dataclass(frozen=True)
 class UserPlan:
-    """What one user does.
+    """The actions of one user.
 
     Attributes:
         mode: background, foreground, stream, or tool (a conversation that calls deep_research twice).
         start: seconds from the start.
-        timeouts: of its calls, one after the other; the last one repeats.
-        own_key: it brings its idempotency key, and knows it after a death; else the library makes one.
-        twin: the same start is made at the other relay, so many seconds later.
-        other: the key is used once more with other arguments.
-        cancel: seconds from the acceptance until it wants its run cancelled.
+        timeouts: timeouts of its successive calls; the last one repeats.
+        own_key: it supplies its idempotency key, and knows it after a death; otherwise the library makes one.
+        twin: seconds after which it makes the same start at the other relay.
+        other: the key is used once more, with other arguments.
+        cancel: seconds from the acceptance until it cancels its run.
     """
 
     mode: str
@@ -69,7 +69,7 @@ class UserPlan:
 
 @dataclass
 class Plan:
-    """One seed's draw."""
+    """The settings, users and faults of one seed."""
 
     seed: int
     timings: Timings = field(default_factory=Timings)
@@ -86,7 +86,7 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+    """Draw the plan of a seed."""
     chance = random.Random(f"plan {seed}")
     tick, lease = chance.choice([(2.0, 6.0), (3.0, 12.0), (6.0, 30.0), (6.0, 30.0)])
     plan = Plan(seed, Timings(tick=tick, lease=lease, missing=chance.choice([15.0, 120.0])))
@@ -124,7 +124,7 @@ def _user(chance: random.Random) -> UserPlan:
 
 
 def _moment(chance: random.Random, plan: Plan) -> dict[str, Any]:
-    """A time, or an event: what goes wrong just after a commit or a create tells most."""
+    """Draw a time or an event: faults right after a commit or a create find the most."""
     if chance.random() < 0.4:
         return {"at": chance.uniform(0.5, plan.trouble)}
     event = chance.choice(["create", "commit", "accepted", "settled", "wish"])
@@ -164,9 +164,9 @@ def _cancels(chance: random.Random, plan: Plan) -> list[Action]:
             plan.users[index] = UserPlan(**{**vars(user), "cancel": seconds})
     if chance.random() < 0.5:
         plan.submits = {"ok": 1.0, "slow": 1.0}
-    if chance.random() < 0.7:  # just then the gateway is away
+    if chance.random() < 0.7:  # an outage begins at the request to stop
         after = ("wish", chance.randint(1, 2))
-        if chance.random() < 0.5:  # and the run lasts: whoever asks once has asked in vain
+        if chance.random() < 0.5:  # and the run outlasts it: a cancel sent once is lost
             plan.durations = (200.0, 300.0)
         return [Action("gateway_outage", after=after, word=chance.choice(OUTAGES), amount=chance.choice([3.0, 30.0]))]
     return []
@@ -193,7 +193,7 @@ def _outages(chance: random.Random, plan: Plan) -> list[Action]:
 
 
 def _ingress(chance: random.Random, plan: Plan) -> list[Action]:
-    """A page in the gateway's place for longer than a response may be missing, while research runs or is submitted."""
+    """Plan a proxy's page that hides the gateway for longer than a response may be missing, and a short one."""
     plan.timings = replace(plan.timings, missing=15.0)
     plan.durations, plan.trouble = (30.0, 120.0), max(plan.trouble, 60.0)
     after = ("create", chance.randint(1, len(plan.users)))

@@ -1,10 +1,10 @@
-"""Everything compared at the end: the ledger, the gateway's books, what users were told.
+"""Reconciliation at the end: the ledger against the gateway's books and the users' results.
 
-What is excused, and counted, each as narrowly as the product promises:
+Excused and counted, each as narrowly as the product promises:
 
-* a ledger that was set back may have forgotten that a run was accepted; or that it was sent, and then another process
-  sends it that could not know: the sender had died, or the other one's lease did not tell that the ledger is older;
-* a process that starts with a wall clock ahead takes results for old enough to be deleted;
+* a ledger that was set back may have forgotten that a run was accepted; or that it was sent, and then a process that
+  could not know sends it again: the sender had died, or the other one's lease did not show that the ledger is older;
+* a process that starts with its wall clock ahead deletes results that it takes to be old enough;
 * a run whose sender died before the ledger took the gateway's id is indeterminate, and nobody can stop it.
 """
 
@@ -30,16 +30,16 @@ _NEVER_SENT = frozenset(
     {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
     | {"model_unavailable"}
 )
-_TELLING = 2.0  # seconds from a commit until all who wait for it have been told
-_GRACE = 120.0  # seconds in which a wish to stop must have reached a gateway that answers
-# What may rightly leave a submission indeterminate.
+_TELLING = 2.0  # seconds from a commit until all waiting clients have its result
+_GRACE = 120.0  # seconds within which a request to stop reaches a gateway that answers
+# Faults that may leave a submission indeterminate.
 _UNCERTAIN = ("kill", "stop", "freeze", "disk_away", "lose_answers", "fail_commits", "gateway_outage")
-# What may keep a process from telling the ledger in time what it has sent.
+# Faults that may keep a process from reporting its submissions to the ledger in time.
 _HINDERED = ("freeze", "disk_away", "lose_answers", "fail_commits")
 
 
 def reconcile(world: World, result: Result) -> None:
-    """Write into `result` what is wrong, and what is excused."""
+    """Write the violations and the excused findings into `result`."""
     books = _Books(world, result)
     result.findings += [f"failure: {failure}" for failure in world.failures]
     for row in books.rows.values():
@@ -73,7 +73,7 @@ class _Books:
     # Money
 
     def check_paid(self, call_id: str) -> Iterator[str]:
-        """At most one submission that may have been executed."""
+        """Check that at most one submission of each run may have been executed."""
         sent = [create for create in self.world.gateway.creates[call_id] if create.fate not in _REFUSED]
         for first, again in itertools.combinations(sent, 2):
             why = self._why_sent_again(call_id, first, again)
@@ -89,7 +89,7 @@ class _Books:
         return next((why for first, again in pairs if (why := self._why_sent_again(call_id, first, again))), None)
 
     def _why_sent_again(self, call_id: str, first: Create, again: Create) -> str | None:
-        """Why the ledger's set-back excuses the second submission; None if nothing does."""
+        """Return why a set-back of the ledger excuses the second submission; None if it does not."""
         if first.sender is None or again.sender is None or first.sender is again.sender:
             return None
         for each in self.world.faults.set_backs:
@@ -103,14 +103,14 @@ class _Books:
         return None
 
     def check_stops(self, response: Response) -> Iterator[str]:
-        """A run is stopped for a reason: a wish, or the time that it was followed."""
+        """Check that every stopped run was stopped for a reason: a request, or the time limit."""
         user, row = self.askers.get(response.call_id), self.rows.get(response.call_id)
         for at, answer in response.cancels:
             wished = user is not None and user.asked is not None and user.asked <= at
             # The limit counts from the first claim: a run may wait long until it can be submitted.
             since = response.created if user is None or user.since is None else user.since
             late = at - since >= self.world.plan.settings["research_timeout"] - 30
-            # Its sender learned that the ledger gave it up, or that another process has sent it, too.
+            # The sender also cancels a response whose run was given up, or sent by another process too.
             twice = len(self.responses[response.call_id]) > 1
             lost = twice or row is None or row["error_code"] == "submission_indeterminate"
             if not (wished or late or lost):
@@ -153,7 +153,7 @@ class _Books:
             how = "its one cancel met an outage and was not repeated" if seen else "the gateway was never asked"
             yield f"cancelled, and paid to the end: {name}: {how} {seen or ''}"
         if user is None or user.asked is None:
-            # The relay may have, for a run that took too long; a ledger set back after that forgets its reason.
+            # The relay may have cancelled it at the time limit; a ledger set back after that forgets the reason.
             stopped = [at for r in self.responses[name] for at, answer in r.cancels if answer == "cancelled"]
             if any(each.at >= at for each in self.world.faults.set_backs for at in stopped):
                 self.excused["cancelled for the time limit, which the ledger forgot"] += 1
@@ -164,7 +164,7 @@ class _Books:
         world = self.world
         creates = world.gateway.creates.get(name, [])
         fates = {create.fate for create in creates}
-        # A model that blocks gives no id before its end: out of time, it is not known whether it ran.
+        # A blocking model returns its id only at the end: at the time limit its outcome is unknown.
         late = world.plan.blocks and any(
             r.ends - r.created >= world.plan.settings["research_timeout"] - 30 for r in self.responses[name]
         )
@@ -181,7 +181,7 @@ class _Books:
             yield f"indeterminate without a reason: {name}, the submission met {sorted(fates)}"
 
     def _check_wish(self, name: str) -> Iterator[str]:
-        """A wish to stop that was taken reaches the gateway, if the run lasts."""
+        """Check that an accepted request to stop reaches the gateway, if the run lasts long enough."""
         user, row = self.askers.get(name), self.rows[name]
         if user is None or user.answered is None or self.world.faults.set_back(user.answered[0], self.now):
             return
@@ -233,7 +233,7 @@ class _Books:
         ends = {(status, text) for _, status, text in user.seen}
         if row is not None:
             ends.add((row["state"], row["output_text"]))
-        # Who waits is told what a relay has committed a moment before, even if the ledger has forgotten it since.
+        # A waiting client gets a result that a relay has just committed, even if the ledger has forgotten it since.
         forgot = bool(user.seen) and self.world.faults.set_back(user.seen[0][0] - _TELLING, self.now)
         if len(ends) > 1 and not forgot and len(user.ids) == 1:
             yield f"an end that changed: {user.name} {sorted(map(str, ends))}"
@@ -247,7 +247,7 @@ class _Books:
             yield f"gone: {user.name} was told that its run is not there"
 
     def _started_ahead(self) -> bool:
-        """Whether a relay started when the clock was ahead of an earlier one by the time that results are kept."""
+        """Return True if a relay started with its clock ahead of an earlier one's by at least the retention."""
         kept = self.world.plan.settings["retention"] - HOUR
         starts = self.world.starts
         return any(later - earlier >= kept for earlier, later in itertools.combinations(starts, 2))

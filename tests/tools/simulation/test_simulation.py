@@ -1,4 +1,4 @@
-"""Seeds of the simulation are clean, and reproducible in every process."""
+"""Seeds of the simulation have no findings, and replay in every process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_seeds_are_clean(first: int) -> None:
 
 
 @pytest.mark.timeout(_SECONDS)
-def test_a_seed_has_the_same_history_in_every_process_and_after_any_other_seed() -> None:
+def test_a_seed_replays_in_every_process_and_after_any_other_seed() -> None:
     alone, after_others = _simulate("--digests", "--seed", "9"), _simulate("--digests", "--first", "5", "--seeds", "5")
     digest = next(line for line in alone.splitlines() if line.startswith("9 "))
     assert digest in after_others.splitlines()

@@ -1,7 +1,7 @@
-"""The users: each has its question, and does with the library what a careful program or the command does.
+"""The users: each has a question, and uses the library as a careful program or the command does.
 
-A user survives its client's death: it knows what was in its journal (a key of its own, an id and token that it was
-told), and starts a new client with that. Where the library ends with an exception, that must hold what continues.
+A user survives the death of its client: it keeps a journal (its key, the ids and tokens received) and starts a new
+client from that. If the library raises, the exception must hold all that it takes to continue.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class User:
     """One user.
 
     Attributes:
-        ids: the invocations that it was told about under its key, with their tokens.
-        seen: how its run had ended each time that it was shown an end: when, status, text.
-        asked: when it asked for a cancel, and when and with what status that was answered.
-        view: the end that it was told.
-        error: what it ended with instead.
-        gone: the relay said that the run is not there.
+        ids: the invocations returned under its key, with their tokens.
+        seen: every terminal view received: time, status, text.
+        asked: the time of its cancel, and the time and status of the answer.
+        view: the terminal view received.
+        error: the exception raised instead.
+        gone: the relay answered that the run does not exist.
     """
 
     def __init__(self, number: int, plan: UserPlan, world: World) -> None:
@@ -73,7 +73,7 @@ class User:
         return bool(self.view or self.result or self.error or self.gone) and self._running == 0
 
     def begin(self) -> None:
-        """Start a client, which knows what the user knows."""
+        """Start a client from the user's journal."""
         if self.view or self.result or self.error or self.gone:
             return
         self.begun += 1
@@ -112,14 +112,14 @@ class User:
         return timeouts[min(self._calls, len(timeouts)) - 1]
 
     def _told(self, view: Any) -> None:
-        """Take notice of a view."""
+        """Record a view."""
         if view.finished:
             self.seen.append((self._world.clock.now, view.status, view.output_text))
             if self.view is None:
                 self.view = view
                 self._say(f"is told {view.status} {view.error_code or ''}")
 
-    # A run of its own
+    # A research run
 
     async def _research(self) -> None:
         while not (self.view or self.gone or self.error):
@@ -168,7 +168,7 @@ class User:
         refused = error.status is not None and error.status not in PASSING
         key, arguments = getattr(error, "idempotency_key", None), getattr(error, "arguments", None)
         if not refused and self._key is not None:
-            return  # the key finds the run: its own, or the one that an earlier error told
+            return  # finds the run: its own key, or the one in an earlier error
         if not refused and key and arguments:
             self._key, self._arguments = key, dict(arguments)
             return

@@ -1,4 +1,4 @@
-"""The world of one seed: two relays on one ledger, a gateway, users, and what goes wrong between them."""
+"""The world of one seed: two relays on one ledger, a gateway, users, and the faults between them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LOOK = 2.0
 
 @dataclass
 class Result:
-    """How a seed went: its history, what was found wrong, and what was excused."""
+    """The outcome of a seed: its history, its violations, and the excused findings."""
 
     seed: int
     history: list[str]
@@ -47,7 +47,7 @@ class Result:
 
 
 class World:
-    """All that one seed simulates."""
+    """The simulated parts of one seed."""
 
     def __init__(self, plan: Plan, directory: Path, clock: Clock, loop: VirtualLoop) -> None:
         self.plan = plan
@@ -64,10 +64,10 @@ class World:
         self.failures: list[str] = []  # of the processes themselves
         self.healed_at: float | None = None
         self.over = False
-        self.proxies: dict[int, tuple[str, float]] = {}  # before a relay: what they answer, until when
+        self.proxies: dict[int, tuple[str, float]] = {}  # proxies before a relay: their answer, and the end of it
         self.set_back_until = clock.now  # the ledger may still be set back until then
         self.relay_of: dict[int, Relay] = {}
-        self.starts: list[float] = []  # by how much the wall clock was ahead when each relay started
+        self.starts: list[float] = []  # the lead of the wall clock at each start of a relay
         self._events: Counter[str] = Counter()
         self.context = Context()
 
@@ -75,14 +75,14 @@ class World:
         self.history.append(f"{self.clock.now - 100_000:10.3f} {what}")
 
     def happened(self, event: str) -> None:
-        """An event at which something may go wrong."""
+        """Count an event, and trigger the faults planned for it."""
         self._events[event] += 1
         for action in self.plan.actions:
             if action.after == (event, self._events[event]) and self.healed_at is None:
                 self.loop.call_soon(self.faults.do, action, context=self.context)
 
     async def run(self) -> None:
-        """From the start until everybody has what they can have."""
+        """Run from the start until every user has all that they can get."""
         plan = self.plan
         self.gateway.submits = dict(plan.submits) or {"ok": 1.0}
         self.gateway.slow, self.gateway.durations, self.gateway.blocks = plan.slow, plan.durations, plan.blocks
@@ -108,7 +108,7 @@ class World:
         self.over = True
 
     async def _settle(self, until: float) -> None:
-        """Wait until every user and every row has come to an end, and nothing is left to happen to that."""
+        """Wait until every user is done and every row terminal, with no event left that could change them."""
         while self.clock.now < until:
             await asyncio.sleep(min(_LOOK, until - self.clock.now))
             running = any(r.status(self.clock.now) == "in_progress" for r in self.gateway.responses.values())
@@ -171,7 +171,7 @@ class World:
 
 
 class _History(logging.Handler):
-    """The relays' log, as part of the history."""
+    """A log handler that adds the relays' log to the history."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class _History(logging.Handler):
 
 
 def simulate(seed: int) -> Result:
-    """Run one seed, and reconcile what came of it."""
+    """Run one seed and reconcile its outcome."""
     from .reconcile import reconcile
 
     result = Result(seed, [])
@@ -194,7 +194,7 @@ def simulate(seed: int) -> Result:
 
 
 def play(plan: Plan, result: Result, judge: Callable[[World, Result], object]) -> None:
-    """Run a plan, and let `judge` see the world at its end, while the disk is there."""
+    """Run a plan, and call `judge` with the world at its end, before the disk is removed."""
     product_log.setLevel(logging.INFO)
     product_log.propagate = False
     with buried():

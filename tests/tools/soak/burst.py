@@ -1,4 +1,4 @@
-"""kill -9, repeatedly, during bursts of slow submissions: runs called indeterminate had really left this machine."""
+"""Repeated kill -9 during bursts of slow submissions: every indeterminate run had really left this machine."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Burst:
 
 
 def burst(database_url: str, kills: int, seed: int) -> Burst:
-    """Kill a relay so often, each time in the middle of a burst of starts, and account for every run.
+    """Kill a relay repeatedly, each time in the middle of a burst of starts, and account for every run.
 
     Args:
-        database_url: of an empty database.
+        database_url: URL of an empty database.
     """
     gateway = Gateway().start()
     day, chance = BadDay(gateway, seed), random.Random(seed)
@@ -111,7 +111,7 @@ def _wait_for(gateway: Gateway, posts: int) -> None:
 
 
 def _in_flight(database_url: str) -> set[str]:
-    """The questions whose submission the ledger calls in flight."""
+    """Return the questions whose submission is in flight according to the ledger."""
     engine = create_engine(make_url(database_url.replace("+aiosqlite", "")))
     try:
         with engine.connect() as connection:
@@ -122,7 +122,7 @@ def _in_flight(database_url: str) -> set[str]:
 
 
 def _finish(api: Api, run: Run) -> None:
-    """Repeat the start under its key, and wait for the end."""
+    """Repeat the start under its key, and wait for the run to end."""
     started = _start(api, run)
     assert started is not None
     until = time.monotonic() + 90

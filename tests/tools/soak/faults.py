@@ -19,9 +19,9 @@ class BadDay:
     """The faults of one gateway.
 
     Attributes:
-        posts: what it was asked to do, by question.
-        over: whether it behaves from now on.
-        accept: seconds that it may take to accept a submission.
+        posts: the creates received, by question.
+        over: True to behave from now on.
+        accept: the longest time in seconds to accept a submission.
     """
 
     def __init__(self, gateway: Gateway, seed: int) -> None:
@@ -52,13 +52,13 @@ class BadDay:
     def _post_fault(self, drawn: float) -> Fault | None:
         ways = (
             (0.03, Fault("status", 429, _BUSY, {"retry-after": "1"})),
-            (0.01, Fault("status", 503, _BUSY)),  # who reads that does not know whether it was executed
+            (0.01, Fault("status", 503, _BUSY)),  # leaves the outcome unknown
             (0.01, Fault("status", 503, _BUSY, paid=True)),
-            (0.01, Fault("status", 500, paid=True)),  # as LiteLLM tells of a connection that broke too late
+            (0.01, Fault("status", 500, paid=True)),  # LiteLLM's answer if its connection breaks too late
             (0.01, Fault("drop", paid=True)),
             (0.01, Fault("cut", paid=True)),
             (0.01, Fault("empty", paid=True)),
-            (0.01, Fault("garbage")),  # a web page has reached no provider
+            (0.01, Fault("garbage")),  # a proxy's web page: the provider was not reached
         )
         for share, fault in ways:
             drawn -= share
@@ -99,7 +99,7 @@ class BadDay:
 
 
 def asked(request: Json) -> str:
-    """The question in a research request."""
+    """Return the question in a research request."""
     found = _QUESTION.search(str(request.get("input")))
     assert found is not None
     return found[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ENDED = ("completed", "incomplete", "failed", "cancelled")
-# A submission that this relay had in hand when it was killed: its answer may not have reached the ledger.
+# A submission shortly before a kill may have been answered without the answer reaching the ledger.
 NEAR = 2.0  # seconds
 
 
@@ -17,11 +17,11 @@ class Post:
 
     Attributes:
         at: seconds on the monotonic clock.
-        paid: whether it was executed.
-        answered: whether the relay got an answer to it that names the response.
-        refused: whether the answer says that it was not executed; a 5xx does not.
-        ends_as: the status that the response ends with.
-        seconds: until it was answered.
+        paid: True if it was executed.
+        answered: True if the relay got an answer that names the response.
+        refused: True if the answer says that it was not executed; a 5xx does not.
+        ends_as: the terminal status of the response.
+        seconds: time until it was answered.
     """
 
     at: float
@@ -34,12 +34,12 @@ class Post:
 
 @dataclass
 class Run:
-    """One research run that a client was promised.
+    """One accepted research run.
 
     Attributes:
-        ids: that the client was told; a repeated start must name the same.
-        status, error_code, text: of the view at the end; no status where the relay does not know the run.
-        cancelled: whether a client asked for that.
+        ids: the ids returned to the client; a repeated start must return the same.
+        status, error_code, text: of the terminal view; the status is empty if the relay does not know the run.
+        cancelled: True if a client cancelled it.
     """
 
     question: str
@@ -84,8 +84,8 @@ def reconcile(runs: Sequence[Run], posts: dict[str, list[Post]], kills: Sequence
     """Compare every accepted run with the provider's log.
 
     Args:
-        posts: by the question that they ask.
-        kills: when relays were killed, on the monotonic clock.
+        posts: the provider's log, by question.
+        kills: times of the kills on the monotonic clock.
     """
     found = Reconciliation(len(runs), sum(post.paid for sent in posts.values() for post in sent))
     for question, sent in posts.items():

@@ -25,9 +25,9 @@ class Soak:
     """One ledger under load.
 
     Args:
-        database_url: of an empty database.
-        seed: of all that is left to chance.
-        rate: runs that are started per second.
+        database_url: URL of an empty database.
+        seed: seed of all random choices.
+        rate: runs started per second.
     """
 
     def __init__(self, database_url: str, seed: int, rate: float = 5.0) -> None:
@@ -48,7 +48,7 @@ class Soak:
         self._stopping = threading.Event()
 
     def run(self, seconds: float, kill_every: float) -> Reconciliation:
-        """Go on for that long, and kill the relay (-9) that often."""
+        """Run for `seconds`, and kill the relay (-9) every `kill_every` seconds."""
         relay = self._start()
         try:
             with ThreadPoolExecutor(_CLIENTS) as clients:
@@ -94,7 +94,7 @@ class Soak:
                     self._api.events(started)
 
     def _accepted(self, run: Run, mode: str, *, again: bool) -> Json:
-        """Start it, as often as it takes, under one key."""
+        """Start a run under one key, as often as it takes."""
         arguments = {} if mode == "foreground" else {mode: True}
         while True:
             with suppress(httpx.HTTPError):

@@ -1,4 +1,4 @@
-"""The reconciliation finds what it is there to find."""
+"""The reconciliation finds lost runs, double payments, stuck runs and wrong answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNKNOWN = run("failed", "submission_indeterminate")
         (UNKNOWN, [], [100.5]),
     ],
 )
-def test_clean(ended: Run, posts: list[Post], kills: list[float]) -> None:
+def test_correct_runs_are_clean(ended: Run, posts: list[Post], kills: list[float]) -> None:
     found = reconcile([ended], {QUESTION: posts}, kills)
     assert found.clean, found
 
@@ -56,7 +56,7 @@ def test_clean(ended: Run, posts: list[Post], kills: list[float]) -> None:
         ("wrong", run(text="another answer"), [PAID], []),
     ],
 )
-def test_not_clean(what: str, ended: Run, posts: list[Post], kills: list[float]) -> None:
+def test_faulty_runs_are_found(what: str, ended: Run, posts: list[Post], kills: list[float]) -> None:
     found = reconcile([ended], {QUESTION: posts}, kills)
     assert {name for name in ("lost", "doubled", "stuck", "wrong") if getattr(found, name)} == {what}
     assert not found.clean
