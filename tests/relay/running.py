@@ -80,7 +80,12 @@ class Api:
         """Start a background run."""
         if not arguments.get("stream"):
             arguments.setdefault("background", True)
-        answer = self.post(body(question, **arguments))
+        until = time.monotonic() + 60
+        while True:
+            answer = self.post(body(question, **arguments))
+            # On a busy machine the disk may take longer than the relay lets a client wait. Such a start is withdrawn.
+            if answer.status_code != 503 or "ledger_unavailable" not in answer.text or time.monotonic() > until:
+                break
         assert answer.status_code in (200, 202), answer.text
         return dict(answer.json())
 
