@@ -65,7 +65,7 @@ def test_a_repeat_that_fails_keeps_the_record(relay: KeyedRelay, command: RunCom
     (entry,) = listed(command)
     for refusal in (401, 404, 409, 422, 503):
         relay.server.answers(reply({}, refusal))
-        run = command("--invocation", entry["id"], "--timeout", "1")
+        run = command("--invocation", entry["id"], "--timeout", "3")
         assert (run.code, run.out) == (4, "")
         assert f"HTTP {refusal}" in run.err
         assert listed(command)[0]["id"] == entry["id"]

@@ -170,6 +170,7 @@ def prepare(connection: Connection) -> bytes:
         # Another process may be migrating a large ledger: wait for as long as that takes.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
     inspector = inspect(connection)
     if not inspector.has_table(meta.name):

@@ -136,9 +136,9 @@ EVERY_DEFAULT = (
     "default_transaction_isolation = 'repeatable read'",
     "default_transaction_deferrable = on",
     "standard_conforming_strings = off",
-    "statement_timeout = '40ms'",
-    "lock_timeout = '20ms'",
-    "idle_in_transaction_session_timeout = '40ms'",
+    "statement_timeout = '1s'",
+    "lock_timeout = '1s'",
+    "idle_in_transaction_session_timeout = '1s'",
     "synchronous_commit = off",
     "client_encoding = 'LATIN1'",
     "client_encoding = 'SQL_ASCII'",
@@ -193,7 +193,7 @@ def test_changes_are_durable_and_have_time_under_any_defaults(postgresql: Postgr
     async def work() -> None:
         url = postgresql.new_database()
         for name, odd in (
-            *((name, "30ms") for name in wanted if name.endswith("timeout")),
+            *((name, "3s") for name in wanted if name.endswith("timeout")),
             ("synchronous_commit", "off"),
         ):
             sql(url, f"ALTER DATABASE {{db}} SET {name} = '{odd}'")
