@@ -186,7 +186,7 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
             if options.service == "journal":
                 from .pending import list_or_forget
             else:
-                from .session import run_session
+                from .ending import run_session
 
                 if options.service == "relay":
                     from .research import run

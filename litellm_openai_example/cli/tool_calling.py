@@ -17,9 +17,10 @@ from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
 from .ask import warn_of_dropped_fields
+from .ending import NOT_AS_ASKED
 from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
-from .session import NOT_AS_ASKED, Session
+from .session import Session
 from .verbose import show_turns
 
 
