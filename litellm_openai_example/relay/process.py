@@ -21,8 +21,8 @@ import uvicorn
 from ..console import INTERRUPTED
 from .http.connection import BoundedConnection
 from .http.routes import create_app
-from .ledger.connections import quiet_drivers
-from .ledger.outages import LedgerUnavailable
+from .ledger.engines import quiet_drivers
+from .ledger.failures import LedgerUnavailable
 from .log import background_stderr, configure_logging, log
 from .service import Relay
 from .settings import Settings

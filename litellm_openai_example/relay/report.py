@@ -20,9 +20,9 @@ from ..config import ConfigurationError
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
-from .ledger.connections import quiet_drivers
 from .ledger.database import Database
-from .ledger.outages import LedgerUnavailable, Unstorable, why_not_opened
+from .ledger.engines import quiet_drivers
+from .ledger.failures import LedgerUnavailable, Unstorable, why_not_opened
 from .ledger.records import when
 from .ledger.schema import (
     ACTIVE,

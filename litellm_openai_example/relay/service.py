@@ -17,7 +17,7 @@ from .engine.worker import Worker
 from .http.responses import Problem
 from .ledger.acceptance import IdempotencyConflict, QueueFull
 from .ledger.database import Database
-from .ledger.outages import LedgerUnavailable
+from .ledger.failures import LedgerUnavailable
 from .ledger.records import NewInvocation, Piece, Record
 from .ledger.states import Ledger
 from .log import log_run

@@ -13,7 +13,7 @@ import pytest
 from litellm_openai_example import LiteLLM, attachments, config
 from litellm_openai_example.relay import process, settings
 from litellm_openai_example.relay.engine import gate
-from litellm_openai_example.relay.ledger import connections
+from litellm_openai_example.relay.ledger import engines
 from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS, MAX_BODY_BYTES
 from litellm_openai_example.transport import bodies, policy
 
@@ -76,7 +76,7 @@ def test_the_readme_stays_short() -> None:
 
 
 RELAY, PACE = settings.Settings, settings.Timings
-READERS = connections._READERS_POSTGRESQL
+READERS = engines._READERS_POSTGRESQL
 FIGURES = {
     "README.md": (f'model="{config.DEFAULT_MODEL}"',),
     "docs/README.ko.md": (

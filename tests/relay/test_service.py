@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.service import Relay
 
 from ..fakes.gateway import Gateway

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 
 from ..events import EncodedEvent, History
-from ..ledger.outages import LedgerUnavailable, NotAnnounced
+from ..ledger.failures import LedgerUnavailable, NotAnnounced
 from ..ledger.records import Piece, Record
 from ..ledger.states import Ledger
 from ..log import log

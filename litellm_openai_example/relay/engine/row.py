@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..ledger.outages import LedgerUnavailable, Unstorable
+from ..ledger.failures import LedgerUnavailable, Unstorable
 from ..ledger.records import Outcome, Piece, Record
 from ..ledger.states import Ledger
 from ..log import kind_and_place, log, log_run

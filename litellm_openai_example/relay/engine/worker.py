@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ..ledger.outages import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import Record
 from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT
 from ..ledger.states import INDETERMINATE, Ledger

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ...research.contract import API_ERRORS, ApiError, ApiErrorCode, ErrorBody, ErrorDetail
-from ..ledger.outages import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 
 MOST_DETAILS = 10
 _PIECE = 64 * 1024

@@ -35,7 +35,7 @@ from ...research.contract import (
 )
 from ..engine.hub import Topic, happens
 from ..events import RETRY_MILLISECONDS, last_id
-from ..ledger.outages import LedgerUnavailable
+from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE
 from ..service import Relay

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..log import log
 from ..tasks import Batch
 from .database import Database, Transaction
-from .outages import LedgerUnavailable
+from .failures import LedgerUnavailable
 from .records import NewInvocation, Record
 from .schema import IS_QUEUED, db_now, invocations
 

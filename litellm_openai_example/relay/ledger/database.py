@@ -25,7 +25,7 @@ from ..log import log
 from ..metrics import observe_commit
 from ..tasks import Batch
 from .connections import Connections
-from .outages import LedgerUnavailable, NotAnnounced, is_outage, unavailable
+from .failures import LedgerUnavailable, NotAnnounced, is_outage, unavailable
 
 T = TypeVar("T")
 

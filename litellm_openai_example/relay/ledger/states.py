@@ -56,8 +56,8 @@ from ..log import log
 from ..tasks import Batch
 from .acceptance import RECORD, RECORDS_BY_ID, Acceptance
 from .database import Database, Transaction
+from .failures import why_not_opened
 from .leases import Leases, Renewal
-from .outages import why_not_opened
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import (
     ACTIVE,

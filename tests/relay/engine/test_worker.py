@@ -12,7 +12,7 @@ import pytest
 from litellm_openai_example.payer import Payer
 from litellm_openai_example.relay.engine import job
 from litellm_openai_example.relay.engine.poller import pause
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import NewInvocation
 from litellm_openai_example.relay.settings import Timings
 from litellm_openai_example.research.arguments import DeepResearchArguments

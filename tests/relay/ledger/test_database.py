@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger import connections
+from litellm_openai_example.relay.ledger import connections, engines
 from litellm_openai_example.relay.ledger.database import Database, Transaction
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable, why_not_opened
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.settings import database_url as configured_url
 
@@ -105,14 +105,14 @@ def test_reasons_in_plain_words(words: str, reason: str) -> None:
 )
 def test_invalid_settings(query: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        connections.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
+        engines.engines(make_url(f"postgresql+psycopg://u:hushhush@h/d?{query}"))
     assert "hushhush" not in str(caught.value)
     assert query.partition("=")[0] in str(caught.value)
 
 
 def test_valid_settings() -> None:
     url = make_url("postgresql+psycopg://h/d?prepare_threshold=3&connect_timeout=9")
-    rest, options = connections._postgresql_options(url)
+    rest, options = engines._postgresql_options(url)
     assert options["prepare_threshold"] == 3
     assert "connect_timeout" not in options
     assert rest.query == {"connect_timeout": "9"}

@@ -22,7 +22,7 @@ from sqlalchemy.pool import Pool
 
 from litellm_openai_example.config import ConfigurationError
 from litellm_openai_example.relay.ledger.database import Database
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import Outcome
 from litellm_openai_example.relay.ledger.schema import ACTIVE
 from litellm_openai_example.relay.ledger.states import Ledger

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import GatewaySettings
 from litellm_openai_example.relay.engine.worker import Worker
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.records import Record
 from litellm_openai_example.relay.ledger.states import Ledger
 from litellm_openai_example.relay.settings import Settings, Timings

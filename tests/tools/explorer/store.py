@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from sqlalchemy import Connection, StaticPool, create_engine, event
 
 from litellm_openai_example.relay.ledger.database import Database, Transaction
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.ledger.schema import invocations, metadata, workers
 from litellm_openai_example.relay.ledger.states import Ledger
 

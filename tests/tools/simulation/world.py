@@ -16,7 +16,7 @@ from typing import Any
 
 from litellm_openai_example.config import ConfigurationError, GatewaySettings
 from litellm_openai_example.relay.http.routes import create_app
-from litellm_openai_example.relay.ledger.outages import LedgerUnavailable
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
 from litellm_openai_example.relay.log import log as product_log
 from litellm_openai_example.relay.service import Relay
 from litellm_openai_example.relay.settings import Settings
