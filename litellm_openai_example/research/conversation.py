@@ -39,7 +39,8 @@ class ToolCall:
         response_id, call_id, name, arguments: the call, as the model made it.
         round: the turn that it belongs to, from 1.
         output: the text that the model receives; None while the call is not answered.
-        status: pending, refused (not sent to a relay), failed, or that of the invocation.
+        status: pending, refused (not sent to a relay), unconfirmed (perhaps accepted), failed, or that of the
+            invocation.
         invocation_id, invocation_token: of the run; None unless a relay accepted it.
         upstream_response_id: the gateway's id of the run's response.
         summary: the text of the report, empty without one.

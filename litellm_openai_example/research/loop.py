@@ -25,6 +25,7 @@ from ..json_object import JsonObject
 from .arguments import TOOL_NAME, parse_arguments
 from .contract import Invocation
 from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn, call_key
+from .relay_answers import RelayError, ResearchUnconfirmedError
 from .relay_calls import RelayCalls
 
 # Carries out one call with these arguments, and stores the result in it.
@@ -81,7 +82,17 @@ def research_through(
         started = time.monotonic()
         if call.invocation_id is None or call.invocation_token is None:
             # In the background, so that the id is known from the start, and a later process can pick the run up.
-            accepted = await relay.invoke_operation({**arguments, "background": True}, call.key)
+            posted = {**arguments, "background": True}
+            try:
+                accepted = await relay.invoke_operation(posted, call.key)
+            except ResearchUnconfirmedError:
+                call.status = "unconfirmed"
+                raise
+            except RelayError as error:
+                # The `POST` of an earlier attempt may have been accepted, whatever became of this one.
+                if call.status == "unconfirmed":
+                    raise relay.unconfirmed(call.key, posted, error) from error
+                raise
             call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
             view = accepted
             if on_accepted is not None:

@@ -11,11 +11,15 @@ import pytest
 from litellm_openai_example import (
     CutShortError,
     GatewayError,
+    LiteLLMClient,
     RelayError,
     ResearchRunningError,
     ResearchUnconfirmedError,
 )
 from litellm_openai_example.research.arguments import parse_arguments
+from litellm_openai_example.research.conversation import Conversation
+from litellm_openai_example.research.loop import converse, research_through
+from litellm_openai_example.research.relay_client import RelayClient
 
 from ..conftest import RunCommand
 from ..fakes.scripted import KEY, Answer, Json, ScriptedServer, Seen, reply, response_body
@@ -589,3 +593,22 @@ def test_the_command_prints_the_report_below_a_truncated_last_turn(
 )
 def test_arguments_in_the_forms_that_models_write(written: str) -> None:
     assert parse_arguments(written) == {"research_question": "one\ntwo"}
+
+
+@pytest.mark.parametrize("refusal", [401, 409, 422])
+def test_an_unconfirmed_call_stays_unconfirmed_in_a_later_attempt(
+    refusal: int, gateway: ScriptedServer, relay: FakeRelay
+) -> None:
+    """A later refusal does not show that the first `POST` was not accepted, so the model is told nothing."""
+    Turns(gateway, calling(ARGUMENTS), FINAL)
+    conversation = Conversation("m", "Research noodles")
+    with LiteLLMClient(gateway.url, KEY) as client, RelayClient(relay.server.url) as calls:
+        relay.accepts = Answer(cut=0)
+        for answer in (relay.accepts, reply({}, refusal)):
+            relay.accepts = answer
+            with pytest.raises(ResearchUnconfirmedError):
+                client.run(converse(conversation, research_through(calls)), 5.0)
+        assert len(gateway.posts) == 1
+        relay.accepts = reply(view("running", None), 202)
+        assert client.run(converse(conversation, research_through(calls)), 60.0).final_text == "The answer"
+    assert len({seen.headers["idempotency-key"] for seen in relay.starts}) == 1
