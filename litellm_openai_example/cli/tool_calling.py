@@ -10,8 +10,8 @@ from ..calls.steps import Operation
 from ..config import ConfigurationError
 from ..json_object import JsonObject
 from ..research.contract import Invocation
-from ..research.conversation import Conversation, ToolCall, ToolCallingResult
-from ..research.loop import Research, converse, research_through
+from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
+from ..research.loop import Research, converse, posted_arguments, research_through
 from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
@@ -101,6 +101,8 @@ class _CallRecords:
             known = journal.find(journal.local_id(call.key)) or journal.find(call.invocation_id)
             if known is not None:
                 self._known[call.key] = known
+                if not known.confirmed:  # the `POST` of an earlier command may have been accepted
+                    call.status = UNCONFIRMED
                 session.pending.follow(known)
 
     def recorded(self, research: Research) -> Research:
@@ -132,9 +134,6 @@ class _CallRecords:
                 self._session.pending.drop(self._known[call.key])
             raise
         except RelayError as error:
-            if call.invocation_id is None and known is not None:
-                # The first `POST` of this call, by an earlier command, may have been accepted.
-                raise self._relay.unconfirmed(call.key, _posted(arguments), error) from error
             record = self._known.get(call.key)
             if record is not None and (call.invocation_id is None or is_gone(error, record, self._relay)):
                 self._session.pending.drop(record)
@@ -146,18 +145,13 @@ class _CallRecords:
             self._conversation.prompt,
             call.key,
             self._relay.base_url,
-            arguments=_posted(arguments),
+            arguments=posted_arguments(arguments),
             conversation=self._conversation.save(),
             payer_headers=self._relay.payer.headers,
         )
         # The record of an earlier command keeps its submission time; only the conversation is newer.
         known = self._known.setdefault(call.key, intent)
         self._session.pending.begin(known._replace(conversation=intent.conversation))
-
-
-def _posted(arguments: JsonObject) -> JsonObject:
-    """Return the arguments of a call as the loop posts them."""
-    return {**arguments, "background": True}
 
 
 def _print(session: Session, result: ToolCallingResult) -> int:

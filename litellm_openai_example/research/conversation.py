@@ -18,6 +18,7 @@ from ..payer import Payer
 from .arguments import TOOL, TOOL_NAME, parse_arguments
 
 MAX_ROUNDS = 4
+UNCONFIRMED = "unconfirmed"  # the status of a call whose `POST` may have been accepted
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from .arguments import TOOL_NAME, parse_arguments
 from .contract import Invocation
-from .conversation import MAX_ROUNDS, Conversation, ToolCall, ToolCallingResult, Turn, call_key
+from .conversation import MAX_ROUNDS, UNCONFIRMED, Conversation, ToolCall, ToolCallingResult, Turn, call_key
 from .relay_answers import RelayError, ResearchUnconfirmedError
 from .relay_calls import RelayCalls
 
@@ -81,19 +81,19 @@ def research_through(
         view: Invocation | None = None
         started = time.monotonic()
         if call.invocation_id is None or call.invocation_token is None:
-            # In the background, so that the id is known from the start, and a later process can pick the run up.
-            posted = {**arguments, "background": True}
+            posted = posted_arguments(arguments)
             try:
                 accepted = await relay.invoke_operation(posted, call.key)
             except ResearchUnconfirmedError:
-                call.status = "unconfirmed"
+                call.status = UNCONFIRMED
                 raise
             except RelayError as error:
                 # The `POST` of an earlier attempt may have been accepted, whatever became of this one.
-                if call.status == "unconfirmed":
+                if call.status == UNCONFIRMED:
                     raise relay.unconfirmed(call.key, posted, error) from error
                 raise
             call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
+            call.status = "pending"
             view = accepted
             if on_accepted is not None:
                 on_accepted(call)
@@ -102,6 +102,12 @@ def research_through(
         _store_result(call, view, time.monotonic() - started)
 
     return research
+
+
+def posted_arguments(arguments: JsonObject) -> JsonObject:
+    """Return the arguments of a call as they are posted to the relay."""
+    # In the background, so that the id is known from the start, and a later process can pick the run up.
+    return {**arguments, "background": True}
 
 
 def _store_result(call: ToolCall, view: Invocation, waited: float) -> None:

@@ -302,13 +302,6 @@ class UpstreamControl:
         """Return the number of creates for a model."""
         return sum(one.method == "POST" for one in self.requests(model))
 
-    def wait_for_posts(self, model: str, count: int, seconds: float = 10.0) -> None:
-        """Return once that many POSTs have arrived."""
-        limit = time.monotonic() + seconds
-        while self.posts(model) < count:
-            assert time.monotonic() < limit, f"{count} POSTs have not arrived"
-            time.sleep(0.02)
-
 
 def configuration(base_url: str) -> dict[str, Any]:
     """Return LiteLLM's configuration: models by name, so that others are unknown, and two families of faulty ones."""

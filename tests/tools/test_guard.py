@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from .ending import has_ended
 from .guard import GUARDED
 
 # A run that starts a child, a daemon (the orphan of a child of another session), and then does what the test says.
@@ -92,5 +93,5 @@ def _wait_for(file: Path) -> str:
 
 def _lives(pid: int) -> bool:
     with suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not has_ended(psutil.Process(pid))
     return False
