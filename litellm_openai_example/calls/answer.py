@@ -218,7 +218,8 @@ def read_error(error: object) -> tuple[str | None, str | None]:
     if not error or (isinstance(error, dict) and not any(error.values())):  # some send an empty one with each answer
         return None, None
     if isinstance(error, dict):
-        code = as_str(error.get("code")) or as_str(error.get("type"))
+        number = error.get("code")
+        code = (str(number) if type(number) is int else as_str(number)) or as_str(error.get("type"))
         return code or None, words_of(error) or code or "an error without a message"
     if isinstance(error, list):
         return read_error(error[0])

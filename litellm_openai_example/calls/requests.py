@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -250,11 +251,14 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
     while True:
         asked = None
         try:
-            reply = await retrieve(response_id, timeout=POLL_TIMEOUT)
+            reply = await _polled(response_id)
         except GatewayError as error:
+            # A 200 that reports an error has the status in it, as a number or in words.
+            status = error.status or _status_in(error.code)
+            unknown = status is None and error.kind is ErrorKind.UNKNOWN_RESPONSE
             # A replica that lags behind answers with 404, so one alone proves nothing.
-            missing = missing + 1 if error.status == 404 else 0
-            stays = error.status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED
+            missing = missing + 1 if status == 404 or unknown else 0
+            stays = status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED
             closed = isinstance(error.__cause__, ClosedClientError)
             if stays or closed or missing >= _MISSING_POLLS:
                 error.response_id = response_id
@@ -281,6 +285,18 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
             )
         await sleep(min(asked if asked is not None else pause, left - _LAST_POLL / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+async def _polled(response_id: str) -> Reply:
+    """Retrieve a response; raise the error that an answer with status 200 reports in place of one."""
+    reply = await retrieve(response_id, timeout=POLL_TIMEOUT)
+    if reply.answer.error_message is not None and reply.answer.status not in TERMINAL | RUNNING:
+        return require_complete(reply)
+    return reply
+
+
+def _status_in(code: str | None) -> int | None:
+    return int(code) if code is not None and re.fullmatch("[45][0-9]{2}", code) else None
 
 
 def poll_after(headers: Mapping[str, str]) -> float | None:

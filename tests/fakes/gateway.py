@@ -243,7 +243,7 @@ class Gateway:
         if begins is not None:  # before the first event
             if begins.kind == "status":
                 error = {"code": "server_error", "message": SECRET_WORDS}
-                failed = {"id": "resp_invented", "status": "failed", "error": error, "output": []}
+                failed: Json = {"id": begins.body or "resp_invented", "status": "failed", "error": error, "output": []}
                 await self._event(writer, "response.failed", {"response": failed})
             raise _Dropped
         await self._event(writer, "response.created", {"response": created})

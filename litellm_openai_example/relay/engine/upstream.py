@@ -163,9 +163,9 @@ class Upstream:
             reply = self._read(raw)
         except Exception as error:
             raise poll_failed(error) from None
-        # Such as the JSON of another program: it must not end the run.
-        if not reply.known:
-            raise PollFailed
+        # Neither another program's JSON nor an unknown status ends the run. The former is an outage, as a page is.
+        if reply is None or not reply.known:
+            raise PollFailed(outage=reply is None)
         return reply
 
     async def _create(
@@ -237,11 +237,12 @@ class Upstream:
             reply = self._read(raw)
         except Exception:
             raise web_page(raw.headers, raw.http_response.content) or OutcomeUnknown() from None
-        if reply.response_id is None and reply.outcome is None:
+        if reply is None or (reply.response_id is None and reply.outcome is None):
             raise OutcomeUnknown  # it may run, but without an id it cannot be found
         yield reply
 
-    def _read(self, raw: RawResponse) -> Reply:
+    def _read(self, raw: RawResponse) -> Reply | None:
+        """Read the reply of a whole answer; return None for the JSON of another program."""
         # An answer beyond the limit was paid for like any other, so its beginning is kept.
         cut = is_cut(raw.http_response)
         answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
@@ -249,13 +250,9 @@ class Upstream:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         response_id = _usable(answer.id)
         if not _is_response(body):  # an end in it is that of something else; only the id of a running one can be polled
-            running = answer.status in _RUNNING
-            return Reply(
-                response_id if running else None,
-                None,
-                poll_after(raw.headers),
-                known=running and response_id is not None,
-            )
+            if response_id is None or answer.status not in _RUNNING:
+                return None
+            return Reply(response_id, poll_after=poll_after(raw.headers))
         outcome = outcome_of(answer, body, raw.headers, longest=self._longest)
         known = outcome is not None or answer.status in _RUNNING
         return Reply(response_id, outcome, poll_after(raw.headers), known=known, model=answer.model)

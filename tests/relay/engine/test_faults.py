@@ -430,6 +430,25 @@ class TestStream:
         assert (view["status"], view["error_code"]) == ("failed", "upstream_failed")
         assert view["output_text"] == "The answer"
 
+    @pytest.mark.parametrize(
+        "page",
+        [
+            Fault("foreign", 200, '{"status": "failed"}', {"content-type": "application/json"}),
+            Fault("foreign", 200, '{"maintenance": true}', {"content-type": "application/json"}),
+            Fault("foreign", 404, PAGE, HTML),
+        ],
+        ids=lambda fault: f"{fault.status}-{fault.body[:20]}",
+    )
+    def test_a_doubted_stream_is_followed_through_an_outage(
+        self, relay: ThreadedRelay, upstream: Gateway, page: Fault
+    ) -> None:
+        """Its first event is a failure, and the look at the response meets another program."""
+        upstream.during_stream = lambda sent: Fault("status", body="resp_0") if sent == -1 else None
+        upstream.on_get = lambda work, n: page if n == 1 else None
+        view = relay.api.wait(relay.api.start(stream=True))
+        assert (view["status"], view["output_text"]) == ("completed", "The answer.")
+        assert len(upstream.posts) == 1
+
     @pytest.mark.parametrize("kind", ["drop", "status"])
     @pytest.mark.parametrize("bridged", [False, True])
     def test_a_stream_broken_before_its_first_event_is_indeterminate(
