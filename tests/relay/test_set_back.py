@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -18,12 +19,13 @@ from ..fakes.gateway import Fault, Gateway
 from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually
 from .conftest import StartRelay
-from .running import ThreadedRelay, environment, finished, relay_process
+from .running import FAST, ThreadedRelay, environment, finished, relay_process
 
 QUEUED = "state = 'queued', owner = NULL, unsent = NULL, upstream_id = NULL"
 CLAIMED = "state = 'submitting', unsent = 1, upstream_id = NULL"
 SENT = "state = 'submitting', unsent = NULL, upstream_id = NULL"
 AWAITING = "state = 'awaiting', unsent = NULL, upstream_id = NULL"
+PATIENT = replace(FAST, lease=6.0)  # seconds; a relay that a busy machine stalls for as long counts as dead
 UNENDED = "output_text = NULL, response = NULL, error_code = NULL"
 
 
@@ -154,7 +156,7 @@ class TestTwoRelays:
     @pytest.mark.parametrize("ended", [False, True])
     def test_a_restored_backup(self, start_relay: StartRelay, upstream: Gateway, ended: bool) -> None:
         upstream.seconds = 0.2 if ended else 3600.0
-        relays = [start_relay(), start_relay()]
+        relays = [start_relay(timings=PATIENT), start_relay(timings=PATIENT)]
         started = [relay.api.start(f"{n}") for relay in relays for n in range(6)]
         for one in started:
             relays[0].api.until(one, "completed" if ended else "running")
@@ -168,13 +170,13 @@ class TestTwoRelays:
         self, start_relay: StartRelay, upstream: Gateway
     ) -> None:
         """Its own lease is unchanged: only the other relay's shows the set-back."""
-        first = start_relay(max_running=1)
+        first = start_relay(max_running=1, timings=PATIENT)
         started = first.api.start("ended")
         first.api.wait(started)
         upstream.seconds = 3600.0
         running = first.api.start("running")
         first.api.until(running, "running")
-        second = start_relay()
+        second = start_relay(timings=PATIENT)
         back = f"{QUEUED}, {UNENDED} WHERE id = '{started['invocation_id']}'"
         Ledger(first).set_leases_back(back, f"id = '{me(second)}'")
         assert second.api.wait(started)["status"] == "completed"
