@@ -5,6 +5,7 @@ Each mutant must cause a finding of its kind in a seed where the intact product 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,21 +14,26 @@ from unittest.mock import patch
 
 from litellm_openai_example.relay.engine import failures, upstream
 from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
+from litellm_openai_example.relay.engine.job import Job
 from litellm_openai_example.relay.engine.memory import Memory
 from litellm_openai_example.relay.engine.poller import Poller
+from litellm_openai_example.relay.engine.replies import Replies, Reply
 from litellm_openai_example.relay.engine.row import Row
+from litellm_openai_example.relay.engine.worker import Worker
 from litellm_openai_example.relay.ledger.leases import Leases
-from litellm_openai_example.relay.ledger.records import NewInvocation
-from litellm_openai_example.relay.ledger.schema import IS_IN_FLIGHT, invocations
+from litellm_openai_example.relay.ledger.records import NewInvocation, Record
+from litellm_openai_example.relay.ledger.schema import IN_FLIGHT, IS_IN_FLIGHT, invocations
 from litellm_openai_example.relay.ledger.states import REQUEUED, Ledger
 from litellm_openai_example.research import contract
+from litellm_openai_example.research.relay_answers import RelayError
+from litellm_openai_example.research.relay_calls import RelayCalls
 
 from .world import simulate
 
 Break = Callable[[], AbstractContextManager[Any]]
 
 _submit_failed, _submitted, _new = failures.submit_failed, Row.submitted, NewInvocation.of
-_ask_to_stop = Poller.ask_to_stop
+_ask_to_stop, _put_right = Poller.ask_to_stop, Worker._put_right
 
 
 async def _intent_unseen(_: Row) -> bool:
@@ -63,6 +69,28 @@ async def _ask_once(self: Poller) -> Any:
     outcome = await _ask_to_stop(self)
     self._unstoppable = True
     return outcome
+
+
+async def _put_back(self: Worker, record: Record) -> None:
+    if record.state not in IN_FLIGHT or record.id in self.jobs:
+        return await _put_right(self, record)
+    await self._ledger.requeue(record.id, 0.0)
+    return self.wake()
+
+
+async def _leave_when_cancelled(self: Job, replies: Replies) -> Reply | None:
+    while not self._cancel.is_set():
+        if (reply := await replies.next(1.0, self._not_yet_cancelled)) is not None:
+            return reply
+    return None
+
+
+def _by_the_wall_clock(self: Poller) -> float:
+    return time.time() - self._row.record.created_at
+
+
+def _as_a_failure(_: Any, __: str, ___: object, error: RelayError) -> RelayError:
+    return RelayError(error.cause)
 
 
 def _know_nothing(_: Memory, __: object) -> bool:
@@ -108,6 +136,19 @@ MUTANTS: dict[str, tuple[str, Break]] = {
     "the gateway is asked to stop but once": (
         "a wish to stop was lost",
         lambda: patch.object(Poller, "ask_to_stop", _ask_once),
+    ),
+    "a row without a job is requeued": ("paid twice", lambda: patch.object(Worker, "_put_right", _put_back)),
+    "a cancel does not wait for the gateway's id": (
+        "cancelled, and paid to the end",
+        lambda: patch.object(Job, "_first_reply", _leave_when_cancelled),
+    ),
+    "the time limit goes by the wall clock": (
+        "stopped without a reason",
+        lambda: patch.object(Poller, "followed", property(_by_the_wall_clock)),
+    ),
+    "a lost answer to a start is reported as a failure": (
+        "nothing to continue with",
+        lambda: patch.object(RelayCalls, "unconfirmed", _as_a_failure),
     ),
     "what was sent is not remembered": ("paid twice", lambda: patch.object(Memory, "__contains__", _know_nothing)),
     "pages of a proxy are believed": (

@@ -5,6 +5,7 @@ Excused and counted, each as narrowly as the product promises:
 * a ledger that was set back may have forgotten that a run was accepted; or that it was sent, and then a process that
   could not know sends it again: the sender had died, or the other one's lease did not show that the ledger is older;
 * a process that starts with its wall clock ahead deletes results that it takes to be old enough;
+* a program that lets the library make up the key keeps none if it is killed before the relay's answer;
 * a run whose sender died before the ledger took the gateway's id is indeterminate, and nobody can stop it.
 """
 
@@ -209,7 +210,9 @@ class _Books:
         elif user.gone:
             yield from self._check_gone(user)
         elif user.error is not None:
-            if (accepted or paid) and not user.ids:
+            if (accepted or paid) and not user.ids and user.begun > 1 and not user.plan.own_key:
+                self.excused["nothing to continue with, for the client that was killed had made the key up"] += 1
+            elif (accepted or paid) and not user.ids:
                 told = f"{user.name} was told {str(user.error)!r}"
                 yield f"nothing to continue with: {told}, and {_one(accepted | paid)} was accepted"
             elif user.ids:
