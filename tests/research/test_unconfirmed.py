@@ -62,7 +62,7 @@ def test_a_repeat_finds_the_run(lost: str, invoke: Invoke, relay: KeyedRelay) ->
         good = relay.server.script
         relay.server.script = lambda seen: good(seen) and Answer(drop=True)
     with pytest.raises(ResearchUnconfirmedError) as caught:
-        invoke(QUESTION, timeout=1)
+        invoke(QUESTION, timeout=4)
     error = pickle.loads(pickle.dumps(caught.value))
     assert isinstance(error, ResearchUnconfirmedError)
     assert (error.kind, error.exit_code, error.outcome_unknown) == (ErrorKind.UNCONFIRMED, 4, True)
@@ -98,7 +98,7 @@ def test_an_unreachable_relay_received_nothing(invoke: Invoke, monkeypatch: pyte
     with FakeGateway() as closed:
         monkeypatch.setenv("RELAY_BASE_URL", closed.url)
     with pytest.raises(RelayError, match="does not answer"):
-        invoke(QUESTION, timeout=1)
+        invoke(QUESTION, timeout=4)
 
 
 @both
@@ -106,7 +106,7 @@ def test_a_call_of_the_model_can_be_found(ask: Ask, gateway: ScriptedServer, rel
     Turns(gateway, calling(ARGUMENTS), FINAL)
     relay.holds = held_start
     with pytest.raises(ResearchUnconfirmedError) as caught:
-        ask(gateway, timeout=2)
+        ask(gateway, timeout=6)
     assert len(gateway.posts) == 1
     assert caught.value.response_id == "resp_1"
     relay.holds = nothing_held
@@ -121,7 +121,7 @@ def test_all_calls_of_a_turn_can_be_found(ask: Ask, gateway: ScriptedServer, rel
     relay.holds = lambda seen: held_start(seen) and b"rice" in seen.content
     relay.ended = False
     with pytest.raises(StillRunningError) as caught:
-        ask(gateway, timeout=2)
+        ask(gateway, timeout=6)
     (other,) = pickle.loads(pickle.dumps(caught.value)).others
     found = {type(error).__name__ for error in (caught.value, other)}
     assert found == {"ResearchRunningError", "ResearchUnconfirmedError"}
