@@ -84,9 +84,9 @@ FIGURES = {
         f"(기본 {config.DEFAULT_TIMEOUT:g}초)",
         f"파일 하나는 {attachments.MAX_FILE // 2**20} MB, 모두 합쳐 {attachments.MAX_FILES // 2**20} MB",
     ),
-    "docs/from-the-manual.md": (
-        f"the default is `{config.DEFAULT_MODEL}`",
-        f"by default `{settings.DEFAULT_MODEL}` with web search and effort `high`",
+    "docs/from-the-manual.ko.md": (
+        f"기본값은 `{config.DEFAULT_MODEL}`입니다",
+        f"기본값은 `{settings.DEFAULT_MODEL}`이고, 웹 검색과 추론 강도 `high`를 함께 씁니다",
     ),
     "docs/sending.md": ("could not connect | retried twice | retried twice",),
     "docs/security.md": (

@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="the examples to drive; all, unless some are named")
     parser.add_argument("--write", action="store_true", help="write the table into docs/frameworks.md")
     given = parser.parse_args()
-    examples = dict(re.findall(r"^```python (\S+)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+    examples = dict(re.findall(r'^```python title="(\S+)"\n(.*?)^```', PAGE.read_text(), re.DOTALL | re.MULTILINE))
     rows, faults = list[str](), list[str]()
     for name in given.names or examples:
         python, versions = installed(name)
