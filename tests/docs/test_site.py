@@ -71,7 +71,7 @@ def copy(tmp_path: Path) -> Path:
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:
     program = ROOT / "tests/tools/docs/site.py"
-    return subprocess.run([PYTHON, program], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([PYTHON, program], cwd=folder, capture_output=True, text=True, timeout=250)
 
 
 def test_the_site_is_built_without_a_warning(copy: Path) -> None:
