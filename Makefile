@@ -119,7 +119,7 @@ test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new
 		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || failed="$$failed $$sdk"; \
 	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
 
-test-frameworks: .venv/test-ready ## Run the examples of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
+test-frameworks: .venv/test-ready ## Run the examples of docs/frameworks*.md: make test-frameworks [ARGS="langchain --write"]
 	@$(PROJECT_RUN) python -m tests.tools.frameworks $(ARGS)
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers while an older relay runs: make test-upgrade BEFORE=REVISION

@@ -19,7 +19,7 @@ from ..tools.docs.blocks import DOCUMENTS, ROOT
 DOCS = ROOT / "docs"
 CONFIG = tomllib.loads((DOCS / "zensical.toml").read_text())["project"]
 PYTHON = ROOT / ".venv-site/bin/python"
-LONG = {"README.ko.md": 260, "cli.md": 210, "frameworks.md": 220, "operating.md": 190, "relay.md": 195}
+LONG = {"README.ko.md": 260, "cli.md": 210, "operating.md": 190, "relay.md": 195}
 
 
 def _pages(nav: list[dict[str, object]]) -> Iterator[str]:
