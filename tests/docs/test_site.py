@@ -15,6 +15,7 @@ import litellm_openai_example
 from litellm_openai_example import ErrorKind
 
 from ..tools.docs.blocks import DOCUMENTS, ROOT
+from ..tools.docs.site import broken_links
 
 DOCS = ROOT / "docs"
 CONFIG = tomllib.loads((DOCS / "zensical.toml").read_text())["project"]
@@ -122,3 +123,31 @@ def test_a_mistake_in_the_reference_fails_the_build(copy: Path, file: str, text:
     built = build(copy)
     assert built.returncode == 1
     assert message in built.stderr
+
+
+@pytest.mark.parametrize(
+    ("link", "broken"),
+    [
+        ("picture.svg", False),
+        ("picture.svg?raw=1#part", False),
+        ("../picture.svg", True),
+        ("folder/", False),
+        ("empty", True),
+        ("missing.yaml", True),
+        ("/picture.svg", True),  # the site may be published below a path
+        ("#heading", False),
+        ("https://example.org/missing", False),
+        ("mailto:somebody@example.org", False),
+        ("data:image/png;base64,AA==", False),
+        ("%ED%95%9C.svg", False),
+    ],
+)
+@pytest.mark.parametrize("tag", ['<a href="{}">', '<img alt="" src="{}"/>'])
+def test_links_to_missing_files_are_found(tmp_path: Path, tag: str, link: str, broken: bool) -> None:
+    for name in ("picture.svg", "한.svg", "folder/index.html", "empty/picture.svg"):
+        file = tmp_path / "site" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    (tmp_path / "picture.svg").write_text("")  # beside the site
+    (tmp_path / "site/page.html").write_text(tag.format(link))
+    assert bool(list(broken_links(tmp_path / "site"))) is broken
