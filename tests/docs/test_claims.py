@@ -18,7 +18,7 @@ from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRO
 from litellm_openai_example.transport import bodies, policy
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply
-from ..tools.docs.blocks import ROOT
+from ..tools.docs.blocks import ROOT, pages
 
 Make = Callable[..., openai.OpenAI]
 
@@ -64,7 +64,7 @@ def test_a_timeout_bounds_the_whole_call(gateway: ScriptedServer) -> None:
 
 
 def test_each_error_code_has_advice() -> None:
-    text = (ROOT / "docs/operating.md").read_text()
+    text = pages("docs/operating.md")
     for code in INVOCATION_ERRORS:
         assert text.count(f"| `{code}` | ") == 1, code
     for code, (status, _) in API_ERRORS.items():
@@ -134,7 +134,7 @@ FIGURES = {
 
 @pytest.mark.parametrize(("name", "figures"), FIGURES.items(), ids=list(FIGURES))
 def test_figures_come_from_the_code(name: str, figures: tuple[str, ...]) -> None:
-    text = " ".join((ROOT / name).read_text().split())
+    text = " ".join(pages(name).split())
     assert [figure for figure in figures if figure not in text] == []
     assert policy._CONNECT_RETRIES == 2  # "twice"
 

@@ -29,6 +29,7 @@ from litellm_openai_example.json_object import JsonObject
 from ..fakes.gateway import Gateway, message
 from ..fakes.postgresql import PostgreSQL
 from ..relay.running import Api, RelayProcess, body, environment
+from .docs.blocks import pages
 from .revision import checkout
 
 CHECKOUTS = Path("bench-results")
@@ -223,7 +224,7 @@ class Upgrade:
     def _restore(self, url: str) -> None:
         """Restore a backup as docs/operating.md describes."""
         before = states(url)
-        (fail_queued,) = _AFTER_RESTORE.findall(Path("docs/operating.md").read_text())
+        (fail_queued,) = _AFTER_RESTORE.findall(pages("docs/operating.md"))
         engine = create_engine(url.replace("+aiosqlite", ""))
         with engine.begin() as connection:
             connection.execute(text(fail_queued))

@@ -15,6 +15,13 @@ ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/api").glob("*.md")])
 
 
+def pages(name: str) -> str:
+    """Return the text of a document, such as `docs/relay.md`, and of its further pages, such as `docs/relay-api.md`."""
+    path = Path(name)
+    found = sorted(ROOT.glob(f"{path.with_suffix('')}*{path.suffix}"))
+    return "\n".join(page.read_text() for page in found)
+
+
 def fill(text: str) -> str:
     """Return a text with each known block regenerated; unknown marks stay."""
     for name, make in _BLOCKS.items():
