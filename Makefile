@@ -51,7 +51,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs
+.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs site
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-23s %s\n", $$1, $$2 }'
@@ -119,7 +119,7 @@ test-sdks: $(filter .uv/bin/uv,$(UV)) ## Run the client's tests with old and new
 		.venv-sdk/bin/python -m pytest $(PYTEST_WORKERS) $(ARGS) $(SDK_TESTS) || failed="$$failed $$sdk"; \
 	done; [ -z "$$failed" ] || { echo "failed with openai$$failed" >&2; exit 1; }
 
-test-frameworks: .venv/test-ready ## Run the examples of docs/frameworks.md: make test-frameworks [ARGS="langchain --write"]
+test-frameworks: .venv/test-ready ## Run the examples of docs/frameworks*.md: make test-frameworks [ARGS="langchain --write"]
 	@$(PROJECT_RUN) python -m tests.tools.frameworks $(ARGS)
 
 test-upgrade: .venv/test-ready ## Upgrade ledgers while an older relay runs: make test-upgrade BEFORE=REVISION
@@ -134,8 +134,11 @@ format: .venv/test-ready ## Format the code
 	@$(PROJECT_RUN) ruff check --fix --quiet
 	@$(PROJECT_RUN) ruff format --quiet
 
-docs: .venv/test-ready ## Regenerate parts of the documents: help texts, public names
+docs: .venv/test-ready ## Regenerate the help texts in the documents
 	@$(PROJECT_RUN) python -m tests.tools.docs
+
+site: .venv-site/ready ## Build the site of the documents in docs/site, with warnings as errors
+	@.venv-site/bin/python -m tests.tools.docs.site
 
 bench: .venv-bench/ready ## Measure speed and size, as ratios within one run
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.tools.bench $(ARGS)
@@ -183,4 +186,10 @@ gateway-lock: .venv/test-ready ## Pin the packages of the gateway and list their
 # Without the test tools, as users have it: the HTTP library imports trio if it is installed.
 .venv-bench/ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(UV) sync --quiet --locked --no-default-groups --group bench --extra relay >&2
+	@touch $@
+
+# Only the tools: they read the package's docstrings without importing it.
+.venv-site/ready: pyproject.toml uv.lock | $(filter .uv/bin/uv,$(UV))
+	@echo "installing the tools of the site into .venv-site" >&2
+	@UV_PROJECT_ENVIRONMENT=.venv-site $(UV) sync --quiet --locked --only-group site >&2
 	@touch $@

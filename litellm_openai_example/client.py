@@ -165,7 +165,8 @@ class LiteLLMClient(_Client):
             accepts a `timeout` for its call, too.
         tags: tags for the gateway's cost reports; otherwise `LITELLM_TAGS`, separated by commas.
         end_user: the user on whose behalf the calls are made; otherwise `LITELLM_END_USER`.
-        http_client, **options: those of `LiteLLM`.
+        http_client: as for `LiteLLM`.
+        **options: the other options of `LiteLLM`.
 
     `chat`, `respond` and `wait` return a `Reply`: the text with usage, cost and sources. `stream_chat_completion` and
     `stream_response` yield the text in pieces and have the reply at the end. `create_chat_completion` and

@@ -23,39 +23,76 @@ _LONGEST = 600
 
 
 class ErrorKind(StrEnum):
-    """The kind of a failure, for programs to branch on. Messages may change, kinds do not."""
+    """The kind of a failure, for programs to branch on. Messages may change, kinds do not.
 
-    BUDGET = "budget"  # the budget or quota of this gateway key is spent
-    BAD_KEY = "bad_key"  # the gateway does not accept or know this key
-    PROVIDER_KEY = "provider_key"  # the provider does not accept the gateway's own key
-    FORBIDDEN = "forbidden"  # this key lacks the permission
-    UNKNOWN_MODEL = "unknown_model"  # the gateway has no such model for this key
-    UNKNOWN_RESPONSE = "unknown_response"  # the gateway does not know that response id
-    NOT_FOUND = "not_found"  # 404 for something that it does not name
-    NOT_SUPPORTED = "not_supported"  # this gateway never supports that for this model
-    UNSUPPORTED_TOOL = "unsupported_tool"  # the model refuses the type of a tool
-    MISSING_TOOL = "missing_tool"  # the model does not work without a tool to search with
-    UNSUPPORTED_REASONING = "unsupported_reasoning"  # the model refuses `reasoning`
-    UNSUPPORTED_STORE = "unsupported_store"  # the provider refuses `store` as it was sent
-    UNSUPPORTED_STREAM = "unsupported_stream"  # the request was refused because of `stream`
-    TOO_LARGE = "too_large"  # the request is longer than the model or the gateway takes
-    POLICY = "policy"  # a content policy refused the request
-    BAD_REQUEST = "bad_request"  # any other 4xx
-    RATE_LIMIT = "rate_limit"  # too many requests, or the gateway has paused the model
-    UNAVAILABLE = "unavailable"  # 503: overloaded
-    SERVER = "server"  # any other 5xx
-    TIMEOUT = "timeout"  # no complete answer in time
-    UNREACHABLE = "unreachable"  # no connection could be made, so nothing was sent
-    LOST = "lost"  # the connection broke after the request was sent
-    WRONG_ADDRESS = "wrong_address"  # that address is not a gateway
-    ANSWER_TOO_LARGE = "answer_too_large"  # the answer is larger than the limit
-    UNREADABLE = "unreadable"  # the answer does not follow the API
-    REFUSED = "refused"  # the model refused to answer
-    CANCELLED = "cancelled"  # the response was cancelled
-    FAILED = "failed"  # the response failed for no given reason
-    CUT_SHORT = "cut_short"  # the answer is incomplete
-    STILL_RUNNING = "still_running"  # the deadline passed while the work continues
-    UNCONFIRMED = "unconfirmed"  # a research run may have been accepted; the answer was lost
+    The value of each kind is its name in lower case.
+
+    Attributes:
+        BUDGET: the budget or quota of this gateway key is spent.
+        BAD_KEY: the gateway does not accept or know this key.
+        PROVIDER_KEY: the provider does not accept the gateway's own key.
+        FORBIDDEN: this key lacks the permission.
+        UNKNOWN_MODEL: the gateway has no such model for this key.
+        UNKNOWN_RESPONSE: the gateway does not know that response id.
+        NOT_FOUND: 404 for something that it does not name.
+        NOT_SUPPORTED: this gateway never supports that for this model.
+        UNSUPPORTED_TOOL: the model refuses the type of a tool.
+        MISSING_TOOL: the model does not work without a tool to search with.
+        UNSUPPORTED_REASONING: the model refuses `reasoning`.
+        UNSUPPORTED_STORE: the provider refuses `store` as it was sent.
+        UNSUPPORTED_STREAM: the request was refused because of `stream`.
+        TOO_LARGE: the request is longer than the model or the gateway takes.
+        POLICY: a content policy refused the request.
+        BAD_REQUEST: any other 4xx.
+        RATE_LIMIT: too many requests, or the gateway has paused the model.
+        UNAVAILABLE: 503: overloaded.
+        SERVER: any other 5xx.
+        TIMEOUT: no complete answer in time.
+        UNREACHABLE: no connection could be made, so nothing was sent.
+        LOST: the connection broke after the request was sent.
+        WRONG_ADDRESS: that address is not a gateway.
+        ANSWER_TOO_LARGE: the answer is larger than the limit.
+        UNREADABLE: the answer does not follow the API.
+        REFUSED: the model refused to answer.
+        CANCELLED: the response was cancelled.
+        FAILED: the response failed for no given reason.
+        CUT_SHORT: the answer is incomplete.
+        STILL_RUNNING: the deadline passed while the work continues.
+        UNCONFIRMED: a research run may have been accepted; the answer was lost.
+        OTHER: any other failure.
+    """
+
+    BUDGET = "budget"
+    BAD_KEY = "bad_key"
+    PROVIDER_KEY = "provider_key"
+    FORBIDDEN = "forbidden"
+    UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_RESPONSE = "unknown_response"
+    NOT_FOUND = "not_found"
+    NOT_SUPPORTED = "not_supported"
+    UNSUPPORTED_TOOL = "unsupported_tool"
+    MISSING_TOOL = "missing_tool"
+    UNSUPPORTED_REASONING = "unsupported_reasoning"
+    UNSUPPORTED_STORE = "unsupported_store"
+    UNSUPPORTED_STREAM = "unsupported_stream"
+    TOO_LARGE = "too_large"
+    POLICY = "policy"
+    BAD_REQUEST = "bad_request"
+    RATE_LIMIT = "rate_limit"
+    UNAVAILABLE = "unavailable"
+    SERVER = "server"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    LOST = "lost"
+    WRONG_ADDRESS = "wrong_address"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    UNREADABLE = "unreadable"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    CUT_SHORT = "cut_short"
+    STILL_RUNNING = "still_running"
+    UNCONFIRMED = "unconfirmed"
     OTHER = "other"
 
 

@@ -166,8 +166,10 @@ class LiteLLM(OpenAI):
         """Return a client with some options replaced; see `openai.OpenAI.copy`.
 
         Args:
-            api_key, http_client, **options: those of the class. `default_headers` and `default_query` add to the
-                mappings of this client, `set_default_headers` and `set_default_query` replace them.
+            api_key: a gateway key, or a function that returns one.
+            http_client: as for the class.
+            **options: the other options of the class. `default_headers` and `default_query` add to the mappings of
+                this client, `set_default_headers` and `set_default_query` replace them.
         """
         return super().copy(api_key=api_key, http_client=http_client, **_copied(self, OpenAI.copy, options))
 

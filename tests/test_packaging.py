@@ -113,7 +113,7 @@ def test_the_workflows_run_targets_of_the_makefile() -> None:
         line for flow in WORKFLOWS.values() for job in flow["jobs"].values() if "steps" in job for line in steps(job)
     }
     made = {line.removeprefix("make ") for line in run if line.startswith("make ")}
-    assert made == {"test-lowest", "test-sdks", "test-frameworks"}
+    assert made == {"test-lowest", "test-sdks", "test-frameworks", "site"}
     assert made <= targets
 
 
@@ -135,6 +135,19 @@ def test_macos_and_windows_call_the_fake_gateway() -> None:
     assert set(job["strategy"]["matrix"]["system"]) == {"macos-latest", "windows-latest"}
     assert steps(job)[-1].endswith("python -m tests.tools.smoke")
     assert "--no-default-groups" in steps(job)[-1]
+
+
+def test_the_site_is_built_for_each_change_and_published_from_main() -> None:
+    flow = WORKFLOWS["site"]
+    assert {"push", "pull_request"} <= flow[True].keys()  # YAML reads `on` as true
+    build, publish = flow["jobs"]["build"], flow["jobs"]["publish"]
+    assert steps(build) == ["make site"]
+    assert build["steps"][-1]["with"]["path"] == "docs/site"
+    assert "permissions" not in build
+    assert publish["if"] == "github.ref == 'refs/heads/main'"
+    assert publish["needs"] == "build"
+    assert publish["steps"][-1]["uses"].startswith("actions/deploy-pages@")
+    assert "make site" in (ROOT / ".ci/run").read_text()
 
 
 def test_ci_installs_each_package_that_tests_require() -> None:

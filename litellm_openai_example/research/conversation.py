@@ -37,17 +37,24 @@ class ToolCall:
     """One function call of the model, and its result.
 
     Attributes:
-        response_id, call_id, name, arguments: the call, as the model made it.
+        response_id: of the answer with the call.
+        call_id: of the call, as the model made it.
+        name: of the function.
+        arguments: JSON text from the model, unchecked.
         round: the turn that it belongs to, from 1.
         output: the text that the model receives; None while the call is not answered.
         status: pending, refused (not sent to a relay), unconfirmed (perhaps accepted), failed, or that of the
             invocation.
-        invocation_id, invocation_token: of the run; None unless a relay accepted it.
+        invocation_id: of the run; None unless a relay accepted it.
+        invocation_token: reads and cancels the run; None unless a relay accepted it.
         upstream_response_id: the gateway's id of the run's response.
         summary: the text of the report, empty without one.
         sources: the pages that the report cites.
         error: the reason of the failure; None for a complete run.
-        model, usage, cost, seconds: of the run, the cost in US dollars; None if the relay does not report it.
+        model: of the run; None if the relay does not report it.
+        usage: tokens of the run.
+        cost: of the run, in US dollars; None if the relay does not report it.
+        seconds: duration of the run; None if the relay does not report it.
     """
 
     response_id: str
@@ -110,9 +117,14 @@ class ToolCallingResult:
     Attributes:
         final_text: the answer.
         tool_called: True if a relay accepted a research run.
-        response_id, previous_response_id, response_status: of the last turn.
-        tool_name, tool_call_id: of the last call of deep_research, accepted or not.
-        invocation_id, invocation_token, upstream_response_id: of its run.
+        response_id: of the last turn.
+        previous_response_id: of the response that the last turn continued; None if it began the conversation.
+        response_status: of the last turn.
+        tool_name: deep_research; None if the model did not call it.
+        tool_call_id: of the last call of deep_research, accepted or not.
+        invocation_id: of its run; None unless a relay accepted it.
+        invocation_token: reads and cancels its run; None unless a relay accepted it.
+        upstream_response_id: the gateway's id of its run's response.
         research_summary: the texts of all reports with their sources; None without a report.
         calls: all function calls, with the errors of those that failed.
         sources: the pages that the answer and the reports cite, each once.

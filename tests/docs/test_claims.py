@@ -18,7 +18,7 @@ from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRO
 from litellm_openai_example.transport import bodies, policy
 
 from ..fakes.scripted import KEY, Answer, ScriptedServer, Seen, reply
-from ..tools.docs.blocks import ROOT
+from ..tools.docs.blocks import ROOT, pages
 
 Make = Callable[..., openai.OpenAI]
 
@@ -64,7 +64,7 @@ def test_a_timeout_bounds_the_whole_call(gateway: ScriptedServer) -> None:
 
 
 def test_each_error_code_has_advice() -> None:
-    text = (ROOT / "docs/operating.md").read_text()
+    text = pages("docs/operating.md")
     for code in INVOCATION_ERRORS:
         assert text.count(f"| `{code}` | ") == 1, code
     for code, (status, _) in API_ERRORS.items():
@@ -84,9 +84,9 @@ FIGURES = {
         f"(기본 {config.DEFAULT_TIMEOUT:g}초)",
         f"파일 하나는 {attachments.MAX_FILE // 2**20} MB, 모두 합쳐 {attachments.MAX_FILES // 2**20} MB",
     ),
-    "docs/from-the-manual.md": (
-        f"the default is `{config.DEFAULT_MODEL}`",
-        f"by default `{settings.DEFAULT_MODEL}` with web search and effort `high`",
+    "docs/from-the-manual.ko.md": (
+        f"기본값은 `{config.DEFAULT_MODEL}`입니다",
+        f"기본값은 `{settings.DEFAULT_MODEL}`이고, 웹 검색과 추론 강도 `high`를 함께 씁니다",
     ),
     "docs/sending.md": ("could not connect | retried twice | retried twice",),
     "docs/security.md": (
@@ -134,7 +134,7 @@ FIGURES = {
 
 @pytest.mark.parametrize(("name", "figures"), FIGURES.items(), ids=list(FIGURES))
 def test_figures_come_from_the_code(name: str, figures: tuple[str, ...]) -> None:
-    text = " ".join((ROOT / name).read_text().split())
+    text = " ".join(pages(name).split())
     assert [figure for figure in figures if figure not in text] == []
     assert policy._CONNECT_RETRIES == 2  # "twice"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -13,10 +12,11 @@ from litellm_openai_example import LiteLLMClient, RelayClient
 
 from ..conftest import RunCommand
 from ..fakes.upstream import UpstreamControl
+from ..tools.docs.blocks import pages
 from .running import QUESTION, Relay
 
 AUTO = ["--api", "responses", "--auto-tool-call", "--timeout", "60"]
-RELAY_DOCUMENT = (Path(__file__).parents[2] / "docs" / "relay.md").read_text()
+RELAY_DOCUMENT = pages("docs/relay.md")
 
 
 def test_a_question_that_needs_research(relay: Relay, command: RunCommand) -> None:

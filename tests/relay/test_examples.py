@@ -16,6 +16,7 @@ from litellm_openai_example.http_library import httpx
 
 from ..fakes.gateway import Gateway
 from ..fakes.scripted import eventually
+from ..tools.docs.blocks import pages
 from .conftest import StartRelay
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,7 +40,7 @@ def test_a_research_run_with_its_sources(start_relay: StartRelay, upstream: Gate
 def test_alerts_use_existing_metrics(start_relay: StartRelay) -> None:
     rules = yaml.safe_load((DOCS / "deploy/alerts.yaml").read_text())["groups"][0]["rules"]
     shown = httpx.get(f"{start_relay().api.base_url}/metrics", trust_env=False).text
-    text = " ".join(rule["expr"] for rule in rules) + (DOCS / "operating.md").read_text()
+    text = " ".join(rule["expr"] for rule in rules) + pages("docs/operating.md")
     for name in set(re.findall(r"\blitellm_relay_\w+", text)):
         # A labelled counter shows only its help before the first count.
         assert f"\n{name}" in shown or f"# TYPE {name} " in shown, name
@@ -56,7 +57,7 @@ def test_runs_queued_in_a_backup_are_not_resubmitted(
     copy = tmp_path / "restored.sqlite3"
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger, closing(sqlite3.connect(copy)) as restored:
         ledger.backup(restored)
-        (statement,) = re.findall(r"```sql\n(.*?)```", (DOCS / "operating.md").read_text(), re.DOTALL)
+        (statement,) = re.findall(r"```sql\n(.*?)```", pages("docs/operating.md"), re.DOTALL)
         assert restored.execute(statement).rowcount == 1
         restored.commit()
     second = start_relay(database_url=f"sqlite+aiosqlite:///{copy}")

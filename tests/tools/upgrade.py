@@ -29,9 +29,10 @@ from litellm_openai_example.json_object import JsonObject
 from ..fakes.gateway import Gateway, message
 from ..fakes.postgresql import PostgreSQL
 from ..relay.running import Api, RelayProcess, body, environment
-from .bench.before import checkout
+from .docs.blocks import pages
+from .revision import checkout
 
-CHECKOUTS = Path("bench-results")  # where the bench has its own
+CHECKOUTS = Path("bench-results")
 RUNNING = 5  # at once in one process, so that further runs stay queued
 SLOW = 12.0  # seconds until a slow submission is answered: this relay is up long before
 STATES = {"queued", "submitting", "awaiting", "running", "completed", "incomplete", "failed", "cancelled"}
@@ -223,7 +224,7 @@ class Upgrade:
     def _restore(self, url: str) -> None:
         """Restore a backup as docs/operating.md describes."""
         before = states(url)
-        (fail_queued,) = _AFTER_RESTORE.findall(Path("docs/operating.md").read_text())
+        (fail_queued,) = _AFTER_RESTORE.findall(pages("docs/operating.md"))
         engine = create_engine(url.replace("+aiosqlite", ""))
         with engine.begin() as connection:
             connection.execute(text(fail_queued))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..ending import Ending
-from .before import checkout
 from .client_bench import COMMAND, first_piece, library, one_shot
 from .growth import growth
 from .ledger_growth import ledger_growth, ledger_table
@@ -36,11 +35,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=12, help="counted runs of each command")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for the raw numbers")
     parser.add_argument("--publish", action="store_true", help="put tables and picture into docs/")
-    parser.add_argument("--before", metavar="REVISION", help="measure the relay of this revision beside ours")
     arguments = parser.parse_args()
     raise_file_limit()
     arguments.out.mkdir(exist_ok=True)
-    before = checkout(arguments.before, arguments.out) if arguments.before else None
     with stub() as url:
         figures = {
             **_step("commands", lambda: one_shot(url, arguments.runs)),
@@ -49,11 +46,11 @@ def main() -> None:
         }
         streams = _step("streams, up to 100,000 pieces", lambda: stream_growth(url, COMMAND))
     started = _step("relay: start", start)
-    figures |= {one.name: one for one in _step("relay: accept", lambda: accept(before))}
+    figures |= {one.name: one for one in _step("relay: accept", accept)}
     figures |= {one.name: one for one in _step("relay: burst", burst)}
     figures["submits: relay"] = _step("relay: submits", submits)
     ends = _step("relay: how soon an end is told of, in virtual time", told)
-    figures |= _step("relay: cost of a run", lambda: run_cost(before))
+    figures["run: relay"] = _step("relay: cost of a run", run_cost)
     grown = _step("relay: growth, up to 1,000 jobs and waiters", growth)
     ledgers = _step("ledger: growth, up to 100,000 runs", ledger_growth)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...fakes.postgresql import PostgreSQL
 from .load import Connection, post_rate
 from .measure import machine, raise_file_limit, stub
-from .relay_process import OURS, invocation, relay
+from .relay_process import invocation, relay
 
 _CLIENTS = 32
 _SECONDS = 5.0
@@ -35,7 +35,7 @@ async def _measure(url: str) -> str:
     """Return accepts a second, and the processor time of a run from its acceptance to the gateway's id."""
     numbers = count()
     with stub() as upstream:
-        with relay(upstream, _MODEL, OURS, database_url=url, max_running=_RUNS) as process:
+        with relay(upstream, _MODEL, database_url=url, max_running=_RUNS) as process:
             used = process.cpu
             await asyncio.gather(*(_start(process.port, next(numbers)) for _ in range(_RUNS)))
             async with Connection(upstream) as counter:
@@ -44,7 +44,7 @@ async def _measure(url: str) -> str:
                     submitted += (await counter.get("/counts")).json.get("POST", 0)
                     await asyncio.sleep(0.05)
             spent = (process.cpu - used) / _RUNS
-        with relay(upstream, _MODEL, OURS, database_url=url, max_running=_RUNS, max_queued=1_000_000) as process:
+        with relay(upstream, _MODEL, database_url=url, max_running=_RUNS, max_queued=1_000_000) as process:
             rate = await post_rate(process.port, _CLIENTS, _SECONDS, lambda: invocation(next(numbers)), 202)
     return f"{rate:,.0f} accepts a second, {spent * 1000:.1f} ms a run to submitted"
 

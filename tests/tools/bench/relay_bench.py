@@ -6,14 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 from .load import Connection, post_rate
 from .measure import Figures, stub
-from .relay_process import OURS, RelayProcess, invocation, relay, start_jobs
+from .relay_process import RelayProcess, invocation, relay, start_jobs
 
 ROUNDS = 3
 POST_ROUNDS = 7
@@ -67,62 +65,44 @@ def _idle_cpu(process: RelayProcess) -> list[float]:
     return shares
 
 
-def accept(before: Path | None = None) -> tuple[Figures, ...]:
-    """Measure the seconds for one durable POST with 32 clients at once: the relay, the stub and the baseline, if given.
-
-    Args:
-        before: folder of the baseline's commands.
-    """
-    return asyncio.run(_accept(before))
+def accept() -> tuple[Figures, ...]:
+    """Measure the seconds for one durable POST with 32 clients at once, at the relay and at the stub."""
+    return asyncio.run(_accept())
 
 
-async def _accept(before: Path | None) -> tuple[Figures, ...]:
-    figures = {"accept: relay": Figures("accept: relay"), "accept: stub": Figures("accept: stub")}
-    with ExitStack() as stack:
-        upstream = stack.enter_context(stub())
-        ports = {"accept: relay": _accepting(stack, upstream, OURS)}
-        if before is not None:
-            ports["accept: before"] = _accepting(stack, upstream, before)
-            figures["accept: before"] = Figures("accept: before")
+async def _accept() -> tuple[Figures, ...]:
+    ours, theirs = Figures("accept: relay"), Figures("accept: stub")
+    with stub() as upstream, relay(upstream, "research-3600", max_queued=1_000_000) as process:
         numbers = count()
         for round_ in range(POST_ROUNDS + 1):
             seconds = _POSTING if round_ else 0.5  # the first round is not counted
-            rates = {
-                name: await post_rate(port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)
-                for name, port in ports.items()
-            }
-            rates["accept: stub"] = await post_rate(upstream, CLIENTS, seconds, _submission, 200)
+            accepted = await post_rate(process.port, CLIENTS, seconds, lambda: invocation(next(numbers)), 202)
+            created = await post_rate(upstream, CLIENTS, seconds, _submission, 200)
             if round_:
-                for name, rate in rates.items():
-                    figures[name].seconds.append(1 / rate)
-    return tuple(figures.values())
+                ours.seconds.append(1 / accepted)
+                theirs.seconds.append(1 / created)
+    return ours, theirs
 
 
-def _accepting(stack: ExitStack, upstream: int, programs: Path) -> int:
-    return stack.enter_context(relay(upstream, "research-3600", programs, max_queued=1_000_000)).port
-
-
-def run_cost(before: Path | None = None) -> dict[str, Figures]:
+def run_cost() -> Figures:
     """Measure the relay's processor seconds for one run of 5 s, with 200 at once, and the polls of a run.
 
     `megabytes` of the figures holds the polls (GETs per run).
     """
-    return asyncio.run(_run_cost(before))
+    return asyncio.run(_run_cost())
 
 
-async def _run_cost(before: Path | None) -> dict[str, Figures]:
-    programs = {"run: relay": OURS} | ({} if before is None else {"run: before": before})
-    figures = {name: Figures(name) for name in programs}
+async def _run_cost() -> Figures:
+    figures = Figures("run: relay")
     for round_ in range(ROUNDS):
-        for name, folder in programs.items():
-            with stub() as upstream, relay(upstream, f"research-{RESEARCH}", folder, max_running=AT_ONCE) as process:
-                async with Connection(upstream) as counter:
-                    await counter.get("/counts")
-                    used = process.cpu
-                    numbers = range(round_ * AT_ONCE, (round_ + 1) * AT_ONCE)
-                    await _timed(_through_relay(process.port, number) for number in numbers)
-                    figures[name].seconds.append((process.cpu - used) / AT_ONCE)
-                    figures[name].megabytes.append((await counter.get("/counts")).json["GET"] / AT_ONCE)
+        with stub() as upstream, relay(upstream, f"research-{RESEARCH}", max_running=AT_ONCE) as process:
+            async with Connection(upstream) as counter:
+                await counter.get("/counts")
+                used = process.cpu
+                numbers = range(round_ * AT_ONCE, (round_ + 1) * AT_ONCE)
+                await _timed(_through_relay(process.port, number) for number in numbers)
+                figures.seconds.append((process.cpu - used) / AT_ONCE)
+                figures.megabytes.append((await counter.get("/counts")).json["GET"] / AT_ONCE)
     return figures
 
 

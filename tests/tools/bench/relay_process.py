@@ -23,7 +23,7 @@ from litellm_openai_example.research.contract import IDEMPOTENCY_HEADER, INVOCAT
 from ...fakes.scripted import free_port
 from .load import Connection
 
-OURS = Path(sys.executable).parent
+_PROGRAMS = Path(sys.executable).parent
 _USUAL = ("ledger: ", "listening on ")
 
 
@@ -54,13 +54,12 @@ class RelayProcess:
 
 
 @contextmanager
-def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int | str) -> Iterator[RelayProcess]:
+def relay(upstream: int, model: str, /, **settings: int | str) -> Iterator[RelayProcess]:
     """Run a relay in front of the stub.
 
     Args:
         upstream: port of the stub.
         model: model that does the research.
-        programs: folder of the command; that of the baseline to measure it instead.
         **settings: the relay's variables without their prefix.
 
     Raises:
@@ -70,7 +69,7 @@ def relay(upstream: int, model: str, programs: Path = OURS, /, **settings: int |
         port = free_port()
         started = time.perf_counter()
         process = subprocess.Popen(
-            [str(programs / "litellm-relay"), "--port", str(port)],
+            [str(_PROGRAMS / "litellm-relay"), "--port", str(port)],
             env=_environment(upstream, model, folder, settings),
             stdin=subprocess.DEVNULL,
             stdout=log,

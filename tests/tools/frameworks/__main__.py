@@ -1,4 +1,4 @@
-"""`make test-frameworks`: drive each library of docs/frameworks.md with the SDK's client and with ours.
+"""`make test-frameworks`: drive each library of docs/frameworks*.md with the SDK's client and with ours.
 
 The newest release of each library is installed into a separate environment under the cache directory. With
 `--write` the measurements replace the table in the document; otherwise its counts are checked.
@@ -27,6 +27,7 @@ from .driver import TIMEOUT
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs/frameworks.md"
+EXAMPLES = PAGE, ROOT / "docs/frameworks-agents.md"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litellm-openai-example/frameworks"
 # What is installed for the examples; the first one's version is shown. An example's name may say which API it uses.
 PACKAGES = {
@@ -57,7 +58,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="the examples to drive; all, unless some are named")
     parser.add_argument("--write", action="store_true", help="write the table into docs/frameworks.md")
     given = parser.parse_args()
-    examples = dict(re.findall(r"^```python (\S+)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+    text = "".join(page.read_text() for page in EXAMPLES)
+    examples = dict(re.findall(r'^```python title="(\S+)"\n(.*?)^```', text, re.DOTALL | re.MULTILINE))
     rows, faults = list[str](), list[str]()
     for name in given.names or examples:
         python, versions = installed(name)

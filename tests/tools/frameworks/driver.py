@@ -1,6 +1,6 @@
 """Drive one library with one client: `driver.py NAME plain|ours URL CODE`, in the environment of that library.
 
-CODE is the library's example from docs/frameworks.md. Each situation has a separate client, and an address that tells
+CODE is the library's example from docs/frameworks*.md. Each situation has a separate client, and an address that tells
 the gateway which failure to play. A JSON line for each goes to stdout.
 """
 
@@ -211,7 +211,7 @@ def main(name: str, kind: str, url: str, code: str) -> None:
         if use is None:
             continue
         names = namespace(kind, f"{url}/{situation}")
-        exec(compile(code, f"docs/frameworks.md: {name}", "exec"), names)
+        exec(compile(code, f"docs/frameworks*.md: {name}", "exec"), names)
         answer = error = None
         started = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""A baseline: another revision of this project in a separate environment, measured beside this one."""
+"""Another revision of this project, installed in a separate environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checkout(revision: str, folder: Path) -> Path:
     commit = subprocess.run(
         ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    tree = (folder / f"before-{commit[:12]}").resolve()
+    tree = (folder / f"revision-{commit[:12]}").resolve()
     binaries = tree / ".venv" / "bin"
     if not (binaries / "litellm-relay").exists():
         print(f"installing {commit[:12]} ...", file=sys.stderr)
