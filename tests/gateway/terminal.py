@@ -1,0 +1,108 @@
+"""A terminal with a shell, in which tests run launchers one after another and log out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+
+GATEWAY = [sys.executable, "-m", "litellm_openai_example.gateway"]
+_DONE = "--done--"
+
+
+class Terminal:
+    """A shell that leads a session with a terminal; stderr is the terminal, stdout a pipe.
+
+    Attributes:
+        shown: what stderr has shown so far.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._screen, other = pty.openpty()
+        self._shell = subprocess.Popen(
+            ["/bin/sh"],
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=other,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+        )
+        os.close(other)
+        self.shown = ""
+        self._closed = threading.Event()
+        self.type("trap : INT")  # as an interactive shell: Ctrl-C ends what it runs, and not the shell
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            # A read that waits in the terminal would keep it open.
+            while not self._closed.is_set():
+                if select.select([self._screen], [], [], 0.05)[0]:
+                    self.shown += os.read(self._screen, 4096).decode()
+
+    def type(self, line: str) -> None:
+        """Have the shell run a line."""
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(f"{line}\n")
+        self._shell.stdin.flush()
+
+    def run(self, *arguments: str, command: str = "", **env: str) -> tuple[str, int]:
+        """Run a launcher, with a command of Python code if one is given; return its stdout and exit code."""
+        line = [*GATEWAY, *arguments, *(["--", sys.executable, "-c", command] if command else [])]
+        settings = [shlex.quote(f"{name}={value}") for name, value in env.items()]
+        self.type(f"env {' '.join(settings)} {shlex.join(line)} </dev/null; echo {_DONE} $?")
+        return self.finished()
+
+    def finished(self) -> tuple[str, int]:
+        """Return stdout and exit code of the line that `run` would have typed."""
+        out = ""
+        while (line := self.line()) and _DONE not in line:
+            out += line
+        before, _, code = line.partition(_DONE)
+        return out + before, int(code)
+
+    def line(self) -> str:
+        """Return the next line of stdout."""
+        assert self._shell.stdout is not None
+        return self._shell.stdout.readline()
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        os.write(self._screen, b"\x03")
+
+    def log_out(self) -> str:
+        """End the shell; return what was left on stdout once nobody holds it any longer."""
+        assert self._shell.stdin is not None
+        with suppress(OSError):
+            self._shell.stdin.close()
+        assert self._shell.stdout is not None
+        left = self._shell.stdout.read()
+        self._shell.wait(60)
+        return left
+
+    def close_window(self) -> None:
+        """Close the terminal, as the user's window or a lost connection does."""
+        self._closed.set()
+        self._reader.join(60)
+        with suppress(OSError):
+            os.close(self._screen)
+
+    def end(self) -> None:
+        """End everything that runs here."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._shell.pid, signal.SIGKILL)
+        self._shell.communicate()
+        if not self._closed.is_set():
+            self.close_window()
