@@ -60,13 +60,17 @@ class Terminal:
 
     def run(self, *arguments: str, command: str = "", **env: str) -> tuple[str, int]:
         """Run a launcher, with a command of Python code if one is given; return its stdout and exit code."""
+        self.start(*arguments, command=command, **env)
+        return self.finished()
+
+    def start(self, *arguments: str, command: str = "", **env: str) -> None:
+        """Start what `run` runs."""
         line = [*GATEWAY, *arguments, *(["--", sys.executable, "-c", command] if command else [])]
         settings = [shlex.quote(f"{name}={value}") for name, value in env.items()]
         self.type(f"env {' '.join(settings)} {shlex.join(line)} </dev/null; echo {_DONE} $?")
-        return self.finished()
 
     def finished(self) -> tuple[str, int]:
-        """Return stdout and exit code of the line that `run` would have typed."""
+        """Return the rest of stdout, and the exit code, of what was started."""
         out = ""
         while (line := self.line()) and _DONE not in line:
             out += line
@@ -103,6 +107,10 @@ class Terminal:
         """End everything that runs here."""
         with suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGKILL)
-        self._shell.communicate()
+        self._shell.wait(60)
+        for stream in (self._shell.stdin, self._shell.stdout):
+            if stream:
+                with suppress(OSError):  # a line that the shell did not read any more
+                    stream.close()
         if not self._closed.is_set():
             self.close_window()
