@@ -124,7 +124,7 @@ def _stop(directory: GatewayDirectory) -> int:
     if ended is not None:
         tell("the gateway has ended" if ended else "a command still uses the gateway, which ends with that command")
     elif running := directory.running():
-        tell(f"Error: the gateway at {running.base_url} runs in a terminal of its user: Ctrl-C there stops it")
+        tell(f"Error: the gateway at {running.base_url} runs in a terminal: Ctrl-C there stops it")
         return FAILED
     else:
         tell("no gateway stays")

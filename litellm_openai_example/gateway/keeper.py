@@ -25,29 +25,33 @@ from .lease import SOCKET, has_terminal, inside, receive, send
 from .proxy import Proxy
 from .start import started
 
-_TICK = 1.0  # seconds between two looks at the session, the proxy and the clock
+_TICK = 0.5  # seconds between two looks at the session, the proxy and the clock
 _REQUEST_SECONDS = 1.0
 
 
 class Door:
-    """The Unix socket that commands connect to. Raises OSError if the file system has none."""
+    """The Unix socket that commands connect to, which refuses them until it opens.
+
+    Raises:
+        OSError: the directory cannot hold such a socket.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self._folder = folder
         self._path = folder / SOCKET
-        new = f"proxy-{os.getpid()}-door"  # removed with a killed gateway's other files
+        self.socket = socket.socket(socket.AF_UNIX)
+        new = folder / f"proxy-{os.getpid()}-door"  # removed with a killed gateway's other files
         with inside(folder):
-            self.socket.bind(new)
-            self._inode = os.lstat(new)
-        self._new: Path | None = folder / new
+            self.socket.bind(new.name)
+        self._inode = new.lstat()
+        try:
+            os.replace(new, self._path)  # of a gateway that was killed, or that retires
+        except OSError:
+            new.unlink()
+            raise
 
     def open(self) -> None:
-        """Let commands in, in place of a gateway that was killed or retires."""
+        """Let commands in."""
         self.socket.listen()
-        if self._new:
-            os.replace(self._new, self._path)
-            self._new = None
 
     def stands(self) -> bool:
         """Return True if a command would still find this door."""
@@ -57,10 +61,8 @@ class Door:
 
     def close(self) -> None:
         """Let nobody in any longer."""
-        with suppress(OSError):
-            if self._new:
-                self._new.unlink()
-            elif self.stands():
+        if self.stands():
+            with suppress(OSError):
                 self._path.unlink()
         self.socket.close()
 
@@ -182,7 +184,9 @@ def keep(first: socket.socket, wish: JsonObject, port: int, timeout: int) -> Non
         with started(directory, port, timeout) as (proxy, offline):
             booted.set()
             _leave_foreground(directory.path)
-            Keeper(proxy, offline, door, session, wish.get("settings")).serve(first, wish)
+            # The name keeps the connections open until LiteLLM has ended.
+            keeper = Keeper(proxy, offline, door, session, wish.get("settings"))
+            keeper.serve(first, wish)
     finally:
         door.close()
 

@@ -1,4 +1,4 @@
-"""A terminal with a shell, in which tests run launchers one after another and log out."""
+"""A terminal with a shell, in which tests run launchers one after another and log out; gateways that stay."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ import termios
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from ..tools.ending import has_ended
 
 GATEWAY = [sys.executable, "-m", "litellm_openai_example.gateway"]
+PRINT = "import os; print(os.environ['LITELLM_BASE_URL'], os.environ['LITELLM_API_KEY'])"
+# Says so once it runs, and ends when the file `go` of the home directory has been made.
+WAIT = (
+    "import os, pathlib, time; print('running', os.environ['LITELLM_BASE_URL'], flush=True)\n"
+    "while not (pathlib.Path.home() / 'go').exists(): time.sleep(0.02)"
+)
+KEEP = ("--reuse", "--keep")
 _DONE = "--done--"
 
 
@@ -50,7 +62,7 @@ class Terminal:
             # A read that waits in the terminal would keep it open.
             while not self._closed.is_set():
                 if select.select([self._screen], [], [], 0.05)[0]:
-                    self.shown += os.read(self._screen, 4096).decode()
+                    self.shown += os.read(self._screen, 4096).decode().replace("\r\n", "\n")
 
     def type(self, line: str) -> None:
         """Have the shell run a line."""
@@ -81,6 +93,10 @@ class Terminal:
         """Return the next line of stdout."""
         assert self._shell.stdout is not None
         return self._shell.stdout.readline()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what the shell runs."""
+        return psutil.Process(self._shell.pid).children()
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
@@ -114,3 +130,21 @@ class Terminal:
                     stream.close()
         if not self._closed.is_set():
             self.close_window()
+
+
+def kept(home: Path) -> list[psutil.Process]:
+    """Return the processes of all gateways that stay, LiteLLM included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            if ("gateway.keeper" in line or "boot.py" in line) and process.environ()["HOME"] == str(home):
+                found.append(process)
+        except (psutil.Error, KeyError):
+            continue
+    return [process for process in found if not has_ended(process)]
+
+
+def keeper_of(home: Path) -> psutil.Process:
+    (keeper,) = [process for process in kept(home) if "gateway.keeper" in " ".join(process.cmdline())]
+    return keeper
