@@ -125,9 +125,7 @@ def test_commands_at_once_start_one_gateway(launcher: Launcher, open_terminal: C
     assert "waiting for another command that starts a gateway" in "".join(terminal.shown for terminal in terminals)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"OPENAI_API_KEY": "sk-private"}, {"https_proxy": "http://proxy.example:1"}]
-)
+@pytest.mark.parametrize("changed", [{"OPENAI_API_KEY": "sk-private"}, {"https_proxy": "http://proxy.example:1"}])
 def test_a_gateway_with_other_settings_is_replaced(
     launcher: Launcher, terminal: Terminal, changed: dict[str, str]
 ) -> None:
