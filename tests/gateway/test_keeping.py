@@ -66,6 +66,7 @@ def test_a_logout_waits_for_the_command_that_still_uses_the_gateway(
 def test_nothing_stays_where_it_is_not_wanted(launcher: Launcher, terminal: Terminal, name: str, value: str) -> None:
     out, code = terminal.run(*KEEP, command=PRINT, **{name: value})
     assert (out.startswith("http://127.0.0.1:"), code) == (True, 0)
+    wait_until(lambda: "no LLM is involved" in terminal.shown)
     assert "stays" not in terminal.shown
     assert not kept(launcher.home)
 
@@ -117,12 +118,15 @@ def test_the_gateway_ends_some_time_after_its_last_use(launcher: Launcher, termi
 
 
 def test_commands_at_once_start_one_gateway(launcher: Launcher, open_terminal: Callable[[], Terminal]) -> None:
-    terminals = [open_terminal() for _ in range(3)]
-    for terminal in terminals:
-        terminal.start(*KEEP, command=PRINT)
-    assert len({terminal.finished() for terminal in terminals}) == 1
+    first, *others = [open_terminal() for _ in range(3)]
+    first.start(*KEEP, command=PRINT, OPENAI_STANDIN="boots")
+    wait_until(lambda: (launcher.home / "proxy-environment.json").exists())
+    for other in others:
+        other.start(*KEEP, command=PRINT, OPENAI_STANDIN="boots")
+    wait_until(lambda: all("waiting for another command that starts a gateway" in one.shown for one in others))
+    (launcher.home / "booted").touch()
+    assert len({terminal.finished() for terminal in (first, *others)}) == 1
     assert len(kept(launcher.home)) == 2
-    assert "waiting for another command that starts a gateway" in "".join(terminal.shown for terminal in terminals)
 
 
 @pytest.mark.parametrize("changed", [{"OPENAI_API_KEY": "sk-private"}, {"https_proxy": "http://proxy.example:1"}])
