@@ -125,13 +125,11 @@ class Keeper:
     def _welcome(self) -> None:
         if self._retired:
             return
-        connection, _ = self._door.socket.accept()
-        connection.settimeout(_REQUEST_SECONDS)
         with suppress(OSError, ValueError):
+            connection, _ = self._door.socket.accept()
+            connection.settimeout(_REQUEST_SECONDS)
             if request := receive(connection):
                 self._consider(connection, request[0])
-                return
-        connection.close()
 
     def _consider(self, connection: socket.socket, wish: JsonObject) -> None:
         """Give a lease, or refuse it; a refused command that wants a gateway that stays has this one replaced."""
