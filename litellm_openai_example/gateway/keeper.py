@@ -27,6 +27,7 @@ from .start import started
 
 _TICK = 0.5  # seconds between two looks at the session, the proxy and the clock
 _REQUEST_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Door:
@@ -208,9 +209,16 @@ def _leave_foreground(folder: Path) -> None:
     os.close(nowhere)
 
 
+def _interrupt_once(_: int, __: object) -> NoReturn:
+    """Interrupt this process, and let nothing interrupt the clean-up: Ctrl-C comes from the terminal and the launcher."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Run the keeper on the connection that is its standard input; a failure is reported there."""
-    handle_signals((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
+    handle_signals(_SIGNALS, _interrupt_once)
     first = socket.socket(fileno=os.dup(0))
     first.set_inheritable(False)
     error = ""
