@@ -210,7 +210,7 @@ def _leave_foreground(folder: Path) -> None:
 
 
 def _interrupt_once(_: int, __: object) -> NoReturn:
-    """Interrupt this process, and let nothing interrupt the clean-up: Ctrl-C comes from the terminal and the launcher."""
+    """Interrupt this process, but not its clean-up: Ctrl-C comes from the terminal and from the launcher."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -28,7 +28,7 @@ WAIT = (
     "while not (pathlib.Path.home() / 'go').exists(): time.sleep(0.02)"
 )
 KEEP = ("--reuse", "--keep")
-_DONE = "--done--"
+DONE = "--done--"
 
 
 class Terminal:
@@ -79,14 +79,14 @@ class Terminal:
         """Start what `run` runs."""
         line = [*GATEWAY, *arguments, *(["--", sys.executable, "-c", command] if command else [])]
         settings = [shlex.quote(f"{name}={value}") for name, value in env.items()]
-        self.type(f"env {' '.join(settings)} {shlex.join(line)} </dev/null; echo {_DONE} $?")
+        self.type(f"env {' '.join(settings)} {shlex.join(line)} </dev/null; echo {DONE} $?")
 
     def finished(self) -> tuple[str, int]:
         """Return the rest of stdout, and the exit code, of what was started."""
         out = ""
-        while (line := self.line()) and _DONE not in line:
+        while (line := self.line()) and DONE not in line:
             out += line
-        before, _, code = line.partition(_DONE)
+        before, _, code = line.partition(DONE)
         return out + before, int(code)
 
     def line(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from ..tools.ending import has_ended
 from .conftest import Launcher, wait_until
-from .terminal import GATEWAY, KEEP, PRINT, WAIT, Terminal, keeper_of, kept
+from .terminal import DONE, GATEWAY, KEEP, PRINT, WAIT, Terminal, keeper_of, kept
 
 STAY = {"LITELLM_KEEP_GATEWAY": "10"}
 
@@ -94,6 +94,13 @@ def test_without_a_terminal_a_gateway_stays_if_asked_until_the_session_ends(laun
     assert first == second
     assert "--stop" in done.stderr
     wait_until(lambda: not kept(launcher.home))
+
+
+def test_a_pipe_behind_a_command_sees_its_end(launcher: Launcher, terminal: Terminal) -> None:
+    line = shlex.join(["env", "LITELLM_KEEP_GATEWAY=10", *GATEWAY, *KEEP, "--", sys.executable, "-c", PRINT])
+    terminal.type(f"{line} 2>&1 </dev/null | cat; echo {DONE} 0")
+    assert "it stays for 10 min" in terminal.finished()[0]
+    assert len(kept(launcher.home)) == 2
 
 
 @pytest.mark.parametrize("minutes", ["ten", "-1", "nan", "1441"])
