@@ -158,7 +158,7 @@ class Keeper:
         self._selector.unregister(connection)
         connection.close()
         if seconds := self._leases.pop(connection):
-            self._until = max(self._until, time.monotonic() + seconds)
+            self._until = time.monotonic() + seconds
 
     def _retire(self) -> None:
         """Give no further lease; the gateway ends with the last one."""

@@ -124,6 +124,12 @@ def test_the_gateway_ends_some_time_after_its_last_use(launcher: Launcher, termi
     assert not (launcher.state / "gateway.sock").exists()
 
 
+def test_the_last_use_decides_how_long_the_gateway_stays(launcher: Launcher, terminal: Terminal) -> None:
+    terminal.run(*KEEP, command=PRINT, LITELLM_KEEP_GATEWAY="1440")
+    terminal.run(*KEEP, command=PRINT, LITELLM_KEEP_GATEWAY="0.001")
+    wait_until(lambda: not kept(launcher.home))
+
+
 def test_commands_at_once_start_one_gateway(launcher: Launcher, open_terminal: Callable[[], Terminal]) -> None:
     first, *others = [open_terminal() for _ in range(3)]
     first.start(*KEEP, command=PRINT, OPENAI_STANDIN="boots")
