@@ -51,20 +51,23 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs site
+.PHONY: help run run-auto gateway gateway-stop relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs site
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-23s %s\n", $$1, $$2 }'
 
 run: .venv/run-ready ## Ask a model: make run PROMPT="..." [ARGS="--api responses --web-search"]
-	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse -- litellm-example $(ARGS) $(GIVEN_PROMPT)
+	@LITELLM_EXAMPLE_MAKE=run $(GATEWAY) --reuse --keep -- litellm-example $(ARGS) $(GIVEN_PROMPT)
 
 run-auto: .venv/relay-ready ## Ask a model that may call deep_research, with a relay beside it: make run-auto PROMPT="..."
-	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse --relay -- \
+	@LITELLM_EXAMPLE_MAKE=run-auto $(GATEWAY) --reuse --keep --relay -- \
 		litellm-example --auto-tool-call --timeout 900 $(ARGS) $(GIVEN_PROMPT)
 
 gateway: .venv/run-ready ## Run a LiteLLM gateway on this machine until Ctrl-C
 	@$(GATEWAY) $(ARGS)
+
+gateway-stop: .venv/run-ready ## Stop the gateway that `make run` has left for later calls
+	@$(GATEWAY) --stop
 
 relay: .venv/relay-ready ## Run the relay server with the gateway at LITELLM_BASE_URL or one on this machine
 	@$(GATEWAY) --reuse -- litellm-relay $(ARGS)

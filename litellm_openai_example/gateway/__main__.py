@@ -7,8 +7,8 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,28 +22,21 @@ from ..console import FAILED, run_command
 from . import boot
 from .children import GatewayUnavailable, Server, exec_command, handle_signals, listen, supervise
 from .directory import GatewayDirectory
-from .offline.model import MODELS
-from .offline.provider import OfflineProvider
-from .progress import PREFIX, progress
-from .proxy import (
-    OFFLINE_KEY,
-    READY_SECONDS,
-    Proxy,
-    accepts_key,
-    configuration,
-    providers_with_keys,
-    with_loopback_direct,
-)
+from .lease import lease, minutes_to_stay, retire
+from .progress import tell
+from .proxy import READY_SECONDS, Proxy, accepts_key, with_loopback_direct
+from .start import PROXY_VARIABLES, client_env, started, tell_if_offline
 
-_NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
-_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _NOT_FOUND = 127
+_MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # set by the Makefile
 _RELAY_STOP_SECONDS = 10.0  # two more than the relay gets to finish its submissions (boot)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "allow_interspersed_args": False})
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on. Default: any free one.")
 @click.option("--reuse", is_flag=True, help="With a command: use LITELLM_BASE_URL, or a gateway that already runs.")
+@click.option("--keep", is_flag=True, help="With --reuse: let a gateway that this starts stay for later commands.")
+@click.option("--stop", is_flag=True, help="Stop the gateway that stays, as soon as no command uses it.")
 @click.option("--relay", is_flag=True, help="With a command: run a relay for it too, unless RELAY_BASE_URL is set.")
 @click.option(
     "--timeout",
@@ -54,7 +47,7 @@ _RELAY_STOP_SECONDS = 10.0  # two more than the relay gets to finish its submiss
     help="How long to wait until LiteLLM, and then the relay, is ready.",
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
-def gateway(port: int, reuse: bool, relay: bool, timeout: int, command: tuple[str, ...]) -> int:
+def gateway(port: int, reuse: bool, keep: bool, stop: bool, relay: bool, timeout: int, command: tuple[str, ...]) -> int:
     """Run a LiteLLM gateway on 127.0.0.1 until Ctrl-C, and print how to reach it.
 
     With a COMMAND, run it against the gateway (LITELLM_BASE_URL and LITELLM_API_KEY are set for it) and stop
@@ -62,11 +55,20 @@ def gateway(port: int, reuse: bool, relay: bool, timeout: int, command: tuple[st
 
     The gateway routes to the providers whose keys are in the environment: OPENAI_API_KEY, ANTHROPIC_API_KEY,
     GEMINI_API_KEY. Without any of them an offline demo model answers.
+
+    With --keep a gateway stays for ten minutes after its last use, until logout or --stop at the latest. It does so
+    only if stderr is a terminal; LITELLM_KEEP_GATEWAY sets the minutes, also without a terminal, and 0 switches it off.
     """
+    if stop:
+        if reuse or keep or relay or command:
+            raise click.UsageError("--stop goes alone")
+        return _stop(GatewayDirectory())
+    if keep and not reuse:
+        raise click.UsageError("--keep goes with --reuse")
     if (reuse or relay) and not command:
         raise click.UsageError(f"{'--reuse' if reuse else '--relay'} goes with a command")
     if command and shutil.which(command[0]) is None:
-        _tell(f"Error: command not found: {command[0]}")
+        tell(f"Error: command not found: {command[0]}")
         return _NOT_FOUND
     relay = relay and not setting("RELAY_BASE_URL")
     if reuse and (env := _reusable()) is not None:
@@ -74,76 +76,80 @@ def gateway(port: int, reuse: bool, relay: bool, timeout: int, command: tuple[st
             return _run_with_relay(command, env, timeout)
         exec_command(command, env)
     directory = GatewayDirectory()
-    with _started(directory, port, timeout) as (proxy, offline):
+    if reuse and (env := _leased(directory, minutes_to_stay() if keep else 0, port, timeout)) is not None:
+        return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
+    with started(directory, port, timeout) as (proxy, offline):
+        tell_if_offline(offline)
         if not command:
             return _serve(directory, proxy, offline)
-        env = _client_env(proxy.base_url, proxy.api_key)
+        env = client_env(proxy.base_url, proxy.api_key)
         return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
 
 
 def _reusable() -> Mapping[str, str] | None:
     """Return the environment for a client of the configured gateway or of one that runs; None if there is neither."""
     if url := setting("LITELLM_BASE_URL"):
-        _tell(f"using the gateway at {_without_credentials(url)}")
+        tell(f"using the gateway at {_without_credentials(url)}")
         return os.environ
     directory = GatewayDirectory()
     running = directory.running()
     if running is None or not accepts_key(running.base_url, directory.master_key):
         return None
-    _tell(f"using the gateway that runs at {running.base_url}")
-    if running.offline:
-        _tell(_NO_LLM)
-    return _client_env(running.base_url, directory.master_key)
+    tell(f"using the gateway that runs at {running.base_url}")
+    tell_if_offline(running.offline)
+    return client_env(running.base_url, directory.master_key)
 
 
-@contextmanager
-def _started(directory: GatewayDirectory, port: int, timeout: int) -> Iterator[tuple[Proxy, bool]]:
-    """Start a gateway; yield it once it is ready, with True if the offline model answers."""
-    keys = providers_with_keys(os.environ)
-    with ExitStack() as stack:
-        if keys:
-            _tell(f"routing to {', '.join(keys)}")
-            routes, env = configuration(keys), dict(os.environ)
-        else:
-            provider = stack.enter_context(OfflineProvider(folder=directory.path / "offline"))
-            routes = configuration({}, provider.base_url)
-            env = _offline_env(provider)
-        proxy = stack.enter_context(
-            Proxy(routes, directory=directory, port=port, env=env, demo=() if keys else MODELS, tell=_tell)
-        )
-        with progress(f"starting LiteLLM at {proxy.base_url}", _tell, expected=10) as show:
-            proxy.wait_until_ready(timeout, show)
-        if not keys:
-            _tell(_NO_LLM)  # last, so that it stands right above the answer
-        yield proxy, not keys
+def _leased(directory: GatewayDirectory, minutes: float, port: int, timeout: int) -> Mapping[str, str] | None:
+    """Return the environment for a client of a gateway that stays; None if there is none, and none is to be started."""
+    use = lease(directory, minutes, port, timeout)
+    if use is None:
+        return None
+    how_long = f"; it stays for {minutes:g} min after its last use, stop it with: {_stop_line()}" if minutes else ""
+    tell(f"using the gateway that runs at {use.base_url}{how_long}")
+    tell_if_offline(use.offline)
+    return client_env(use.base_url, directory.master_key)
 
 
-def _offline_env(provider: OfflineProvider) -> dict[str, str]:
-    """Return LiteLLM's environment for the demo, in which each way out of this machine ends at the provider."""
-    env = {name: value for name, value in os.environ.items() if name.upper() not in _PROXY_VARIABLES}
-    # The provider refuses whatever comes as a request to a proxy (CONNECT, absolute URLs).
-    nowhere = provider.base_url.removesuffix("/v1")
-    ways_out = {name: nowhere for variable in _PROXY_VARIABLES for name in (variable, variable.lower())}
-    return {**env, **ways_out, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1", OFFLINE_KEY: provider.api_key}
+def _stop_line() -> str:
+    """Return the shell command that stops a gateway that stays."""
+    if setting(_MAKE_TARGET):
+        return "make gateway-stop"
+    return shlex.join([sys.executable, "-m", str(__package__), "--stop"])
+
+
+def _stop(directory: GatewayDirectory) -> int:
+    """Stop a gateway that stays, and say what became of it."""
+    ended = retire(directory)
+    if ended is not None:
+        tell("the gateway has ended" if ended else "a command still uses the gateway, which ends with that command")
+    elif running := directory.running():
+        tell(f"Error: the gateway at {running.base_url} runs in a terminal: Ctrl-C there stops it")
+        return FAILED
+    else:
+        tell("no gateway stays")
+    return 0
 
 
 def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
     """Print the exports, and serve until the proxy ends or a signal arrives."""
     exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
-    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXY_VARIABLES):
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXY_VARIABLES):
         exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
     # Only a gateway that stays is recorded: one started for a command would end under those who reuse it.
     directory.record(proxy.base_url, offline=offline)
+    with suppress(GatewayUnavailable):
+        retire(directory)  # from now on commands find this one
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         if os.environ.get("UV"):  # `uv run` found the command in an environment that the user's shell does not have
             click.echo(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
-        _tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
+        tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
         proxy.wait()
         raise GatewayUnavailable(f"the proxy ended unexpectedly{proxy.log_tail()}")
     except KeyboardInterrupt:
-        _tell("stopping")
+        tell("stopping")
         return 0
     finally:
         directory.forget()
@@ -169,20 +175,12 @@ def _run_with_relay(command: tuple[str, ...], env: Mapping[str, str], timeout: i
         relay.stop(_RELAY_STOP_SECONDS)
 
 
-def _client_env(base_url: str, api_key: str) -> dict[str, str]:
-    return {**with_loopback_direct(os.environ), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
-
-
 def _without_credentials(url: str) -> str:
     with suppress(ValueError):
         address = urlsplit(url)
         if place := address.netloc.rpartition("@")[2]:
             return urlunsplit((address.scheme, place, address.path, "", ""))
     return "LITELLM_BASE_URL"
-
-
-def _tell(text: str) -> None:
-    click.echo(f"{PREFIX}{text}", err=True)
 
 
 def main() -> NoReturn:
@@ -193,12 +191,12 @@ def main() -> NoReturn:
     """
     handle_signals((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)  # as Ctrl-C
     try:
-        code = run_command(gateway, _tell)
+        code = run_command(gateway, tell)
     except GatewayUnavailable as error:
-        _tell(f"Error: {error}")
+        tell(f"Error: {error}")
         code = FAILED
     except OSError as error:
-        _tell(f"Error: {error.strerror or error}: {error.filename}" if error.filename else f"Error: {error}")
+        tell(f"Error: {error.strerror or error}: {error.filename}" if error.filename else f"Error: {error}")
         code = FAILED
     sys.exit(code)
 

@@ -46,6 +46,7 @@ class Server:
 
     Attributes:
         base_url: the root of its address.
+        listener: the socket.
         process: the child.
     """
 
@@ -61,7 +62,7 @@ class Server:
     ) -> None:
         self._port = int(listener.getsockname()[1])
         self.base_url = f"http://127.0.0.1:{self._port}"
-        self._listener = listener
+        self.listener = listener
         # The child holds the reading end. Nothing is ever written: the pipe closes when this process ends or stops it.
         reading, self._pipe = os.pipe()
         out = os.open(output, os.O_WRONLY | os.O_APPEND) if isinstance(output, Path) else os.dup(output)
@@ -135,8 +136,8 @@ class Server:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        self._listener.close()
+            self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self.listener.close()
 
     def _ask(self, path: str, headers: Mapping[str, str]) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_RESPONSE_SECONDS)
@@ -148,10 +149,7 @@ class Server:
     def _hang_up_after_exit(self) -> None:
         """Hang up on the clients of a dead child, which would wait in the socket's queue until their deadline."""
         self.process.wait()
-        with suppress(OSError):
-            self._listener.setblocking(True)  # the child shared the socket and made it non-blocking
-            while True:
-                self._listener.accept()[0].close()
+        hang_up(self.listener)
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -170,6 +168,16 @@ def listen(port: int = 0) -> socket.socket:
         listener.close()
         raise GatewayUnavailable(f"port {port} cannot be used: {error.strerror}") from None
     return listener
+
+
+def hang_up(listener: socket.socket) -> None:
+    """Hang up on every client until the socket is closed or shut down."""
+    with suppress(OSError, ValueError):
+        while True:
+            select.select([listener], [], [])
+            # Several processes share the socket and its mode: another one may have accepted the client meanwhile.
+            with suppress(BlockingIOError):
+                listener.accept()[0].close()
 
 
 def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:

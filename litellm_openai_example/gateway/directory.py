@@ -66,7 +66,7 @@ class GatewayDirectory:
         The note stays locked until this process ends. A process id in it would not do: the id may be reused by another
         program, and the port by another user.
         """
-        running = Running(base_url, offline, _loopback_id())
+        running = Running(base_url, offline, loopback_id())
         path = self.write(f"proxy-{os.getpid()}-note.json", json.dumps(vars(running)))
         self._lock = os.open(path, os.O_RDWR)
         with suppress(OSError):  # a file system without locks: the note is never found locked, hence never used
@@ -82,7 +82,7 @@ class GatewayDirectory:
                 fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 running = Running(**json.load(note))
-                return running if running.machine == _loopback_id() else None
+                return running if running.machine == loopback_id() else None
         return None
 
     def forget(self) -> None:
@@ -96,7 +96,7 @@ class GatewayDirectory:
             self._lock = None
 
 
-def _loopback_id() -> str:
+def loopback_id() -> str:
     """Identify the loopback interface of this process.
 
     Machines and containers may share a home directory, and with it the locks on files. But each machine and each

@@ -48,7 +48,8 @@ def ensure(tell: Callable[[str], None]) -> Path:
     python = root / "bin" / "python"
     if _complete(root, python):
         return python
-    with _only_one(root.with_name(root.name + ".lock"), tell) as lock:
+    lock_file = root.with_name(root.name + ".lock")
+    with only_one(lock_file, lambda: tell("waiting for another process that installs LiteLLM")) as lock:
         if not _complete(root, python):
             with resources.as_file(requirements) as file:
                 _install(root, python, file, lock, tell)
@@ -59,6 +60,18 @@ def location(requirements: bytes) -> Path:
     """Return the path of the environment with these requirements."""
     digest = hashlib.sha256(requirements).hexdigest()[:12]
     return cache_dir() / f"gateway-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def installation() -> tuple[str, int]:
+    """Return what identifies the installed environment: its path, and when it was completed; 0 if it is missing.
+
+    Raises:
+        ConfigurationError: as for `ensure`.
+    """
+    root = location(resources.files(__package__).joinpath(REQUIREMENTS).read_bytes())
+    with suppress(OSError):
+        return str(root), (root / _DONE).stat().st_mtime_ns
+    return str(root), 0
 
 
 def find_uv() -> str:
@@ -159,12 +172,17 @@ def _still_runs(process: subprocess.Popen[bytes]) -> bool:
 
 
 @contextmanager
-def _only_one(lock: Path, tell: Callable[[str], None]) -> Iterator[int]:
-    """Let one process at a time install, while others wait and find the work done; yield the lock's descriptor."""
+def only_one(lock: Path, wait: Callable[[], object]) -> Iterator[int]:
+    """Let one process at a time run the block; yield the descriptor that holds the lock.
+
+    Args:
+        lock: the file to lock, which is created if it is missing.
+        wait: called if another process is in the block, before this one waits for it.
+    """
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("waiting for another process that installs LiteLLM")
+            wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()

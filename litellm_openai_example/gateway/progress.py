@@ -13,6 +13,11 @@ PREFIX = "[gateway] "
 _LATE = 2  # times the announced duration
 
 
+def tell(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(f"{PREFIX}{text}", err=True)
+
+
 class Show(Protocol):
     """Updates the line."""
 

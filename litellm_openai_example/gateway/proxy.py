@@ -42,12 +42,13 @@ _SETTINGS: dict[str, object] = {
 }
 # The proxy inherits these variables and no others. A DATABASE_URL, PORT or PYTHONPATH of the user's is meant for
 # another program, and LiteLLM reads hundreds of names.
-_INHERITED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_\w+"
-    r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
-    r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG|HF_HUB_OFFLINE|" + OFFLINE_KEY,
-    re.IGNORECASE,
+_HOST = r"PATH|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LC_\w+|LD_LIBRARY_PATH|DYLD_\w+"
+_SETTINGS_OF_USER = (
+    r"HOME|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG|HF_HUB_OFFLINE"
 )
+_INHERITED = re.compile(f"{_HOST}|{_SETTINGS_OF_USER}|{OFFLINE_KEY}", re.IGNORECASE)
+_DECISIVE = re.compile(_SETTINGS_OF_USER, re.IGNORECASE)
 _VARIABLES = {
     # The price table and everything else that LiteLLM would download at boot comes from the package instead.
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -69,6 +70,11 @@ def providers_with_keys(env: Mapping[str, str]) -> dict[str, str]:
         if holding is not None:
             found[name] = holding
     return found
+
+
+def decisive(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that decide how a proxy answers: keys, addresses, HTTP proxies, certificates."""
+    return {name: value for name, value in env.items() if _DECISIVE.fullmatch(name)}
 
 
 def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> dict[str, object]:
@@ -132,6 +138,7 @@ class Proxy:
 
     Attributes:
         base_url: the root of its address.
+        listener: its listening socket.
         api_key: its master key.
         log: the file with its output.
     """
@@ -167,6 +174,7 @@ class Proxy:
             folder=directory.path,
         )
         self.base_url = self._server.base_url
+        self.listener = self._server.listener
 
     def wait_until_ready(self, limit: float = READY_SECONDS, on_second: Callable[[int], None] = lambda _: None) -> None:
         """Return once the proxy accepts a request with its key.
@@ -185,6 +193,11 @@ class Proxy:
         except TimeoutError:
             raise GatewayUnavailable(f"the proxy was not ready after {limit:.0f} s{self.log_tail()}") from None
         raise GatewayUnavailable(f"the proxy ended with code {self._server.process.wait()}{self.log_tail()}")
+
+    @property
+    def has_ended(self) -> bool:
+        """True once the proxy has ended."""
+        return self._server.process.poll() is not None
 
     def wait(self) -> None:
         """Return once the proxy has ended."""

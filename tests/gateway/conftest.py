@@ -10,7 +10,7 @@ import sys
 import time
 import venv
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from litellm_openai_example.gateway import environment
+
+from .terminal import Terminal, kept
 
 # It answers requests that carry the key, or fails as OPENAI_STANDIN says; other options are ignored.
 STANDIN = """
@@ -162,6 +164,24 @@ def launcher(standin: Path, tmp_path: Path) -> Iterator[Launcher]:
     launcher = Launcher(env, tmp_path)
     yield launcher
     launcher.end_all()
+
+
+@pytest.fixture
+def open_terminal(launcher: Launcher) -> Iterator[Callable[[], Terminal]]:
+    with ExitStack() as ends:
+
+        def opened() -> Terminal:
+            terminal = Terminal({**launcher.env, "TERM": "xterm"})
+            ends.callback(terminal.end)
+            return terminal
+
+        yield opened
+    wait_until(lambda: not kept(launcher.home))
+
+
+@pytest.fixture
+def terminal(open_terminal: Callable[[], Terminal]) -> Terminal:
+    return open_terminal()
 
 
 # Listens on a port in each way that a system may allow, and prints all that it is sent.
