@@ -11,6 +11,7 @@ from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
 from ..json_object import JsonObject
+from ..sdk import DROPPED
 from ..transport.policy import telling_retries
 from . import journal
 from .journal import RESPONSE, Record
@@ -166,9 +167,12 @@ def warn_of_dropped_fields(session: Session) -> None:
     LiteLLM drops fields of a response that it does not know. Those of a chat completion it passes on, and the provider
     refuses unknown ones.
     """
-    # The SDK's signature lists the fields of the API.
     fields = session.options.fields
-    names = foreign_fields(session.client.openai.responses.create, fields) if fields else []
+    if not fields:
+        return
+    # The SDK's signature lists the fields of the API; an older SDK lacks some of those that the client carries.
+    unknown = foreign_fields(session.client.openai.responses.create, fields)
+    names = [name for name in unknown if name not in DROPPED["/responses"]]
     if names:
         notice(f"[the gateway passes {', '.join(names)} to no provider: not in the Responses API]")
 

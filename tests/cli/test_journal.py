@@ -15,6 +15,7 @@ import pytest
 
 from litellm_openai_example.cli import pending
 from litellm_openai_example.config import OWN_RELAY
+from litellm_openai_example.sdk import DROPPED
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
@@ -197,6 +198,17 @@ def test_sources_that_the_text_does_not_name(configured: ScriptedServer, command
     configured.answers(reply(body))
     assert command(*R, "hi").out == "See https://a.example/xy.\n\nSources:\n- A page: https://a.example/x\n"
     assert command(*R, "--no-sources", "hi").out == "See https://a.example/xy.\n"
+
+
+@pytest.mark.parametrize("name", DROPPED["/responses"])
+def test_a_field_that_the_client_carries_is_not_reported(
+    name: str, configured: ScriptedServer, command: RunCommand
+) -> None:
+    """An older SDK has no argument for it."""
+    configured.answers(reply(response_body("OK")))
+    run = command(*R, "-o", f"{name}=x", "hi")
+    assert (run.code, run.err) == (0, "")
+    assert configured.posts[0].json["extra_body"] == {name: "x"}
 
 
 def test_a_field_that_reaches_no_provider_is_reported_once(configured: ScriptedServer, command: RunCommand) -> None:

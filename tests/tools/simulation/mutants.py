@@ -24,7 +24,7 @@ from litellm_openai_example.relay.ledger.leases import Leases
 from litellm_openai_example.relay.ledger.records import NewInvocation, Record
 from litellm_openai_example.relay.ledger.schema import IN_FLIGHT, IS_IN_FLIGHT, invocations
 from litellm_openai_example.relay.ledger.states import REQUEUED, Ledger
-from litellm_openai_example.research import contract
+from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.relay_answers import RelayError
 from litellm_openai_example.research.relay_calls import RelayCalls
 
@@ -127,7 +127,7 @@ MUTANTS: dict[str, tuple[str, Break]] = {
     ),
     "the client sends no idempotency key": (
         "two runs for one key",
-        lambda: patch.object(contract, "IDEMPOTENCY_HEADER", "X-Ignored"),
+        lambda: patch.object(relay_calls, "IDEMPOTENCY_HEADER", "X-Ignored"),
     ),
     "the gateway is not asked to stop": (
         "cancelled, and paid to the end",
