@@ -154,7 +154,7 @@ def is_secret(key: str) -> bool:
 
 def keys(env: Mapping[str, str] = os.environ) -> list[str]:
     """Return the keys in the environment that no output may contain, even if a server echoes them."""
-    found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY"))
+    found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY", "RELAY_API_KEY_PREVIOUS"))
     return [key for key in found if is_secret(key)]
 
 
