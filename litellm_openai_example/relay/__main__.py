@@ -90,7 +90,9 @@ class _Relay(click.Group):
 
 
 @click.group(
-    cls=_Relay, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_ENVIRONMENT
+    cls=_Relay,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="`litellm-relay serve --help` lists all settings. The other commands read RELAY_DATABASE_URL alone.",
 )
 @click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
 def relay() -> None:
@@ -105,7 +107,7 @@ for _command in COMMANDS:
     relay.add_command(_command)
 
 
-@relay.command()
+@relay.command(epilog=_ENVIRONMENT)
 @_option("--host", "RELAY_HOST", "Address to listen on.", metavar="ADDRESS", default=Settings.host)
 @_option(
     "--port",

@@ -65,8 +65,8 @@ def cost_command(*, since: datetime | None, as_json: bool) -> int:
 def cancel_command(*, ids: tuple[str, ...], queued: bool) -> int:
     """Cancel runs by their ids, or all that are queued.
 
-    No token is needed, so anybody's run can be cancelled. A queued run ends at once. The replica that follows a run in progress asks the gateway to stop it, and repeats that
-    until the gateway reports the end.
+    No token is needed, so anybody's run can be cancelled. A queued run ends at once. The replica that follows a run in
+    progress asks the gateway to stop it, and repeats that until the gateway reports the end.
     """
     from .operations import cancel_queued, cancel_runs
 
@@ -102,10 +102,10 @@ def drain_command(*, replica: str | None, timeout: float) -> int:
     REPLICA is a name that `list` prints, its beginning, or the name of a machine. The default is the replica on this
     machine.
 
-    The replica refuses new runs, so that clients repeat them at another replica, and submits nothing more. Other replicas take
-    over the runs that it follows; if there is none, it follows them to their ends. Stop it once this command prints
-    that it is drained: nothing is then cut short. A drained replica still answers those who wait for a run. It takes
-    work again only after a restart.
+    The replica refuses new runs, so that clients repeat them at another replica, and submits nothing more. Other
+    replicas take over the runs that it follows; if there is none, it follows them to their ends. Stop it once this
+    command prints that it is drained: nothing is then cut short. A drained replica still answers those who wait for a
+    run. It takes work again only after a restart.
     """
     from .operations import drain
 

@@ -119,7 +119,7 @@ class Relay:
         # Otherwise the run would wait for the next tick.
         self._worker.wake()
         count_accepted()
-        log_run("accepted", record.id, mode=record.mode, state=record.state)
+        log_run("accepted", record.id, record.payer, mode=record.mode, state=record.state)
         return record
 
     async def get(self, invocation_id: str) -> Record | None:

@@ -48,7 +48,7 @@ def test_the_compose_file_is_valid() -> None:
 
 
 def test_every_setting_exists() -> None:
-    documented = CliRunner().invoke(relay_command, ["--help"]).output
+    documented = CliRunner().invoke(relay_command, ["serve", "--help"]).output
     for file in DEPLOY.iterdir():
         for name in set(re.findall(r"\bRELAY_[A-Z_]+", file.read_text())):
             assert name in documented, f"{file.name}: {name}"

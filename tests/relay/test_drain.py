@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -22,16 +19,10 @@ from ..fakes.balancer import balanced
 from ..fakes.gateway import Gateway, Json
 from ..fakes.scripted import eventually
 from .conftest import assert_clean
+from .operating import operate
 from .running import Api, RelayProcess, body, environment
 
 CLIENTS = 12
-
-
-def operate(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of `litellm-relay` on a ledger, as an operator does: without a gateway."""
-    command = [sys.executable, "-m", "litellm_openai_example.relay", *arguments]
-    env = {"RELAY_DATABASE_URL": url, "PATH": os.environ["PATH"]}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
 def change(url: str, statement: str) -> None:
@@ -149,7 +140,7 @@ def test_alone_a_replica_follows_its_runs_to_their_ends(replicas: Replicas, upst
     first, second = relay.api.start("first"), relay.api.start("second")
     with ThreadPoolExecutor(1) as pool:
         draining = pool.submit(operate, replicas.url, "drain")  # while the gateway takes its time to accept it
-        assert eventually(lambda: relay.api.call("GET", "/readyz").status_code == 503)
+        assert eventually(lambda: "shutting_down" in relay.api.call("GET", "/readyz").text)
         relay.api.until(first, "running")
         assert not draining.done()
         upstream.works[next(iter(upstream.works))].seconds = 0.0
@@ -241,7 +232,8 @@ class TestNames:
         replicas.start()
         change(
             replicas.url,
-            "INSERT INTO relay_workers (id, expires_at, version) SELECT 'pod-7:1:0f', expires_at + 60, 5 FROM relay_workers",
+            "INSERT INTO relay_workers (id, expires_at, version)"
+            " SELECT 'pod-7:1:0f', expires_at + 60, 5 FROM relay_workers",
         )
         # The name in `list` may be of a process that has never renewed its lease here: it is drained once it is gone.
         assert operate(replicas.url, "drain", "pod-7", "--timeout", "0").returncode == 1

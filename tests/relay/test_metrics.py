@@ -97,10 +97,11 @@ def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_key_in_an_id_is_redacted(form: str) -> None:
     code = """
+from litellm_openai_example.payer import NOBODY
 from litellm_openai_example.relay.log import configure_logging, log, log_run
 configure_logging({"LITELLM_API_KEY": "sk-gateway-1", "RELAY_API_KEY": "sk-relay-1", "RELAY_LOG_FORMAT": "%s"})
 log.warning("%%s: kept as %%s", "inv_1", "resp_sk-gateway-1")
-log_run("ended", "inv_1", model="gpt-sk-relay-1", seconds=1.5)
+log_run("ended", "inv_1", NOBODY, model="gpt-sk-relay-1", seconds=1.5)
 """
     told = subprocess.run([sys.executable, "-c", code % form], capture_output=True, text=True, timeout=60).stderr
     assert "sk-" not in told

@@ -72,7 +72,7 @@ class Row:
         if not kept:
             raise NotOurs
         count_submitted()
-        log_run("submitted", self.id)
+        log_run("submitted", self.id, self.record.payer)
         self.upstream_id = upstream_id
 
     async def answered_late(self, upstream_id: str) -> None:
@@ -122,7 +122,8 @@ class Row:
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
         count_ended(outcome.state, outcome.error_code)
         count_cost(self._settings.model, cost)
-        log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
+        ended = {"state": outcome.state, "error_code": outcome.error_code, "seconds": seconds, "cost_usd": cost}
+        log_run("ended", self.id, self.record.payer, **ended)
 
     def _with_text(self, outcome: Outcome) -> Outcome:
         """Return the outcome with the text that was streamed, if it has none itself."""

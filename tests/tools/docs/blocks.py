@@ -120,6 +120,7 @@ def _written(annotation: object) -> str:
 _BLOCKS: dict[str, Callable[[], str]] = {
     "help": _help("litellm-example"),
     "help-relay": _help("litellm-relay"),
+    "help-relay-serve": _help("litellm-relay", "serve"),
     "help-relay-mcp": _help("litellm-relay-mcp"),
     "names": _names,
 }
