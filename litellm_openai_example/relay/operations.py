@@ -22,10 +22,11 @@ from .ledger.schema import IS_ACTIVE, IS_QUEUED, invocations, workers
 from .ledger.states import Ledger
 from .ledger.visit import visit
 from .replicas import host_of, this_host
+from .settings import Timings
 
 _KNOWS_DRAIN = 5  # the first schema version whose processes can be drained
 _POLL = 0.25
-_CANCEL_WAIT = 5.0  # as long as `POST .../cancel` waits
+_CANCEL_WAIT = Timings.cancel  # seconds, as `POST .../cancel` waits
 
 _lease = workers.c
 

@@ -45,12 +45,12 @@ class Drain:
     async def hand_over(self) -> bool:
         """Leave the runs at the gateway to other processes. Return False if no other process would take them.
 
-        A run that is being submitted stays: only this process can read the gateway's answer.
+        A run that is being submitted or settled stays: only this process can read, or has read, the gateway's answer.
         """
         if not await self._ledger.others_take_work():
             return False
         running = set(await self._ledger.owned(IS_RUNNING))
-        given = {one: job.followed for one, job in self._jobs.items() if job.submit_done.is_set() and one in running}
+        given = {one: job.followed for one, job in self._jobs.items() if job.can_be_left and one in running}
         if given:
             self._given |= given.keys()
             tasks = [self._tasks[one] for one in given]

@@ -32,6 +32,9 @@ class Row:
     Args:
         record: as claimed or reclaimed.
         ledger, settings: the worker's.
+
+    Attributes:
+        settling: the outcome is known, and on its way into the ledger.
     """
 
     def __init__(self, record: Record, ledger: Ledger, settings: Settings) -> None:
@@ -39,6 +42,7 @@ class Row:
         self.record = record
         self.upstream_id = record.upstream_id
         self.pieces: list[Piece] = []
+        self.settling = False
         self._ledger = ledger
         self._settings = settings
 
@@ -104,6 +108,7 @@ class Row:
         """End it. If the database cannot hold the whole outcome, keep the text alone, failing that, only the end."""
         # If the ledger refuses, it has ended already, or another process follows it: either way this outcome is not
         # needed.
+        self.settling = True
         outcome, upstream_id = self._with_text(outcome), upstream_id or self.upstream_id
         text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
         for kept in (outcome, text_alone, LOST):
