@@ -31,6 +31,7 @@ DOCUMENT = ROOT / "docs/runbook.md"
 REPORTS = ((5_000, 10), (20_000, 40), (100_000, 100))  # characters, sources
 RUNS = 4
 PIECE = 200  # characters of a streamed piece
+AT_ONCE = 20  # pieces written by one transaction, which has ten seconds even on a busy machine
 _BLOCK = re.compile(r"(?<=<!-- room -->\n).*?(?=<!-- /room -->)", re.DOTALL)
 
 
@@ -82,7 +83,8 @@ async def fill(ledger: Ledger, characters: int, sources: int, *, stream: bool) -
         whole = ended.output_text or ""
         starts = range(0, len(whole), PIECE) if stream else ()
         pieces = [Piece(n, start, whole[start : start + PIECE]) for n, start in enumerate(starts, 1)]
-        await asyncio.gather(*(ledger.append(one, piece) for piece in pieces))
+        for start in range(0, len(pieces), AT_ONCE):
+            await asyncio.gather(*(ledger.append(one, piece) for piece in pieces[start : start + AT_ONCE]))
         await ledger.settle(one, ended)
 
 
