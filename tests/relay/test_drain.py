@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import create_engine, delete, insert, text
@@ -51,13 +52,19 @@ class Replicas:
         return self.all[-1].ready()
 
 
-@pytest.fixture
-def replicas(request: pytest.FixtureRequest, upstream: Gateway) -> Iterator[Replicas]:
-    started = Replicas(request.getfixturevalue(getattr(request, "param", "sqlite_url")), upstream)
+@contextmanager
+def replicas_on(url: str, upstream: Gateway) -> Iterator[Replicas]:
+    started = Replicas(url, upstream)
     yield started
     for process in started.all:
         process.ensure_ended()
     assert_clean("\n".join(process.log for process in started.all), upstream)
+
+
+@pytest.fixture
+def replicas(sqlite_url: str, upstream: Gateway) -> Iterator[Replicas]:
+    with replicas_on(sqlite_url, upstream) as started:
+        yield started
 
 
 class Load:
@@ -107,34 +114,31 @@ class Load:
                 assert client.wait(run.invocation_id, run.invocation_token).status == "completed"
 
 
-@pytest.mark.parametrize("replicas", ["database_url"], indirect=True)
-def test_under_load_nothing_is_refused_twice_or_lost(replicas: Replicas, upstream: Gateway) -> None:
+def test_under_load_nothing_is_refused_twice_or_lost(database_url: str, upstream: Gateway) -> None:
     upstream.accept, upstream.seconds = 0.5, 1.0
     limits = {"RELAY_MAX_RUNNING": "1000", "RELAY_MAX_QUEUED": "5000"}
-    leaving, staying = replicas.start(**limits), replicas.start(**limits)
-    with balanced(leaving.api.base_url, staying.api.base_url) as address:
-        load = Load(address)
-        assert eventually(lambda: len(upstream.works) > 2 * CLIENTS)
-        done = operate(replicas.url, "drain", name_of(leaving))
-        assert (done.returncode, done.stdout) == (0, f"{name_of(leaving)}  drained\n"), done.stderr
-        # Also behind a load balancer that does not look at /readyz: the next start goes there by itself.
-        refused = leaving.api.post(body())
-        assert (refused.status_code, refused.headers["Retry-After"], refused.headers["Connection"]) == (
-            503,
-            "1",
-            "close",
-        )
-        assert name_of(leaving) not in operate(replicas.url, "list").stdout
-        assert leaving.terminate() == 0
-        count = len(load.started)
-        assert eventually(lambda: len(load.started) > count + 2 * CLIENTS)
-        load.stop()
-    assert max(load.refusals.values(), default=0) <= 1
-    with ThreadPoolExecutor(16) as pool:
-        views = list(pool.map(staying.api.wait, load.started))
-    assert Counter(view["status"] for view in views) == {"completed": len(load.started)}
-    assert set(upstream.paid.values()) == {1}
-    assert len(upstream.posts) == len(load.started)
+    with replicas_on(database_url, upstream) as replicas:
+        leaving, staying = replicas.start(**limits), replicas.start(**limits)
+        with balanced(leaving.api.base_url, staying.api.base_url) as address:
+            load = Load(address)
+            assert eventually(lambda: len(upstream.works) > 2 * CLIENTS)
+            done = operate(database_url, "drain", name_of(leaving))
+            assert (done.returncode, done.stdout) == (0, f"{name_of(leaving)}  drained\n"), done.stderr
+            # Also behind a load balancer that does not look at /readyz: the next start goes there by itself.
+            refused = leaving.api.post(body())
+            how = refused.status_code, refused.headers["Retry-After"], refused.headers["Connection"]
+            assert how == (503, "1", "close")
+            assert name_of(leaving) not in operate(database_url, "list").stdout
+            assert leaving.terminate() == 0
+            count = len(load.started)
+            assert eventually(lambda: len(load.started) > count + 2 * CLIENTS)
+            load.stop()
+        assert max(load.refusals.values(), default=0) <= 1
+        with ThreadPoolExecutor(16) as pool:
+            views = list(pool.map(staying.api.wait, load.started))
+        assert Counter(view["status"] for view in views) == {"completed": len(load.started)}
+        assert set(upstream.paid.values()) == {1}
+        assert len(upstream.posts) == len(load.started)
 
 
 def test_alone_a_replica_follows_its_runs_to_their_ends(replicas: Replicas, upstream: Gateway) -> None:
