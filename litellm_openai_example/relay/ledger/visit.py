@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -13,6 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from ...config import ConfigurationError
+from ..log import log
 from .database import Database
 from .engines import quiet_drivers
 from .failures import LedgerUnavailable, Unstorable, why_not_opened
@@ -28,6 +30,7 @@ def visit(url: URL, work: Callable[[Database], Awaitable[T]]) -> T:
         ConfigurationError: the ledger cannot be used.
     """
     quiet_drivers()
+    log.addHandler(logging.NullHandler())  # a failure is reported once, by the command
     if url.get_backend_name() == "sqlite":
         _check_file(Path(str(url.database)))
 
