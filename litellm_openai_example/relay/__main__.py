@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
 import signal
 import sys
@@ -17,11 +16,10 @@ from ..config import ConfigurationError
 from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
-from .commands import COMMANDS, cost_of_runs, json_option, list_runs, since_option, state_option, tell
+from .commands import COMMANDS, LONGEST, Amount, cost_of_runs, json_option, list_runs, since_option, state_option, tell
 from .log import open_standard_streams
 from .settings import Settings, make_settings, request_fields
 
-_LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
 Read from the environment only:
   LITELLM_BASE_URL        address of the gateway, its root or /v1 (required)
@@ -36,16 +34,6 @@ Read from the environment only:
   RELAY_LOG_LEVEL         DEBUG, INFO (default), WARNING or ERROR
   RELAY_LOG_FORMAT        text (default) or json
 """
-
-
-class _Amount(click.FloatRange):
-    """A number in a range; a plain FloatRange accepts NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("NaN is not in the range.", param, ctx)
-        return number
 
 
 class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest Click
@@ -157,7 +145,7 @@ for _command in COMMANDS:
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
     "Time limit of a research run, in seconds.",
     metavar="SECONDS",
-    type=_Amount(0, _LONGEST, min_open=True),
+    type=Amount(0, LONGEST, min_open=True),
     default=Settings.research_timeout,
 )
 @_option(
@@ -165,7 +153,7 @@ for _command in COMMANDS:
     "RELAY_WAIT_SECONDS",
     "Longest time that a request may wait for a result, in seconds.",
     metavar="SECONDS",
-    type=_Amount(0, _LONGEST),
+    type=Amount(0, LONGEST),
     default=Settings.wait,
 )
 @_option(
@@ -173,7 +161,7 @@ for _command in COMMANDS:
     "RELAY_RETENTION_HOURS",
     "Time that results are kept, in hours.",
     metavar="HOURS",
-    type=_Amount(0, _LONGEST, min_open=True),
+    type=Amount(0, LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
 @click.option("--list", "listed", is_flag=True, hidden=True, help="As the command `list`.")

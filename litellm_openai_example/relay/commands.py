@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,17 @@ from .settings import database_url
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., int]], Callable[..., int]]
 
-_LONGEST = 1e8  # seconds
+LONGEST = 1e8  # seconds, or hours
+
+
+class Amount(click.FloatRange):
+    """A number in a range; a plain FloatRange accepts NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("NaN is not in the range.", param, ctx)
+        return number
 
 
 def state_option(**how: Any) -> Decorator:
@@ -90,7 +101,7 @@ def cancel_command(*, ids: tuple[str, ...], queued: bool) -> int:
 @click.argument("replica", required=False)
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, _LONGEST),
+    type=Amount(0, LONGEST),
     metavar="SECONDS",
     default=3600.0,
     show_default=True,
@@ -109,7 +120,11 @@ def drain_command(*, replica: str | None, timeout: float) -> int:
     """
     from .operations import drain
 
-    name, done = _checked(lambda: drain(database_url(), replica, timeout, tell))
+    try:
+        name, done = _checked(lambda: drain(database_url(), replica, timeout, tell))
+    except KeyboardInterrupt:
+        tell("no longer waiting; a replica that was asked to drain goes on")
+        raise
     if not done:
         raise click.ClickException(f"{name} still has work after {timeout:g} s; it goes on draining")
     return _print(lambda: f"{name}  drained")
