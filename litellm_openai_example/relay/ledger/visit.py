@@ -14,7 +14,6 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from ...config import ConfigurationError
-from ..log import log
 from .database import Database
 from .engines import quiet_drivers
 from .failures import LedgerUnavailable, Unstorable, why_not_opened
@@ -30,7 +29,8 @@ def visit(url: URL, work: Callable[[Database], Awaitable[T]]) -> T:
         ConfigurationError: the ledger cannot be used.
     """
     quiet_drivers()
-    log.addHandler(logging.NullHandler())  # a failure is reported once, by the command
+    # Without a handler, Python prints warnings and tracebacks of all libraries. The command reports a failure, once.
+    logging.getLogger().addHandler(logging.NullHandler())
     if url.get_backend_name() == "sqlite":
         _check_file(Path(str(url.database)))
 
