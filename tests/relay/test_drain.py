@@ -165,7 +165,7 @@ def test_alone_a_replica_follows_its_runs_to_their_ends(replicas: Replicas, upst
 
 def test_a_run_that_is_watched_goes_on_at_another_replica(replicas: Replicas, upstream: Gateway) -> None:
     upstream.seconds = 3600.0
-    leaving = replicas.start()
+    leaving = replicas.start(RELAY_WAIT_SECONDS="20")
     started = leaving.api.start()
     leaving.api.until(started, "running")
     staying = replicas.start()
@@ -228,7 +228,7 @@ class TestNames:
     """Replicas that live by their leases, whose processes never answer."""
 
     HERE = f"{this_host()}:1:0a", f"{this_host()}:2:0b"
-    ELSEWHERE = "pod-7:1:0c", "pod-77:1:0d"
+    ELSEWHERE = "pod-7:1:0c", "pod-8:1:0d"
 
     def living(self, url: str, *names: str, version: int | None = 5) -> None:
         async def work() -> None:
@@ -248,7 +248,7 @@ class TestNames:
             ((this_host(),), HERE[0]),
             ((HERE[0],), HERE[0]),
             (("pod-7",), ELSEWHERE[0]),
-            (("pod-77:1",), ELSEWHERE[1]),
+            (("pod-8:1",), ELSEWHERE[1]),
         ],
     )
     def test_one_is_meant(self, given: tuple[str, ...], meant: str, sqlite_url: str) -> None:
