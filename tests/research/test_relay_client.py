@@ -55,8 +55,9 @@ def test_a_relay_that_asks_for_a_short_wait_is_checked_again(other: HTTPServer) 
     assert len(other.log) == 3
 
 
-@pytest.mark.parametrize("headers", [{}, {"Retry-After": "99"}, {"Retry-After": "soon"}], ids=str)
-@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, {}), (500, {"Retry-After": "0"}), (401, {}), (503, {"Retry-After": "99"})]
+)
 def test_a_relay_that_is_not_ready_is_refused_at_once(status: int, headers: dict[str, str], other: HTTPServer) -> None:
     other.expect_request("/readyz").respond_with_data("", status, headers)
     with RelayClient() as relay, pytest.raises(RelayError):
