@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 DEFAULT_MODEL = "gpt-6-luna"
 DEFAULT_TIMEOUT = 30.0
+MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # the variable with the Makefile's target that runs this command
 DEFAULT_RELAY_URL = "http://127.0.0.1:8080"
 OWN_RELAY = "LITELLM_EXAMPLE_OWN_RELAY"  # set if the relay ends with the command
 
@@ -90,7 +91,7 @@ def resolve_base_url(argument: str | None, env: Mapping[str, str] = os.environ) 
     if not url:
         raise ConfigurationError(
             "no gateway address: set LITELLM_BASE_URL (for example http://127.0.0.1:4000) or pass base_url; "
-            "`make gateway` in the checkout starts one here"
+            + starts_one("gateway")
         )
     return normalize_base_url(url, allow_http=http_allowed(env), name=name)
 
@@ -106,6 +107,12 @@ def resolve_api_key(argument: str | None, env: Mapping[str, str] = os.environ) -
     if not key or not key.strip():
         raise ConfigurationError("no gateway key: set LITELLM_API_KEY or pass api_key")
     return header_value(key, name)
+
+
+def starts_one(part: str) -> str:
+    """Return how the user starts a gateway or a relay on this machine: with make if that runs this command."""
+    command = f"make {part}" if os.environ.get(MAKE_TARGET) else f"python -m {__package__}.{part}"
+    return f"`{command}` starts one here"
 
 
 def header_value(secret: str, name: str) -> str:
@@ -154,7 +161,7 @@ def is_secret(key: str) -> bool:
 
 def keys(env: Mapping[str, str] = os.environ) -> list[str]:
     """Return the keys in the environment that no output may contain, even if a server echoes them."""
-    found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY"))
+    found = (setting(name, env) for name in ("LITELLM_API_KEY", "RELAY_API_KEY", "RELAY_API_KEY_PREVIOUS"))
     return [key for key in found if is_secret(key)]
 
 

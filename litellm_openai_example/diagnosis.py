@@ -12,10 +12,14 @@ from collections.abc import Mapping
 
 import openai
 
+from .config import starts_one
 from .error_table import Report, read_report, row_of
 from .errors import DeadlineExceededError, ErrorKind, GatewayError, LostAnswerError, one_line
 from .http_library import httpx
 
+# Codes of OpenSSL's X509_verify_cert.
+_NOT_NOW = (9, 10)  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
+_OTHER_HOST = (62, 64)  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
 _SUPPORT_IDS = ("x-litellm-call-id", "llm_provider-x-request-id", "x-request-id")
 
 
@@ -77,6 +81,10 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
     # Executed, but the provider's answer was lost.
     if explained.kind is ErrorKind.SERVER and error.status_code < 500:
         explained.outcome_unknown = error.request.method == "POST"
+    if explained.kind is ErrorKind.WRONG_ADDRESS:
+        # Without the query: a path is LITELLM_BASE_URL and an endpoint, which shows what is wrong with the former.
+        request = error.request
+        explained.cause += f": {request.method} {one_line(str(request.url.copy_with(query=None)))}"
     if 300 <= error.status_code < 400:
         explained.hint = f"set LITELLM_BASE_URL to its final address{_target(error.response)}"
     return explained
@@ -91,9 +99,8 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
     place = url.host if url.port is None else f"{url.host}:{url.port}"
     if isinstance(cause, httpx.ProxyError):
         what, hint = f"the proxy refused: {reason}", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
-    elif _is_distrust(error):
-        what = f"the certificate of {place} is not trusted"
-        hint = "set SSL_CERT_FILE to the certificate authority of that gateway"
+    elif problem := tls_problem(error, place, "LITELLM_BASE_URL"):
+        what, hint = problem
     elif not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout):
         return GatewayError(f"the connection to {place} broke: {reason}", kind=ErrorKind.LOST)
     elif proxy := _proxy_for(url):
@@ -101,22 +108,39 @@ def _explain_connection(error: openai.APIConnectionError) -> GatewayError:
         hint = "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY"
     else:
         what = f"cannot connect to {place}: {reason}"
-        hint = (
-            "is the gateway running, and is LITELLM_BASE_URL right? "
-            "`python -m litellm_openai_example.gateway` starts one here"
-        )
+        hint = f"is the gateway running, and is LITELLM_BASE_URL right? {starts_one('gateway')}"
     return GatewayError(what, kind=ErrorKind.UNREACHABLE, hint=hint)
 
 
-def _is_distrust(error: BaseException | None) -> bool:
+def tls_problem(error: BaseException, place: str, setting: str) -> tuple[str, str] | None:
+    """Return what failed in the TLS handshake behind an error, and a hint; None if it was not TLS.
+
+    Args:
+        place: host and port of the server, which runs: it answered.
+        setting: the variable with its address.
+    """
+    cause = _tls_error(error)
+    if cause is None:
+        return None
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        reason = (cause.reason or type(cause).__name__).replace("_", " ").lower()
+        return f"no TLS with {place}: {reason}", f"does {setting} need http:// there, or another port?"
+    if cause.verify_code in _OTHER_HOST:
+        return f"the certificate of {place} is another host's", f"check the host in {setting}"
+    if cause.verify_code in _NOT_NOW:
+        return f"the certificate of {place} has expired or is not valid yet", "renew it, or check this machine's clock"
+    return f"the certificate of {place} is not trusted", "set SSL_CERT_FILE to the certificate authority that issued it"
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
     # Causes and contexts form a cycle when an error is raised again.
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
+        if isinstance(error, ssl.SSLError):
+            return error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def _proxy_for(url: httpx.URL) -> str:

@@ -226,6 +226,12 @@ ROWS: Sequence[Row] = (
         "check the path in LITELLM_BASE_URL (its root, or the prefix before /v1)",
     ),
     Row(
+        lambda r: r.status == 405,
+        ErrorKind.WRONG_ADDRESS,
+        "that path takes no such request",
+        "check the path in LITELLM_BASE_URL (its root, or the prefix before /v1; not /ui, the page for people)",
+    ),
+    Row(
         lambda r: r.status == 404 and r.html,
         ErrorKind.WRONG_ADDRESS,
         "no gateway at that address",

@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 
-from ..config import DEFAULT_RELAY_URL, ConfigurationError, setting
+from ..config import DEFAULT_RELAY_URL, MAKE_TARGET, ConfigurationError, setting
 from ..console import FAILED
 from ..errors import one_line
 from ..json_object import JsonObject
@@ -22,8 +22,6 @@ from . import journal
 from .journal import RESEARCH, RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
 from .output import Output, notice
-
-MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # the Makefile's target that runs this command
 
 _PACKAGE = __name__.partition(".")[0]
 

@@ -158,7 +158,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     """Print the answer on stdout, and the calls behind it on stderr: briefly for a person, as JSON for a program."""
     person = stderr_is_terminal()
     if person:
-        _print_ids(result, brief=True)
+        _print_ids(session, result, person=True)
     if session.options.json:
         session.out.paragraph(json.dumps(asdict(result), ensure_ascii=False))
     else:
@@ -169,26 +169,43 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         if call.error:
             notice(f"[{call.name} {call.status}: {call.error}]")
     if not person:
-        _print_ids(result, brief=False)
+        _print_ids(session, result, person=False)
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
     return 0
 
 
-def _print_ids(result: ToolCallingResult, *, brief: bool) -> None:
+def _print_ids(session: Session, result: ToolCallingResult, *, person: bool) -> None:
+    """Print the ids: as JSON those of the last run for a program, those of each run with --verbose; briefly otherwise.
+
+    The JSON holds the tokens, which read and cancel the runs: they are the user's, and stderr is the user's alone.
+    """
     if not result.tool_called:
         return
     notice("[deep_research was called automatically]")
-    names = ("response_id", "previous_response_id", "tool_call_id", "invocation_id", "invocation_token")
-    ids = {name: getattr(result, name) for name in (*names, "upstream_response_id")}
-    if not brief:
-        notice(json.dumps(ids, ensure_ascii=False))
-        return
-    for call in result.calls:
-        if call.invocation_id:
+    accepted = [call for call in result.calls if call.invocation_id]
+    if not person:
+        _print_json(result, result)
+    elif session.options.verbose:
+        for call in accepted:
+            _print_json(result, call)
+    else:
+        for call in accepted:
             notice(f"[research run {_shortened(call.invocation_id)}: {call.status}]")
-    notice(f"[answer {_shortened(result.response_id)}]")
+        notice(f"[answer {_shortened(result.response_id)}]")
+
+
+def _print_json(result: ToolCallingResult, run: ToolCallingResult | ToolCall) -> None:
+    ids = {
+        "response_id": result.response_id,
+        "previous_response_id": result.previous_response_id,
+        "tool_call_id": run.call_id if isinstance(run, ToolCall) else run.tool_call_id,
+        "invocation_id": run.invocation_id,
+        "invocation_token": run.invocation_token,
+        "upstream_response_id": run.upstream_response_id,
+    }
+    notice(json.dumps(ids, ensure_ascii=False))
 
 
 def _shortened(text: str | None) -> str:

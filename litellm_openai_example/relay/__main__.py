@@ -1,48 +1,39 @@
-"""`python -m litellm_openai_example.relay`, `litellm-relay`: run the relay server."""
+"""`python -m litellm_openai_example.relay`, `litellm-relay`: run the relay server, or look after it."""
 
 from __future__ import annotations
 
 import gc
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NoReturn
 
 import click
 
 from ..config import ConfigurationError
-from ..console import READER_GONE, abandon_stdout, run_command
+from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
-from .log import open_standard_streams, write_line
-from .settings import Settings, database_url, make_settings, request_fields
+from .commands import COMMANDS, LONGEST, Amount, cost_of_runs, json_option, list_runs, since_option, state_option, tell
+from .log import open_standard_streams
+from .settings import Settings, make_settings, request_fields
 
-_LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
 Read from the environment only:
-  LITELLM_BASE_URL    address of the gateway, its root or /v1 (required)
-  LITELLM_API_KEY     key of the gateway (required)
-  RELAY_API_KEY       key that clients must send to start a research run;
-                      required for any address that is not loopback
-  RELAY_DATABASE_URL  the ledger: sqlite:////path/to/file or
-                      postgresql://user:password@host/database
-                      (default: a SQLite file in the state directory)
-  RELAY_LOG_LEVEL     DEBUG, INFO (default), WARNING or ERROR
-  RELAY_LOG_FORMAT    text (default) or json
+  LITELLM_BASE_URL        address of the gateway, its root or /v1 (required)
+  LITELLM_API_KEY         key of the gateway (required)
+  RELAY_API_KEY           key that clients must send to start a research run;
+                          required for any address that is not loopback
+  RELAY_API_KEY_PREVIOUS  a second key that is accepted, while clients change
+                          to the first
+  RELAY_DATABASE_URL      the ledger: sqlite:////path/to/file or
+                          postgresql://user:password@host/database
+                          (default: a SQLite file in the state directory)
+  RELAY_LOG_LEVEL         DEBUG, INFO (default), WARNING or ERROR
+  RELAY_LOG_FORMAT        text (default) or json
 """
-
-
-class _Amount(click.FloatRange):
-    """A number in a range; a plain FloatRange accepts NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("NaN is not in the range.", param, ctx)
-        return number
 
 
 class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest Click
@@ -67,7 +58,44 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     return click.option(flag, cls=_Setting, envvar=variable, help=help, show_default=True, show_envvar=True, **how)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_ENVIRONMENT)
+class _Relay(click.Group):
+    """The group of the subcommands; options without one are those of `serve`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
+            args = [serve.name or "", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            raise click.UsageError(
+                f"the relay needs {missing}, which is not installed: pip install '.[relay]' in the checkout "
+                "(or make relay)"
+            ) from None
+
+
+@click.group(
+    cls=_Relay,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="`litellm-relay serve --help` lists all settings. The other commands read RELAY_DATABASE_URL alone.",
+)
+@click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
+def relay() -> None:
+    """Run the relay, or look after it: deep research through a LiteLLM gateway, started once and never lost.
+
+    Without a command, the relay is served: `litellm-relay --port 8081` means `litellm-relay serve --port 8081`. The
+    other commands need the ledger alone, so they work from any machine that reaches it.
+    """
+
+
+for _command in COMMANDS:
+    relay.add_command(_command)
+
+
+@relay.command(epilog=_ENVIRONMENT)
 @_option("--host", "RELAY_HOST", "Address to listen on.", metavar="ADDRESS", default=Settings.host)
 @_option(
     "--port",
@@ -117,7 +145,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
     "Time limit of a research run, in seconds.",
     metavar="SECONDS",
-    type=_Amount(0, _LONGEST, min_open=True),
+    type=Amount(0, LONGEST, min_open=True),
     default=Settings.research_timeout,
 )
 @_option(
@@ -125,7 +153,7 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "RELAY_WAIT_SECONDS",
     "Longest time that a request may wait for a result, in seconds.",
     metavar="SECONDS",
-    type=_Amount(0, _LONGEST),
+    type=Amount(0, LONGEST),
     default=Settings.wait,
 )
 @_option(
@@ -133,105 +161,66 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "RELAY_RETENTION_HOURS",
     "Time that results are kept, in hours.",
     metavar="HOURS",
-    type=_Amount(0, _LONGEST, min_open=True),
+    type=Amount(0, LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
-@click.option("--list", "list_runs", is_flag=True, help="Print the unfinished runs in the ledger, and exit.")
-@click.option(
-    "--state", metavar="STATE", help="With --list: only runs in this state, such as running; the newest 1,000."
-)
-@click.option("--cost", is_flag=True, help="Print the cost of ended runs in the ledger by day and model, and exit.")
-@click.option(
-    "--since",
-    type=click.DateTime(["%Y-%m-%d"]),
-    metavar="DATE",
-    help="With --cost: since this day (UTC). Default: 30 days ago.",
-)
-@click.option("--json", "as_json", is_flag=True, help="With --list or --cost: print JSON.")
-@click.version_option(package_name="litellm-openai-example", prog_name="litellm-relay")
-def relay(
+@click.option("--list", "listed", is_flag=True, hidden=True, help="As the command `list`.")
+@state_option(hidden=True)
+@click.option("--cost", is_flag=True, hidden=True, help="As the command `cost`.")
+@since_option(hidden=True)
+@json_option(hidden=True)
+def serve(
     *,
     host: str,
     model: str,
     request: JsonObject | None,
     retention: float,
-    list_runs: bool,
+    listed: bool,
     state: str | None,
     cost: bool,
     since: datetime | None,
     as_json: bool,
     **limits: Any,
 ) -> int:
-    """Run the relay: deep research through a LiteLLM gateway, started once and never lost.
+    """Serve until SIGTERM or Ctrl-C. This is the default command.
 
     An accepted run is first written to the ledger, then submitted to the gateway once, and followed to its end by any
-    relay process that shares the ledger. Stop the relay with SIGTERM or Ctrl-C at any time: the next start picks up the
-    runs in progress.
+    relay process that shares the ledger. Stop the relay at any time: the next start picks up the runs in progress.
     """
-    problem = _conflict(list_runs=list_runs, cost=cost, state=state, since=since, as_json=as_json)
+    problem = _conflict(listed=listed, cost=cost, state=state, since=since, as_json=as_json)
     if problem:
         raise click.UsageError(problem)
+    if listed:
+        return list_runs(state, as_json=as_json)
+    if cost:
+        return cost_of_runs(since, as_json=as_json)
+    _end_at_once_by_sigterm()
     # Imports create many objects, none of them garbage: collecting would only slow the start.
     gc.disable()
     try:
-        if list_runs or cost:
-            return _report(state, since, cost=cost, as_json=as_json)
-        _end_at_once_by_sigterm()
-        # Here: `--help` and the reports need neither the server nor the engine.
+        # Here: `--help` and the other commands need neither the server nor the engine.
         with late_types():
             from .process import CannotStart, run
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        raise click.UsageError(
-            f"the relay needs {missing}, which is not installed: pip install '.[relay]' in the checkout (or make relay)"
-        ) from None
     finally:
         gc.enable()
     # An empty variable, as a template leaves it behind, means the default.
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
     try:
-        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), _tell)
+        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
 
 
-def _conflict(*, list_runs: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
+def _conflict(*, listed: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
     """Return the error in the report options: a wrong combination must not start a relay."""
-    if list_runs and cost:
+    if listed and cost:
         return "--list and --cost exclude each other"
-    if state is not None and not list_runs:
+    if state is not None and not listed:
         return "--state goes with --list"
     if since is not None and not cost:
         return "--since goes with --cost"
-    return "--json goes with --list or --cost" if as_json and not (list_runs or cost) else None
-
-
-def _report(state: str | None, since: datetime | None, *, cost: bool, as_json: bool) -> int:
-    from .report import STATES, cost_of_runs, list_runs
-
-    # Before the ledger is read: the interpreter has no stdout if its descriptor is closed.
-    if sys.stdout is None:
-        raise click.UsageError("stdout is closed: the report would be lost")
-    if state is not None and state not in STATES:
-        raise click.UsageError(f"--state must be one of {', '.join(STATES)}")
-    try:
-        url = database_url()
-        if cost:
-            day = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
-            text = cost_of_runs(url, day, as_json=as_json)
-        else:
-            text = list_runs(url, state, as_json=as_json)
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        click.echo(text)
-    except OSError as error:
-        abandon_stdout()
-        if isinstance(error, BrokenPipeError):
-            return READER_GONE
-        raise click.ClickException(f"cannot write to stdout: {error.strerror or error}") from None
-    return 0
+    return "--json goes with --list or --cost" if as_json and not (listed or cost) else None
 
 
 def _end_at_once_by_sigterm() -> None:
@@ -240,14 +229,10 @@ def _end_at_once_by_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
-def _tell(text: str) -> None:
-    write_line(f"[relay] {text}")
-
-
 def main() -> NoReturn:
     """Run the command line: exit code 0 after SIGTERM, 130 after Ctrl-C, 2 when a setting is missing or wrong."""
     open_standard_streams()
-    sys.exit(run_command(relay, _tell, name="litellm-relay", show_usage=False))
+    sys.exit(run_command(relay, tell, name="litellm-relay", show_usage=False))
 
 
 if __name__ == "__main__":

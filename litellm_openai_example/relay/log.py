@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..config import ConfigurationError, keys, redact_text
+from ..payer import Payer
 
 log = logging.getLogger("litellm_relay")
 
@@ -45,16 +46,16 @@ def configure_logging(env: Mapping[str, str] = os.environ) -> None:
     if form not in ("text", "json"):
         raise ConfigurationError("RELAY_LOG_FORMAT must be text or json")
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("[relay] %(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(_Json() if form == "json" else text)
+    handler.setFormatter(_Json() if form == "json" else _Text("[relay] %(asctime)s %(levelname)s %(message)s"))
     # On the handler, not on our logger: the libraries' records pass through it too.
     handler.addFilter(_OwnWords(keys(env)))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(level)  # libraries may log what they were sent: from them only warnings
 
 
-def log_run(event: str, invocation_id: str, **facts: object) -> None:
-    """Log an event of a run, with facts in the text and as fields of the JSON."""
+def log_run(event: str, invocation_id: str, payer: Payer, **facts: object) -> None:
+    """Log an event of a run, with the payer's tags and facts in the text and as fields of the JSON."""
+    facts["tags"] = ",".join(payer.tags) or None
     known = {name: value for name, value in facts.items() if value is not None}
     text = "".join(f" {name}={value}" for name, value in known.items())
     log.info("%s %s%s", invocation_id, event, text, extra={"facts": {"event": event, "id": invocation_id, **known}})
@@ -96,6 +97,12 @@ class _OwnWords(logging.Filter):
             name: redact_text(value, *self._keys) if isinstance(value, str) else value for name, value in facts.items()
         }
         return True
+
+
+class _Text(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002
+        # With the zone: replicas on machines in several zones may log to one place.
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
 class _Json(logging.Formatter):

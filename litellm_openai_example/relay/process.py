@@ -206,6 +206,7 @@ class RelayServer(uvicorn.Server):
         await super().startup(sockets)
         host, port = self._listener.getsockname()[:2]
         self._tell(f"ledger: {self._ledger_name}")
+        self._tell(f"replica: {self._relay.name}")
         self._tell(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
 
     @contextmanager

@@ -1,51 +1,35 @@
-"""`litellm-relay --list` and `--cost`: reports on the ledger, without a gateway and without changes."""
+"""`litellm-relay list` and `cost`: reports on the ledger, without a gateway and without changes."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sqlite3
-from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Row, Select, case, cast, func, select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..calls.answer import read_cost
-from ..config import ConfigurationError
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
-from .ledger.database import Database
-from .ledger.engines import quiet_drivers
-from .ledger.failures import LedgerUnavailable, Unstorable, why_not_opened
 from .ledger.records import when
-from .ledger.schema import (
-    ACTIVE,
-    IS_ACTIVE,
-    IS_ENDED,
-    IS_QUEUED,
-    NO_LEDGER,
-    check_version,
-    db_now,
-    in_state,
-    invocations,
-    meta,
-)
+from .ledger.schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations
+from .ledger.visit import visit
 
 STATES = ("queued", *ACTIVE, *sorted(TERMINAL))
 MOST = 1000
 
 _row = invocations.c
-_LISTED = (_row.id, _row.state, _row.mode, _row.error_code, _row.created_at, _row.updated_at, _row.cost_usd, _row.tags)
+_LISTED = (
+    *(_row.id, _row.state, _row.mode, _row.owner, _row.error_code),
+    *(_row.created_at, _row.updated_at, _row.cost_usd, _row.tags),
+)
 
 
 def listed(state: str | None) -> list[Select[Any]]:
-    """Return the queries of `--list`: unfinished runs (by an index), or the newest 1,000 in one state."""
+    """Return the queries of `list`: unfinished runs (by an index), or the newest 1,000 in one state."""
     found = select(*_LISTED, (db_now() - _row.created_at).label("age")).limit(MOST)
     if state is None:
         return [found.where(where).order_by(_row.created_at) for where in (IS_ACTIVE, IS_QUEUED)]
@@ -57,7 +41,7 @@ def listed(state: str | None) -> list[Select[Any]]:
 
 
 def spent(since: float, *, postgresql: bool) -> Select[Any]:
-    """Return the query of `--cost`: runs that have ended since a time, in seconds since 1970."""
+    """Return the query of `cost`: runs that have ended since a time, in seconds since 1970."""
     # SQLite parses 1,000 levels of JSON; a deeper row must not fail the report.
     model: ColumnElement[Any] = case((func.json_valid(_row.response), func.json_extract(_row.response, "$.model")))
     if postgresql:
@@ -76,7 +60,7 @@ def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
         return json.dumps(runs, indent=1)
     lines = [
         f"{run['id']}  {run['state']:<10}  {run['mode']:<10}  {run['seconds']:>8.0f} s  {_dollars(run['cost_usd']):>12}"
-        f"  {run['error_code'] or ''}".rstrip()
+        f"  {run['error_code'] or run['replica'] or ''}".rstrip()
         for run in runs
     ]
     return "\n".join(lines or ["no runs"])
@@ -117,6 +101,7 @@ def _run(row: Any) -> JsonObject:
         "id": row.id,
         "state": row.state,
         "mode": row.mode,
+        "replica": row.owner,
         "error_code": row.error_code,
         "seconds": round(max(0.0, row.updated_at - row.created_at if ended else row.age), 1),
         "cost_usd": row.cost_usd,
@@ -131,39 +116,7 @@ def _dollars(cost: float | None) -> str:
 
 
 def _read(url: URL, queries: list[Select[Any]]) -> list[Row[Any]]:
-    quiet_drivers()
-    if url.get_backend_name() == "sqlite":
-        _check_file(Path(str(url.database)))
-
     async def work(connection: AsyncConnection) -> list[Row[Any]]:
-        await connection.run_sync(check_version)
         return [row for query in queries for row in await connection.execute(query)]
 
-    async def read() -> list[Row[Any]]:
-        database = Database(url, "report")
-        try:
-            return await database.read(work)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(read())
-    except (LedgerUnavailable, Unstorable) as error:
-        cause = error.__context__ if isinstance(error.__context__, Exception) else error
-        raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(cause)}") from None
-    except (DBAPIError, OSError) as error:
-        raise ConfigurationError(f"the ledger cannot be read: {why_not_opened(error)}") from None
-
-
-def _check_file(path: Path) -> None:
-    """Raise ConfigurationError for a file that is not a ledger: opening it as one would change it."""
-    if not path.exists():
-        raise ConfigurationError(f"no ledger at {path} (set RELAY_DATABASE_URL to another place)")
-    query = "SELECT count(*) FROM sqlite_master WHERE name = ?"
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
-            (found,) = connection.execute(query, (meta.name,)).fetchone()
-    except sqlite3.Error:
-        return  # locked, or not a database: opening it gives the reason
-    if not found:
-        raise ConfigurationError(NO_LEDGER)
+    return visit(url, lambda database: database.read(work))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from .ledger.records import NewInvocation, Piece, Record
 from .ledger.states import Ledger
 from .log import log_run
 from .metrics import count_accepted, exposition
+from .replicas import new_name
 from .settings import Settings
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Relay:
         http_client: sends the requests to the gateway; by default the SDK adapter's.
 
     Attributes:
+        name: of this replica in the ledger.
         failed: True once a loop has ended that the relay cannot work without.
         on_failure: called then.
     """
@@ -45,7 +46,7 @@ class Relay:
     def __init__(self, settings: Settings, http_client: AsyncLiteLLMHttpxClient | None = None) -> None:
         self.settings = settings
         timings = settings.timings
-        name = secrets.token_hex(8)
+        self.name = name = new_name()
         self._database = Database(settings.database_url, name)
         self._upstream = Upstream(
             settings.gateway,
@@ -108,8 +109,7 @@ class Relay:
             Problem: the queue is full, the key belongs to other arguments, or the relay is stopping.
             LedgerUnavailable
         """
-        if self.hub.closing:
-            raise Problem("shutting_down", retry_after=1)
+        self._refuse_if_leaving()
         try:
             record = await self._in_time(self.ledger.accept(new))
         except QueueFull:
@@ -119,7 +119,7 @@ class Relay:
         # Otherwise the run would wait for the next tick.
         self._worker.wake()
         count_accepted()
-        log_run("accepted", record.id, mode=record.mode, state=record.state)
+        log_run("accepted", record.id, record.payer, mode=record.mode, state=record.state)
         return record
 
     async def get(self, invocation_id: str) -> Record | None:
@@ -137,9 +137,13 @@ class Relay:
 
     async def check_ready(self) -> None:
         """Raise Problem or LedgerUnavailable while the relay cannot accept work."""
-        if self.hub.closing:
-            raise Problem("shutting_down", retry_after=1)
+        self._refuse_if_leaving()
         await self.ledger.check()
+
+    def _refuse_if_leaving(self) -> None:
+        """Raise Problem if this process is stopping or being drained: another one, or the next, takes the start."""
+        if self.hub.closing or self._worker.draining:
+            raise Problem("shutting_down", retry_after=1)
 
     async def metrics(self) -> bytes:
         """Return the metrics as text, without the ledger's if it does not answer in time."""

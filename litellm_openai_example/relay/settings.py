@@ -84,6 +84,7 @@ class Settings:
 
     Attributes:
         fd: descriptor of a bound socket that replaces host and port.
+        previous_api_key: accepted beside `api_key`, while clients change from it.
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
@@ -98,6 +99,7 @@ class Settings:
     fd: int | None = None
     model: str = DEFAULT_MODEL
     api_key: str | None = field(default=None, repr=False)
+    previous_api_key: str | None = field(default=None, repr=False)
     request: JsonObject = field(default_factory=dict, repr=False)
     max_running: int = 32
     max_queued: int = 1000
@@ -107,6 +109,11 @@ class Settings:
     submits: int = 200
     max_output: int = 2_000_000
     timings: Timings = field(default_factory=Timings)
+
+    @property
+    def api_keys(self) -> list[str]:
+        """The keys that start runs; none if everybody may."""
+        return [key for key in (self.api_key, self.previous_api_key) if key is not None]
 
     @property
     def loopback(self) -> bool:
@@ -124,17 +131,21 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
     """Build the settings from the command's options, and addresses and secrets from the environment.
 
     Args:
-        env: holds `LITELLM_*`, `RELAY_API_KEY` and `RELAY_DATABASE_URL`.
+        env: holds `LITELLM_*`, `RELAY_API_KEY`, `RELAY_API_KEY_PREVIOUS` and `RELAY_DATABASE_URL`.
         options: other fields of `Settings`, checked already.
 
     Raises:
         ConfigurationError: a setting is missing or unusable; one line, without secrets.
     """
-    key = env.get("RELAY_API_KEY", "").strip()
+    key, previous = (env.get(name, "").strip() for name in ("RELAY_API_KEY", "RELAY_API_KEY_PREVIOUS"))
+    # Otherwise the old key, or none at all, would go on opening a relay that seems to have changed it.
+    if previous and not key:
+        raise ConfigurationError("RELAY_API_KEY_PREVIOUS is set without RELAY_API_KEY, the key that replaces it")
     settings = Settings(
         gateway=gateway_settings(env),
         database_url=database_url(env),
         api_key=header_value(key, "RELAY_API_KEY") if key else None,
+        previous_api_key=header_value(previous, "RELAY_API_KEY_PREVIOUS") if previous else None,
         **options,
     )
     if not settings.loopback and not settings.api_key:

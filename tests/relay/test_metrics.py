@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ..fakes.gateway import Fault, Gateway, message
 from .conftest import StartRelay, assert_clean
-from .running import ThreadedRelay, environment, relay_process
+from .running import ThreadedRelay, body, environment, relay_process
 
 
 def values(relay: ThreadedRelay, **headers: str) -> dict[tuple[str, str], float]:
@@ -69,12 +71,15 @@ def test_metrics_require_the_key(start_relay: StartRelay) -> None:
 
 def test_the_log_of_a_run_as_json(sqlite_url: str, upstream: Gateway) -> None:
     with relay_process(environment(sqlite_url, upstream, RELAY_LOG_FORMAT="json")) as relay:
-        started = relay.api.start("a secret question")
+        payer = {"x_litellm_tags": "team-a,batch=7", "x_litellm_end_user_id": "someone"}
+        started = relay.api.post(body("a secret question", background=True), **payer).json()
         relay.api.wait(started)
         relay.terminate()
     lines = [json.loads(line) for line in relay.lines if line.startswith("{")]
     told = [line for line in lines if line.get("id") == started["invocation_id"]]
     assert [line["event"] for line in told] == ["accepted", "submitted", "ended"]
+    assert {line["tags"] for line in told} == {"team-a,batch=7"}
+    assert {datetime.fromisoformat(line["time"]).utcoffset() for line in lines} == {timedelta(0)}
     assert told[-1]["state"] == "completed"
     assert told[-1]["cost_usd"] == 0.25
     assert told[-1]["seconds"] >= 0
@@ -84,10 +89,19 @@ def test_the_log_of_a_run_as_json(sqlite_url: str, upstream: Gateway) -> None:
 
 
 def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
-    with relay_process(environment(sqlite_url, upstream)) as relay:
+    with relay_process(environment(sqlite_url, upstream, TZ="Asia/Seoul")) as relay:
         id = relay.api.wait(relay.api.start())["invocation_id"]
+        tagged = relay.api.post(body(background=True), x_litellm_tags="team-a,b").json()
+        relay.api.wait(tagged)
         relay.terminate()
     assert f"INFO {id} ended state=completed" in relay.log
+    assert not re.search(f"{id} .*tags=", relay.log)
+    assert (
+        len(re.findall(rf"{tagged['invocation_id']} (?:accepted|submitted|ended) .*\btags=team-a,b$", relay.log, re.M))
+        == 3
+    )
+    times = re.findall(r"^\[relay\] (\S+ \S+) [A-Z]+ ", relay.log, re.MULTILINE)
+    assert {datetime.fromisoformat(time).utcoffset() for time in times} == {timedelta(hours=9)}
     with relay_process(environment(sqlite_url, upstream, RELAY_LOG_LEVEL="warning")) as relay:
         relay.api.wait(relay.api.start())
         relay.terminate()
@@ -97,10 +111,11 @@ def test_the_log_of_a_run_as_text(sqlite_url: str, upstream: Gateway) -> None:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_key_in_an_id_is_redacted(form: str) -> None:
     code = """
+from litellm_openai_example.payer import NOBODY
 from litellm_openai_example.relay.log import configure_logging, log, log_run
 configure_logging({"LITELLM_API_KEY": "sk-gateway-1", "RELAY_API_KEY": "sk-relay-1", "RELAY_LOG_FORMAT": "%s"})
 log.warning("%%s: kept as %%s", "inv_1", "resp_sk-gateway-1")
-log_run("ended", "inv_1", model="gpt-sk-relay-1", seconds=1.5)
+log_run("ended", "inv_1", NOBODY, model="gpt-sk-relay-1", seconds=1.5)
 """
     told = subprocess.run([sys.executable, "-c", code % form], capture_output=True, text=True, timeout=60).stderr
     assert "sk-" not in told

@@ -12,7 +12,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from litellm_openai_example import AsyncRelayClient, RelayClient, ResearchRunningError
+from litellm_openai_example import AsyncRelayClient, RelayClient, RelayError, ResearchRunningError
 from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.contract import Invocation
 from litellm_openai_example.research.relay_answers import read_view
@@ -43,6 +43,26 @@ def test_a_relay_without_readyz_is_accepted(other: HTTPServer) -> None:
     other.expect_request("/readyz").respond_with_data("nothing here", 404)
     with RelayClient() as relay:
         relay.check()
+
+
+def test_a_relay_that_asks_for_a_short_wait_is_checked_again(other: HTTPServer) -> None:
+    """A load balancer may send the next request to another replica."""
+    for _ in range(2):
+        other.expect_oneshot_request("/readyz").respond_with_data("", 503, {"Retry-After": "0"})
+    other.expect_oneshot_request("/readyz").respond_with_data("{}")
+    with RelayClient() as relay:
+        relay.check()
+    assert len(other.log) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, {}), (500, {"Retry-After": "0"}), (401, {}), (503, {"Retry-After": "99"})]
+)
+def test_a_relay_that_is_not_ready_is_refused_at_once(status: int, headers: dict[str, str], other: HTTPServer) -> None:
+    other.expect_request("/readyz").respond_with_data("", status, headers)
+    with RelayClient() as relay, pytest.raises(RelayError):
+        relay.check()
+    assert len(other.log) == 1
 
 
 def test_a_foreign_relays_run_is_read(other: HTTPServer) -> None:

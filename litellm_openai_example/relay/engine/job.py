@@ -104,6 +104,11 @@ class Job:
         """Seconds since the first attempt, not counting time without a relay process."""
         return self._poller.followed
 
+    @property
+    def can_be_left(self) -> bool:
+        """Can another process continue from the ledger? Not while only this one knows the gateway's answer."""
+        return self.submit_done.is_set() and not self._row.settling
+
     # Submitting
 
     async def _submit(self) -> None:

@@ -32,6 +32,9 @@ class Row:
     Args:
         record: as claimed or reclaimed.
         ledger, settings: the worker's.
+
+    Attributes:
+        settling: the outcome is known, and on its way into the ledger.
     """
 
     def __init__(self, record: Record, ledger: Ledger, settings: Settings) -> None:
@@ -39,6 +42,7 @@ class Row:
         self.record = record
         self.upstream_id = record.upstream_id
         self.pieces: list[Piece] = []
+        self.settling = False
         self._ledger = ledger
         self._settings = settings
 
@@ -72,7 +76,7 @@ class Row:
         if not kept:
             raise NotOurs
         count_submitted()
-        log_run("submitted", self.id)
+        log_run("submitted", self.id, self.record.payer)
         self.upstream_id = upstream_id
 
     async def answered_late(self, upstream_id: str) -> None:
@@ -104,6 +108,7 @@ class Row:
         """End it. If the database cannot hold the whole outcome, keep the text alone, failing that, only the end."""
         # If the ledger refuses, it has ended already, or another process follows it: either way this outcome is not
         # needed.
+        self.settling = True
         outcome, upstream_id = self._with_text(outcome), upstream_id or self.upstream_id
         text_alone = Outcome(outcome.state, outcome.error_code, outcome.output_text)
         for kept in (outcome, text_alone, LOST):
@@ -122,7 +127,8 @@ class Row:
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
         count_ended(outcome.state, outcome.error_code)
         count_cost(self._settings.model, cost)
-        log_run("ended", self.id, state=outcome.state, error_code=outcome.error_code, seconds=seconds, cost_usd=cost)
+        ended = {"state": outcome.state, "error_code": outcome.error_code, "seconds": seconds, "cost_usd": cost}
+        log_run("ended", self.id, self.record.payer, **ended)
 
     def _with_text(self, outcome: Outcome) -> Outcome:
         """Return the outcome with the text that was streamed, if it has none itself."""

@@ -16,6 +16,7 @@ from ..log import kind_and_place, log
 from ..metrics import count_cost, count_ended
 from ..settings import Settings
 from ..tasks import keep_going
+from .drain import Drain
 from .gate import Gate, until_next_try
 from .job import Job
 from .lease import Lease
@@ -54,6 +55,7 @@ class Worker:
         self._lease = Lease(ledger, settings.timings.lease)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._drain = Drain(ledger, self.jobs, self._tasks)
         self._stopping = False
         self._wanted = asyncio.Event()
         self._gate.on_change = self._wanted.set
@@ -74,6 +76,11 @@ class Worker:
         self._keep("claiming", self._dispatch)
         self._keep("looking after what was left behind", self._look_after)
         self._loops.append(asyncio.create_task(self._look_for_model()))
+
+    @property
+    def draining(self) -> bool:
+        """Does an operator want this process to end up without work? It never takes work again."""
+        return self._drain.wanted
 
     def wake(self) -> None:
         """Make the worker look for queued runs."""
@@ -131,6 +138,7 @@ class Worker:
     async def _keep_lease(self) -> None:
         await asyncio.sleep(self._timings.lease / 3)
         await self._lease.beat()
+        self._drain.notice()
 
     async def _look_for_model(self) -> None:
         """Warn at the start if the gateway does not list the model: every run would fail."""
@@ -154,7 +162,9 @@ class Worker:
             raise
 
     async def _claim(self) -> None:
-        while self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim:
+        while (
+            not self.draining and self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim
+        ):
             self._queued = False  # set again by `wake`, perhaps during the claim
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
@@ -180,7 +190,9 @@ class Worker:
         invocation_id = task.get_name()
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
-        if not self._stopping and (task.cancelled() or task.exception() is not None):
+        if not (self._stopping or self._drain.gave(invocation_id)) and (
+            task.cancelled() or task.exception() is not None
+        ):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
             # Its row still belongs to this process; the check finds it without a job.
@@ -194,7 +206,7 @@ class Worker:
         async with self._owning:
             await self._say_again()
             await self._check_owned()
-            await self._recover()
+            await (self._hand_over() if self.draining else self._recover())
         if self.jobs:
             for invocation_id in await self._ledger.cancel_requests():
                 self.cancel(invocation_id)
@@ -272,6 +284,17 @@ class Worker:
         elif await self._ledger.settle(record.id, INDETERMINATE):
             count_ended("failed", INDETERMINATE.error_code)
             log.warning("%s: it had ended, but the ledger has lost its outcome (%s)", record.id, _UNKNOWN)
+
+    async def _hand_over(self) -> None:
+        """Do a drained process's part: hand over its runs, or follow all runs itself if no other process would."""
+        try:
+            taken = await self._drain.hand_over()
+        except Exception:
+            self._next_check = 0.0  # runs whose jobs have ended may still be this process's
+            raise
+        if not taken:
+            await self._recover()
+        await self._drain.report()
 
     async def _recover(self) -> None:
         may = self._lease.may_declare_dead

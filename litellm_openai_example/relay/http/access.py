@@ -53,10 +53,10 @@ def relay_of(request: Request) -> Relay:
 async def require_key(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None
 ) -> None:
-    """Raise Problem unless the client sends the relay's key, if it has one."""
-    key = relay_of(request).settings.api_key
-    # `same` compares in constant time, so the time of an answer does not reveal the key.
-    if key is not None and not (given is not None and same(given.credentials.strip(), key)):
+    """Raise Problem unless the client sends one of the relay's keys, if it has any."""
+    keys, sent = relay_of(request).settings.api_keys, "" if given is None else given.credentials.strip()
+    # `same` compares in constant time, and all keys are compared: the time of an answer reveals none.
+    if keys and not any([same(sent, key) for key in keys]):  # noqa: C419 - `any` of a generator stops at the first
         raise Problem("unauthorized")
 
 

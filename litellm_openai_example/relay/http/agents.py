@@ -104,8 +104,10 @@ class AgentServer:
     def _make_server(self) -> Any:
         from ...mcp.server import agent_secret, create_server
 
-        # Runs are found by a key made from this secret and the arguments, which are in the ledger.
-        self._secret = self._relay.settings.api_key or agent_secret(log.warning)
+        # Runs are found by a key made from this secret and the arguments, which are in the ledger. While the key of
+        # the relay changes, replicas that accept both keys find the runs of those that accept the old one alone.
+        settings = self._relay.settings
+        self._secret = settings.previous_api_key or settings.api_key or agent_secret(log.warning)
         return create_server(self._connect, self._identify)
 
 

@@ -90,6 +90,8 @@ def error_response(problem: Problem) -> Response:
     headers = {}
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
+    if problem.code == "shutting_down":
+        headers["Connection"] = "close"  # on a new connection, a load balancer can choose another replica
     if problem.code == "unauthorized":
         headers["WWW-Authenticate"] = "Bearer"
     kind = _Lingering if problem.code in _BEFORE_THE_BODY else Response

@@ -8,6 +8,9 @@ own lease is older than it last wrote it. On PostgreSQL a different server is a 
 may be lost. A ledger that was set back may call a run queued that another process has submitted, and that process may
 not notice: its lease may be as it wrote it. So the process that notices makes all others notice, by making their
 leases a little older.
+
+A lease also carries an operator's wish to drain its process (`drain`): REQUESTED, until the process has DRAINED. The
+process keeps the wish itself from then on, also if the ledger forgets it.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from .schema import IS_ACTIVE, VERSION, db_now, invocations, workers
 _LONGEST_LEASE = 60.0  # on SQLite, a lease that ends later was written before the machine booted
 _THOROUGH_EVERY = 30.0
 _FORGOTTEN_AFTER = 3600.0
+REQUESTED, DRAINED = "requested", "drained"
 _MARK = 0.001  # seconds by which a lease is made older to make its process notice
 
 _row = invocations.c
@@ -53,12 +57,14 @@ class Renewal(NamedTuple):
         moved: True if another PostgreSQL server answers than before.
         expires_at: the new end of the lease, by the database's clock.
         server: start time of the PostgreSQL server.
+        drain: the wish to drain this process, as found.
     """
 
     older_by: float
     moved: bool
     expires_at: float
     server: float | None
+    drain: str | None
 
     @property
     def set_back(self) -> bool:
@@ -77,6 +83,8 @@ class Leases:
 
     Attributes:
         untold: this process has found the ledger set back, and the others may not know.
+        drain: the wish to drain this process, as last found or written.
+        alive: SQL condition: the lease of a row of `workers` has not run out.
         valid: SQL condition: this process holds a lease, and the ledger is not older than that.
         trusted: the same, and the queue can be trusted. After a set-back it lists runs that other processes have sent,
             until these say so; for that they get the length of a lease.
@@ -91,14 +99,15 @@ class Leases:
         self._retention = retention
         self._postgresql = postgresql
         self.untold = False
+        self.drain: str | None = None
         self._next_thorough = 0.0
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
         self._server: float | None = None  # start time of PostgreSQL's server, as last seen
         self._written: float | None = None  # the `expires_at` that this process knows to be on disk
         self._doubted = -math.inf  # when a renewal last found the ledger set back, by this process's clock
         # Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
-        self._is_alive = self._alive()
-        mine = select(workers.c.id).where(workers.c.id == worker, self._is_alive, self._is_as_written())
+        self.alive = self._alive()
+        mine = select(workers.c.id).where(workers.c.id == worker, self.alive, self._is_as_written())
         self.valid: ColumnElement[bool] = mine.exists()
         doubtful = bindparam(None, type_=Boolean, callable_=lambda: self._clock() - self._doubted < seconds)
         self.trusted: ColumnElement[bool] = mine.where(not_(doubtful)).exists()
@@ -107,7 +116,8 @@ class Leases:
         """Renew this process's lease. Pass the result to `renewed` once it is on disk."""
         mine = workers.c.id == self._worker
         # Locked: a mark made meanwhile would be overwritten unseen.
-        found = await connection.scalar(select(workers.c.expires_at).where(mine).with_for_update())
+        locked = select(workers.c.expires_at, workers.c.drain).where(mine).with_for_update()
+        found = (await connection.execute(locked)).first()
         server = await connection.scalar(select(_server_start())) if self._postgresql else None
         ticks = None if self._postgresql else self._clock() + self._seconds
         lease = {
@@ -121,8 +131,9 @@ class Leases:
         expires_at = (await connection.execute(written.returning(workers.c.expires_at))).scalar_one()
         older_by = 0.0
         if self._written is not None:
-            older_by = math.inf if found is None else max(0.0, self._written - found)
-        renewal = Renewal(older_by, self._server not in (None, server), expires_at, server)
+            older_by = math.inf if found is None else max(0.0, self._written - found.expires_at)
+        drain = None if found is None else found.drain
+        renewal = Renewal(older_by, self._server not in (None, server), expires_at, server, drain)
         if renewal.set_back:
             # At once: a claim behind this renewal, perhaps in the same transaction, sees a lease as good as new.
             self._doubted = self._clock()
@@ -132,7 +143,7 @@ class Leases:
         """Note that a renewal is on disk."""
         # A lease that is older by less was marked: the process that marked it tells all others.
         self.untold = self.untold or renewal.older_by > self._seconds / 10
-        self._written, self._server = renewal.expires_at, renewal.server
+        self._written, self._server, self.drain = renewal.expires_at, renewal.server, renewal.drain
         if self._started is None:
             self._started = renewal.expires_at - self._seconds - self._clock()
 
@@ -150,13 +161,26 @@ class Leases:
 
     async def is_older_alive(self, connection: AsyncConnection) -> bool:
         """Return True while a process lives that does not know hashed tokens. None can start once it is False."""
-        older = select(workers.c.id).where(workers.c.version.is_(None), self._is_alive).exists()
+        older = select(workers.c.id).where(workers.c.version.is_(None), self.alive).exists()
         return bool(await connection.scalar(select(older)))
 
     async def longest_retention(self, connection: AsyncConnection) -> float | None:
         """Return the longest retention, in seconds, of all processes; None if none has any."""
         longest: float | None = await connection.scalar(select(func.max(workers.c.retention)))
         return longest
+
+    async def report_drain(self, connection: AsyncConnection, state: str) -> None:
+        """Write how far the draining of this process has come."""
+        await connection.execute(update(workers).where(workers.c.id == self._worker).values(drain=state))
+
+    def takes_work(self) -> ColumnElement[bool]:
+        """Return the condition that a row of `workers` is a living process that takes over the work of others."""
+        return and_(self.alive, workers.c.drain.is_(None))
+
+    async def is_another(self, connection: AsyncConnection) -> bool:
+        """Return True if another process than this one would take over its work."""
+        others = select(workers.c.id).where(workers.c.id != self._worker, self.takes_work()).exists()
+        return bool(await connection.scalar(select(others)))
 
     async def end(self, connection: AsyncConnection) -> None:
         """End this process's lease."""
@@ -167,7 +191,7 @@ class Leases:
         """Delete leases that ended long ago, of processes that own nothing."""
         owns = select(_row.id).where(IS_ACTIVE, _row.owner == workers.c.id).exists()
         long_over = workers.c.expires_at < db_now() - _FORGOTTEN_AFTER
-        await connection.execute(delete(workers).where(long_over, ~self._is_alive, ~owns))
+        await connection.execute(delete(workers).where(long_over, ~self.alive, ~owns))
 
     async def is_orphan(self, connection: AsyncConnection, *, may_declare_dead: bool) -> ColumnElement[bool]:
         """Return the condition that nobody works on an active row.
@@ -180,7 +204,7 @@ class Leases:
             return left
         # The leases are few, the rows many. A process without a lease cannot own anything; a look for such owners, in
         # all active rows, is taken only now and then.
-        silent = select(workers.c.id).where(workers.c.id != self._worker, ~self._is_alive)
+        silent = select(workers.c.id).where(workers.c.id != self._worker, ~self.alive)
         dead: Executable = silent
         if self._clock() >= self._next_thorough:
             self._next_thorough = self._clock() + _THOROUGH_EVERY

@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 4
+VERSION = 5
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # arbitrary; no other program is likely to use it
@@ -99,6 +99,7 @@ def in_state(row: Any, states: Iterable[str]) -> ColumnElement[bool]:
 IS_QUEUED = in_state(invocations.c, ["queued"])
 IS_ACTIVE = in_state(invocations.c, ACTIVE)
 IS_IN_FLIGHT = and_(IS_ACTIVE, in_state(invocations.c, IN_FLIGHT))
+IS_RUNNING = and_(IS_ACTIVE, in_state(invocations.c, ["running"]))
 IS_ENDED = in_state(invocations.c, sorted(TERMINAL))
 
 # Frequent queries look for few rows; the many ended ones must not slow them down.
@@ -132,6 +133,8 @@ workers = Table(
     Column("version", Integer),
     # Seconds for which the process wants results kept; the longest applies.
     Column("retention", Float),
+    # An operator's wish to drain the process, and how far it has come: see leases.py.
+    Column("drain", String),
     # Written to prove that the database has room for a start; never read. Last, because it is long.
     Column("proof", Text),
 )
@@ -255,10 +258,15 @@ def _to_4(connection: Connection) -> None:
     _add_columns(connection, row.token_hash, row.followed, row.stop_reason, lease.version, lease.retention, lease.proof)
 
 
+def _to_5(connection: Connection) -> None:
+    """Add the wish to drain a process."""
+    _add_columns(connection, workers.c.drain)
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     for column in columns:
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4]
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4, _to_5]

@@ -14,7 +14,8 @@ in flight      queued           certainly not sent; retried later               
 in flight      queued           its process died before sending it                    requeue_orphans
 in flight      running          the gateway gave its id                               submitted
 in flight      failed           its process died; unknown whether it was paid for     fail_orphans
-running        running          its process died or stopped: another owner            reclaim
+running        running          its process is drained: nobody's until reclaimed      hand_over
+running        running          its process died, stopped or gave it up: new owner    reclaim
 active         completed        settled by the gateway's answer                       settle
 active         incomplete       the same                                              settle
 active         failed           the same, or refused, or out of time                  settle
@@ -57,7 +58,7 @@ from ..tasks import Batch
 from .acceptance import RECORD, RECORDS_BY_ID, Acceptance
 from .database import Database, Transaction
 from .failures import why_not_opened
-from .leases import Leases, Renewal
+from .leases import DRAINED, REQUESTED, Leases, Renewal
 from .records import NewInvocation, Outcome, Piece, Record
 from .schema import (
     ACTIVE,
@@ -66,6 +67,7 @@ from .schema import (
     IS_ENDED,
     IS_IN_FLIGHT,
     IS_QUEUED,
+    IS_RUNNING,
     db_now,
     in_state,
     invocations,
@@ -88,7 +90,6 @@ _row = invocations.c
 _NOW: dict[str, object] = {"updated_at": db_now()}
 REQUEUED: dict[str, object] = {"state": "queued", "unsent": None, "owner": None, **_NOW}
 _DUE = (IS_QUEUED, or_(_row.not_before <= db_now(), _row.not_before > db_now() + _LONGEST_DELAY))
-_IS_RUNNING = and_(IS_ACTIVE, in_state(_row, ["running"]))
 
 
 class Ledger:
@@ -258,7 +259,7 @@ class Ledger:
 
     async def reclaim(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
         """Take over up to `limit` orphaned running invocations."""
-        return await self._change_orphans(_IS_RUNNING, {"owner": self.worker}, may_declare_dead, limit)
+        return await self._change_orphans(IS_RUNNING, {"owner": self.worker}, may_declare_dead, limit)
 
     async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
         """Return to the queue what dead processes had claimed, but not sent."""
@@ -288,10 +289,34 @@ class Ledger:
             # The unsent first: the next statement fails everything that is still in flight.
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT, _row.unsent.is_(True)), REQUEUED)
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT), INDETERMINATE.columns | _NOW)
-            await transaction.connection.execute(update(invocations).where(mine, _IS_RUNNING).values(owner=None))
+            await transaction.connection.execute(update(invocations).where(mine, IS_RUNNING).values(owner=None))
             await self._leases.end(transaction.connection)
 
         await self.database.write(work)
+
+    # Draining
+
+    @property
+    def drain_wanted(self) -> bool:
+        """Does an operator want this process drained, as of the last heartbeat?"""
+        return self._leases.drain is not None
+
+    async def others_take_work(self) -> bool:
+        """Return True if another process would take over the work of this one."""
+        return await self.database.read(self._leases.is_another)
+
+    async def hand_over(self, followed: Mapping[str, float]) -> None:
+        """Give up these running invocations for others to reclaim. `followed` as for `keep_followed`."""
+        wanted = self._mine(["running"]).values(owner=None, followed=bindparam("seconds"))
+        rows = [{"the_id": one, "seconds": each} for one, each in followed.items()]
+        await self.database.write(lambda transaction: transaction.connection.execute(wanted, rows))
+
+    async def report_drain(self, *, done: bool) -> None:
+        """Record whether this process, which is being drained, still has work."""
+        state = DRAINED if done else REQUESTED
+        if self._leases.drain != state:
+            await self.database.write(lambda transaction: self._leases.report_drain(transaction.connection, state))
+            self._leases.drain = state
 
     # Submitting
 
@@ -407,6 +432,17 @@ class Ledger:
             transaction.changed.add(invocation_id)
 
         await self.database.write(work)
+
+    async def cancel_queued(self) -> list[str]:
+        """Cancel everything that is queued, and return the ids. Nothing that may have been sent is changed."""
+        ids: list[str] = []
+        while True:  # in blocks, because a database limits the parameters of a statement
+            cancelled = await self.database.write(
+                lambda transaction: _change_oldest(transaction, (IS_QUEUED,), CANCELLED.columns | _NOW, _READ_AT_ONCE)
+            )
+            if not cancelled:
+                return ids
+            ids += [record.id for record in cancelled]
 
     async def purge(self, retention: float) -> int:
         """Delete a block of what ended more than `retention` seconds ago, and leases that ended long ago.

@@ -24,7 +24,7 @@ from ...fakes.scripted import free_port
 from .load import Connection
 
 _PROGRAMS = Path(sys.executable).parent
-_USUAL = ("ledger: ", "listening on ")
+_USUAL = ("ledger: ", "replica: ", "listening on ")
 
 
 @dataclass(frozen=True)

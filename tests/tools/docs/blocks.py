@@ -47,5 +47,6 @@ def _help(*command: str) -> Callable[[], str]:
 _BLOCKS: dict[str, Callable[[], str]] = {
     "help": _help("litellm-example"),
     "help-relay": _help("litellm-relay"),
+    "help-relay-serve": _help("litellm-relay", "serve"),
     "help-relay-mcp": _help("litellm-relay-mcp"),
 }

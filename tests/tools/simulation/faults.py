@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from litellm_openai_example.relay.ledger.database import Transaction
+from litellm_openai_example.relay.ledger.failures import LedgerUnavailable
+from litellm_openai_example.relay.ledger.leases import DRAINED, REQUESTED
+from litellm_openai_example.relay.ledger.schema import workers
 
 from .loop import Process
 from .plan import Action
@@ -99,6 +107,35 @@ class Faults:
             self._world.loop.call_later(action.amount, self._world.boot, action.who, context=self._world.context)
 
         process.spawn(stop())
+
+    def _drain(self, action: Action) -> None:
+        """Drain a relay as an operator does, and stop it once it is drained."""
+        process, relay = self._world.relays[action.who], self._world.relay_of.get(action.who)
+        if action.who in self.down or relay is None or not process.alive:
+            return
+        self._note(action, f"relay{action.who} is drained")
+        mine = workers.c.id == relay.name
+        database = relay.ledger.database
+
+        async def wish(transaction: Transaction) -> None:
+            await transaction.connection.execute(update(workers).where(mine).values(drain=REQUESTED))
+
+        async def state() -> object:
+            return await database.read(lambda connection: connection.scalar(select(workers.c.drain).where(mine)))
+
+        async def drain() -> None:
+            wished = drained = False
+            while not drained:
+                with suppress(LedgerUnavailable):
+                    if not wished:
+                        await database.write(wish)
+                        wished = True
+                    drained = await state() == DRAINED
+                await asyncio.sleep(0.5)
+            self._world.log(f"relay{action.who} is without work")
+            self._world.context.run(self._stop, action)
+
+        process.spawn(drain())
 
     def _freeze(self, action: Action) -> None:
         self._note(action, f"relay{action.who} stands still for {action.amount:g} s")

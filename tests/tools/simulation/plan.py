@@ -105,6 +105,11 @@ def draw(seed: int) -> Plan:
     kinds = chance.sample(sorted(_TROUBLES), k=chance.choice([1, 2, 2, 3, 4]))
     for kind in kinds:
         plan.actions += _TROUBLES[kind](chance, plan)
+    # Drawn apart, so that the plans of other seeds stay as they were.
+    chance = random.Random(f"drain {seed}")
+    if chance.random() < 0.25:
+        who, moment = chance.randrange(RELAYS), _moment(chance, plan)
+        plan.actions.append(Action("drain", **moment, who=who, amount=chance.choice([0.1, 3.0, 30.0])))
     return plan
 
 
