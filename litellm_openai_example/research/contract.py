@@ -126,15 +126,14 @@ API_ERRORS: Final[dict[str, tuple[int, str]]] = {
 }
 
 
-def page_url(base_url: str, invocation_id: str, token: str | None = None) -> str:
-    """Return the address of the page that shows a run to a person.
+def page_url(base_url: str, invocation_id: str) -> str:
+    """Return the address of the page that shows a run to a person, at a relay's base URL without a slash at its end."""
+    return f"{base_url}{PAGES_PATH}/{quote(invocation_id, safe='')}"
 
-    Args:
-        base_url: of the relay, without a slash at its end.
-        token: of the run. It goes into the fragment, which browsers send to no server.
-    """
-    fragment = "" if token is None else f"#{quote(token, safe='')}"
-    return f"{base_url}{PAGES_PATH}/{quote(invocation_id, safe='')}{fragment}"
+
+def with_token(url: str, token: str) -> str:
+    """Return the address of a page with a run's token as its fragment, which browsers send to no server."""
+    return f"{url.partition('#')[0]}#{quote(token, safe='')}"
 
 
 class InvocationRequest(Strict):
@@ -182,6 +181,7 @@ class Invocation(BaseModel):
     error_message: str | None = None
     url: str | None = Field(
         None,
+        repr=False,
         description="The page that shows the run to a person; null if the relay does not know its public address. In "
         "the answer of `POST` its fragment is the token.",
         examples=["https://relay.example.org/runs/inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f"],

@@ -1,4 +1,4 @@
-"""Fixtures of the relay's tests: databases of both kinds, a gateway, and a relay."""
+"""Fixtures of the relay's tests: databases of both kinds, a gateway, a relay, and a browser."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from ..fakes.gateway import KEY, SECRET_WORDS, Gateway
 from ..fakes.postgresql import PostgreSQL
+from .browser import CHROMIUM, Browser, Page
 from .running import ThreadedRelay, settings
 
 StartRelay = Callable[..., ThreadedRelay]
@@ -69,6 +70,23 @@ def start_relay(
 @pytest.fixture
 def relay(start_relay: StartRelay) -> ThreadedRelay:
     return start_relay()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """A page of a real browser, with downloads going to `tmp_path`."""
+    page = Page(browser, tmp_path)
+    yield page
+    page.close()
 
 
 def assert_clean(text: str, gateway: Gateway) -> None:

@@ -71,7 +71,7 @@ def _check_time(state: Any, *_: object) -> bool:
 
 
 def _adapt(tokens: Sequence[Token]) -> None:
-    """Fit the report into the page: headings below its own, blocks in the direction of their text, links in new tabs."""
+    """Fit a report into the page: headings below its own, blocks in the direction of their text, links in new tabs."""
     for token in tokens:
         if token.type.startswith("heading_"):
             token.tag = f"h{min(6, int(token.tag[1:]) + _PAGE_LEVELS)}"

@@ -33,7 +33,7 @@ from ...research.contract import (
     AcceptedInvocation,
     Health,
     Invocation,
-    page_url,
+    with_token,
 )
 from ..engine.hub import Topic, happens
 from ..events import RETRY_MILLISECONDS, last_id
@@ -106,8 +106,10 @@ async def start(request: Request, key: _Key = None) -> Response:
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     token = relay.ledger.tokens.given(record, seed)
-    link = None if record.public_url is None else page_url(record.public_url, record.id, token)
-    accepted = AcceptedInvocation.model_construct(**{**vars(record.view), "url": link}, invocation_token=token)
+    view = vars(record.view) | {"invocation_token": token}
+    if record.view.url is not None:
+        view["url"] = with_token(record.view.url, token)
+    accepted = AcceptedInvocation.model_construct(**view)
     status = 200 if arguments.mode == "foreground" and record.finished else 202
     return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from ..browser import Page
 from ..running import ThreadedRelay
-from .browser import Page
 
 
 def test_nothing_is_loaded_from_another_host(relay: ThreadedRelay) -> None:

