@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..fakes.gateway import KEY, SECRET_WORDS, Gateway
+from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway
 from ..fakes.postgresql import PostgreSQL
 from .browser import CHROMIUM, Browser, Page
 from .running import ThreadedRelay, settings
@@ -87,6 +88,26 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
     page = Page(browser, tmp_path)
     yield page
     page.close()
+
+
+@pytest.fixture
+def hold(upstream: Gateway) -> Iterator[Callable[[int], threading.Event]]:
+    """A function that stops streams after some pieces, until the event that it returns is set."""
+    held: list[threading.Event] = []
+
+    def after(pieces: int) -> threading.Event:
+        release = threading.Event()
+        held.append(release)
+
+        def wait(sent: int) -> Fault | None:
+            return None if sent < pieces or release.wait(120) else Fault("drop")
+
+        upstream.during_stream = wait
+        return release
+
+    yield after
+    for release in held:
+        release.set()
 
 
 def assert_clean(text: str, gateway: Gateway) -> None:
