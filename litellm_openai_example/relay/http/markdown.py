@@ -82,6 +82,7 @@ def _adapt(tokens: Sequence[Token]) -> None:
         if alignment := token.attrs.pop("style", None):
             token.attrSet("class", str(alignment).rpartition(":")[2])
         for inner in token.children or ():
-            if inner.type == "link_open":
-                inner.attrSet("rel", "noopener noreferrer nofollow")
-                inner.attrSet("target", "_blank")
+            if inner.type == "link_open" and inner.attrs["href"]:
+                inner.attrs |= {"rel": "noopener noreferrer nofollow", "target": "_blank"}
+            elif inner.type == "link_open":
+                inner.attrs.clear()  # `[text]()`, which the parser does not validate

@@ -83,7 +83,7 @@ def check(html: str) -> None:
     for tag, attributes in Elements(html).found:
         assert tag in TAGS
         assert attributes.keys() <= ATTRIBUTES
-        if tag == "a":
+        if tag == "a" and attributes:
             assert re.match(r"https?://[^/]|mailto:[^/]", attributes["href"] or "")
             assert attributes["rel"] == "noopener noreferrer nofollow"
             assert attributes["target"] == "_blank"
