@@ -84,6 +84,43 @@ def test_a_reload_in_the_middle(
     assert len(upstream.posts) == 1
 
 
+# Breaks the event stream on `cut()`; the next request for events names the event `window.last`, if that is set.
+BREAKING = """
+const send = window.fetch;
+window.fetch = (address, options = {}) => {
+  if (!address.endsWith("/events")) return send(address, options);
+  const broken = new AbortController();
+  window.cut = () => broken.abort();
+  const headers = {...options.headers};
+  if (window.last) headers["Last-Event-ID"] = window.last;
+  delete window.last;
+  return send(address, {...options, headers, signal: AbortSignal.any([options.signal, broken.signal])});
+};
+"""
+
+
+@pytest.mark.parametrize("last", ["", "999"])
+def test_a_broken_stream_is_resumed(
+    last: str, relay: ThreadedRelay, upstream: Gateway, page: Page, hold: Callable[[int], threading.Event]
+) -> None:
+    """From the last event, or from the first if the relay does not know the last, as after a restored backup."""
+    answers(upstream, TEXT)
+    release = hold(2)
+    started = relay.api.start(stream=True)
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=BREAKING)
+    page.open(link(relay.api, started))
+    whole = "document.querySelector('#text').textContent"
+    page.until(f"{whole} === {json.dumps(TEXT[:40])}")
+    page.run(f"window.last = {json.dumps(last)}; cut()")
+    page.until_text("#connection", "lost")
+    page.until("document.querySelector('#connection').textContent === ''")
+    page.until(f"{whole} === {json.dumps(TEXT[:40])}")
+    release.set()
+    until_ready(page)
+    assert page.text("#report h3") == "Noodles"
+    assert_clean(page, relay.api, started["invocation_token"])
+
+
 @pytest.mark.parametrize("crash", [True, False])
 def test_a_restart_of_the_relay_in_the_middle(
     crash: bool, sqlite_url: str, upstream: Gateway, page: Page, hold: Callable[[int], threading.Event]
