@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..conftest import RunCommand
-from ..fakes.scripted import KEY, ScriptedServer, reply
+from ..fakes.scripted import KEY, ScriptedServer, eventually, reply
 from ..fakes.tool_calling import ARGUMENTS, AUTO, FINAL, FakeRelay, Turns, calling, view
 from ..tools.terminal import Terminal
 from .running import PROGRAM
@@ -22,7 +23,7 @@ PUBLIC = "https://relay.example.org/runs/inv_1"
 def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file in which the user's browser writes the address that it is given."""
     opened, program = tmp_path / "opened", tmp_path / "browser"
-    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}\n')
+    program.write_text(f'#!/bin/sh\nprintf %s "$1" >{opened}.new && mv {opened}.new {opened}\n')
     program.chmod(0o700)
     monkeypatch.setenv("BROWSER", str(program))
     return opened
@@ -82,12 +83,20 @@ def test_a_log_gets_no_link(relay: FakeRelay, command: RunCommand) -> None:
     assert "tok_1" not in run.out + run.err
 
 
+def opened(relay: FakeRelay, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run --open as a process: Python looks for browsers once in each."""
+    environment = {**os.environ, "RELAY_BASE_URL": relay.server.url, **env}
+    command = [PROGRAM, "--open", "inv_1", "--timeout", "60"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+
+
 def test_open_starts_a_browser(relay: FakeRelay, command: RunCommand, browser: Path) -> None:
     command("--target", "relay", "--background", "Why noodles?")
     relay.ends = reply(view("running", None, url=PUBLIC, invocation_token=None))
-    run = command("--open", "inv_1")
-    assert (run.code, run.out) == (0, "")
-    assert run.err == "[opened the page of inv_1 in a browser]\n"
+    ended = opened(relay)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr == "[opened the page of inv_1 in a browser]\n"
+    assert eventually(browser.exists)
     assert browser.read_text() == f"{PUBLIC}#tok_1"
     assert relay.server.seen[-1].headers["x-invocation-token"] == "tok_1"
     assert "inv_1" in command("--list").out  # still to be read
@@ -103,13 +112,10 @@ def test_open_prints_the_link_without_a_browser(
     assert (run.code, run.out, run.err) == (0, f"{relay.server.url}/runs/inv_1#a%23b%2Fc\n", "")
 
 
-def test_open_prints_the_link_if_the_browser_fails(
-    relay: FakeRelay, command: RunCommand, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_prints_the_link_if_the_browser_fails(relay: FakeRelay, command: RunCommand) -> None:
     command("--target", "relay", "--background", "Why noodles?")
     relay.ends = reply(view(url=PUBLIC))
-    monkeypatch.setenv("BROWSER", "/nowhere/browser")
-    assert command("--open", "inv_1").out == f"{PUBLIC}#tok_1\n"
+    assert opened(relay, BROWSER="/nowhere/browser").stdout == f"{PUBLIC}#tok_1\n"
 
 
 def test_what_cannot_be_opened(relay: FakeRelay, command: RunCommand, browser: Path) -> None:
@@ -125,9 +131,7 @@ def test_what_cannot_be_opened(relay: FakeRelay, command: RunCommand, browser: P
     assert not browser.exists()
 
 
-@pytest.mark.parametrize(
-    "more", [["prompt"], ["--wait"], ["--json"], ["--background"], ["--invocation", "inv_1"], ["--list"]]
-)
+@pytest.mark.parametrize("more", ["prompt", "--wait", "--json", "--background", "--invocation inv_1", "--list"])
 def test_open_excludes_other_work(more: str, command: RunCommand) -> None:
     assert command("--open", "inv_1", *more.split()).code == 2
 
