@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_runs_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("py.typed", "gateway/requirements.txt", "gateway/boot.py"):
+    for needed in ("py.typed", "gateway/requirements.txt", "gateway/boot.py", "relay/http/page/run.js"):
         assert f"litellm_openai_example/{needed}" in names
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     uv("venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
@@ -156,7 +156,7 @@ def test_ci_installs_each_package_that_tests_require() -> None:
     )
     named = {
         name
-        for file in (ROOT / "tests").rglob("test_*.py")
+        for file in (ROOT / "tests").rglob("*.py")
         for name in re.findall(r"\(Debian: (?:apt-get install )?([\w-]+)\)", file.read_text())
     }
     assert named == set(installed.replace("\\", "").split())

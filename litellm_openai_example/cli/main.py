@@ -40,7 +40,7 @@ Environment:
   LITELLM_END_USER  end user for the gateway's cost reports
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
   RELAY_API_KEY     key of the relay, if it requires one
-  RELAY_INVOCATION_TOKEN  token for --invocation and --cancel
+  RELAY_INVOCATION_TOKEN  token for --invocation, --cancel and --open
 
 \b
 Exit codes:
@@ -103,6 +103,9 @@ Exit codes:
     is_flag=True,
     help="List background responses and research runs that are not yet read whole. Not confirmed: the answer to the "
     "submit was lost.",
+)
+@click.option(
+    "--open", "open_page", metavar="ID", help="Open the page of a research run in a browser, or print its link."
 )
 @click.option("--forget", metavar="ID", help="Dismiss one entry of --list, without stopping the work.")
 @click.option(

@@ -33,6 +33,7 @@ class Options(NamedTuple):
     wait: bool
     retrieve: str | None
     cancel: str | None
+    open_page: str | None
     previous_response_id: str | None
     auto_tool_call: bool
     invocation: str | None
@@ -71,9 +72,11 @@ def read_options(ctx: click.Context) -> Options:
     if problem:
         raise click.UsageError(problem, ctx)
     at_journal = values["list_work"] or values["forget"] is not None
-    follows_up = bool(values["retrieve"] or values["cancel"] or values["invocation"] or at_journal)
+    follows_up = bool(
+        values["retrieve"] or values["cancel"] or values["invocation"] or values["open_page"] or at_journal
+    )
     # Only a relay's ids and local ids begin like this; all others are responses of the gateway.
-    at_relay = values["invocation"] or (values["cancel"] or "").startswith(("inv_", "local_"))
+    at_relay = values["invocation"] or values["open_page"] or (values["cancel"] or "").startswith(("inv_", "local_"))
     at_relay = at_relay or (not follows_up and (values["auto_tool_call"] or values["target"] == "relay"))
     values["auto_tool_call"] = values["auto_tool_call"] and not follows_up
     values["fields"] = _with_effort(values["api"], values["fields"], values.pop("effort"))
@@ -111,10 +114,11 @@ _FOLLOW_UPS = {
     "retrieve": _NEW_REQUEST,
     "cancel": (*_NEW_REQUEST, "wait"),
     "invocation": (*_NEW_REQUEST, "wait", "model"),
+    "open_page": (*_NEW_REQUEST, "wait", "model", "api", "json"),
     "list_work": (*_NEW_REQUEST, "wait", "model", "api"),
     "forget": (*_NEW_REQUEST, "wait", "model", "api"),
 }
-_IDS = ("retrieve", "cancel", "invocation", "previous_response_id")
+_IDS = ("retrieve", "cancel", "invocation", "open_page", "previous_response_id")
 _RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
 _NOT_WITH_RELAY = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
 
@@ -165,7 +169,9 @@ def _excluded(name: str, given: set[str], excluded: tuple[str, ...]) -> str | No
 
 
 def _flag(name: str) -> str:
-    return {"fields": "-o", "files": "-f", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")
+    return {"fields": "-o", "files": "-f", "list_work": "--list", "open_page": "--open"}.get(
+        name
+    ) or "--" + name.replace("_", "-")
 
 
 # Fields of a create call that the command sets itself, each with the option that sets it.

@@ -15,6 +15,7 @@ from ..research.relay_client import RelayClient
 from . import journal
 from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress
+from .page import open_page, show_page
 from .session import Session
 from .tool_calling import finish_answer, is_gone, new_answer, run_status, saved_conversation
 from .verbose import show_run
@@ -23,7 +24,7 @@ from .verbose import show_run
 def run(session: Session, prompt: str) -> int:
     """Carry out a command line that uses a relay, and return the exit code."""
     options = session.options
-    followed = options.invocation or options.cancel
+    followed = options.invocation or options.cancel or options.open_page
     known = _find(followed) if followed else None
     if options.auto_tool_call:
         _ = session.client  # reject unusable settings first
@@ -33,6 +34,8 @@ def run(session: Session, prompt: str) -> int:
     with RelayClient(_relay_url(known), timeout=None, payer=session.payer) as relay:
         if followed:
             record = _follow(session, relay, followed, known)
+            if options.open_page:
+                return _open(session, relay, record)
             return _cancel(session, relay, record) if options.cancel else _pick_up(session, relay, record)
         if options.auto_tool_call:
             return new_answer(session, relay, prompt)
@@ -106,8 +109,10 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         raise
     if options.background:
         session.out.paragraph(accepted.model_dump_json())
+        show_page(relay.base_url, accepted)
         return 0
     notice(f"[the relay accepted the research run as {accepted.invocation_id}]")
+    show_page(relay.base_url, accepted)
     if accepted.finished and not streams:
         return _finish(session, accepted)
     return (_stream if streams else _wait)(session, relay, accepted.invocation_id, accepted.invocation_token)
@@ -175,6 +180,20 @@ def _cancel(session: Session, relay: RelayClient, record: Record) -> int:
     session.out.paragraph(view.model_dump_json())
     if view.finished:
         session.pending.drop_all()
+    return 0
+
+
+def _open(session: Session, relay: RelayClient, record: Record) -> int:
+    """Carry out --open. The record stays: the page may be closed before the report is read."""
+    if not record.confirmed:
+        raise ConfigurationError(f"the relay has not confirmed {record.id}: --invocation submits it again")
+    if own_relay():
+        raise ConfigurationError(
+            "the page needs a relay that does not stop with this command: start one with make relay"
+        )
+    token = record.token or ""
+    view = _drop_if_gone(session, relay, lambda: relay.get(record.id, token))
+    open_page(session.out, relay.base_url, view, token)
     return 0
 
 

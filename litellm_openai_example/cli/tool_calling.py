@@ -9,7 +9,7 @@ from ..calls.reply import source_list
 from ..calls.steps import Operation
 from ..config import ConfigurationError
 from ..json_object import JsonObject
-from ..research.contract import Invocation
+from ..research.contract import AcceptedInvocation, Invocation
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
 from ..research.loop import Research, converse, posted_arguments, research_through
 from ..research.relay_answers import RelayError
@@ -20,6 +20,7 @@ from .ask import warn_of_dropped_fields
 from .ending import NOT_AS_ASKED
 from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
+from .page import show_page
 from .session import Session
 from .verbose import show_turns
 
@@ -113,12 +114,13 @@ class _CallRecords:
 
         return run
 
-    def accepted(self, call: ToolCall) -> None:
+    def accepted(self, call: ToolCall, view: AcceptedInvocation) -> None:
         """Turn the intent of a call into the run that a relay accepted."""
         saved = self._conversation.save()
         run_id, token = call.invocation_id or "", call.invocation_token or ""
         self._session.pending.accept(self._known[call.key], run_id, token, saved)
         notice(f"[deep_research was accepted by the relay as {run_id}]")
+        show_page(self._relay.base_url, view)
 
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
         known = self._known.get(call.key)

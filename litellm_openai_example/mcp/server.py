@@ -32,7 +32,7 @@ from ..errors import INTERNAL_ERROR, GatewayError
 from ..json_object import JsonObject
 from ..payer import Payer
 from ..research.arguments import TOOL, ToolArguments, check_arguments, unknown_name
-from ..research.contract import Invocation
+from ..research.contract import Invocation, with_token
 from ..research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..state import kept_secret, state_dir
@@ -143,7 +143,9 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
         async with connect(request) as relay:
             key = _key(ctx, identify(request), relay.payer, None if new_run else arguments)
             accepted = await relayed(relay.invoke(arguments, idempotency_key=key))
-        return _slim(accepted, accepted.invocation_token)
+        facts = _slim(accepted, accepted.invocation_token)
+        # Only here, as an agent pays for each byte of every poll.
+        return facts if accepted.url is None else {**facts, "url": with_token(accepted.url, accepted.invocation_token)}
 
     _takes_arguments(deep_research)
     annotations = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)

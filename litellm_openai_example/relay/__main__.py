@@ -31,6 +31,8 @@ Read from the environment only:
   RELAY_DATABASE_URL      the ledger: sqlite:////path/to/file or
                           postgresql://user:password@host/database
                           (default: a SQLite file in the state directory)
+  RELAY_PUBLIC_URL        address of this relay in browsers, for the links to
+                          the page of a run
   RELAY_LOG_LEVEL         DEBUG, INFO (default), WARNING or ERROR
   RELAY_LOG_FORMAT        text (default) or json
 """

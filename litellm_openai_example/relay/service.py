@@ -56,7 +56,12 @@ class Relay:
             http_client=http_client,
         )
         self.ledger = Ledger(
-            self._database, name, lease=timings.lease, max_queued=settings.max_queued, retention=settings.retention
+            self._database,
+            name,
+            lease=timings.lease,
+            max_queued=settings.max_queued,
+            retention=settings.retention,
+            public_url=settings.public_url,
         )
         self._worker = Worker(self.ledger, self._upstream, settings)
         self.hub = Hub(self.ledger, tick=timings.tick, local=lambda: self._worker.jobs.keys())

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
+from ..config import (
+    ConfigurationError,
+    GatewaySettings,
+    check_url,
+    gateway_settings,
+    header_value,
+    http_allowed,
+    is_loopback,
+)
 from ..json_object import JsonObject, can_be_sent, strict_json
 from ..state import state_dir
 
@@ -90,6 +98,7 @@ class Settings:
         research_timeout, wait, retention: seconds.
         submits: most submissions in flight at once, per process.
         max_output: characters of text kept of an answer.
+        public_url: the relay's address for people and their browsers, without a slash at its end.
     """
 
     gateway: GatewaySettings
@@ -108,6 +117,7 @@ class Settings:
     retention: float = 72 * 3600.0
     submits: int = 200
     max_output: int = 2_000_000
+    public_url: str | None = None
     timings: Timings = field(default_factory=Timings)
 
     @property
@@ -131,7 +141,7 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
     """Build the settings from the command's options, and addresses and secrets from the environment.
 
     Args:
-        env: holds `LITELLM_*`, `RELAY_API_KEY`, `RELAY_API_KEY_PREVIOUS` and `RELAY_DATABASE_URL`.
+        env: holds `LITELLM_*`, `RELAY_API_KEY`, `RELAY_API_KEY_PREVIOUS`, `RELAY_DATABASE_URL` and `RELAY_PUBLIC_URL`.
         options: other fields of `Settings`, checked already.
 
     Raises:
@@ -146,11 +156,17 @@ def make_settings(env: Mapping[str, str] = os.environ, **options: Any) -> Settin
         database_url=database_url(env),
         api_key=header_value(key, "RELAY_API_KEY") if key else None,
         previous_api_key=header_value(previous, "RELAY_API_KEY_PREVIOUS") if previous else None,
+        public_url=_public_url(env),
         **options,
     )
     if not settings.loopback and not settings.api_key:
         raise ConfigurationError("RELAY_API_KEY must be set to listen on anything but this machine's loopback address")
     return settings
+
+
+def _public_url(env: Mapping[str, str]) -> str | None:
+    text = env.get("RELAY_PUBLIC_URL", "").strip()
+    return check_url(text, allow_http=http_allowed(env), name="RELAY_PUBLIC_URL").rstrip("/") if text else None
 
 
 def request_fields(text: str) -> JsonObject:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field, computed_field
 
@@ -32,6 +33,7 @@ from ..json_object import JsonObject
 from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
 
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
+PAGES_PATH: Final = "/runs"
 TOKEN_HEADER: Final = "X-Invocation-Token"  # noqa: S105 - the name of a header
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 LAST_EVENT_HEADER: Final = "Last-Event-ID"
@@ -124,6 +126,16 @@ API_ERRORS: Final[dict[str, tuple[int, str]]] = {
 }
 
 
+def page_url(base_url: str, invocation_id: str) -> str:
+    """Return the address of the page that shows a run to a person, at a relay's base URL without a slash at its end."""
+    return f"{base_url}{PAGES_PATH}/{quote(invocation_id, safe='')}"
+
+
+def with_token(url: str, token: str) -> str:
+    """Return the address of a page with a run's token as its fragment, which browsers send to no server."""
+    return f"{url.partition('#')[0]}#{quote(token, safe='')}"
+
+
 class InvocationRequest(Strict):
     """The body of `POST /api/v1/tool-invocations`."""
 
@@ -167,6 +179,13 @@ class Invocation(BaseModel):
     )
     error_code: InvocationErrorCode | None = None
     error_message: str | None = None
+    url: str | None = Field(
+        None,
+        repr=False,
+        description="The page that shows the run to a person; null if the relay does not know its public address. In "
+        "the answer of `POST` its fragment is the token.",
+        examples=["https://relay.example.org/runs/inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f"],
+    )
     created_at: datetime
     updated_at: datetime
 

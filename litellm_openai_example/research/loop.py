@@ -23,7 +23,7 @@ from ..calls.steps import Operation, gather
 from ..errors import ErrorKind, GatewayError, StillRunningError, one_line
 from ..json_object import JsonObject
 from .arguments import TOOL_NAME, parse_arguments
-from .contract import Invocation
+from .contract import AcceptedInvocation, Invocation
 from .conversation import MAX_ROUNDS, UNCONFIRMED, Conversation, ToolCall, ToolCallingResult, Turn, call_key
 from .relay_answers import RelayError, ResearchUnconfirmedError
 from .relay_calls import RelayCalls
@@ -66,14 +66,14 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
 
 def research_through(
     relay: RelayCalls,
-    on_accepted: Callable[[ToolCall], None] | None = None,
+    on_accepted: Callable[[ToolCall, AcceptedInvocation], None] | None = None,
     on_view: Callable[[Invocation], None] | None = None,
 ) -> Research:
     """Return the research that a relay carries out.
 
     Args:
         relay: the relay's client, blocking or asynchronous like the gateway's.
-        on_accepted: called when the relay has accepted a call, before the wait for its result.
+        on_accepted: called with a call and its view when the relay has accepted it, before the wait for its result.
         on_view: called with the view of every poll.
     """
 
@@ -96,7 +96,7 @@ def research_through(
             call.status = "pending"
             view = accepted
             if on_accepted is not None:
-                on_accepted(call)
+                on_accepted(call, accepted)
         if view is None or not view.finished:
             view = await relay.wait_operation(call.invocation_id, call.invocation_token, on_view)
         _store_result(call, view, time.monotonic() - started)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ..calls.answer import as_str, read_cost, read_response, read_sources, sendable
 from ..calls.lenient import all_sendable, read_json
-from ..config import ConfigurationError, starts_one
+from ..config import ConfigurationError, is_visible_ascii, starts_one
 from ..diagnosis import tls_problem
 from ..error_table import is_web_page
 from ..errors import (
@@ -234,6 +234,8 @@ def _read(model: type[View], received: JsonObject) -> View:
         "error_message": _message(data),
         **{name: _time(data.get(name)) or now for name in ("created_at", "updated_at")},
     }
+    if "url" in data:  # unset, it tells a relay without pages from one that does not know its public address
+        read["url"] = _page(data["url"])
     # One bad field must not cost the whole view: it is left out in a second attempt.
     try:
         return model.model_validate({**defaults, **given, **read})
@@ -241,6 +243,11 @@ def _read(model: type[View], received: JsonObject) -> View:
         unusable = {str(problem["loc"][0]) for problem in error.errors(include_url=False)}
     kept = {name: value for name, value in {**given, **read}.items() if name not in unusable}
     return model.model_validate({**defaults, **kept})
+
+
+def _page(value: object) -> str | None:
+    url = as_str(value)
+    return url if url.startswith(("https://", "http://")) and is_visible_ascii(url) else None
 
 
 def _cost(*values: object) -> float | None:

@@ -104,6 +104,19 @@ def test_a_restarted_agent_finds_its_run(reach: Reach, relay: ThreadedRelay, ups
     assert len(upstream.posts) == 1
 
 
+def test_a_start_gives_the_link_for_a_person(reach: Reach, start_relay: StartRelay) -> None:
+    relay = start_relay(api_key=KEY, public_url="https://relay.example.org")
+
+    async def work(client: Client) -> None:
+        told = await call(client, "deep_research", research_question="Why?")
+        invocation_id, _, token = told["id"].partition(".")
+        assert told["url"] == f"https://relay.example.org/runs/{invocation_id}#{token}"
+        told = await call(client, "research_status", id=told["id"], wait_seconds=50)
+        assert "url" not in told  # it would cost an agent tokens with every poll
+
+    agent(reach, relay.api.base_url, work)
+
+
 def _end(work: Any, when: threading.Event) -> Fault | None:
     if when.is_set():
         work.seconds = 0.0

@@ -1,9 +1,10 @@
-"""Fixtures of the relay's tests: databases of both kinds, a gateway, and a relay."""
+"""Fixtures of the relay's tests: databases of both kinds, a gateway, a relay, and a browser."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from ..fakes.gateway import KEY, SECRET_WORDS, Gateway
+from ..fakes.gateway import KEY, SECRET_WORDS, Fault, Gateway
 from ..fakes.postgresql import PostgreSQL
+from .browser import CHROMIUM, Browser, Page
 from .running import ThreadedRelay, settings
 
 StartRelay = Callable[..., ThreadedRelay]
@@ -69,6 +71,43 @@ def start_relay(
 @pytest.fixture
 def relay(start_relay: StartRelay) -> ThreadedRelay:
     return start_relay()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """A page of a real browser, with downloads going to `tmp_path`."""
+    page = Page(browser, tmp_path)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def hold(upstream: Gateway) -> Iterator[Callable[[int], threading.Event]]:
+    """A function that stops streams after some pieces, until the event that it returns is set."""
+    held: list[threading.Event] = []
+
+    def after(pieces: int) -> threading.Event:
+        release = threading.Event()
+        held.append(release)
+
+        def wait(sent: int) -> Fault | None:
+            return None if sent < pieces or release.wait(120) else Fault("drop")
+
+        upstream.during_stream = wait
+        return release
+
+    yield after
+    for release in held:
+        release.set()
 
 
 def assert_clean(text: str, gateway: Gateway) -> None:

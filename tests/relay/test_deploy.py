@@ -27,6 +27,7 @@ from litellm_openai_example.relay.__main__ import relay as relay_command
 from ..fakes.gateway import Fault, Gateway
 from ..fakes.scripted import Answer, ScriptedServer, Seen, eventually, free_port, reply
 from ..tools.licences import pinned
+from .browser import Page
 from .conftest import StartRelay
 from .operating import operate
 from .running import ThreadedRelay, body, token
@@ -233,7 +234,7 @@ def behind_nginx(tmp_path: Path, *relays: ThreadedRelay) -> Iterator[httpx.Clien
     )
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {tmp_path}/pid; error_log {tmp_path}/log;"
-        f"events {{}} http {{ access_log off; {paths} include {tmp_path}/site.conf; }}"
+        f"events {{}} http {{ access_log {tmp_path}/access; {paths} include {tmp_path}/site.conf; }}"
     )
     process = subprocess.Popen([NGINX, "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)])
     context = ssl.create_default_context()
@@ -287,6 +288,25 @@ def test_a_start_that_a_drained_replica_refuses_goes_to_another(
             assert client.get("/readyz").status_code == 200
         assert leaving.api.post(body()).status_code == 503
     assert eventually(lambda: len(upstream.posts) == 6)
+
+
+def test_the_page_of_a_run_passes_the_proxy(
+    proxied: httpx.Client, upstream: Gateway, page: Page, tmp_path: Path
+) -> None:
+    seen = threading.Event()
+    upstream.during_stream = lambda sent: None if sent < 1 or seen.wait(60) else Fault("drop")
+    started = proxied.post("/api/v1/tool-invocations", json=body("Why?", stream=True)).json()
+    page.call("Security.setIgnoreCertificateErrors", ignore=True)
+    page.open(f"{proxied.base_url}/runs/{started['invocation_id']}#{started['invocation_token']}")
+    page.until_text("#text", "The ")
+    seen.set()
+    page.until_text("#report", "The answer.")
+    assert page.complaints == []
+    assert page.hosts == {proxied.base_url.netloc.decode()}
+    logged = (tmp_path / "access").read_text()
+    assert f"/runs/{started['invocation_id']} " in logged
+    assert "/events " in logged
+    assert started["invocation_token"][:20] not in logged + (tmp_path / "log").read_text()
 
 
 def test_the_proxy_hides_the_metrics(proxied: httpx.Client) -> None:

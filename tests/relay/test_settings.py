@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from litellm_openai_example.relay.__main__ import relay
+from litellm_openai_example.relay.settings import make_settings
 
 from .running import RelayProcess
 
@@ -25,7 +26,7 @@ def test_the_help_shows_variable_default_and_range() -> None:
         ("RELAY_RETENTION_HOURS", "72.0", "; 0<x<=100000000.0"),
     ]:
         assert f"[env var: {name}; default: {default}{limits}]" in text
-    for name in ("RELAY_REQUEST", "RELAY_API_KEY", "RELAY_DATABASE_URL", "LITELLM_BASE_URL", "LITELLM_API_KEY"):
+    for name in ("RELAY_REQUEST", "RELAY_API_KEY", "RELAY_DATABASE_URL", "RELAY_PUBLIC_URL", "LITELLM_BASE_URL"):
         assert name in text
 
 
@@ -54,6 +55,13 @@ def test_the_help_shows_variable_default_and_range() -> None:
         ("RELAY_REQUEST", "[" * 100_000),
         ("RELAY_HOST", "0.0.0.0"),
         ("RELAY_DATABASE_URL", "mysql://user:s3cret@host/db"),
+        ("RELAY_PUBLIC_URL", "relay.example.org"),
+        ("RELAY_PUBLIC_URL", "ftp://relay.example.org"),
+        ("RELAY_PUBLIC_URL", "http://relay.example.org"),
+        ("RELAY_PUBLIC_URL", "https://user:s3cret@relay.example.org"),
+        ("RELAY_PUBLIC_URL", "https://relay.example.org/#s3cret"),
+        ("RELAY_PUBLIC_URL", "https://relay.example.org/?token=s3cret"),
+        ("RELAY_PUBLIC_URL", "'https://relay.example.org'"),
         ("XDG_STATE_HOME", "/proc/nothing"),
     ],
 )
@@ -63,6 +71,19 @@ def test_unusable_settings(name: str, value: str) -> None:
     assert name.removeprefix("RELAY_") in ended.output or name == "RELAY_HOST"
     assert ended.output.strip().splitlines()[-1].startswith("Error: ")
     assert "s3cret" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("", None),
+        (" https://relay.example.org/ ", "https://relay.example.org"),
+        ("https://example.org/relay/", "https://example.org/relay"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_public_address(given: str, address: str | None) -> None:
+    assert make_settings(ENVIRONMENT | {"RELAY_PUBLIC_URL": given}).public_url == address
 
 
 @pytest.mark.parametrize("path", ["/proc/nothing/ledger.sqlite3", "/"])

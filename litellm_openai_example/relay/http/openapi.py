@@ -54,6 +54,7 @@ _EXAMPLE_VIEW: JsonObject = {
     "response": {"model": "gpt-6.1-sol", "status": "completed"},
     "error_code": None,
     "error_message": None,
+    "url": "https://relay.example.org/runs/inv_5f0c1d6e8b7a4c3f9e2d1a0b6c7d8e9f",
     "created_at": "2026-01-31T12:00:00Z",
     "updated_at": "2026-01-31T12:07:30Z",
 }
@@ -70,7 +71,10 @@ _EXAMPLE_FAILED = _EXAMPLE_RUNNING | {
     "error_code": "submission_indeterminate",
     "error_message": INVOCATION_ERRORS["submission_indeterminate"],
 }
-_TOKEN = {"invocation_token": "kqX3v1yVY0m3C9bqkZ8p0sR7wJ2nT5uL4aQeGdHfBcA"}
+_TOKEN = {
+    "invocation_token": "kqX3v1yVY0m3C9bqkZ8p0sR7wJ2nT5uL4aQeGdHfBcA",
+    "url": f"{_EXAMPLE_VIEW['url']}#kqX3v1yVY0m3C9bqkZ8p0sR7wJ2nT5uL4aQeGdHfBcA",
+}
 _REQUESTS = {
     "brief": {
         "tool_name": "deep_research",

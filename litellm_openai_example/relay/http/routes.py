@@ -13,6 +13,7 @@ measured promise:
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from ...research.contract import (
@@ -32,6 +33,7 @@ from ...research.contract import (
     AcceptedInvocation,
     Health,
     Invocation,
+    with_token,
 )
 from ..engine.hub import Topic, happens
 from ..events import RETRY_MILLISECONDS, last_id
@@ -43,6 +45,7 @@ from .access import PAYER_PARAMETERS, Guard, Readable, payer_of, relay_of, requi
 from .agents import mount_agents
 from .body import parse, read_body
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, describe, docs
+from .pages import pages
 from .responses import BoundedResponse, JsonResponse, answer_errors, bad_header, in_pieces
 
 _LIVENESS = 15.0  # seconds between two checks that a waiting client is still connected
@@ -69,8 +72,10 @@ def create_app(relay: Relay) -> ASGIApp:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.relay = relay
+    app.state.rendering = asyncio.Lock()
     app.include_router(routes)
     app.include_router(docs)
+    app.include_router(pages)
     app.mount("/docs", assets)
     answer_errors(app)
     describe(app, needs_key=relay.settings.api_key is not None)
@@ -101,7 +106,10 @@ async def start(request: Request, key: _Key = None) -> Response:
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     token = relay.ledger.tokens.given(record, seed)
-    accepted = AcceptedInvocation.model_construct(**vars(record.view), invocation_token=token)
+    view = vars(record.view) | {"invocation_token": token}
+    if record.view.url is not None:
+        view["url"] = with_token(record.view.url, token)
+    accepted = AcceptedInvocation.model_construct(**view)
     status = 200 if arguments.mode == "foreground" and record.finished else 202
     return JsonResponse(accepted.model_dump_json(), status, {"Location": f"{INVOCATIONS_PATH}/{record.id}"})
 
@@ -155,11 +163,6 @@ async def cancel(request: Request, record: Readable) -> Response:
         await relay.cancel(record.id)
         record = await _until_finished(relay, record, relay.settings.timings.cancel, request)
     return JsonResponse(record.view_json)
-
-
-@routes.get("/", include_in_schema=False)
-async def root() -> Response:
-    return RedirectResponse("/docs")
 
 
 @routes.head("/healthz", include_in_schema=False)

@@ -23,7 +23,7 @@ _WITHDRAW_AGAIN, _WITHDRAW_SELDOM = 0.5, 15.0  # seconds between tries: the firs
 _row = invocations.c
 _QUEUED = {"state": "queued", "cancel_requested": False, "attempts": 0, "not_before": 0.0}
 
-RECORD = [_row[field.name] for field in fields(Record)]
+RECORD = [_row[field.name] for field in fields(Record) if field.metadata.get("column", True)]
 """The columns of a Record, in its order."""
 # Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
 _BY_ID = _row.id.in_(bindparam("ids", expanding=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from ...calls.lenient import read_json
 from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
-from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation, page_url
 
 # The status that readers see for states of the ledger that are not statuses themselves.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
@@ -85,7 +85,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Record:
-    """A row of the ledger; `schema` explains its columns."""
+    """A row of the ledger; `schema` explains its columns.
+
+    Attributes:
+        public_url: the relay's address for people, which no column holds; None if the relay does not know it.
+    """
 
     id: str
     mode: str
@@ -108,6 +112,7 @@ class Record:
     unsent: bool | None
     followed: float | None
     stop_reason: str | None
+    public_url: str | None = field(default=None, kw_only=True, metadata={"column": False})
 
     @property
     def finished(self) -> bool:
@@ -143,6 +148,7 @@ class Record:
             response=response,
             error_code=self.error_code,
             error_message=_message(self.error_code, response),
+            url=None if self.public_url is None else page_url(self.public_url, self.id),
             created_at=when(self.created_at),
             updated_at=when(self.updated_at),
         )

@@ -104,6 +104,7 @@ class Ledger:
         max_queued: invocations that may wait to be submitted.
         retention: seconds for which ended invocations are kept, unless another process keeps them longer.
         clock: monotonic seconds, the same for all processes of this machine; `time.monotonic` by default.
+        public_url: the relay's address for people, which the records for readers carry.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class Ledger:
         max_queued: int,
         retention: float | None = None,
         clock: Callable[[], float] | None = None,
+        public_url: str | None = None,
     ) -> None:
+        self._public_url = public_url
         self.database = database
         self.worker = worker
         clock = clock or time.monotonic
@@ -164,7 +167,8 @@ class Ledger:
         Raises:
             QueueFull, IdempotencyConflict
         """
-        return await self._accept(replace(new, token_hash=None) if self._older_alive else new)
+        record = await self._accept(replace(new, token_hash=None) if self._older_alive else new)
+        return replace(record, public_url=self._public_url)
 
     # Reading
 
@@ -178,7 +182,7 @@ class Ledger:
 
     async def get_many(self, ids: Sequence[str]) -> dict[str, Record]:
         rows = await self.database.read(lambda connection: connection.execute(RECORDS_BY_ID, {"ids": ids}))
-        return {row.id: Record(*row) for row in rows}
+        return {row.id: Record(*row, public_url=self._public_url) for row in rows}
 
     async def pieces(self, invocation_id: str, after: int = 0) -> list[Piece]:
         """Return the streamed text, from the piece behind the `after`-th."""

@@ -135,11 +135,6 @@ class TestProbes:
         assert b" 200 " in read_all(wires(head("GET", path, *lines, version="1.0"))).partition(b"\r\n")[0]
 
 
-def test_the_root_redirects_to_the_documentation(relay: ThreadedRelay) -> None:
-    answer = relay.api.call("GET", "/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
-
-
 def start_of_a_run(*lines: str, chunked: bool = False, question: str = "Why?") -> bytes:
     content = json.dumps(body(question, background=True)).encode()
     if chunked:

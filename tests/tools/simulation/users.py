@@ -218,7 +218,7 @@ class User:
         relay = self._relay()
         http = AsyncLiteLLMHttpxClient(transport=Transport(self._world.network), trust_env=False)
         client = AsyncLiteLLMClient("http://127.0.0.1:4000", GATEWAY_KEY, "m", http_client=http)
-        research = research_through(relay, lambda call: self._accepted_call(call))
+        research = research_through(relay, lambda call, _: self._accepted_call(call))
         while not (self.result or self.error):
             try:
                 self.result = await client.run(converse(self.conversation, research), self._timeout(), self.name)
