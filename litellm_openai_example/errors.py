@@ -37,6 +37,7 @@ class ErrorKind(StrEnum):
     MISSING_TOOL = "missing_tool"  # the model does not work without a tool to search with
     UNSUPPORTED_REASONING = "unsupported_reasoning"  # the model refuses `reasoning`
     UNSUPPORTED_STORE = "unsupported_store"  # the provider refuses `store` as it was sent
+    UNSUPPORTED_WINDOW = "unsupported_window"  # the request was refused because of its discount window
     UNSUPPORTED_STREAM = "unsupported_stream"  # the request was refused because of `stream`
     TOO_LARGE = "too_large"  # the request is longer than the model or the gateway takes
     POLICY = "policy"  # a content policy refused the request
