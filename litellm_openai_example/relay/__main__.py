@@ -17,6 +17,7 @@ from ..config import ConfigurationError
 from ..console import READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
+from ..window import WINDOWS
 from .log import open_standard_streams, write_line
 from .settings import Settings, database_url, make_settings, request_fields
 
@@ -85,6 +86,13 @@ def _option(flag: str, variable: str, help: str, **how: Any) -> Callable[[Callab
     "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
     "the default ones (a search tool, high effort, store); null removes one.",
     type=_RequestFields(),
+    default=None,
+)
+@_option(
+    "--window",
+    "RELAY_WINDOW",
+    "The provider's discount window for runs whose client asks for none: they may take this long.",
+    type=click.Choice(WINDOWS),
     default=None,
 )
 @_option(

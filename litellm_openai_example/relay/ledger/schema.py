@@ -39,7 +39,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from ...config import ConfigurationError
 from ...research.contract import TERMINAL
 
-VERSION = 4
+VERSION = 5
 IN_FLIGHT = ("submitting", "awaiting")
 ACTIVE = (*IN_FLIGHT, "running")
 _ADVISORY_LOCK = 0x6C69_7465_6C6C_6D72  # arbitrary; no other program is likely to use it
@@ -87,6 +87,8 @@ invocations = Table(
     Column("followed", Float),
     # The error code to end with once the gateway confirms the stop. A client's request is `cancel_requested`.
     Column("stop_reason", String),
+    # The discount window, also that of the relay's default: a copy of `window` in the arguments, for reports.
+    Column("completion_window", String),
 )
 
 
@@ -255,10 +257,15 @@ def _to_4(connection: Connection) -> None:
     _add_columns(connection, row.token_hash, row.followed, row.stop_reason, lease.version, lease.retention, lease.proof)
 
 
+def _to_5(connection: Connection) -> None:
+    """Add discount windows."""
+    _add_columns(connection, invocations.c.completion_window)
+
+
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:
     for column in columns:
         definition = CreateColumn(column).compile(dialect=connection.dialect)
         connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
-_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4]
+_STEPS: list[Callable[[Connection], None]] = [_to_2, _to_3, _to_4, _to_5]
