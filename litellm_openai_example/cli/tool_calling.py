@@ -12,9 +12,10 @@ from ..json_object import JsonObject
 from ..research.contract import Invocation
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
 from ..research.loop import Research, converse, posted_arguments, research_through
-from ..research.relay_answers import RelayError
+from ..research.relay_answers import RelayError, until_words
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
+from ..window import may_take_until
 from . import journal
 from .ask import warn_of_dropped_fields
 from .ending import NOT_AS_ASKED
@@ -34,6 +35,7 @@ def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
         bool(options.search_tool),
         options.previous_response_id,
         fields=options.fields,
+        window=options.window,
     )
     conversation.search_tool = options.search_tool or conversation.search_tool
     relay.payer = conversation.run_payer(session.payer)
@@ -70,7 +72,8 @@ def finish_answer(session: Session, relay: RelayClient, conversation: Conversati
 
 def run_status(view: Invocation) -> str:
     """Return the progress line of a research run."""
-    return f"waiting for the relay's research run: {view.status}, as of {view.updated_at.astimezone():%H:%M:%S}"
+    as_of = f"{view.updated_at.astimezone():%H:%M:%S}"
+    return f"waiting for the relay's research run: {view.status}, as of {as_of}{until_words(view)}"
 
 
 def saved_conversation(record: Record) -> Conversation | None:
@@ -117,8 +120,9 @@ class _CallRecords:
         """Turn the intent of a call into the run that a relay accepted."""
         saved = self._conversation.save()
         run_id, token = call.invocation_id or "", call.invocation_token or ""
-        self._session.pending.accept(self._known[call.key], run_id, token, saved)
-        notice(f"[deep_research was accepted by the relay as {run_id}]")
+        record = self._known[call.key]._replace(window=call.window)  # perhaps the relay's default
+        self._session.pending.accept(record, run_id, token, saved)
+        notice(f"[deep_research was accepted by the relay as {run_id}{may_take_until(record.window_ends_at)}]")
 
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
         known = self._known.get(call.key)
@@ -148,6 +152,7 @@ class _CallRecords:
             arguments=posted_arguments(arguments),
             conversation=self._conversation.save(),
             payer_headers=self._relay.payer.headers,
+            window=self._conversation.window,
         )
         # The record of an earlier command keeps its submission time; only the conversation is newer.
         known = self._known.setdefault(call.key, intent)
