@@ -189,11 +189,11 @@ def _load(path: Path) -> Record | None:
         all(isinstance(text, str) for text in texts)
         and all(text is None or isinstance(text, str) for text in optional)
         and all(one is None or isinstance(one, dict) for one in objects)
-        and (record.window is None or as_window(record.window) is not None)
         # Not isinstance, because bool is an int.
         and type(record.created) in (int, float)
     )
     fits = fits and path.name == _file_name(record.name)  # otherwise removing it would remove another record
+    record = record._replace(window=as_window(record.window))  # a newer version may know others
     return record if fits and math.isfinite(record.created) else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example.research.conversation import Conversation
+from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
 from ..fakes.keyed_relay import arguments_of, listed, typed_lines
@@ -198,6 +199,15 @@ def test_another_relay_s_window_is_left_out(
     run = command("--target", "relay", "Why?")
     assert (run.code, run.out) == (0, "RESEARCHED\n")
     assert "may take" not in run.err
+
+
+def test_a_record_with_a_window_of_a_newer_version_is_listed(configured: ScriptedServer, command: RunCommand) -> None:
+    configured.script = polling("queued")
+    command(*BACKGROUND, "--window", "8h", "Write")
+    (file,) = state_dir().glob("work-*.json")
+    for window in ("24h", 8, ["8h"], {}):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "window": window}))
+        assert [(entry["id"], entry["window"]) for entry in listed(command)] == [("resp_1", None)]
 
 
 def test_an_unconfirmed_submit_is_kept_with_its_window(configured: ScriptedServer, command: RunCommand) -> None:

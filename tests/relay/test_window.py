@@ -222,20 +222,24 @@ def test_metrics_tell_the_runs_in_a_window_and_their_cost_apart(start_relay: Sta
     started = [api.start(f"Why {n}?", window="8h") for n in range(2)]
     for one in started:
         api.until(one, "running")
-    text = api.call("GET", "/metrics").text
-    assert 'litellm_relay_window_runs{window="8h"} 2.0' in text
-    assert 'litellm_relay_window_runs{window="2h"} 0.0' in text
-    assert "without the discount of a window" in text
+    # Without the runs while the ledger does not answer in time.
+    assert eventually(lambda: 'litellm_relay_window_runs{window="8h"} 2.0' in _metrics(api)), _metrics(api)
+    assert eventually(lambda: 'litellm_relay_window_runs{window="2h"} 0.0' in _metrics(api))
+    assert "without the discount of a window" in _metrics(api)
     before = _cost(api, "8h")
     upstream.finish()
     for one in started:
         api.wait(one)
     assert _cost(api, "8h") - before == 0.5
-    assert 'litellm_relay_window_runs{window="8h"} 0.0' in api.call("GET", "/metrics").text
+    assert eventually(lambda: 'litellm_relay_window_runs{window="8h"} 0.0' in _metrics(api))
+
+
+def _metrics(api: Api) -> str:
+    return str(api.call("GET", "/metrics").text)
 
 
 def _cost(api: Api, window: str) -> float:
-    lines = api.call("GET", "/metrics").text.splitlines()
+    lines = _metrics(api).splitlines()
     found = [
         line for line in lines if line.startswith("litellm_relay_cost_usd_total{") and f'window="{window}"' in line
     ]
