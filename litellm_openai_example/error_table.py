@@ -68,7 +68,7 @@ class Report:
 # A page begins with a tag; `<|` begins a token of a model, which an error may quote.
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
 _STREAM = r"\bstream(ing)?\b"
-# Fields whose refusal is told apart: the beginnings of the providers' parameter names.
+# Fields whose refusal has a separate row: the beginnings of the providers' parameter names.
 _REFUSABLE = ("reasoning", "tool", "store", "stream", "background_options")
 _UNSUPPORTED = (
     "not support",

@@ -1,4 +1,4 @@
-"""`--window`: what is sent, what is refused, and what is told about work that may take hours."""
+"""`--window`: the requests, the refusals, and the messages about work that may take hours."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def judge(world, result):
     assert sum(map(len, world.gateway.creates.values())) == 1
     pauses = [later - earlier for earlier, later in pairwise(response.polled)]
     print(len(pauses), min(pauses[1:]), max(pauses))
-    # A relay that takes over polls at once, whatever the age of the run.
+    # A relay that takes over polls at once, at any age of the run.
     short = [pause for pause in pauses[1:] if pause < 59]
     assert len(short) <= 2, short
     assert len(response.polled) < 45

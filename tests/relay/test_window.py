@@ -1,4 +1,4 @@
-"""Research runs in a discount window: what the gateway gets, how long they may take, and what is told about them."""
+"""Research runs in a discount window: the request to the gateway, the time limit, the polls and the reports."""
 
 from __future__ import annotations
 
