@@ -37,6 +37,7 @@ from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
 from .transport.deadline import deadline
+from .window import WINDOWS, Window, as_window
 
 if TYPE_CHECKING:
     from .research.conversation import Conversation, ToolCallingResult
@@ -137,6 +138,7 @@ class _Client:
         previous_response_id: str | None,
         web_search: bool,
         model: str | None,
+        window: Window | None,
         fields: dict[str, object],
     ) -> Conversation:
         # Here and below: what only this call needs would cost every other one a good part of its start.
@@ -151,6 +153,7 @@ class _Client:
             web_search,
             previous_response_id,
             fields=further(fields, tools="the method (deep_research, and web_search=True)"),
+            window=check_window(window),
         )
 
 
@@ -302,6 +305,7 @@ class LiteLLMClient(_Client):
         timeout: float | None = None,
         *,
         on_status: Callable[[str], None] | None = None,
+        window: Window | None = None,
     ) -> Reply:
         """Poll a background response until it has ended, and return its reply.
 
@@ -309,8 +313,10 @@ class LiteLLMClient(_Client):
             response_id: the `id` of the submit's reply; that of a later reply may not work.
             timeout: seconds to wait at most.
             on_status: called with the status of each poll.
+            window: the `completion_window` that the response was submitted with ("2h" or "8h"): it is polled once a
+                minute, later once in five.
         """
-        operation = requests.wait(check_response_id(response_id), on_status)
+        operation = requests.wait(check_response_id(response_id), on_status, check_window(window))
         return self.run(operation, timeout)
 
     def retrieve_response(self, response_id: str, *, timeout: float | None = None) -> str:
@@ -332,6 +338,7 @@ class LiteLLMClient(_Client):
         relay_api_key: str | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        window: Window | None = None,
         **fields: object,
     ) -> ToolCallingResult:
         """Answer a prompt for which the model may call deep_research, which a relay runs.
@@ -342,6 +349,7 @@ class LiteLLMClient(_Client):
             web_search: offer web search as well.
             relay_api_key: the relay's key, if it requires one; otherwise `RELAY_API_KEY`.
             timeout: seconds; a research run takes minutes.
+            window: discount window of the research runs ("2h" or "8h"), which may take that long.
 
         Raises:
             StillRunningError: the deadline passed while a research run continues; its subclass `ResearchRunningError`
@@ -352,7 +360,8 @@ class LiteLLMClient(_Client):
         """
         from .research.relay_client import RelayClient
 
-        conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
+        given = prompt, instructions, previous_response_id, web_search, model, window, fields
+        conversation = self._conversation(*given)
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
@@ -440,12 +449,14 @@ class AsyncLiteLLMClient(_Client):
         relay_api_key: str | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        window: Window | None = None,
         **fields: object,
     ) -> ToolCallingResult:
         """See `LiteLLMClient.create_response_with_tool_calling`."""
         from .research.relay_client import AsyncRelayClient
 
-        conversation = self._conversation(prompt, instructions, previous_response_id, web_search, model, fields)
+        given = prompt, instructions, previous_response_id, web_search, model, window, fields
+        conversation = self._conversation(*given)
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
@@ -501,6 +512,13 @@ def check_timeout(seconds: float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"the timeout must be a finite number of seconds above 0, not {seconds!r}")
     return float(seconds)
+
+
+def check_window(window: object) -> Window | None:
+    """Return `window` if it is None or a discount window. Raise ValueError otherwise."""
+    if window is not None and as_window(window) is None:
+        raise ValueError(f"the window must be one of {', '.join(WINDOWS)}, not {window!r}")
+    return as_window(window)
 
 
 def _sdk_options(options: ClientOptions, payer: Payer) -> dict[str, Any]:

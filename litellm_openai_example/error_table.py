@@ -49,6 +49,16 @@ class Report:
             return named == field
         return self.says(*_UNSUPPORTED, *said) and bool(re.search(words, self.everything))
 
+    def refuses_window(self) -> bool:
+        """Return True if the request was refused because of its discount window, `background_options`.
+
+        A 403 or 404 too: a provider may sell the window to some projects only.
+        """
+        if self.status not in (400, 403, 404, 422):
+            return False
+        named = next((name for name in _REFUSABLE if self.param.startswith(name)), "")
+        return named == "background_options" if named else self.says("background_options", "completion_window")
+
     @property
     def html(self) -> bool:
         """Is the error a web page?"""
@@ -58,8 +68,8 @@ class Report:
 # A page begins with a tag; `<|` begins a token of a model, which an error may quote.
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
 _STREAM = r"\bstream(ing)?\b"
-# Fields that a request can be repeated without: the beginnings of the providers' parameter names.
-_REFUSABLE = ("reasoning", "tool", "store", "stream")
+# Fields whose refusal has a separate row: the beginnings of the providers' parameter names.
+_REFUSABLE = ("reasoning", "tool", "store", "stream", "background_options")
 _UNSUPPORTED = (
     "not support",
     "n't support",
@@ -156,6 +166,13 @@ ROWS: Sequence[Row] = (
         ErrorKind.SERVER,
         "the gateway could not read the provider's answer",
         "look into the gateway's log before sending it again",
+    ),
+    # Before the fields that a request is repeated without: the message may name them too.
+    Row(
+        lambda r: r.refuses_window(),
+        ErrorKind.UNSUPPORTED_WINDOW,
+        "this model does not take the discount window (`background_options.completion_window`)",
+        "leave the window out, or choose a model and a project that have it",
     ),
     Row(
         lambda r: (

@@ -40,6 +40,7 @@ class ErrorKind(StrEnum):
         MISSING_TOOL: the model does not work without a tool to search with.
         UNSUPPORTED_REASONING: the model refuses `reasoning`.
         UNSUPPORTED_STORE: the provider refuses `store` as it was sent.
+        UNSUPPORTED_WINDOW: the request was refused because of its discount window.
         UNSUPPORTED_STREAM: the request was refused because of `stream`.
         TOO_LARGE: the request is longer than the model or the gateway takes.
         POLICY: a content policy refused the request.
@@ -74,6 +75,7 @@ class ErrorKind(StrEnum):
     MISSING_TOOL = "missing_tool"
     UNSUPPORTED_REASONING = "unsupported_reasoning"
     UNSUPPORTED_STORE = "unsupported_store"
+    UNSUPPORTED_WINDOW = "unsupported_window"
     UNSUPPORTED_STREAM = "unsupported_stream"
     TOO_LARGE = "too_large"
     POLICY = "policy"

@@ -164,6 +164,7 @@ def test_imports_form_no_circle() -> None:
 # The layers. A module may import its own folder's modules, and those of earlier layers in its line.
 _GROUND = (
     "json_object",
+    "window",
     "config",
     "console",
     "payer",
@@ -198,7 +199,7 @@ _RELAY = (
     ),
 )
 _GATEWAY = ("json_object", "config", "console", "state", "gateway")
-_MCP = ("json_object", "config", "console", "payer", "state", "errors", "research", "mcp")
+_MCP = ("json_object", "window", "config", "console", "payer", "state", "errors", "research", "mcp")
 
 
 def place(name: str, line: tuple[str, ...]) -> int | None:

@@ -101,7 +101,8 @@ class Reply:
     def cost(self) -> float | None:
         """US dollars by LiteLLM, from `x-litellm-response-cost` or (a stream) `usage`; None if unknown.
 
-        LiteLLM reports 0 for a queued response from 1.110 on, although its cost is not known yet.
+        LiteLLM reports 0 for a queued response from 1.110 on, although its cost is not known yet. It does not know the
+        discount of a window.
         """
         if self.answer.status in RUNNING:
             return None

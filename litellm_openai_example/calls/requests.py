@@ -25,6 +25,7 @@ from ..diagnosis import explain
 from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
+from ..window import Window, may_take_until, poll_pause
 from .accumulator import Accumulator
 from .answer import as_list
 from .chat_stream import ChatStream
@@ -238,16 +239,27 @@ async def cancel(response_id: str) -> Reply:
     return await _retrieved(call(lambda sdk: sdk.responses.with_raw_response.cancel(response_id)), response_id)
 
 
-async def wait(response_id: str, on_status: Callable[[str], None] | None = None) -> Reply:
+async def wait(
+    response_id: str,
+    on_status: Callable[[str], None] | None = None,
+    window: Window | None = None,
+    window_ends_at: float | None = None,
+) -> Reply:
     """Poll a background response until it has ended, and return its reply if the answer is whole.
 
     A failed poll says nothing about the response, so it is repeated, unless the error is permanent.
+
+    Args:
+        response_id: of the response.
+        on_status: called with the status of each poll.
+        window: the discount window of the response: it may take hours, and is polled seldom.
+        window_ends_at: its end in seconds since 1970, if known.
 
     Raises:
         StillRunningError: the deadline passed first.
         GatewayError: the response failed, or cannot be retrieved.
     """
-    pause, missing, trouble = _FIRST_PAUSE, 0, ""
+    pause, age, missing, trouble = _FIRST_PAUSE, 0.0, 0, ""
     while True:
         asked = None
         try:
@@ -280,10 +292,15 @@ async def wait(response_id: str, on_status: Callable[[str], None] | None = None)
         if until is not None and left <= _LAST_POLL:
             await sleep(left)
             raise StillRunningError(
-                f"the response is still running after {until.seconds:g} s{trouble}",
+                f"the response is still running after {until.seconds:g} s{trouble}"
+                + may_take_until(window_ends_at, "; it "),
                 response_id=response_id,
             )
-        await sleep(min(asked if asked is not None else pause, left - _LAST_POLL / 2))
+        rest = asked if asked is not None else pause
+        if window is not None and not trouble:
+            rest = max(rest, poll_pause(age, _FIRST_PAUSE))
+        age += rest
+        await sleep(min(rest, left - _LAST_POLL / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 

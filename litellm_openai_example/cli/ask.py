@@ -13,6 +13,7 @@ from ..errors import ErrorKind, GatewayError
 from ..json_object import JsonObject
 from ..sdk import DROPPED
 from ..transport.policy import telling_retries
+from ..window import may_take_until
 from . import journal
 from .journal import RESPONSE, Record
 from .output import notice, progress, readable_json
@@ -70,7 +71,9 @@ def _stream(session: Session, prompt: str) -> Reply:
 def _submit(session: Session, prompt: str) -> Reply:
     request = _request(session, prompt)
     gateway = str(session.client.openai.base_url)
-    record = journal.intent(RESPONSE, prompt, payer_headers=session.payer.headers, gateway=gateway)
+    record = journal.intent(
+        RESPONSE, prompt, payer_headers=session.payer.headers, gateway=gateway, window=session.window
+    )
     # Durable before the POST, so that no crash loses work that was paid for.
     session.pending.begin(record)
     try:
@@ -87,7 +90,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     session.pending.accept(record, reply.answer.id or record.id)
     if not session.options.wait:
         return _print_state(session, reply)
-    notice(f"[submitted as {session.response_id}]")
+    notice(f"[submitted as {session.response_id}{may_take_until(record.window_ends_at)}]")
     if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
         reply = require_complete(reply)
         _print(session, reply)
@@ -99,8 +102,15 @@ def _submit(session: Session, prompt: str) -> Reply:
 
 
 def _wait(session: Session) -> Reply:
-    with progress("waiting for the response") as shown:
-        reply = session.client.run(requests.wait(session.response_id or "", shown.status))
+    (record,) = session.pending.records
+    until = may_take_until(record.window_ends_at)
+    with progress(f"waiting for the response{until}") as shown:
+
+        def on_status(status: str) -> None:
+            shown.status(f"{status}{until}")
+
+        wait = requests.wait(session.response_id or "", on_status, record.window, record.window_ends_at)
+        reply = session.client.run(wait)
     _print(session, reply)
     session.pending.drop_all()
     return reply
@@ -147,7 +157,9 @@ def _follow(session: Session, response_id: str) -> None:
     if record is not None:
         session.default_payer(record.payer)
     session.response_id = record.id if record is not None else response_id
-    session.pending.follow(record or Record(RESPONSE, response_id, "", 0.0))
+    record = record or Record(RESPONSE, response_id, "", 0.0)
+    session.window = record.window
+    session.pending.follow(record)
 
 
 def _was_refused(error: GatewayError | ConfigurationError) -> bool:

@@ -10,6 +10,7 @@ from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
 from ..errors import INTERNAL_ERROR, CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..payer import Payer
 from ..transport.deadline import deadline
+from ..window import may_take_until
 from .journal import RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
 from .output import notice, readable_json
@@ -55,7 +56,9 @@ def _report(session: Session, error: BaseException) -> int:
         return READER_GONE
     if isinstance(error, KeyboardInterrupt):
         lost = session.sent and not any(record.confirmed for record in session.pending.records)
-        notice("interrupted" + ("; the request was sent and may have been executed" if lost else ""))
+        until = max((record.window_ends_at or 0.0 for record in session.pending.records), default=0.0)
+        words = "; the request was sent and may have been executed" if lost else ""
+        notice(f"interrupted{words}{may_take_until(until, '; it ')}")
         _print_resume_commands(session, cancel=True)
         return INTERRUPTED
     if isinstance(error, ConfigurationError):

@@ -24,6 +24,7 @@ from ..config import OWN_RELAY, ConfigurationError, setting
 from ..json_object import JsonObject
 from ..payer import Payer
 from ..state import other_owner, state_dir, state_path, sync_directory, write_private
+from ..window import Window, as_window, window_seconds
 
 RESPONSE, RESEARCH = "response", "research run"
 LOCAL = "local_"  # prefix of the id of an intent
@@ -48,6 +49,7 @@ class Record(NamedTuple):
         key: idempotency key of the run; a secret, because a relay returns the token for it.
         arguments: of a run without a conversation.
         gateway: base URL of the response's gateway.
+        window: discount window of the work.
     """
 
     kind: str
@@ -62,6 +64,7 @@ class Record(NamedTuple):
     key: str | None = None
     arguments: JsonObject | None = None
     gateway: str | None = None
+    window: Window | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -80,6 +83,11 @@ class Record(NamedTuple):
             return Payer.of(self.payer_headers)
         except ConfigurationError:  # not written by this program
             return Payer()
+
+    @property
+    def window_ends_at(self) -> float | None:
+        """The end of the discount window in seconds since 1970, counted from the submit; None without one."""
+        return self.created + window_seconds(self.window) if self.window else None
 
     def __repr__(self) -> str:
         return f"Record(kind={self.kind!r}, id={self.id!r})"
@@ -185,6 +193,7 @@ def _load(path: Path) -> Record | None:
         and type(record.created) in (int, float)
     )
     fits = fits and path.name == _file_name(record.name)  # otherwise removing it would remove another record
+    record = record._replace(window=as_window(record.window))  # a newer version may know others
     return record if fits and math.isfinite(record.created) else None
 
 

@@ -16,6 +16,7 @@ import click
 from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, GatewaySettings, gateway_settings
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
+from ..window import WINDOWS
 from .input import read_prompt
 from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
 from .output import notice
@@ -112,6 +113,12 @@ Exit codes:
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
     help="With --target relay: form of the result (default markdown_brief).",
+)
+@click.option(
+    "--window",
+    type=click.Choice(WINDOWS),
+    help="With --background, --target relay or --auto-tool-call (for its research runs): the provider's discount for "
+    "work that may take this long.",
 )
 @click.option(
     "-o",

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from ..config import is_visible_ascii
 from ..json_object import JsonObject, can_be_sent, strict_json
+from ..window import Window, window_of, with_window
 
 PROGRAM = "litellm-example"
 
@@ -22,6 +23,7 @@ class Options(NamedTuple):
         auto_tool_call: False for a command line that follows up on earlier work, which takes precedence.
         fields: further fields of the create call, nested: --effort and those of -o, which win.
         search_tool: the tool of --web-search; None without that option.
+        window: discount window of the background response or the research runs, also that of -o.
         stream: None without --stream and --no-stream.
         follows_up: the command line is about work submitted earlier, so it takes no prompt.
         service: what carries it out. The journal sends nothing; a relay may call the gateway as well.
@@ -44,6 +46,7 @@ class Options(NamedTuple):
     search_tool: JsonObject | None
     files: tuple[str, ...]
     tags: tuple[str, ...]
+    window: Window | None
     sources: bool
     stream: bool | None
     timeout: float
@@ -80,6 +83,8 @@ def read_options(ctx: click.Context) -> Options:
     at_relay = at_relay or (not follows_up and (values["auto_tool_call"] or values["target"] == "relay"))
     values["auto_tool_call"] = values["auto_tool_call"] and not follows_up
     values["fields"] = _with_effort(values["api"], values["fields"], values.pop("effort"))
+    if values["background"] and not at_relay:
+        values["fields"], values["window"] = _with_window(values["fields"], values["window"])
     values["search_tool"] = _search_tool(values["search_country"]) if values["web_search"] else None
     for name in ("target", "web_search", "search_country"):
         del values[name]
@@ -97,6 +102,14 @@ def _with_effort(api: str, fields: JsonObject, effort: str | None) -> JsonObject
     return {**fields, "reasoning": {"effort": effort, **given} if isinstance(given, dict) else given}
 
 
+def _with_window(fields: JsonObject, window: Window | None) -> tuple[JsonObject, Window | None]:
+    """Return the fields with --window, and the window in them. -o wins over --window, as the more specific one."""
+    options = fields.get("background_options", {})
+    if window is not None and isinstance(options, dict) and "completion_window" not in options:
+        fields = with_window(fields, window)
+    return fields, window_of(fields)
+
+
 def _search_tool(country: str | None) -> JsonObject:
     # The older name: models that know only `web_search` refuse it before anything is paid for.
     tool: JsonObject = {"type": "web_search_preview"}
@@ -106,7 +119,7 @@ def _search_tool(country: str | None) -> JsonObject:
 # Options that describe a new request.
 _NEW_REQUEST = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
-    *("stream", "fields", "effort", "files", "previous_response_id", "instructions"),
+    *("stream", "fields", "effort", "files", "previous_response_id", "instructions", "window"),
 )
 # The options that follow up on earlier work, each with the options that it excludes. --auto-tool-call is not among
 # these: `make run-auto` always sets it, and the follow-up takes precedence.
@@ -146,6 +159,11 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
         return "--wait goes with --background or --retrieve"
     if "search_country" in given and not values["web_search"]:
         return "--search-country goes with --web-search"
+    if values["window"] is not None:
+        if not (values["background"] or values["auto_tool_call"] or values["target"] == "relay"):
+            return "--window goes with --background, --target relay or --auto-tool-call"
+        if values["stream"]:
+            return "--window excludes --stream: the text comes in one piece at the end"
     if values["target"] == "relay":
         if "api" in given:
             return "--target relay does not go through an API: drop --api"

@@ -18,6 +18,7 @@ from ..config import DEFAULT_RELAY_URL, MAKE_TARGET, ConfigurationError, setting
 from ..console import FAILED
 from ..errors import one_line
 from ..json_object import JsonObject
+from ..window import may_take_until, time_limit
 from . import journal
 from .journal import RESEARCH, RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
@@ -147,6 +148,7 @@ def _as_json(record: Record, now: float) -> dict[str, object]:
         "confirmed": record.confirmed,
         "age_seconds": max(0, round(now - record.created)),
         "prompt": record.words,
+        "window": record.window,
         "address": record.relay or record.gateway,
     }
 
@@ -157,6 +159,8 @@ def _as_line(record: Record, now: float) -> str:
         kind += ", not confirmed"
         kind += " (it may have been executed; its id is not known)" if record.kind == RESPONSE else ""
     work_id = record.id if record.id.isprintable() else ascii(record.id)
+    if record.window:
+        kind += f" in a window of {record.window}{may_take_until(record.window_ends_at)}"
     return f"{work_id}  {one_line(kind)}, {_age(now - record.created)}: {one_line(record.words)}"
 
 
@@ -169,9 +173,11 @@ def _age(seconds: float) -> str:
 
 def resume_command(record: Record) -> str | None:
     """Return the shell command that picks work up; None for a response whose id is not known."""
+    seconds = f"{time_limit(record.window):.0f}" if record.window else "3600"
     if record.kind == RESPONSE:
-        return shell_command("--retrieve", record.id, "--wait") if record.confirmed else None
-    return shell_command("--invocation", record.id, "--timeout", "3600", token=record.token, relay=record.relay)
+        more = ("--timeout", seconds) if record.window else ()
+        return shell_command("--retrieve", record.id, "--wait", *more) if record.confirmed else None
+    return shell_command("--invocation", record.id, "--timeout", seconds, token=record.token, relay=record.relay)
 
 
 def cancel_command(record: Record) -> str | None:

@@ -10,7 +10,7 @@ from ..config import DEFAULT_RELAY_URL, ConfigurationError, setting
 from ..errors import CutShortError
 from ..json_object import JsonObject
 from ..research.contract import AcceptedInvocation, Invocation
-from ..research.relay_answers import RelayError
+from ..research.relay_answers import RelayError, until_words
 from ..research.relay_client import RelayClient
 from . import journal
 from .journal import RESEARCH, Record, own_relay
@@ -85,10 +85,13 @@ def _follow(session: Session, relay: RelayClient, work_id: str, known: Record | 
 def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     """Carry out --target relay, with the prompt as the research question."""
     options = session.options
-    streams = session.streams and not options.background
+    # The provider has no stream for a window.
+    streams = session.streams and not options.background and not options.window
     arguments: JsonObject = {"research_question": prompt, "stream" if streams else "background": True}
     if options.deliverable_format:
         arguments["deliverable_format"] = options.deliverable_format
+    if options.window:
+        arguments["window"] = options.window
     if options.instructions:
         arguments["system_prompt"] = options.instructions
     record = journal.intent(
@@ -98,6 +101,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         relay.base_url,
         arguments=arguments,
         payer_headers=session.payer.headers,
+        window=options.window,
     )
     # Durable before the POST, so that no crash loses a run that was paid for.
     session.pending.begin(record)
@@ -111,7 +115,8 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         session.out.paragraph(accepted.model_dump_json())
         show_page(relay.base_url, accepted)
         return 0
-    notice(f"[the relay accepted the research run as {accepted.invocation_id}]")
+    notice(f"[the relay accepted the research run as {accepted.invocation_id}{until_words(accepted)}]")
+    streams = streams and not accepted.window  # perhaps the relay's default
     show_page(relay.base_url, accepted)
     if accepted.finished and not streams:
         return _finish(session, accepted)
@@ -122,6 +127,7 @@ def _submit(session: Session, relay: RelayClient, record: Record) -> AcceptedInv
     session.sent = True
     with progress("submitting the research run to the relay"):
         accepted = relay.invoke(record.arguments or {}, idempotency_key=record.key)
+    record = record._replace(window=accepted.window)  # perhaps the relay's default
     session.pending.accept(record, accepted.invocation_id, accepted.invocation_token)
     return accepted
 
@@ -165,7 +171,7 @@ def _pick_up(session: Session, relay: RelayClient, record: Record) -> int:
     if record.confirmed:
         return _wait(session, relay, record.id, record.token or "")
     accepted = _resubmit(session, relay, record)
-    notice(f"[the relay has the research run as {accepted.invocation_id}]")
+    notice(f"[the relay has the research run as {accepted.invocation_id}{until_words(accepted)}]")
     return _wait(session, relay, accepted.invocation_id, accepted.invocation_token)
 
 

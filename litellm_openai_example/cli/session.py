@@ -29,6 +29,7 @@ class Session:
         answer_id: the gateway's id of a foreground answer.
         sent: True once a request that costs money may have left.
         streams: print the text piece by piece.
+        window: discount window of the background response.
     """
 
     def __init__(self, options: Options, started: float, payer: Payer, settings: GatewaySettings | None) -> None:
@@ -40,6 +41,7 @@ class Session:
         self.response_id: str | None = None
         self.answer_id: str | None = None
         self.sent = False
+        self.window = options.window
         on_terminal = self.out.terminal and not options.json
         self.streams = on_terminal if options.stream is None else options.stream
         self._settings = settings

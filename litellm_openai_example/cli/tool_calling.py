@@ -12,9 +12,10 @@ from ..json_object import JsonObject
 from ..research.contract import AcceptedInvocation, Invocation
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
 from ..research.loop import Research, converse, posted_arguments, research_through
-from ..research.relay_answers import RelayError
+from ..research.relay_answers import RelayError, until_words
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
+from ..window import may_take_until
 from . import journal
 from .ask import warn_of_dropped_fields
 from .ending import NOT_AS_ASKED
@@ -35,6 +36,7 @@ def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
         bool(options.search_tool),
         options.previous_response_id,
         fields=options.fields,
+        window=options.window,
     )
     conversation.search_tool = options.search_tool or conversation.search_tool
     relay.payer = conversation.run_payer(session.payer)
@@ -71,7 +73,8 @@ def finish_answer(session: Session, relay: RelayClient, conversation: Conversati
 
 def run_status(view: Invocation) -> str:
     """Return the progress line of a research run."""
-    return f"waiting for the relay's research run: {view.status}, as of {view.updated_at.astimezone():%H:%M:%S}"
+    as_of = f"{view.updated_at.astimezone():%H:%M:%S}"
+    return f"waiting for the relay's research run: {view.status}, as of {as_of}{until_words(view)}"
 
 
 def saved_conversation(record: Record) -> Conversation | None:
@@ -118,8 +121,9 @@ class _CallRecords:
         """Turn the intent of a call into the run that a relay accepted."""
         saved = self._conversation.save()
         run_id, token = call.invocation_id or "", call.invocation_token or ""
-        self._session.pending.accept(self._known[call.key], run_id, token, saved)
-        notice(f"[deep_research was accepted by the relay as {run_id}]")
+        record = self._known[call.key]._replace(window=call.window)  # perhaps the relay's default
+        self._session.pending.accept(record, run_id, token, saved)
+        notice(f"[deep_research was accepted by the relay as {run_id}{may_take_until(record.window_ends_at)}]")
         show_page(self._relay.base_url, view)
 
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
@@ -150,6 +154,7 @@ class _CallRecords:
             arguments=posted_arguments(arguments),
             conversation=self._conversation.save(),
             payer_headers=self._relay.payer.headers,
+            window=self._conversation.window,
         )
         # The record of an earlier command keeps its submission time; only the conversation is newer.
         known = self._known.setdefault(call.key, intent)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..calls.answer import Usage, read_response
 from ..calls.reply import Reply, key_budget
+from ..window import FULL_PRICE, Window
 from .output import notice
 from .session import Session
 
@@ -29,7 +30,7 @@ def show_reply(session: Session, reply: Reply) -> None:
             "unreadable lines": str(reply.skipped) if reply.skipped else None,
             "tokens": _tokens(answer.usage) or "? in, ? out",
             "budget of the key": _budget(headers),
-            "cost": _cost(reply.cost),
+            "cost": _cost(reply.cost, session.window),
             "first text": None if first is None else f"{first - session.started:.3f} s",
             "total": f"{time.monotonic() - session.started:.3f} s",
         },
@@ -45,7 +46,7 @@ def show_run(view: Invocation) -> None:
             "research run": f"{view.invocation_id}, {view.status}",
             "research model": response.model,
             "research tokens": _tokens(response.usage),
-            "research cost": _cost(view.cost_usd),
+            "research cost": _cost(view.cost_usd, view.window),
             "research time": f"{seconds:.1f} s",
         },
     )
@@ -59,13 +60,17 @@ def show_turns(session: Session, result: ToolCallingResult) -> None:
         _show({f"turn {number} {name}": value for name, value in facts.items()})
     for call in result.calls:
         facts = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": _tokens(call.usage)}
-        facts |= {" cost": _cost(call.cost), " time": None if call.seconds is None else f"{call.seconds:.3f} s"}
+        facts |= {
+            " cost": _cost(call.cost, call.window),
+            " time": None if call.seconds is None else f"{call.seconds:.3f} s",
+        }
         _show({f"research run{name}": value for name, value in facts.items()})
-    _show({"cost of all": _cost(result.cost), "total": f"{time.monotonic() - session.started:.3f} s"})
+    window = next((call.window for call in result.calls if call.window), None)
+    _show({"cost of all": _cost(result.cost, window), "total": f"{time.monotonic() - session.started:.3f} s"})
 
 
-def _cost(dollars: float | None) -> str | None:
-    return None if dollars is None else f"{dollars:.6f} USD"
+def _cost(dollars: float | None, window: Window | None = None) -> str | None:
+    return None if dollars is None else f"{dollars:.6f} USD" + (f" ({FULL_PRICE})" if window else "")
 
 
 def _budget(headers: Mapping[str, str]) -> str | None:

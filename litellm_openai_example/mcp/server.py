@@ -31,11 +31,18 @@ from ..config import ConfigurationError
 from ..errors import INTERNAL_ERROR, GatewayError
 from ..json_object import JsonObject
 from ..payer import Payer
-from ..research.arguments import TOOL, ToolArguments, check_arguments, unknown_name
+from ..research.arguments import (
+    DeepResearchArguments,
+    ToolArguments,
+    argument_schema,
+    check_arguments,
+    unknown_name,
+)
 from ..research.contract import Invocation, with_token
 from ..research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
 from ..research.relay_client import AsyncRelayClient
 from ..state import kept_secret, state_dir
+from ..window import FULL_PRICE, LONGEST_PAUSE
 
 T = TypeVar("T")
 
@@ -43,6 +50,7 @@ _POLL_AGAIN = 20  # seconds; a run takes minutes
 _PROGRESS = 5.0  # seconds between two progress notifications
 _LONGEST_MESSAGE = 300
 _NOT_OFFERED = {"require_citations"}  # an agent's report always names its sources
+_CALLERS = ("window",)  # arguments that an agent may set, but no model that calls the function
 _META_KEYS = ("idempotency_key", "idempotencyKey", "io.modelcontextprotocol/idempotency-key")
 _WHOLE_ID = "pass the whole id that deep_research returned, inv_....TOKEN"
 _ID = re.compile(r"([\w-]{1,200})\.([!-~]{1,500})", re.ASCII)
@@ -133,12 +141,15 @@ def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:
         """Start a research run over many sources. It takes minutes and costs money. Returns at once: id, status, and
         when to poll. Keep the id. The same arguments return the existing run without paying for another, if it is
         certainly yours."""
+        callers = {name: given.pop(name) for name in _CALLERS if given.get(name) is not None}
         try:
             checked = check_arguments(given)
         except ValueError as error:
             raise ToolError(str(error)) from None
         # Always in the background: an agent gives up on a call long before a run ends.
-        arguments: JsonObject = checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | {"background": True}
+        arguments: JsonObject = (
+            checked.model_dump(exclude=_NOT_OFFERED, exclude_none=True) | callers | {"background": True}
+        )
         request = ctx.request_context.request
         async with connect(request) as relay:
             key = _key(ctx, identify(request), relay.payer, None if new_run else arguments)
@@ -205,13 +216,13 @@ def _takes_arguments(start: Callable[..., object]) -> None:
     the signature."""
     own = inspect.signature(start, eval_str=True)
     *first, new_run, _ = own.parameters.values()
-    offered = [_parameter(name) for name in ToolArguments.model_fields if name not in _NOT_OFFERED]
+    offered = [_parameter(name) for name in (*ToolArguments.model_fields, *_CALLERS) if name not in _NOT_OFFERED]
     start.__signature__ = own.replace(parameters=[*first, *offered, new_run])  # type: ignore[attr-defined]
 
 
 def _parameter(name: str) -> inspect.Parameter:
     """Return an argument of the tool, with the schema that models get; null if it is absent."""
-    argument = ToolArguments.model_fields[name]
+    argument = DeepResearchArguments.model_fields[name]
     kind: Any = argument.annotation
     default: Any = inspect.Parameter.empty
     # A factory, because a plain default of None would be part of the schema that models get.
@@ -220,7 +231,7 @@ def _parameter(name: str) -> inspect.Parameter:
             kind | None,
             Field(default_factory=lambda: None),
         )
-    schema = WithJsonSchema(TOOL["parameters"]["properties"][name])
+    schema = WithJsonSchema(argument_schema(name))
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, schema])
 
 
@@ -232,9 +243,12 @@ def _slim(view: Invocation, token: str) -> JsonObject:
         "status": view.status,
         "seconds": max(0, round((end - view.created_at).total_seconds())),
         "cost_usd": view.cost_usd,
+        "cost_note": FULL_PRICE if view.window and view.cost_usd is not None else None,
+        "window": view.window,
+        "may_take_until": view.may_take_until and view.may_take_until.isoformat(timespec="minutes"),
         "error_code": view.error_code,
         "error_message": view.error_message and view.error_message[:_LONGEST_MESSAGE],
-        "ask_again_in_seconds": None if view.finished else _POLL_AGAIN,
+        "ask_again_in_seconds": None if view.finished else round(LONGEST_PAUSE) if view.window else _POLL_AGAIN,
         "next": _NEXT.get(view.status, "research_status, with wait_seconds or later; the run goes on without you"),
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -16,6 +16,7 @@ from ..config import ConfigurationError
 from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
+from ..window import WINDOWS
 from .commands import COMMANDS, LONGEST, Amount, cost_of_runs, json_option, list_runs, since_option, state_option, tell
 from .log import open_standard_streams
 from .settings import Settings, make_settings, request_fields
@@ -115,6 +116,13 @@ for _command in COMMANDS:
     "JSON object merged into the research request: tools, reasoning, max_tool_calls, include ... Its fields replace "
     "the default ones (a search tool, high effort, store); null removes one.",
     type=_RequestFields(),
+    default=None,
+)
+@_option(
+    "--window",
+    "RELAY_WINDOW",
+    "The provider's discount window for runs whose client asks for none: they may take this long.",
+    type=click.Choice(WINDOWS),
     default=None,
 )
 @_option(

@@ -8,6 +8,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..errors import ErrorKind
+from ..window import WINDOWS, Window
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _NAME = "litellm_relay"
@@ -21,7 +22,12 @@ _ended = Counter(f"{_NAME}_ended", "Ended runs by state and error code.", ["stat
 _indeterminate = Counter(
     f"{_NAME}_indeterminate", "Runs that may have been paid for without a result.", registry=_counters
 )
-_cost = Counter(f"{_NAME}_cost_usd", "Cost of ended runs as the gateway reported it.", ["model"], registry=_counters)
+_cost = Counter(
+    f"{_NAME}_cost_usd",
+    "Cost of ended runs as the gateway reported it, without the discount of a window.",
+    ["model", "window"],
+    registry=_counters,
+)
 _upstream_errors = Counter(
     f"{_NAME}_upstream_errors", "Failed calls of the gateway by kind.", ["call", "kind"], registry=_counters
 )
@@ -52,24 +58,33 @@ def count_ended(state: str, error_code: str | None) -> None:
         _indeterminate.inc()
 
 
-def count_cost(model: str, cost: float | None) -> None:
-    """Add the US dollars of a run under RELAY_MODEL."""
+def expect_costs(model: str) -> None:
+    """Create the series of the costs of RELAY_MODEL."""
+    for window in (None, *WINDOWS):
+        count_cost(model, 0.0, window)
+
+
+def count_cost(model: str, cost: float | None, window: Window | None) -> None:
+    """Add the US dollars of a run under RELAY_MODEL, and its discount window if it has one."""
     # Not under the name that the gateway answers with: any gateway could then create any number of series. A counter
     # must not fall either, so a negative cost counts as none.
-    _cost.labels(model).inc(max(0.0, cost or 0.0))
+    _cost.labels(model, window or "").inc(max(0.0, cost or 0.0))
 
 
 def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:
     _upstream_errors.labels(call, kind.value).inc()
 
 
-def exposition(*, waiters: int, runs: Mapping[str, tuple[int, float]] | None, seconds: float) -> bytes:
+def exposition(
+    *, waiters: int, runs: Mapping[str, tuple[int, float]] | None, windows: Mapping[str, int], seconds: float
+) -> bytes:
     """Return the metrics as text.
 
     Args:
         waiters: clients that wait or watch at this process.
         runs: the number of unfinished runs and the age of the oldest in seconds, by state; None if the ledger did not
             answer.
+        windows: the number of unfinished runs by discount window.
         seconds: that the ledger took to answer.
     """
     # A registry for each answer: a gauge that the ledger did not answer for must be absent, not show its last value.
@@ -80,6 +95,9 @@ def exposition(*, waiters: int, runs: Mapping[str, tuple[int, float]] | None, se
         Gauge(f"{_NAME}_ledger_seconds", "Time that the ledger took to answer this.", registry=registry).set(seconds)
         number = Gauge(f"{_NAME}_runs", "Unfinished runs.", ["state"], registry=registry)
         oldest = Gauge(f"{_NAME}_oldest_seconds", "Age of the oldest run of a state.", ["state"], registry=registry)
+        in_window = Gauge(f"{_NAME}_window_runs", "Unfinished runs in a window.", ["window"], registry=registry)
+        for window, waiting in windows.items():
+            in_window.labels(window).set(waiting)
         for state, (count, age) in runs.items():
             number.labels(state).set(count)
             oldest.labels(state).set(age)

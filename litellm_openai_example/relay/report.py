@@ -14,6 +14,7 @@ from ..calls.answer import read_cost
 from ..errors import one_line
 from ..json_object import JsonObject
 from ..research.contract import TERMINAL
+from ..window import FULL_PRICE
 from .ledger.records import when
 from .ledger.schema import ACTIVE, IS_ACTIVE, IS_ENDED, IS_QUEUED, db_now, in_state, invocations
 from .ledger.visit import visit
@@ -24,7 +25,7 @@ MOST = 1000
 _row = invocations.c
 _LISTED = (
     *(_row.id, _row.state, _row.mode, _row.owner, _row.error_code),
-    *(_row.created_at, _row.updated_at, _row.cost_usd, _row.tags),
+    *(_row.created_at, _row.updated_at, _row.cost_usd, _row.tags, _row.completion_window),
 )
 
 
@@ -46,7 +47,8 @@ def spent(since: float, *, postgresql: bool) -> Select[Any]:
     model: ColumnElement[Any] = case((func.json_valid(_row.response), func.json_extract(_row.response, "$.model")))
     if postgresql:
         model = cast(_row.response, JSON)["model"].as_string()
-    return select(_row.updated_at, _row.cost_usd, model.label("model")).where(IS_ENDED, _row.updated_at >= since)
+    columns = (_row.updated_at, _row.cost_usd, _row.completion_window, model.label("model"))
+    return select(*columns).where(IS_ENDED, _row.updated_at >= since)
 
 
 def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
@@ -60,29 +62,37 @@ def list_runs(url: URL, state: str | None, *, as_json: bool) -> str:
         return json.dumps(runs, indent=1)
     lines = [
         f"{run['id']}  {run['state']:<10}  {run['mode']:<10}  {run['seconds']:>8.0f} s  {_dollars(run['cost_usd']):>12}"
-        f"  {run['error_code'] or run['replica'] or ''}".rstrip()
+        f"  {run['error_code'] or run['replica'] or ''}{_window(run)}".rstrip()
         for run in runs
     ]
     return "\n".join(lines or ["no runs"])
 
 
 def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
-    """Return the cost of the runs that have ended since then, by day (UTC) and model.
+    """Return the cost of the runs that have ended since then, by day (UTC) and model, without any window's discount.
 
     Raises:
         ConfigurationError: the ledger cannot be read.
     """
     query = spent(since.timestamp(), postgresql=url.get_backend_name() == "postgresql")
-    sums: dict[tuple[str, str], tuple[int, float, int]] = {}
+    sums: dict[tuple[str, str], tuple[int, float, int, int]] = {}
     for row in _read(url, [query]):
         key = f"{when(row.updated_at):%Y-%m-%d}", str(row.model or "")
-        runs, dollars, unknown = sums.get(key, (0, 0.0, 0))
+        runs, dollars, unknown, windows = sums.get(key, (0, 0.0, 0, 0))
         # A run of unknown cost is counted apart: a sum that takes it for free would look complete.
         cost = read_cost(row.cost_usd)
-        sums[key] = runs + 1, dollars + (cost or 0.0), unknown + (cost is None)
+        in_window = row.completion_window is not None
+        sums[key] = runs + 1, dollars + (cost or 0.0), unknown + (cost is None), windows + in_window
     costs: list[JsonObject] = [
-        {"day": day, "model": model or None, "runs": runs, "cost_usd": round(dollars, 6), "cost_unknown": unknown}
-        for (day, model), (runs, dollars, unknown) in sorted(sums.items())
+        {
+            "day": day,
+            "model": model or None,
+            "runs": runs,
+            "cost_usd": round(dollars, 6),
+            "cost_unknown": unknown,
+            "in_window": windows,
+        }
+        for (day, model), (runs, dollars, unknown, windows) in sorted(sums.items())
     ]
     if as_json:
         return json.dumps(costs, indent=1)
@@ -90,6 +100,7 @@ def cost_of_runs(url: URL, since: datetime, *, as_json: bool) -> str:
         f"{one['day']}  {one['runs']:>6} runs  {_dollars(one['cost_usd']):>14}  "
         + one_line(one["model"] or "(no model)")  # the gateway's text, which a terminal must not interpret
         + (f"  ({one['cost_unknown']} of unknown cost)" if one["cost_unknown"] else "")
+        + (f"  ({one['in_window']} in a window: {FULL_PRICE})" if one["in_window"] else "")
         for one in costs
     ]
     return "\n".join(lines or ["no runs have ended"])
@@ -105,10 +116,17 @@ def _run(row: Any) -> JsonObject:
         "error_code": row.error_code,
         "seconds": round(max(0.0, row.updated_at - row.created_at if ended else row.age), 1),
         "cost_usd": row.cost_usd,
+        "window": row.completion_window,
         "created_at": when(row.created_at).isoformat(),
         "updated_at": when(row.updated_at).isoformat(),
         "payer": json.loads(row.tags) if row.tags else None,
     }
+
+
+def _window(run: JsonObject) -> str:
+    if run["window"] is None:
+        return ""
+    return f"  window {run['window']}" + (f" ({FULL_PRICE})" if run["cost_usd"] is not None else "")
 
 
 def _dollars(cost: float | None) -> str:

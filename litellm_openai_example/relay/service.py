@@ -124,7 +124,7 @@ class Relay:
         # Otherwise the run would wait for the next tick.
         self._worker.wake()
         count_accepted()
-        log_run("accepted", record.id, record.payer, mode=record.mode, state=record.state)
+        log_run("accepted", record.id, record.payer, mode=record.mode, window=record.window, state=record.state)
         return record
 
     async def get(self, invocation_id: str) -> Record | None:
@@ -153,10 +153,11 @@ class Relay:
     async def metrics(self) -> bytes:
         """Return the metrics as text, without the ledger's if it does not answer in time."""
         began, runs = time.monotonic(), None
+        windows: dict[str, int] = {}
         with suppress(Exception):
             async with asyncio.timeout(self.settings.timings.ledger):
-                runs = await self.ledger.unfinished()
-        return exposition(waiters=self.hub.watchers, runs=runs, seconds=time.monotonic() - began)
+                runs, windows = await self.ledger.unfinished()
+        return exposition(waiters=self.hub.watchers, runs=runs, windows=windows, seconds=time.monotonic() - began)
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:

@@ -21,6 +21,7 @@ from ..config import (
 )
 from ..json_object import JsonObject, can_be_sent, strict_json
 from ..state import state_dir
+from ..window import LONGEST_PAUSE, USUAL_PAUSE, Window, window_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -50,6 +51,7 @@ class Timings:
 
     Attributes:
         first_poll, longest_poll: shortest and longest pause between two polls of an invocation; it grows with the age.
+        window_poll, longest_window_poll: pauses of one in a discount window, after its first minute and in the end.
         poll_timeout: limit of one poll.
         polls_per_second: limit for all polls of this process.
         missing: a response is lost once the gateway has reported it as unknown for this long, without exception.
@@ -69,6 +71,8 @@ class Timings:
 
     first_poll: float = 1.0
     longest_poll: float = 15.0
+    window_poll: float = USUAL_PAUSE
+    longest_window_poll: float = LONGEST_PAUSE
     poll_timeout: float = 20.0
     polls_per_second: float = 200.0
     missing: float = 120.0
@@ -94,6 +98,7 @@ class Settings:
         fd: descriptor of a bound socket that replaces host and port.
         previous_api_key: accepted beside `api_key`, while clients change from it.
         request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
+        window: the discount window of runs whose client asks for none.
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.
         submits: most submissions in flight at once, per process.
@@ -110,6 +115,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     previous_api_key: str | None = field(default=None, repr=False)
     request: JsonObject = field(default_factory=dict, repr=False)
+    window: Window | None = None
     max_running: int = 32
     max_queued: int = 1000
     research_timeout: float = 3600.0
@@ -128,6 +134,11 @@ class Settings:
     @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
+
+    @property
+    def default_window(self) -> Window | None:
+        """The discount window of runs whose client asks for none."""
+        return self.window or window_of(self.request)
 
     @property
     def ledger_name(self) -> str:

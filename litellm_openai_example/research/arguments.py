@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from ..json_object import JsonObject
+from ..window import Window
 
 TOOL_NAME: Final = "deep_research"
 MAX_TEXT: Final = 100_000
@@ -195,6 +196,12 @@ class DeepResearchArguments(ToolArguments):
         description=f"Becomes `text.format`; at most {MAX_TEXT_FORMAT_BYTES} bytes of JSON.",
         examples=[{"type": "json_object"}],
     )
+    window: Window | None = Field(
+        None,
+        description="The provider's discount for a run that may take this long; by default that of the relay, which "
+        "has none unless its operator sets one. The text of such a run comes at its end, also with `stream`.",
+        examples=["8h"],
+    )
     background: bool = Field(False, description="Answer 202 at once. Not together with `stream`.")
     stream: bool = Field(False, description="Answer 202 at once, and relay the text as it arrives (see events).")
 
@@ -244,6 +251,12 @@ TOOL: JsonObject = {
         name: value for name, value in _plain(ToolArguments.model_json_schema()).items() if name != "description"
     },
 }
+
+
+def argument_schema(name: str) -> JsonObject:
+    """Return the schema of an argument with the keywords that every provider reads."""
+    schema: JsonObject = _plain(DeepResearchArguments.model_json_schema())["properties"][name]
+    return schema
 
 
 def parse_arguments(text: str) -> JsonObject:

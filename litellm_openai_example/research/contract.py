@@ -30,6 +30,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field, computed_field
 
 from ..json_object import JsonObject
+from ..window import FULL_PRICE, Window
 from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
 
 INVOCATIONS_PATH: Final = "/api/v1/tool-invocations"
@@ -53,6 +54,7 @@ InvocationErrorCode = Literal[
     "gateway_key_rejected",
     "gateway_budget_exceeded",
     "gateway_rejected_request",
+    "window_refused",
     "model_unavailable",
     "research_timeout",
     "result_unavailable",
@@ -73,6 +75,7 @@ INVOCATION_ERRORS: Final[dict[str, str]] = {
     "gateway_key_rejected": "The gateway does not accept the relay's key. Nothing was paid.",
     "gateway_budget_exceeded": "The budget of the relay's gateway key is spent. Nothing was paid.",
     "gateway_rejected_request": "The gateway refused the request. Nothing was paid.",
+    "window_refused": "The model or its provider refuses the discount window. Nothing was paid.",
     "model_unavailable": "The gateway has no such model for the relay's key. Nothing was paid.",
     "research_timeout": "The research run did not end within the relay's time limit, so the relay had it stopped.",
     "result_unavailable": "The gateway accepted the research run but can no longer give its result.",
@@ -169,8 +172,12 @@ class Invocation(BaseModel):
         default_factory=list, description="The pages that the text cites, each once, in the order of their first use."
     )
     cost_usd: float | None = Field(
-        None, description="US dollars as computed by the gateway; null while unknown, in every mode."
+        None,
+        description="US dollars as computed by the gateway; null while unknown, in every mode. With a `window`: "
+        f"{FULL_PRICE}.",
     )
+    window: Window | None = Field(None, description="The discount window of the run, requested or the relay's default.")
+    may_take_until: datetime | None = Field(None, description="The end of that window, until the invocation ends.")
     response: JsonObject | None = Field(
         None,
         description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "

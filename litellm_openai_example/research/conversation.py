@@ -15,6 +15,7 @@ from ..calls.reply import Reply, source_list
 from ..calls.requests import OLD_SEARCH, response_request
 from ..json_object import JsonObject
 from ..payer import Payer
+from ..window import Window
 from .arguments import TOOL, TOOL_NAME, parse_arguments
 
 MAX_ROUNDS = 4
@@ -55,6 +56,7 @@ class ToolCall:
         usage: tokens of the run.
         cost: of the run, in US dollars; None if the relay does not report it.
         seconds: duration of the run; None if the relay does not report it.
+        window: the discount window of the run. The cost does not know the discount.
     """
 
     response_id: str
@@ -74,6 +76,7 @@ class ToolCall:
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
     seconds: float | None = None
+    window: Window | None = None
 
     @cached_property
     def key(self) -> str:
@@ -179,6 +182,7 @@ class Conversation:
     search_tool: JsonObject = field(default_factory=lambda: {"type": OLD_SEARCH})
     fields: JsonObject = field(default_factory=dict)  # further fields of the create call
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls and research runs
+    window: Window | None = None  # discount window of the research runs
 
     def save(self) -> JsonObject:
         """Return the conversation as JSON data."""

@@ -93,7 +93,7 @@ def research_through(
                     raise relay.unconfirmed(call.key, posted, error) from error
                 raise
             call.invocation_id, call.invocation_token = accepted.invocation_id, accepted.invocation_token
-            call.status = "pending"
+            call.status, call.window = "pending", accepted.window
             view = accepted
             if on_accepted is not None:
                 on_accepted(call, accepted)
@@ -114,7 +114,7 @@ def _store_result(call: ToolCall, view: Invocation, waited: float) -> None:
     """Store the result of a run in its call. The model gets an explicit error for a failed run, never an empty text."""
     response = read_response(view.response)
     call.status, call.upstream_response_id = view.status, view.upstream_response_id
-    call.model, call.usage, call.cost = response.model, response.usage, view.cost_usd
+    call.model, call.usage, call.cost, call.window = response.model, response.usage, view.cost_usd, view.window
     # The relay's clock covers the time before this process began to wait.
     call.seconds = max(waited, (view.updated_at - view.created_at).total_seconds())
     call.sources = [Source(page.url, page.title) for page in view.sources]
@@ -170,7 +170,9 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
     for call in conversation.pending:
         twins.setdefault(call.key, []).append(call)
     firsts = [next((call for call in same if call.invocation_id), same[0]) for same in twins.values()]
-    work: list[Operation[object]] = [_answer_call(call, research) for call in firsts]
+    # Set by the caller, not by the model: a person waits for the answer.
+    more = {"window": conversation.window} if conversation.window else {}
+    work: list[Operation[object]] = [_answer_call(call, research, more) for call in firsts]
     if conversation.bridged is None and conversation.response_id:
         work.append(_detect_bridge(conversation))
     # All calls finish before an error is raised: their runs are paid for, and their results must be kept.
@@ -190,12 +192,18 @@ async def _answer_calls(conversation: Conversation, research: Research) -> None:
         raise failures[0]
 
 
-async def _answer_call(call: ToolCall, research: Research) -> None:
-    """Store the output of one call. The model gets the error of a failed call, but none for a run that continues."""
+async def _answer_call(call: ToolCall, research: Research, more: JsonObject) -> None:
+    """Store the output of one call. The model gets the error of a failed call, but none for a run that continues.
+
+    Args:
+        call: as the model made it.
+        research: carries it out.
+        more: further arguments, which only the caller sets.
+    """
     try:
         if call.name != TOOL_NAME:
             raise ValueError(f"there is no function {call.name[:80]!r}; there is: {TOOL_NAME}")
-        arguments = parse_arguments(call.arguments)
+        arguments = {**parse_arguments(call.arguments), **more}
     except ValueError as error:
         call.status, call.error, call.output = "refused", str(error), f"Error: {error}."
         return

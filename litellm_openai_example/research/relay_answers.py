@@ -31,6 +31,7 @@ from ..errors import (
 from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..transport.policy import retry_after
+from ..window import may_take_until
 from .contract import API_ERRORS, INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
 
 T = TypeVar("T")
@@ -186,10 +187,24 @@ def client_closed(error: ClosedClientError) -> RelayError:
     return RelayError(error.what, kind=ErrorKind.LOST, outcome_unknown=error.outcome_unknown)
 
 
-def still_running(invocation_id: str, token: str, failure: str = "") -> ResearchRunningError:
-    """Return the error for a deadline that passed first; `failure` is that of the last poll, if it failed."""
+def still_running(
+    invocation_id: str, token: str, failure: str = "", view: Invocation | None = None
+) -> ResearchRunningError:
+    """Return the error for a deadline that passed first.
+
+    Args:
+        invocation_id, token: of the run.
+        failure: that of the last poll, if it failed.
+        view: the last one that was read, if any.
+    """
     cause = "the deadline passed while the research run continues" + (f" ({failure})" if failure else "")
+    cause += until_words(view, "; it ") if view is not None else ""
     return ResearchRunningError(cause, invocation_id=invocation_id, invocation_token=token)
+
+
+def until_words(view: Invocation, before: str = ", ") -> str:
+    """Return the words for the end of a run's discount window; see `window.may_take_until`."""
+    return may_take_until(view.may_take_until.timestamp() if view.may_take_until else None, before)
 
 
 def read_view(data: JsonObject) -> Invocation:
@@ -232,6 +247,7 @@ def _read(model: type[View], received: JsonObject) -> View:
         "response": response,
         "error_code": _code(data),
         "error_message": _message(data),
+        "may_take_until": _time(data.get("may_take_until")),
         **{name: _time(data.get(name)) or now for name in ("created_at", "updated_at")},
     }
     if "url" in data:  # unset, it tells a relay without pages from one that does not know its public address

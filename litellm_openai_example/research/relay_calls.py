@@ -133,7 +133,7 @@ class RelayCalls:
         Raises:
             ResearchRunningError: the deadline passed first.
         """
-        pause = FIRST_PAUSE
+        pause, view = FIRST_PAUSE, None
         while True:
             left = _left()
             # The relay must answer before the deadline, or the answer would be lost.
@@ -147,14 +147,14 @@ class RelayCalls:
                     raise
                 # The poll was repeated until the deadline was near, so the run is unaffected.
                 if error.status is None or error.status in PASSING:
-                    raise still_running(invocation_id, token, str(error)) from error
+                    raise still_running(invocation_id, token, str(error), view) from error
                 raise
             if on_view is not None:
                 on_view(view)
             if view.finished:
                 return view
             if _left() <= _LAST_POLL:
-                raise still_running(invocation_id, token)
+                raise still_running(invocation_id, token, view=view)
             # A relay that answers early (it is stopping, or never waits) must not be polled in a tight loop.
             pause = FIRST_PAUSE if left - _left() > seconds / 2 else min(pause * 2, LONGEST_PAUSE)
             await sleep(max(0.0, min(pause, _left() - _LAST_POLL)))

@@ -58,7 +58,8 @@ class RelayClient(RelayCalls):
         """Submit a research run, and wait for it unless `background` or `stream` is set in the arguments.
 
         Args:
-            arguments: of the run; see `research.arguments`.
+            arguments: of the run; see `research.arguments`. With a `window` ("2h" or "8h") set `background` too: a run
+                may take that long.
             idempotency_key: a repeat under the same key returns the run of the first call; random by default.
             timeout: seconds.
 

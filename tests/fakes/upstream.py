@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from litellm_openai_example.gateway.directory import GatewayDirectory
+from litellm_openai_example.gateway.offline import wire
 from litellm_openai_example.gateway.offline.provider import Handler, OfflineProvider
 from litellm_openai_example.gateway.offline.storage import Stored
 from litellm_openai_example.gateway.proxy import Proxy, route, with_settings
@@ -161,6 +162,8 @@ class FaultyHandler(Handler):
             return super().get(parts)
         model = str(stored.whole["model"])
         step = self.provider.next_step(model, Seen("GET", self.path, None))
+        if step == "running":
+            return self.send_json(200, wire.unfinished(stored.whole, "in_progress"))
         return self._take(step, lambda: super(FaultyHandler, self).get(parts))
 
     def cancel(self, parts: list[str]) -> None:
@@ -283,7 +286,7 @@ class UpstreamControl:
                 Retry-After: 1), `hang`, `drop`, `reset`, `cut` (half an answer, or a stream cut halfway), `html`,
                 `garbage`, `zero-retention` (refuses `store: true`), and for responses `slow` (3 s), `failed`,
                 `incomplete`, `refusal`, `empty`.
-            polls: likewise for the GETs of its background responses.
+            polls: likewise for the GETs of its background responses; `running` reports one as in progress.
             bridged: True if LiteLLM is to reach it through Chat Completions.
             research: True for a deep-research model.
         """

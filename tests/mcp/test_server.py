@@ -565,7 +565,8 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
         async with Client(create_server(connect, lambda _: Caller("ann"))) as client:
             given: Json = {"research_question": "Why?"}
             offered = (await client.list_tools()).tools[0].input_schema["properties"]
-            assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"new_run"}
+            assert {*offered} == {*ToolArguments.model_fields} - {"require_citations"} | {"window", "new_run"}
+            assert offered["window"]["enum"] == ["2h", "8h"]
             # Omitted, empty and null arguments are the same call, so they must have the same key.
             nulls = dict.fromkeys({*offered} - {"new_run"})
             for arguments in (given, given | {"context": [], "constraints": []}, nulls | given | {"new_run": None}):
@@ -585,3 +586,24 @@ def test_the_key_of_a_call_is_stable_across_releases() -> None:
     whose = json.dumps(["ann", {"x-litellm-tags": "team-a"}])
     key = hashlib.sha256(f"mcp arguments\n{whose}\n{json.dumps(sent, sort_keys=True)}".encode()).hexdigest()
     assert invoked == [(sent, key)] * 3
+
+
+def test_an_agent_may_accept_a_window(relay: ThreadedRelay, upstream: Gateway) -> None:
+    upstream.seconds = 3600.0
+
+    async def work(client: Client) -> None:
+        failed, text = await tell(client, "deep_research", research_question="Why?", window="3h")
+        assert failed
+        assert "2h" in text
+        told = await call(client, "deep_research", research_question="Why?", window="8h")
+        assert (told["window"], told["ask_again_in_seconds"]) == ("8h", 300)
+        assert "T" in told["may_take_until"]
+        again = await call(client, "deep_research", research_question="Why?", window="8h")
+        usual = await call(client, "deep_research", research_question="Why?")
+        assert again["id"] == told["id"] != usual["id"]
+        assert {*usual} & {"window", "may_take_until", "cost_note"} == set()
+
+    agent(over_http, relay.api.base_url, work)
+    assert eventually(lambda: len(upstream.posts) == 2)
+    windows = [(post.get("extra_body") or {}).get("background_options") for post in upstream.posts]
+    assert sorted(windows, key=str) == [None, {"completion_window": "8h"}]

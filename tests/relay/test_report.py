@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def test_runs_and_costs(database_url: str) -> None:
     assert told(database_url, "--cost", "--since", "2999-01-01") == []
     lines = report(database_url, "--list").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["a", "running"], ["d", "queued"]]
+
+
+def test_runs_in_a_window(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            for name, window in (("a", "8h"), ("b", "2h"), ("c", None)):
+                await ledger.accept(replace(new(name), completion_window=window))
+            await ledger.claim(3, blocks=False)
+            for name in "bc":
+                await ledger.settle(name, Outcome("completed", None, "x", {"model": "m", "cost_usd": 0.25}))
+            assert (await ledger.unfinished())[1] == {"2h": 0, "8h": 1}
+
+    run(work)
+    assert [(one["id"], one["window"]) for one in told(database_url, "--list")] == [("a", "8h")]
+    assert report(database_url, "--list").stdout.splitlines()[0].endswith("window 8h")
+    ended = {one["id"]: one["window"] for one in told(database_url, "--list", "--state", "completed")}
+    assert ended == {"b": "2h", "c": None}
+    lines = report(database_url, "--list", "--state", "completed").stdout.splitlines()
+    assert [line.endswith("without the window's discount)") for line in sorted(lines)] == [True, False]
+    (cost,) = told(database_url, "--cost")
+    assert (cost["runs"], cost["cost_usd"], cost["in_window"]) == (2, 0.5, 1)
+    assert "(1 in a window: LiteLLM's price, without the window's discount)" in report(database_url, "--cost").stdout
 
 
 def test_odd_models_and_costs_of_a_gateway(database_url: str) -> None:

@@ -97,6 +97,8 @@ def _is_unsent(error: openai.APIConnectionError) -> bool:
 def _refusal_code(explained: GatewayError) -> str:
     if explained.kind is ErrorKind.BUDGET or explained.status == 402:
         return "gateway_budget_exceeded"
+    if explained.kind is ErrorKind.UNSUPPORTED_WINDOW:
+        return "window_refused"
     if explained.kind is ErrorKind.UNKNOWN_MODEL:
         return "model_unavailable"
     if explained.status in (401, 403) or explained.kind is ErrorKind.BAD_KEY:

@@ -116,7 +116,7 @@ class Job:
             return await self._row.settle(CANCELLED)
         if not self._lease.may_send:  # others may have declared this process dead
             return await self._requeue(0.0)
-        if self._poller.left <= 0:
+        if self._poller.left_to_submit <= 0:
             return await self._row.settle(_UNREACHED)
         settings = self._settings
         try:
@@ -126,7 +126,8 @@ class Job:
         request = research_request(arguments, settings.model, settings.request)
         submission = self._upstream.submit(
             request,
-            stream=arguments.stream,
+            # The provider has no stream for a window, and a connection would not last for hours.
+            stream=arguments.stream and not arguments.window,
             call_id=self.id,
             payer=self._record.payer,
             timeout=self._poller.left,
@@ -194,7 +195,7 @@ class Job:
             return await self._row.settle(CANCELLED)
         seconds = until_next_try(self._record.attempts, delay, self._timings)
         # The next attempt would come after the time limit.
-        if seconds >= self._poller.left:
+        if seconds >= self._poller.left_to_submit:
             return await self._row.settle(_UNREACHED)
         return await self._requeue(seconds)
 

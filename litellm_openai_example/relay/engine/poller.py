@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+from ...window import poll_pause, time_limit, window_seconds
 from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED
 from ..log import log
@@ -54,7 +55,10 @@ class Poller:
         self._gate = gate
         self._payer = record.payer
         self._timings = settings.timings
+        self._window = record.window
         self._limit = settings.research_timeout
+        if self._window is not None:
+            self._limit = max(self._limit, time_limit(self._window))
         self._picked_up = record.upstream_id is not None
         self._timed_out = record.stop_reason is not None  # the time limit's wish is in the ledger
         self._wished_at: float | None = None  # time of the first request to stop it
@@ -71,6 +75,11 @@ class Poller:
     def left(self) -> float:
         """Seconds until the time limit."""
         return self._limit - self.followed
+
+    @property
+    def left_to_submit(self) -> float:
+        """Seconds until it is too late to submit it: the time limit must leave room for the whole discount window."""
+        return self.left - window_seconds(self._window)
 
     @property
     def _wish(self) -> Outcome | None:
@@ -114,7 +123,7 @@ class Poller:
             missing_since = (missing_since or time.monotonic()) if reply.missing else None
             if reply.hopeless or (missing_since and time.monotonic() - missing_since >= self._timings.missing):
                 return await self._row.settle(self.fallback)
-            rest = self._pause(reply.poll_after)
+            rest = self._pause(reply.poll_after, failed=isinstance(reply, PollFailed))
             # It still runs: a stop that waited for this poll is requested at once.
             if not known and not reply.outage:
                 known, rest = True, 0.0 if self._wish else rest
@@ -126,11 +135,21 @@ class Poller:
         else:  # a wish that is there already would end every wait at once
             await asyncio.sleep(seconds)
 
-    def _pause(self, poll_after: float | None = None) -> float:
-        """Return the seconds until the next poll, by the age of the run or of the first request to stop it."""
-        if self._wished_at is None:
-            return pause(poll_after, time.monotonic() - self.accepted, self._timings)
-        return pause(None, time.monotonic() - self._wished_at, self._timings)
+    def _pause(self, poll_after: float | None = None, *, failed: bool = False) -> float:
+        """Return the seconds until the next poll, by the age of the run or of the first request to stop it.
+
+        Args:
+            poll_after: the interval that the gateway asks for, in seconds; None if it asks for none.
+            failed: the last poll says nothing about the run.
+        """
+        if self._wished_at is not None:
+            return pause(None, time.monotonic() - self._wished_at, self._timings)
+        usual = pause(poll_after, age := time.monotonic() - self.accepted, self._timings)
+        # A poll that failed is repeated soon in a window, too: some providers delete a result ten minutes after its end.
+        if self._window is None or failed:
+            return usual
+        timings = self._timings
+        return max(poll_pause(age, timings.first_poll, timings.window_poll, timings.longest_window_poll), usual)
 
     async def ask_to_stop(self) -> Outcome | None:
         """Ask the gateway to stop it. Return the end that the gateway reports, None if it reports none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...calls.requests import OLD_SEARCH, SEARCH
 from ...json_object import JsonObject
 from ...research.arguments import SECTIONS, DeepResearchArguments
+from ...window import with_window
 
 _OTHER_NAME = {SEARCH: OLD_SEARCH, OLD_SEARCH: SEARCH}
 
@@ -43,7 +44,7 @@ def research_request(arguments: DeepResearchArguments, model: str, overrides: Js
     if arguments.text_format is not None:
         text = request.get("text")
         request["text"] = {**(text if isinstance(text, dict) else {}), "format": arguments.text_format}
-    return request
+    return with_window(request, arguments.window) if arguments.window else request
 
 
 def research_prompt(arguments: DeepResearchArguments, *, searches: bool) -> str:

@@ -126,7 +126,7 @@ class Row:
             model = f", model {self._settings.model}" if outcome.error_code == "model_unavailable" else ""
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
         count_ended(outcome.state, outcome.error_code)
-        count_cost(self._settings.model, cost)
+        count_cost(self._settings.model, cost, self.record.window)
         ended = {"state": outcome.state, "error_code": outcome.error_code, "seconds": seconds, "cost_usd": cost}
         log_run("ended", self.id, self.record.payer, **ended)
 

@@ -102,7 +102,9 @@ async def start(request: Request, key: _Key = None) -> Response:
     arguments = parse(await read_body(request, relay.settings.timings.body))
     # A token is derived from the key, so that a repeated start gets the same one from any replica.
     seed = key or secrets.token_urlsafe(32)
-    record = await relay.accept(relay.ledger.tokens.protect(NewInvocation.of(arguments, key, payer), seed))
+    record = await relay.accept(
+        relay.ledger.tokens.protect(NewInvocation.of(arguments, key, payer, relay.settings.default_window), seed)
+    )
     if arguments.mode == "foreground":
         record = await _until_finished(relay, record, relay.settings.wait, request)
     token = relay.ledger.tokens.given(record, seed)

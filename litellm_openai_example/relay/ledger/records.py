@@ -15,6 +15,7 @@ from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
 from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation, page_url
+from ...window import Window, as_window, window_seconds
 
 # The status that readers see for states of the ledger that are not statuses themselves.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
@@ -22,7 +23,12 @@ _STATUS = {"submitting": "queued", "awaiting": "running"}
 
 @dataclass(frozen=True)
 class NewInvocation:
-    """An invocation to accept: columns of its row. `tags` holds the headers of its `Payer` as JSON."""
+    """An invocation to accept: columns of its row. `tags` holds the headers of its `Payer` as JSON.
+
+    The stored arguments hold the window even if it is the relay's default: any process that takes the run over must
+    know it, and one of an older version, which does not, leaves the run to others. The fingerprint covers what the
+    client sent, so that its repeats find the run after the default has changed.
+    """
 
     id: str
     idempotency_hash: str | None
@@ -32,19 +38,28 @@ class NewInvocation:
     arguments: str
     tags: str | None = None
     token_hash: str | None = None
+    completion_window: str | None = None
 
     @classmethod
-    def of(cls, arguments: DeepResearchArguments, idempotency_key: str | None, payer: Payer) -> NewInvocation:
+    def of(
+        cls,
+        arguments: DeepResearchArguments,
+        idempotency_key: str | None,
+        payer: Payer,
+        default_window: Window | None = None,
+    ) -> NewInvocation:
         given = arguments.model_dump(exclude_none=True)
         same = json.dumps(given, sort_keys=True)  # equal in any order of the arguments
+        window = arguments.window or default_window
         return cls(
             id=f"inv_{secrets.token_hex(16)}",
             idempotency_hash=None if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest(),
             fingerprint=hashlib.sha256(same.encode()).hexdigest(),
             mode=arguments.mode,
             deliverable_format=arguments.deliverable_format,
-            arguments=json.dumps(given),
+            arguments=json.dumps({**given, "window": window} if window else given),
             tags=json.dumps(payer.headers) if payer.headers else None,
+            completion_window=window,
         )
 
 
@@ -112,6 +127,7 @@ class Record:
     unsent: bool | None
     followed: float | None
     stop_reason: str | None
+    completion_window: str | None = None
     public_url: str | None = field(default=None, kw_only=True, metadata={"column": False})
 
     @property
@@ -121,6 +137,15 @@ class Record:
     @property
     def status(self) -> Any:
         return _STATUS.get(self.state, self.state)
+
+    @property
+    def window(self) -> Window | None:
+        return as_window(self.completion_window)
+
+    @property
+    def window_ends_at(self) -> float | None:
+        """The end of the window in seconds since 1970, counted from the first attempt to submit; None without one."""
+        return (self.started_at or self.created_at) + window_seconds(self.window) if self.window else None
 
     @property
     def payer(self) -> Payer:
@@ -146,6 +171,8 @@ class Record:
             sources=[CitedPage.model_construct(**source) for source in sources],
             cost_usd=response.get("cost_usd") if response else None,
             response=response,
+            window=self.window,
+            may_take_until=when(self.window_ends_at) if self.window_ends_at and not self.finished else None,
             error_code=self.error_code,
             error_message=_message(self.error_code, response),
             url=None if self.public_url is None else page_url(self.public_url, self.id),

@@ -87,6 +87,8 @@ invocations = Table(
     Column("followed", Float),
     # The error code to end with once the gateway confirms the stop. A client's request is `cancel_requested`.
     Column("stop_reason", String),
+    # The discount window, also that of the relay's default: a copy of `window` in the arguments, for reports.
+    Column("completion_window", String),
 )
 
 
@@ -259,8 +261,9 @@ def _to_4(connection: Connection) -> None:
 
 
 def _to_5(connection: Connection) -> None:
-    """Add the wish to drain a process."""
+    """Add the wish to drain a process, and discount windows."""
     _add_columns(connection, workers.c.drain)
+    _add_columns(connection, invocations.c.completion_window)
 
 
 def _add_columns(connection: Connection, *columns: Column[Any]) -> None:

@@ -53,6 +53,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...config import ConfigurationError
+from ...window import WINDOWS
 from ..log import log
 from ..tasks import Batch
 from .acceptance import RECORD, RECORDS_BY_ID, Acceptance
@@ -218,17 +219,23 @@ class Ledger:
         """Return the ids of this process's invocations that a client wants cancelled."""
         return await self.owned(_row.cancel_requested)
 
-    async def unfinished(self) -> dict[str, tuple[int, float]]:
-        """Return, by state, the number of unfinished invocations and the age of the oldest in seconds.
+    async def unfinished(self) -> tuple[dict[str, tuple[int, float]], dict[str, int]]:
+        """Return, by state, the number of unfinished invocations and the age of the oldest in seconds; then the number
+        of those in each discount window.
 
         Those that have ended are not counted: that would read all of them.
         """
-        found = select(_row.state, func.count(), db_now() - func.min(_row.created_at)).group_by(_row.state)
+        groups = (_row.state, _row.completion_window)
+        found = select(*groups, func.count(), db_now() - func.min(_row.created_at)).group_by(*groups)
 
-        async def work(connection: AsyncConnection) -> dict[str, tuple[int, float]]:
+        async def work(connection: AsyncConnection) -> tuple[dict[str, tuple[int, float]], dict[str, int]]:
             rows = [row for where in (IS_QUEUED, IS_ACTIVE) for row in await connection.execute(found.where(where))]
-            counted = {row[0]: (row[1], row[2]) for row in rows}
-            return {state: counted.get(state, (0, 0.0)) for state in ("queued", *ACTIVE)}
+            runs, windows = dict.fromkeys(("queued", *ACTIVE), (0, 0.0)), dict.fromkeys(map(str, WINDOWS), 0)
+            for state, window, count, age in rows:
+                runs[state] = runs[state][0] + count, max(runs[state][1], age)
+                if window in windows:
+                    windows[window] += count
+            return runs, windows
 
         return await self.database.read(work)
 

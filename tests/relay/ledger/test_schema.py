@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ def test_migration_from_version_1(database_url: str) -> None:
             assert {record.id for record in claimed} == {"alive_queued", "dead_queued", "late"}
             await ledger.accept(new("fresh"))
         await old.close()
+
+    run(work)
+
+
+def test_migration_from_version_4(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url, "before") as ledger:
+            await ledger.accept(new("old"))
+            back = ("ALTER TABLE relay_invocations DROP COLUMN completion_window", "UPDATE relay_meta SET value = '4'")
+            for statement in (back[0], f"{back[1]} WHERE key = 'version'"):
+                await ledger.database.run(lambda connection, one=statement: connection.execute(text(one)))  # type: ignore[misc]
+        async with opened(database_url, "first") as ledger, opened(database_url, "second") as other:
+            await ledger.accept(replace(new("fresh"), completion_window="8h"))
+            claimed = {record.id: record for record in await other.claim(9, blocks=False)}
+            assert {name: record.window for name, record in claimed.items()} == {"old": None, "fresh": "8h"}
+            assert claimed["old"].view.may_take_until is None
+            assert claimed["fresh"].view.may_take_until is not None
 
     run(work)
 

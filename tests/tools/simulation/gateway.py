@@ -61,6 +61,7 @@ class Response:
     ends: float
     cancelled: float | None = None
     cancels: list[tuple[float, str]] = field(default_factory=list)  # time of each cancel, and its answer
+    polled: list[float] = field(default_factory=list)  # time of each poll
 
     def status(self, now: float) -> str:
         if self.cancelled is not None:
@@ -123,7 +124,9 @@ class Gateway:
         response = self.responses.get(response_id)
         if response is None:
             return exchange.send(404, _UNKNOWN)
-        self.polls += method == "GET"
+        if method == "GET":
+            self.polls += 1
+            response.polled.append(self._clock.now)
         if action == ["cancel"]:
             if response.status(self._clock.now) == "in_progress":
                 response.cancelled = self._clock.now
