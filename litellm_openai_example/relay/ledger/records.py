@@ -14,7 +14,7 @@ from ...calls.lenient import read_json
 from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
-from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation, TokenUsage
 
 # The status that readers see for states of the ledger that are not statuses themselves.
 _STATUS = {"submitting": "queued", "awaiting": "running"}
@@ -140,6 +140,7 @@ class Record:
             output_text=self.output_text,
             sources=[CitedPage.model_construct(**source) for source in sources],
             cost_usd=response.get("cost_usd") if response else None,
+            usage=TokenUsage.read(response.get("usage")) if response else None,
             response=response,
             error_code=self.error_code,
             error_message=_message(self.error_code, response),
