@@ -25,6 +25,7 @@ Examples:
   {PROGRAM} "Reply with exactly: OK"
   git diff | {PROGRAM} "Review this change"
   while read -r q; do {PROGRAM} "$q" </dev/null; done <questions.txt
+  {PROGRAM} -c "And in one sentence?"
   {PROGRAM} --api responses --web-search "What happened in Seoul today?"
   {PROGRAM} --api responses -o reasoning.effort=high "Think hard"
   {PROGRAM} --api responses --background "Write a long report"
@@ -37,6 +38,7 @@ Environment:
   LITELLM_API_KEY   a key of that gateway (required)
   LITELLM_MODEL     model, unless --model is given (default {DEFAULT_MODEL})
   LITELLM_TAGS      tags for the gateway's cost reports, separated by commas
+  LITELLM_NO_HISTORY  1 keeps no conversation for --continue
   LITELLM_END_USER  end user for the gateway's cost reports
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
   RELAY_API_KEY     key of the relay, if it requires one
@@ -71,6 +73,13 @@ Exit codes:
     help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
 )
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
+@click.option(
+    "-c",
+    "--continue",
+    "continue_last",
+    is_flag=True,
+    help="Continue this terminal's last conversation with the model.",
+)
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
 @click.option(
     "--search-country",

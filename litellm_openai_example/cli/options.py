@@ -34,6 +34,7 @@ class Options(NamedTuple):
     retrieve: str | None
     cancel: str | None
     previous_response_id: str | None
+    continue_last: bool
     auto_tool_call: bool
     invocation: str | None
     list_work: bool
@@ -103,7 +104,7 @@ def _search_tool(country: str | None) -> JsonObject:
 # Options that describe a new request.
 _NEW_REQUEST = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
-    *("stream", "fields", "effort", "files", "previous_response_id", "instructions"),
+    *("stream", "fields", "effort", "files", "previous_response_id", "continue_last", "instructions"),
 )
 # The options that follow up on earlier work, each with the options that it excludes. --auto-tool-call is not among
 # these: `make run-auto` always sets it, and the follow-up takes precedence.
@@ -116,7 +117,10 @@ _FOLLOW_UPS = {
 }
 _IDS = ("retrieve", "cancel", "invocation", "previous_response_id")
 _RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
-_NOT_WITH_RELAY = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
+_NOT_WITH_RELAY = (
+    *("auto_tool_call", "web_search", "previous_response_id", "continue_last", "model", "wait", "fields", "effort"),
+    "files",
+)
 
 
 def _conflict(values: JsonObject, given: set[str]) -> str | None:
@@ -142,6 +146,8 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
         return "--wait goes with --background or --retrieve"
     if "search_country" in given and not values["web_search"]:
         return "--search-country goes with --web-search"
+    if values["continue_last"] and "previous_response_id" in given:
+        return "--continue and --previous-response-id exclude each other"
     if values["target"] == "relay":
         if "api" in given:
             return "--target relay does not go through an API: drop --api"
@@ -165,7 +171,8 @@ def _excluded(name: str, given: set[str], excluded: tuple[str, ...]) -> str | No
 
 
 def _flag(name: str) -> str:
-    return {"fields": "-o", "files": "-f", "list_work": "--list"}.get(name) or "--" + name.replace("_", "-")
+    names = {"fields": "-o", "files": "-f", "list_work": "--list", "continue_last": "--continue"}
+    return names.get(name) or "--" + name.replace("_", "-")
 
 
 # Fields of a create call that the command sets itself, each with the option that sets it.

@@ -48,6 +48,11 @@ class PendingWork:
         """The records in the order of submission."""
         return list(self._records.values())
 
+    @property
+    def told(self) -> bool:
+        """Has the user been told that nothing can be kept?"""
+        return bool(self._unwritten)
+
     def is_recorded(self, record: Record) -> bool:
         """Is the record in the journal, so that a later command finds it?"""
         return record.name not in self._unwritten
