@@ -39,7 +39,7 @@ def run(session: Session, prompt: str) -> int:
         reply = _answer(session, prompt)
     if options.verbose:
         show_reply(session, reply)
-    return 0
+    return session.check(reply.text) if reply.text else 0
 
 
 def _answer(session: Session, prompt: str) -> Reply:
@@ -71,6 +71,9 @@ def _stream(session: Session, prompt: str) -> Reply:
 
 
 def _streamed(session: Session, request: JsonObject) -> Reply:
+    if session.options.verbose and session.options.api == "chat":
+        # A chat stream counts its tokens on request alone.
+        request = {"stream_options": {"include_usage": True}, **request}
     session.sent = True
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
         stream = text_stream(session.client, _APIS[session.options.api], request)
@@ -146,10 +149,9 @@ def _retrieve(session: Session) -> Reply:
     reply = session.client.run(requests.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # raises the matching error
-    _print_state(session, reply)
     if _is_whole(reply):
         keep_retrieved(session, reply)
-    return reply
+    return _print_state(session, reply)
 
 
 def _cancel(session: Session) -> Reply:
@@ -238,7 +240,7 @@ def _print(session: Session, reply: Reply) -> None:
 
 
 def _print_sources(session: Session, reply: Reply) -> None:
-    if session.options.sources and not session.options.json and reply.answer.sources:
+    if session.lists_sources and reply.answer.sources:
         session.out.paragraph(source_list(reply.answer.sources, reply.text))
 
 

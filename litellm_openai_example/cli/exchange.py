@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # a prompt without --continue needs the history only after it
     from .history import Talk
 
 _CHECK_SECONDS = 5.0
+_DECISIVE_CHECK_SECONDS = 10.0
+_SHORTENED = "[the conversation is longer than what is kept: the model does not get its beginning]"
 _FROM_COPY = "[the gateway no longer has the last response: continuing from the messages kept here]"
 
 
@@ -74,7 +76,7 @@ class Exchange:
             if self.talk is None or not self.talk.messages:
                 error.hint = "the last response is gone, and its messages were too large to be kept here"
                 raise
-        notice(_FROM_COPY)
+        notice(f"{_FROM_COPY}\n{_SHORTENED}" if self.talk.shortened else _FROM_COPY)
         self.by_id = False
         return send(self.request())
 
@@ -132,7 +134,7 @@ def resume(session: Session) -> Talk:
             "are kept"
         )
     if talk.shortened and not is_stored(talk):
-        notice("[the conversation is longer than what is kept: the model does not get its beginning]")
+        notice(_SHORTENED)
     return talk
 
 
@@ -167,29 +169,30 @@ def keep_retrieved(session: Session, reply: Reply) -> None:
         keep_answer(session, lambda: talk, reply.text, response_id)
 
 
-def check_stored(session: Session, response_id: str) -> ErrorKind | None:
-    """Return None if the gateway has a response or does not say, otherwise the kind of error.
+def check_stored(session: Session, response_id: str, seconds: float = _CHECK_SECONDS) -> ErrorKind | None:
+    """Return None if the gateway has a response, otherwise the kind of error.
 
     It is NOT_SUPPORTED if the gateway makes this model's responses out of another API, which stores none of them, and
-    UNKNOWN_RESPONSE if the response is gone.
+    UNKNOWN_RESPONSE if the response is gone. Any other kind says nothing about the response.
     """
     try:
         with progress("checking that the model knows the conversation"):
-            session.client.run(requests.retrieve(response_id), _CHECK_SECONDS)
+            session.client.run(requests.retrieve(response_id), seconds)
     except GatewayError as error:
-        return error.kind if error.kind in (ErrorKind.NOT_SUPPORTED, ErrorKind.UNKNOWN_RESPONSE) else None
+        return error.kind
     return None
 
 
 def _with_storage(session: Session, talk: Talk) -> Talk:
     """Return the conversation with what the gateway says of its last response."""
-    kind = check_stored(session, talk.response_id or "")
-    if kind is ErrorKind.UNKNOWN_RESPONSE:
-        if talk.messages:
-            notice(_FROM_COPY)
-            return talk._replace(response_id=None)
-        return talk
-    return talk._replace(bridged=kind is ErrorKind.NOT_SUPPORTED)
+    # Longer than a warning may take: without an answer, a bridged model is asked without its conversation.
+    kind = check_stored(session, talk.response_id or "", _DECISIVE_CHECK_SECONDS)
+    if kind is ErrorKind.UNKNOWN_RESPONSE and talk.messages:
+        notice(_FROM_COPY)
+        return talk._replace(response_id=None)
+    if kind in (None, ErrorKind.NOT_SUPPORTED):
+        return talk._replace(bridged=kind is not None)
+    return talk  # the id is tried
 
 
 def _keep(session: Session, write: Callable[[], None]) -> None:

@@ -106,12 +106,15 @@ def keep_submitted(talk: Talk, response_id: str) -> None:
 
 def take_submitted(response_id: str) -> Talk | None:
     """Return the conversation of a background response that has been read, and drop its file; None if there is none."""
-    path = state_path() / _name(response_id)
-    talk = _load(path)
-    if talk is not None:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+    talk = _load(state_path() / _name(response_id))
+    drop_submitted(response_id)
     return talk
+
+
+def drop_submitted(response_id: str) -> None:
+    """Drop the conversation of a background response, which will never be read."""
+    with suppress(OSError):
+        (state_path() / _name(response_id)).unlink(missing_ok=True)
 
 
 def find(gateway: str, api: str, model: str) -> Talk | None:

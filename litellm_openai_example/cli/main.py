@@ -17,7 +17,7 @@ from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, Gateway
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
 from .input import read_prompt
-from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
+from .options import PROGRAM, Options, parse_country, parse_fields, parse_schema, parse_seconds, read_options
 from .output import notice
 
 _EPILOG = f"""\b
@@ -26,6 +26,7 @@ Examples:
   git diff | {PROGRAM} "Review this change"
   while read -r q; do {PROGRAM} "$q" </dev/null; done <questions.txt
   {PROGRAM} -c "And in one sentence?"
+  {PROGRAM} --schema noodle.json "Describe a noodle" | jq .name
   {PROGRAM} --api responses --web-search "What happened in Seoul today?"
   {PROGRAM} --api responses -o reasoning.effort=high "Think hard"
   {PROGRAM} --api responses --background "Write a long report"
@@ -49,8 +50,9 @@ Exit codes:
   0    the whole answer is on stdout
   1    the call failed; one line on stderr says why
   2    bad usage or configuration; nothing was sent
-  3    not what was asked for: cut short, or without the research that the
-       model called for; the text is on stdout, the reason on stderr
+  3    not what was asked for: cut short, not of the --schema, or without the
+       research that the model called for; the text is on stdout, the reason on
+       stderr
   4    the deadline passed, or the answer to a submit was lost, while background
        work continues or may continue; stderr says how to pick it up
   130  interrupted; the ids of pending paid work are on stderr
@@ -142,6 +144,12 @@ Exit codes:
     metavar="FILE",
     multiple=True,
     help="Attach a text, image or PDF, repeatable.",
+)
+@click.option(
+    "--schema",
+    metavar="FILE",
+    callback=parse_schema,
+    help="Ask for JSON of a JSON schema, and check the answer.",
 )
 @click.option(
     "--sources/--no-sources",

@@ -85,7 +85,7 @@ class PendingWork:
         with self._lock:
             self._records.pop(record.name, None)
             with suppress(OSError, ConfigurationError):
-                journal.remove(record)
+                _remove(record)
 
     def drop_all(self) -> None:
         """Remove all records."""
@@ -139,12 +139,21 @@ def _forget(work_id: str) -> int:
     if record is None:
         raise ConfigurationError(f"no record of {one_line(work_id)} here; --list shows all records")
     try:
-        journal.remove(record)
+        _remove(record)
     except OSError as error:
         notice(f"Error: cannot remove the record of {record.id}: {error.strerror or error}")
         return FAILED
     notice(f"forgotten: {_as_line(record, time.time())}")
     return 0
+
+
+def _remove(record: Record) -> None:
+    """Remove a record, and the conversation of a response that was not read."""
+    journal.remove(record)
+    if record.kind == RESPONSE:
+        from . import history  # only for these
+
+        history.drop_submitted(record.id)
 
 
 def _as_json(record: Record, now: float) -> dict[str, object]:
@@ -174,11 +183,18 @@ def _age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def resume_command(record: Record) -> str | None:
-    """Return the shell command that picks work up; None for a response whose id is not known."""
+def resume_command(record: Record, schema: str | None = None) -> str | None:
+    """Return the shell command that picks work up; None for a response whose id is not known.
+
+    Args:
+        record: of the work.
+        schema: the file with the schema of the answer.
+    """
+    check = ("--schema", schema) if schema else ()
     if record.kind == RESPONSE:
-        return shell_command("--retrieve", record.id, "--wait") if record.confirmed else None
-    return shell_command("--invocation", record.id, "--timeout", "3600", token=record.token, relay=record.relay)
+        return shell_command("--retrieve", record.id, "--wait", *check) if record.confirmed else None
+    arguments = ("--invocation", record.id, "--timeout", "3600", *check)
+    return shell_command(*arguments, token=record.token, relay=record.relay)
 
 
 def cancel_command(record: Record) -> str | None:

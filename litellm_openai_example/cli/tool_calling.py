@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..calls.reply import source_list
 from ..calls.steps import Operation
 from ..config import ConfigurationError
+from ..console import NOT_AS_ASKED
 from ..json_object import JsonObject
 from ..research.contract import Invocation
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
@@ -18,7 +19,6 @@ from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
 from .ask import warn_of_dropped_fields
-from .ending import NOT_AS_ASKED
 from .exchange import is_stored, keep_answer, resume
 from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
@@ -197,7 +197,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         session.out.paragraph(json.dumps(asdict(result), ensure_ascii=False))
     else:
         session.out.paragraph(result.final_text)
-        if session.options.sources:
+        if session.lists_sources:
             session.out.paragraph(source_list(result.sources, result.final_text))
     for call in result.calls:
         if call.error:
@@ -207,7 +207,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
-    return 0
+    return session.check(result.final_text)
 
 
 def _print_ids(result: ToolCallingResult, *, brief: bool) -> None:

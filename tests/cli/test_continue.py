@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.cli import history
+from litellm_openai_example.cli import exchange, history
 from litellm_openai_example.cli.history import Talk
 from litellm_openai_example.state import state_dir
 
 from ..conftest import RunCommand
 from ..fakes.remembering import Remembering
-from ..fakes.scripted import KEY, ScriptedServer, chat_body, eventually, reply, response_body
+from ..fakes.scripted import KEY, ScriptedServer, chat_body, chat_events, eventually, reply, response_body, sse
 from ..fakes.tool_calling import FakeRelay, Turns, calling
 from .running import R, start
 
@@ -66,7 +66,7 @@ def test_three_turns_of_chat(options: list[str], model: Remembering, command: Ru
 @pytest.mark.parametrize("options", [R, [*R, "--stream"], [*R, "--no-stream"], [*R, "--json"], BACKGROUND], ids=str)
 def test_three_turns_of_stored_responses(options: list[str], model: Remembering, command: RunCommand) -> None:
     for number, words in enumerate((["one"], ["-c", "two"], ["-c", "three"]), 1):
-        run = _finished(model, number, lambda words=words: command(*options, *words))  # type: ignore[misc]
+        run = _finished(model, number, lambda words=words: command(*options, *words))
         assert (run.code, f"answer {number}" in run.out) == (0, True), run.err
     asked = [(body["input"], body.get("previous_response_id")) for body in model.bodies]
     assert asked == [("one", None), ("two", "resp_1"), ("three", "resp_2")]
@@ -93,6 +93,19 @@ def test_the_gateway_is_asked_once_whether_it_stores_responses(model: Rememberin
     for words in (["one"], ["-c", "two"], ["-c", "three"], ["-c", "four"]):
         assert command(*R, *words).code == 0
     assert model.polls == 1
+
+
+def test_a_gateway_that_does_not_say_is_asked_again(
+    model: Remembering, command: RunCommand, quick_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_DECISIVE_CHECK_SECONDS", 0.3)
+    command(*R, "one")
+    model.fails = model.bridged = True
+    command(*R, "-c", "two")
+    assert model.bodies[-1]["previous_response_id"] == "resp_1"
+    model.fails = False
+    command(*R, "-c", "three")
+    assert [message["content"] for message in model.bodies[-1]["input"]][::2] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("options", [R, [*R, "--stream"], BACKGROUND, [*R, "--background"]], ids=str)
@@ -181,8 +194,6 @@ def test_only_whole_answers_are_kept(broken: Any, model: Remembering, command: R
 
 
 def test_a_cut_stream_is_not_kept(model: Remembering, command: RunCommand) -> None:
-    from ..fakes.scripted import chat_events, sse
-
     command("one")
     model.server.answers(sse(*chat_events("Half", reason=None), done=False))
     assert command("--stream", "lost").code == 3
@@ -259,6 +270,17 @@ class TestBackground:
         assert command("--retrieve", "resp_1").code == 0
         assert command(*R, "-c", "two").code == 0
         assert model.bodies[-1]["previous_response_id"] == "resp_1"
+
+    @pytest.mark.parametrize("how", ["--forget", "--cancel", "--retrieve"])
+    def test_a_response_without_an_answer_leaves_nothing(
+        self, how: str, model: Remembering, command: RunCommand
+    ) -> None:
+        command(*R, "--background", "one")
+        assert len(kept()) == 1
+        model.running.clear()
+        model.server.answers(reply(response_body(None, "failed" if how == "--retrieve" else "cancelled")))
+        command(how, "resp_1")
+        assert kept() == []
 
     def test_a_conversation_goes_on_in_the_background(self, model: Remembering, command: RunCommand) -> None:
         command(*R, "one")
@@ -347,6 +369,39 @@ class TestWhatIsKept:
         assert (run.code, run.err.count("\n")) == (2, 1)
         assert "LITELLM_NO_HISTORY" in run.err
 
+    @pytest.mark.parametrize("options", [[], ["--stream"], R, [*R, "--background"]], ids=str)
+    @pytest.mark.parametrize("place", ["/proc/nothing", "/dev/null"])
+    def test_an_unusable_state_directory_is_reported_in_one_line(
+        self,
+        place: str,
+        options: list[str],
+        model: Remembering,
+        command: RunCommand,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", place)
+        run = command(*options, "one")
+        assert (run.code, len([line for line in run.err.splitlines() if "kept" in line])) == (0, 1), run.err
+        run = command(*options, "-c", "two")
+        assert (run.code, run.out, run.err.count("\n")) == (2, "", 1), run.err
+        assert "the state directory" in run.err
+
+    def test_a_full_disk_costs_no_answer(
+        self, model: Remembering, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        command("one")
+
+        def no_space(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as full:
+            full.setattr(os, "fsync", no_space)
+            run = command("-c", "two")
+        assert (run.code, run.out) == (0, "answer 2\n")
+        assert run.err == "[the conversation is not kept for --continue: No space left on device]\n"
+        command("-c", "three")
+        assert [m["content"] for m in model.bodies[-1]["messages"]] == ["one", "answer 1", "three"]
+
     def test_a_conversation_is_bounded_in_turns(
         self, model: Remembering, command: RunCommand, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -398,9 +453,8 @@ class TestWhatIsKept:
         new = state_dir() / ".conversation-2.json.abc"
         new.write_text("{")
         command("one")
-        assert [path for path in kept() if path != new] == [
-            state_dir() / history._name(history.this_terminal().name, f"{model.server.url}/v1/", "chat", "gpt-6-luna")
-        ]
+        left = [json.loads(path.read_text()) for path in kept() if path != new]
+        assert [one["gateway"] for one in left] == [f"{model.server.url}/v1/"]
 
     def test_planted_files_are_harmless(self, model: Remembering, command: RunCommand) -> None:
         command("one")
@@ -408,8 +462,9 @@ class TestWhatIsKept:
         fields = json.loads(good.read_text())
         message = user("x")
         bad: list[Any] = [
-            *({"messages": value} for value in (None, "x", [1], [{}], [{**message, "role": "system"}], [user([])])),
-            *({"answered": value} for value in ("x", None, True, float("nan"))),
+            *({"messages": [value]} for value in (1, {}, {**message, "role": "system"}, {**message, "content": []})),
+            *({"messages": text} for text in (None, "x")),
+            *({"answered": moment} for moment in ("x", None, True, float("nan"))),
             *({name: 1} for name in ("gateway", "api", "model", "terminal", "instructions", "response_id", "extra")),
         ]
         for change in bad:

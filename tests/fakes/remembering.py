@@ -18,6 +18,7 @@ class Remembering:
         bridged: it makes its responses out of another API, and ignores the id of the response before.
         forgets: ids that it refuses to continue.
         unknown: ids that it refuses to retrieve.
+        fails: it answers every retrieval with 503.
         running: background responses that are not finished; those of `resp_N` are finished once it is removed.
     """
 
@@ -27,6 +28,7 @@ class Remembering:
         self.forgets: set[str] = set()
         self.unknown: set[str] = set()
         self.running: set[str] = set()
+        self.fails = False
         self._numbers = itertools.count(1)
         server.script = self.answer
 
@@ -49,6 +51,8 @@ class Remembering:
         return stream(*chat_events(text)) if body.get("stream") else reply(chat_body(text))
 
     def _retrieve(self, response_id: str) -> Answer:
+        if self.fails:
+            return reply({"error": {"message": "busy"}}, 503)
         if self.bridged:
             return NOT_SUPPORTED
         if response_id in self.unknown:
