@@ -106,14 +106,16 @@ def keep_submitted(talk: Talk, response_id: str) -> None:
 
 def take_submitted(response_id: str) -> Talk | None:
     """Return the conversation of a background response that has been read, and drop its file; None if there is none."""
-    talk = _load(state_path() / _name(response_id))
+    talk = None
+    with suppress(ConfigurationError):
+        talk = _load(state_path() / _name(response_id))
     drop_submitted(response_id)
     return talk
 
 
 def drop_submitted(response_id: str) -> None:
     """Drop the conversation of a background response, which will never be read."""
-    with suppress(OSError):
+    with suppress(OSError, ConfigurationError):
         (state_path() / _name(response_id)).unlink(missing_ok=True)
 
 

@@ -39,8 +39,8 @@ Environment:
   LITELLM_API_KEY   a key of that gateway (required)
   LITELLM_MODEL     model, unless --model is given (default {DEFAULT_MODEL})
   LITELLM_TAGS      tags for the gateway's cost reports, separated by commas
-  LITELLM_NO_HISTORY  1 keeps no conversation for --continue
   LITELLM_END_USER  end user for the gateway's cost reports
+  LITELLM_NO_HISTORY  1 keeps no conversation for --continue
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
   RELAY_API_KEY     key of the relay, if it requires one
   RELAY_INVOCATION_TOKEN  token for --invocation and --cancel

@@ -386,6 +386,19 @@ class TestWhatIsKept:
         assert (run.code, run.out, run.err.count("\n")) == (2, "", 1), run.err
         assert "the state directory" in run.err
 
+    def test_an_unknown_home_directory_costs_no_answer(
+        self, model: Remembering, command: RunCommand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.setenv("HOME", "relative")
+        for options in ([], R, [*R, "--background"]):
+            assert command(*options, "one").code == 0
+        model.running.clear()
+        run = command("--retrieve", "resp_3", "--wait")
+        assert (run.code, run.out) == (0, "answer 3\n"), run.err
+        run = command("-c", "two")
+        assert (run.code, run.err.count("\n")) == (2, 1), run.err
+
     def test_a_full_disk_costs_no_answer(
         self, model: Remembering, command: RunCommand, monkeypatch: pytest.MonkeyPatch
     ) -> None:
