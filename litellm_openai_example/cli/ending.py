@@ -139,7 +139,7 @@ def _print_resume_commands(session: Session, introduction: str = "", *, cancel: 
     same = [one for one in pending.records if one.conversation is not None and pending.is_recorded(one)]
     for record in pending.records:
         if record not in same[1:]:
-            schema = session.options.schema.file if session.options.schema else None
+            schema = session.options.schema_file
             _print_resume_command(record, introduction, schema, recorded=pending.is_recorded(record))
     if cancel:
         for line in filter(None, map(cancel_command, pending.records)):

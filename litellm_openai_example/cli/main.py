@@ -17,7 +17,7 @@ from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, Gateway
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
 from .input import read_prompt
-from .options import PROGRAM, Options, parse_country, parse_fields, parse_schema, parse_seconds, read_options
+from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
 from .output import notice
 
 _EPILOG = f"""\b
@@ -147,8 +147,8 @@ Exit codes:
 )
 @click.option(
     "--schema",
+    "schema_file",
     metavar="FILE",
-    callback=parse_schema,
     help="Ask for JSON of a JSON schema, and check the answer.",
 )
 @click.option(
@@ -179,6 +179,10 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
     """
     started = time.monotonic()
     options = read_options(ctx)
+    if options.schema_file is not None:
+        from .schema import with_schema  # only for this option
+
+        options = with_schema(options)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     # Reject unusable tags before waiting for stdin.

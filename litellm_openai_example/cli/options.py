@@ -14,13 +14,6 @@ from ..json_object import JsonObject, can_be_sent, strict_json
 PROGRAM = "litellm-example"
 
 
-class Schema(NamedTuple):
-    """The JSON schema of --schema, and the file that it is from."""
-
-    file: str
-    content: JsonObject
-
-
 class Options(NamedTuple):
     """A valid command line; each option is documented where `main` defines it.
 
@@ -28,6 +21,7 @@ class Options(NamedTuple):
         api: the API to call, "responses" by default with --auto-tool-call.
         auto_tool_call: False for a command line that follows up on earlier work, which takes precedence.
         fields: further fields of the create call, nested: --effort, --schema, and those of -o, which win.
+        schema: the content of `schema_file`, once it was read (`with_schema`).
         search_tool: the tool of --web-search; None without that option.
         stream: None without --stream and --no-stream.
         follows_up: the command line is about work submitted earlier, so it takes no prompt.
@@ -42,7 +36,7 @@ class Options(NamedTuple):
     cancel: str | None
     previous_response_id: str | None
     continue_last: bool
-    schema: Schema | None
+    schema_file: str | None
     auto_tool_call: bool
     invocation: str | None
     list_work: bool
@@ -61,6 +55,7 @@ class Options(NamedTuple):
     verbose: bool
     follows_up: bool
     service: Literal["journal", "relay", "gateway"]
+    schema: JsonObject | None = None
 
 
 def read_options(ctx: click.Context) -> Options:
@@ -86,11 +81,6 @@ def read_options(ctx: click.Context) -> Options:
     at_relay = at_relay or (not follows_up and (values["auto_tool_call"] or values["target"] == "relay"))
     values["auto_tool_call"] = values["auto_tool_call"] and not follows_up
     values["fields"] = _with_effort(values["api"], values["fields"], values.pop("effort"))
-    if values["schema"] is not None:
-        from .schema import format_fields  # only for this option
-
-        api = "responses" if values["target"] == "relay" else values["api"]
-        values["fields"] = format_fields(api, values["schema"].content, values["fields"])
     values["search_tool"] = _search_tool(values["search_country"]) if values["web_search"] else None
     for name in ("target", "web_search", "search_country"):
         del values[name]
@@ -153,7 +143,7 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
     follow_ups = [name for name in _FOLLOW_UPS if name in given]
     if len(follow_ups) > 1:
         return f"{_flag(follow_ups[0])} and {_flag(follow_ups[1])} exclude each other"
-    if "schema" in given and follow_ups and not (values["invocation"] or (values["retrieve"] and values["wait"])):
+    if "schema_file" in given and follow_ups and not (values["invocation"] or (values["retrieve"] and values["wait"])):
         return f"--schema goes with a prompt, --retrieve --wait or --invocation, not with {_flag(follow_ups[0])} alone"
     if follow_ups:
         return _excluded(follow_ups[0], given, _FOLLOW_UPS[follow_ups[0]])
@@ -232,15 +222,6 @@ def _parse_value(key: str, text: str) -> object:
     if not can_be_sent(value):
         raise click.BadParameter(f"{key}: the value cannot be sent: an infinite number, or invalid UTF-8")
     return value
-
-
-def parse_schema(_ctx: click.Context, _param: click.Parameter, file: str | None) -> Schema | None:
-    """Return the JSON schema in a file."""
-    if file is None:
-        return None
-    from .schema import read_schema  # only for this option
-
-    return Schema(file, read_schema(file))
 
 
 def parse_country(_ctx: click.Context, _param: click.Parameter, given: str | None) -> str | None:

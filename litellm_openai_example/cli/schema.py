@@ -17,6 +17,7 @@ import click
 from ..console import NOT_AS_ASKED
 from ..errors import one_line
 from ..json_object import JsonObject, can_be_sent, strict_json, within_depth
+from .options import Options
 from .output import notice
 
 _MAX_BYTES = 1024 * 1024
@@ -49,32 +50,45 @@ _NOTES = frozenset({"$schema", "$id", "$comment", "title", "description", "defau
 _CHECKED = {"type", "enum", "const", "required", "items", "additionalProperties", "$ref", *_LIMITS, *_CHOICES, *_NAMED}
 
 
-def read_schema(path: str) -> JsonObject:
-    """Return the schema in a file. Raise BadParameter if the file cannot be read or has no usable schema."""
+def with_schema(options: Options) -> Options:
+    """Return the options with the schema of --schema, and with the format of the answer among the fields.
+
+    Raises:
+        click.UsageError: the file has no usable schema, or -o sets the format as well.
+    """
     try:
-        if not Path(path).is_file() and Path(path).exists():
-            raise click.BadParameter(f"{path!r} is not a regular file")  # opening a pipe could block
+        schema = _read(options.schema_file or "")
+    except ValueError as error:
+        raise click.BadParameter(one_line(str(error)), param_hint="'--schema'") from None
+    api = "responses" if options.service == "relay" else options.api
+    return options._replace(schema=schema, fields=_with_format(api, schema, options.fields))
+
+
+def _read(path: str) -> JsonObject:
+    """Return the schema in a file. Raise ValueError if the file cannot be read, or has none."""
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path!r} is not a regular file")  # opening a pipe could block
         with open(path, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a path"
-        raise click.BadParameter(f"cannot read {path!r}: {reason}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {path!r}: {error.strerror}") from None
     if len(content) > _MAX_BYTES:
-        raise click.BadParameter(f"{path!r} is larger than {_MAX_BYTES // 2**20} MB")
+        raise ValueError(f"{path!r} is larger than {_MAX_BYTES // 2**20} MB")
     try:
         schema = strict_json(content.decode("utf-8-sig"))
-        if not isinstance(schema, dict):
-            raise ValueError("it is not a JSON object")
-        if not can_be_sent(schema) or within_depth(schema) is not schema:
-            raise ValueError("it cannot be sent: an infinite number, invalid Unicode, or nested too deeply")
-        for problem in _faults(schema, schema, "the schema"):
-            raise ValueError(problem)
     except ValueError as error:
-        raise click.BadParameter(f"{path!r} has no JSON schema: {one_line(str(error))}") from None
+        raise ValueError(f"{path!r} is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise ValueError(f"{path!r} is not a JSON object")
+    if not can_be_sent(schema) or within_depth(schema) is not schema:
+        raise ValueError(f"{path!r} cannot be sent: an infinite number, invalid Unicode, or nested too deeply")
+    for fault in _faults(schema, schema, "the schema"):
+        raise ValueError(f"{path!r} is not a JSON schema: {fault}")
     return schema
 
 
-def format_fields(api: str, schema: JsonObject, fields: JsonObject) -> JsonObject:
+def _with_format(api: str, schema: JsonObject, fields: JsonObject) -> JsonObject:
     """Return the fields of a create call with the format of its answer; raise UsageError if -o sets that as well."""
     name = _NAME.sub("_", str(schema.get("title") or "")).strip("_")[:_LONGEST_NAME] or "answer"
     form = {"name": name, "strict": True, "schema": schema}

@@ -72,7 +72,7 @@ class Session:
             return 0
         from .schema import check_answer  # only for this option
 
-        return check_answer(self.options.schema.content, text)
+        return check_answer(self.options.schema, text)
 
     def default_payer(self, recorded: Payer) -> None:
         """Bill as when the work was submitted, unless the command line or the environment says otherwise."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example.cli.options import read_options
-from litellm_openai_example.cli.schema import check_answer
+from litellm_openai_example.cli.schema import check_answer, with_schema
 
 from ..conftest import RunCommand
 from ..fakes.remembering import Remembering
@@ -262,4 +262,4 @@ def test_the_name_of_a_format(tmp_path: Path) -> None:
     for title, name in names.items():
         (tmp_path / "schema").write_text(json.dumps({"title": title}))
         with main.make_context("x", ["--schema", str(tmp_path / "schema"), "hi"]) as context:
-            assert read_options(context).fields["response_format"]["json_schema"]["name"] == name
+            assert with_schema(read_options(context)).fields["response_format"]["json_schema"]["name"] == name

@@ -17,6 +17,7 @@ class Remembering:
     Attributes:
         bridged: it makes its responses out of another API, and ignores the id of the response before.
         forgets: ids that it refuses to continue.
+        asked: the body of the create behind each answer of a chat.
         unknown: ids that it refuses to retrieve.
         fails: it answers every retrieval with 503.
         running: background responses that are not finished; those of `resp_N` are finished once it is removed.
@@ -29,6 +30,7 @@ class Remembering:
         self.unknown: set[str] = set()
         self.running: set[str] = set()
         self.fails = False
+        self.asked: dict[str, Json] = {}
         self._numbers = itertools.count(1)
         server.script = self.answer
 
@@ -48,6 +50,7 @@ class Remembering:
         if "messages" not in body:
             return self._respond(body)
         text = f"answer {next(self._numbers)}"
+        self.asked[text] = body
         return stream(*chat_events(text)) if body.get("stream") else reply(chat_body(text))
 
     def _retrieve(self, response_id: str) -> Answer:
