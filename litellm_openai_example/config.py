@@ -173,9 +173,14 @@ def redact_text(text: str, *secrets: str | None) -> str:
     return text
 
 
+def is_switched_on(name: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Return True if an environment variable is 1, true, yes or on."""
+    return setting(name, env).lower() in _TRUE
+
+
 def http_allowed(env: Mapping[str, str] = os.environ) -> bool:
     """Return True if `LITELLM_ALLOW_HTTP` allows a key to travel unencrypted to another machine."""
-    return setting("LITELLM_ALLOW_HTTP", env).lower() in _TRUE
+    return is_switched_on("LITELLM_ALLOW_HTTP", env)
 
 
 def normalize_base_url(url: str, *, allow_http: bool = False, name: str = "base_url") -> str:

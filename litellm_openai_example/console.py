@@ -11,7 +11,7 @@ import click
 
 from .config import ConfigurationError
 
-FAILED, MISUSED, INTERRUPTED, READER_GONE = 1, 2, 130, 141
+FAILED, MISUSED, NOT_AS_ASKED, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
 
 
 def run_command(

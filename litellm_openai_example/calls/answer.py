@@ -72,12 +72,19 @@ class FunctionCall:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the provider counted them, and US dollars if the gateway adds them; None for each unknown."""
+    """Tokens as the provider counted them, and US dollars if the gateway adds them; None for each unknown.
+
+    Attributes:
+        cached_tokens: the part of the input tokens that the provider read from its prompt cache.
+        reasoning_tokens: the part of the output tokens that the model spent on reasoning.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
     cost: float | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def read_response(body: object) -> Answer:
         error_code=code,
         error_message=message,
         calls=tuple(_function_call(item) for item in items if item.get("type") == "function_call"),
-        usage=_usage(data.get("usage")),
+        usage=read_usage(data.get("usage")),
         sources=sources,
         searched=bool(searches or sources),
         output=items,
@@ -194,7 +201,7 @@ def read_chat(body: object) -> Answer:
         error_code=code,
         error_message=error,
         calls=_calls(message) or next(filter(None, map(_calls, messages)), ()),
-        usage=_usage(data.get("usage")),
+        usage=read_usage(data.get("usage")),
         sources=sources,
         searched=bool(searches or sources),
         besides=tuple(dict.fromkeys(words for one in messages for words in besides_message(one))),
@@ -427,14 +434,30 @@ def _arguments(call: JsonObject) -> str:
     return sendable(json.dumps(given, ensure_ascii=False) if isinstance(given, dict) else given)
 
 
-def _usage(usage: object) -> Usage:
+def read_usage(usage: object) -> Usage:
+    """Return the `usage` of either API.
+
+    The details are nested below the sums. Some providers put them beside the sums, under names of their API: Anthropic
+    `cache_read_input_tokens`, DeepSeek `prompt_cache_hit_tokens`, Moonshot `cached_tokens`, Perplexity
+    `reasoning_tokens`.
+    """
     data = as_dict(usage)
+    read = (data.get("input_tokens_details"), data.get("prompt_tokens_details"), data)
+    written = (data.get("output_tokens_details"), data.get("completion_tokens_details"), data)
     return Usage(
-        as_int(data.get("input_tokens", data.get("prompt_tokens"))),
-        as_int(data.get("output_tokens", data.get("completion_tokens"))),
-        as_int(data.get("total_tokens")),
+        _count((data,), "input_tokens", "prompt_tokens"),
+        _count((data,), "output_tokens", "completion_tokens"),
+        _count((data,), "total_tokens"),
         read_cost(data.get("cost")),
+        _count(read, "cached_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens"),
+        _count(written, "reasoning_tokens"),
     )
+
+
+def _count(places: Iterable[object], *names: str) -> int | None:
+    """Return the first number of tokens under one of the names; None if no place has one."""
+    counts = (as_int(as_dict(place).get(name)) for place in places for name in names)
+    return next((count for count in counts if count is not None and 0 <= count < _LARGEST_INT), None)
 
 
 def ends_of(choice: JsonObject, message: JsonObject) -> list[JsonObject]:

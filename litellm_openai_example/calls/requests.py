@@ -60,10 +60,16 @@ _POLL_AFTER_HEADER = "openai-poll-after-ms"
 _LONGEST_POLL_AFTER = 3600.0  # seconds; a longer interval is a mistake of the gateway
 
 
-def chat_request(model: str, content: object, instructions: str | None, fields: Mapping[str, object]) -> JsonObject:
-    """Return the fields of a chat completion for one prompt; see `response_request`."""
-    messages = [{"role": "system", "content": instructions}] if instructions else []
-    return {"model": model, "messages": [*messages, {"role": "user", "content": content}]} | further(fields)
+def chat_request(
+    model: str,
+    content: object,
+    instructions: str | None,
+    fields: Mapping[str, object],
+    earlier: Sequence[JsonObject] = (),
+) -> JsonObject:
+    """Return the fields of a chat completion for one prompt, after `earlier` messages; see `response_request`."""
+    system = [{"role": "system", "content": instructions}] if instructions else []
+    return {"model": model, "messages": [*system, *earlier, {"role": "user", "content": content}]} | further(fields)
 
 
 def response_request(

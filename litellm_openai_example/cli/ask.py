@@ -6,7 +6,7 @@ from ..attachments import content_of
 from ..calls import requests
 from ..calls.finish_reasons import RUNNING, TERMINAL
 from ..calls.reply import Reply, require_complete, source_list
-from ..calls.requests import chat_request, foreign_fields, response_request
+from ..calls.requests import foreign_fields
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
@@ -15,13 +15,13 @@ from ..sdk import DROPPED
 from ..transport.policy import telling_retries
 from ..window import may_take_until
 from . import journal
+from .exchange import Exchange, check_stored, keep_retrieved
 from .journal import RESPONSE, Record
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import show_reply
 
 _APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
-_CHECK_SECONDS = 5.0
 
 
 def run(session: Session, prompt: str) -> int:
@@ -38,12 +38,22 @@ def run(session: Session, prompt: str) -> int:
     elif session.streams:
         reply = _stream(session, prompt)
     else:
-        reply = _create(session, _request(session, prompt), f"waiting for {session.client.model}")
-        _print(session, reply)
-        _warn_of_omissions(session, reply)
+        reply = _answer(session, prompt)
     if options.verbose:
         show_reply(session, reply)
-    return 0
+    return session.check(reply.text) if reply.text else 0
+
+
+def _answer(session: Session, prompt: str) -> Reply:
+    exchange = _exchange(session, prompt)
+    status = f"waiting for {session.client.model}"
+    reply = exchange.send(lambda request: _create(session, request, status))
+    try:
+        _print(session, reply)
+    finally:  # whole, even if stdout does not take it
+        exchange.answered(reply)
+    _warn_of_omissions(session, reply)
+    return reply
 
 
 def _create(session: Session, request: JsonObject, status: str) -> Reply:
@@ -53,7 +63,19 @@ def _create(session: Session, request: JsonObject, status: str) -> Reply:
 
 
 def _stream(session: Session, prompt: str) -> Reply:
-    request = _request(session, prompt)
+    exchange = _exchange(session, prompt)
+    reply = exchange.send(lambda request: _streamed(session, request))
+    session.out.end()
+    exchange.answered(reply)
+    _print_sources(session, reply)
+    _warn_of_omissions(session, reply)
+    return reply
+
+
+def _streamed(session: Session, request: JsonObject) -> Reply:
+    if session.options.verbose and session.options.api == "chat":
+        # A chat stream counts its tokens on request alone.
+        request = {"stream_options": {"include_usage": True}, **request}
     session.sent = True
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
         stream = text_stream(session.client, _APIS[session.options.api], request)
@@ -62,14 +84,11 @@ def _stream(session: Session, prompt: str) -> Reply:
             shown.stop()
             session.answer_id = stream.id
             session.out.write(piece)
-    session.out.end()
-    _print_sources(session, stream.reply)
-    _warn_of_omissions(session, stream.reply)
     return stream.reply
 
 
 def _submit(session: Session, prompt: str) -> Reply:
-    request = _request(session, prompt)
+    exchange = _exchange(session, prompt)
     gateway = str(session.client.openai.base_url)
     record = journal.intent(
         RESPONSE, prompt, payer_headers=session.payer.headers, gateway=gateway, window=session.window
@@ -77,7 +96,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     # Durable before the POST, so that no crash loses work that was paid for.
     session.pending.begin(record)
     try:
-        reply = _create(session, request, f"submitting to {session.client.model}")
+        reply = exchange.send(lambda request: _create(session, request, f"submitting to {session.client.model}"))
     except (GatewayError, ConfigurationError) as error:
         if isinstance(error, GatewayError) and error.response_id:  # it was executed, and has failed
             session.response_id = error.response_id
@@ -88,17 +107,35 @@ def _submit(session: Session, prompt: str) -> Reply:
     session.response_id = reply.answer.id
     # Without an id the record stays unconfirmed.
     session.pending.accept(record, reply.answer.id or record.id)
+    if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
+        return _finished_at_once(session, exchange, reply)
+    if session.response_id:
+        exchange.submitted(session.response_id)
     if not session.options.wait:
         return _print_state(session, reply)
     notice(f"[submitted as {session.response_id}{may_take_until(record.window_ends_at)}]")
-    if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
+    reply = _wait(session)
+    _warn_of_omissions(session, reply)
+    return reply
+
+
+def _finished_at_once(session: Session, exchange: Exchange, reply: Reply) -> Reply:
+    if not session.options.wait:
+        _print_state(session, reply)
+    else:
+        notice(f"[submitted as {session.response_id}]")
         reply = require_complete(reply)
         _print(session, reply)
         session.pending.drop_all()
-    else:
-        reply = _wait(session)
-    _warn_of_omissions(session, reply)
+        _warn_of_omissions(session, reply)
+    if _is_whole(reply):
+        exchange.answered(reply)
     return reply
+
+
+def _is_whole(reply: Reply) -> bool:
+    answer = reply.answer
+    return bool(reply.text) and answer.status in ("completed", "") and not answer.failed and not answer.cut_short
 
 
 def _wait(session: Session) -> Reply:
@@ -111,7 +148,10 @@ def _wait(session: Session) -> Reply:
 
         wait = requests.wait(session.response_id or "", on_status, record.window, record.window_ends_at)
         reply = session.client.run(wait)
-    _print(session, reply)
+    try:
+        _print(session, reply)
+    finally:  # whole, even if stdout does not take it
+        keep_retrieved(session, reply)
     session.pending.drop_all()
     return reply
 
@@ -120,6 +160,8 @@ def _retrieve(session: Session) -> Reply:
     reply = session.client.run(requests.retrieve(session.response_id or ""))
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # raises the matching error
+    if _is_whole(reply):
+        keep_retrieved(session, reply)
     return _print_state(session, reply)
 
 
@@ -189,26 +231,19 @@ def warn_of_dropped_fields(session: Session) -> None:
         notice(f"[the gateway passes {', '.join(names)} to no provider: not in the Responses API]")
 
 
-def _request(session: Session, prompt: str) -> JsonObject:
-    options, model = session.options, session.client.model
+def _exchange(session: Session, prompt: str) -> Exchange:
+    options = session.options
     try:
         content = content_of(prompt, options.files, options.api)
     except OSError as error:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}; nothing was sent") from None
     except ValueError as error:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
-    if options.api == "chat":
-        return chat_request(model, content, options.instructions, options.fields)
-    warn_of_dropped_fields(session)
-    return response_request(
-        model,
-        content,
-        tools=[options.search_tool] if options.search_tool else None,
-        previous_response_id=options.previous_response_id,
-        instructions=options.instructions,
-        background=options.background,
-        fields=options.fields,
-    )
+    if options.api == "responses":
+        warn_of_dropped_fields(session)
+        if not isinstance(content, str):  # an input of one message
+            content = content[0]["content"]
+    return Exchange(session, content)
 
 
 def _print(session: Session, reply: Reply) -> None:
@@ -221,7 +256,7 @@ def _print(session: Session, reply: Reply) -> None:
 
 
 def _print_sources(session: Session, reply: Reply) -> None:
-    if session.options.sources and not session.options.json and reply.answer.sources:
+    if session.lists_sources and reply.answer.sources:
         session.out.paragraph(source_list(reply.answer.sources, reply.text))
 
 
@@ -235,15 +270,7 @@ def _warn_of_omissions(session: Session, reply: Reply) -> None:
     options = session.options
     if options.search_tool and not reply.answer.searched:
         notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
-    if options.previous_response_id and reply.answer.id and _is_bridged(session, reply.answer.id):
+    if not options.previous_response_id or not reply.answer.id:
+        return
+    if check_stored(session, reply.answer.id) is ErrorKind.NOT_SUPPORTED:
         notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")
-
-
-def _is_bridged(session: Session, response_id: str) -> bool:
-    """Does the gateway make this model's responses out of another API, which stores none of them?"""
-    try:
-        with progress("checking that the model knew the conversation"):
-            session.client.run(requests.retrieve(response_id), _CHECK_SECONDS)
-    except GatewayError as error:
-        return error.kind is ErrorKind.NOT_SUPPORTED
-    return False

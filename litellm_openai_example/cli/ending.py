@@ -17,8 +17,6 @@ from .output import notice, readable_json
 from .pending import cancel_command, resume_command, shell_command
 from .session import Session
 
-NOT_AS_ASKED = 3
-
 # Kinds of error after which a response has ended.
 _ENDED = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED)
 
@@ -144,18 +142,19 @@ def _print_resume_commands(session: Session, introduction: str = "", *, cancel: 
     same = [one for one in pending.records if one.conversation is not None and pending.is_recorded(one)]
     for record in pending.records:
         if record not in same[1:]:
-            _print_resume_command(record, introduction, recorded=pending.is_recorded(record))
+            schema = session.options.schema_file
+            _print_resume_command(record, introduction, schema, recorded=pending.is_recorded(record))
     if cancel:
         for line in filter(None, map(cancel_command, pending.records)):
             notice(f"Stop it: {line}")
 
 
-def _print_resume_command(record: Record, introduction: str, *, recorded: bool) -> None:
+def _print_resume_command(record: Record, introduction: str, schema: str | None, *, recorded: bool) -> None:
     if not is_visible_ascii(record.id):
         notice(f"Its id cannot be typed in a shell: {record.id!r}")
     elif not record.confirmed and not recorded:
         notice("It may have been executed, and cannot be picked up: no record of it could be written")
-    elif (command := resume_command(record)) is None:
+    elif (command := resume_command(record, schema)) is None:
         notice(f"Its id is not known. --list shows it until it is dismissed: {shell_command('--forget', record.id)}")
     else:
         notice(f"{introduction or _introduction(record)}: {command}")

@@ -26,6 +26,8 @@ Examples:
   {PROGRAM} "Reply with exactly: OK"
   git diff | {PROGRAM} "Review this change"
   while read -r q; do {PROGRAM} "$q" </dev/null; done <questions.txt
+  {PROGRAM} -c "And in one sentence?"
+  {PROGRAM} --schema noodle.json "Describe a noodle" | jq .name
   {PROGRAM} --api responses --web-search "What happened in Seoul today?"
   {PROGRAM} --api responses -o reasoning.effort=high "Think hard"
   {PROGRAM} --api responses --background "Write a long report"
@@ -39,6 +41,7 @@ Environment:
   LITELLM_MODEL     model, unless --model is given (default {DEFAULT_MODEL})
   LITELLM_TAGS      tags for the gateway's cost reports, separated by commas
   LITELLM_END_USER  end user for the gateway's cost reports
+  LITELLM_NO_HISTORY  1 keeps no conversation for --continue
   RELAY_BASE_URL    address of the relay (default http://127.0.0.1:8080)
   RELAY_API_KEY     key of the relay, if it requires one
   RELAY_INVOCATION_TOKEN  token for --invocation, --cancel and --open
@@ -48,8 +51,9 @@ Exit codes:
   0    the whole answer is on stdout
   1    the call failed; one line on stderr says why
   2    bad usage or configuration; nothing was sent
-  3    not what was asked for: cut short, or without the research that the
-       model called for; the text is on stdout, the reason on stderr
+  3    not what was asked for: cut short, not of the --schema, or without the
+       research that the model called for; the text is on stdout, the reason on
+       stderr
   4    the deadline passed, or the answer to a submit was lost, while background
        work continues or may continue; stderr says how to pick it up
   130  interrupted; the ids of pending paid work are on stderr
@@ -72,6 +76,13 @@ Exit codes:
     help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
 )
 @click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
+@click.option(
+    "-c",
+    "--continue",
+    "continue_last",
+    is_flag=True,
+    help="Continue this terminal's last conversation with the model.",
+)
 @click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
 @click.option(
     "--search-country",
@@ -145,6 +156,12 @@ Exit codes:
     help="Attach a text, image or PDF, repeatable.",
 )
 @click.option(
+    "--schema",
+    "schema_file",
+    metavar="FILE",
+    help="Ask for JSON of a JSON schema, and check the answer.",
+)
+@click.option(
     "--sources/--no-sources",
     default=True,
     help="After the text, list cited pages that it does not name. Default: on.",
@@ -172,6 +189,10 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
     """
     started = time.monotonic()
     options = read_options(ctx)
+    if options.schema_file is not None:
+        from .schema import with_schema  # only for this option
+
+        options = with_schema(options)
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     # Reject unusable tags before waiting for stdin.

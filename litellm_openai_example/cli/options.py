@@ -21,7 +21,8 @@ class Options(NamedTuple):
     Attributes:
         api: the API to call, "responses" by default with --auto-tool-call.
         auto_tool_call: False for a command line that follows up on earlier work, which takes precedence.
-        fields: further fields of the create call, nested: --effort and those of -o, which win.
+        fields: further fields of the create call, nested: --effort, --schema, and those of -o, which win.
+        schema: the content of `schema_file`, once it was read (`with_schema`).
         search_tool: the tool of --web-search; None without that option.
         window: discount window of the background response or the research runs, also that of -o.
         stream: None without --stream and --no-stream.
@@ -37,6 +38,8 @@ class Options(NamedTuple):
     cancel: str | None
     open_page: str | None
     previous_response_id: str | None
+    continue_last: bool
+    schema_file: str | None
     auto_tool_call: bool
     invocation: str | None
     list_work: bool
@@ -56,6 +59,7 @@ class Options(NamedTuple):
     verbose: bool
     follows_up: bool
     service: Literal["journal", "relay", "gateway"]
+    schema: JsonObject | None = None
 
 
 def read_options(ctx: click.Context) -> Options:
@@ -119,7 +123,7 @@ def _search_tool(country: str | None) -> JsonObject:
 # Options that describe a new request.
 _NEW_REQUEST = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
-    *("stream", "fields", "effort", "files", "previous_response_id", "instructions", "window"),
+    *("stream", "fields", "effort", "files", "previous_response_id", "continue_last", "instructions", "window"),
 )
 # The options that follow up on earlier work, each with the options that it excludes. --auto-tool-call is not among
 # these: `make run-auto` always sets it, and the follow-up takes precedence.
@@ -133,7 +137,10 @@ _FOLLOW_UPS = {
 }
 _IDS = ("retrieve", "cancel", "invocation", "open_page", "previous_response_id")
 _RESPONSES_ONLY = ("background", "previous_response_id", "web_search", "auto_tool_call")
-_NOT_WITH_RELAY = ("auto_tool_call", "web_search", "previous_response_id", "model", "wait", "fields", "effort", "files")
+_NOT_WITH_RELAY = (
+    *("auto_tool_call", "web_search", "previous_response_id", "continue_last", "model", "wait", "fields", "effort"),
+    "files",
+)
 
 
 def _conflict(values: JsonObject, given: set[str]) -> str | None:
@@ -153,6 +160,8 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
     follow_ups = [name for name in _FOLLOW_UPS if name in given]
     if len(follow_ups) > 1:
         return f"{_flag(follow_ups[0])} and {_flag(follow_ups[1])} exclude each other"
+    if "schema_file" in given and follow_ups and not (values["invocation"] or (values["retrieve"] and values["wait"])):
+        return f"--schema goes with a prompt, --retrieve --wait or --invocation, not with {_flag(follow_ups[0])} alone"
     if follow_ups:
         return _excluded(follow_ups[0], given, _FOLLOW_UPS[follow_ups[0]])
     if "wait" in given and not values["background"]:
@@ -164,6 +173,8 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
             return "--window goes with --background, --target relay or --auto-tool-call"
         if values["stream"]:
             return "--window excludes --stream: the text comes in one piece at the end"
+    if values["continue_last"] and "previous_response_id" in given:
+        return "--continue and --previous-response-id exclude each other"
     if values["target"] == "relay":
         if "api" in given:
             return "--target relay does not go through an API: drop --api"
@@ -187,9 +198,8 @@ def _excluded(name: str, given: set[str], excluded: tuple[str, ...]) -> str | No
 
 
 def _flag(name: str) -> str:
-    return {"fields": "-o", "files": "-f", "list_work": "--list", "open_page": "--open"}.get(
-        name
-    ) or "--" + name.replace("_", "-")
+    names = {"fields": "-o", "files": "-f", "list_work": "--list", "continue_last": "--continue", "open_page": "--open"}
+    return names.get(name) or "--" + name.replace("_", "-")
 
 
 # Fields of a create call that the command sets itself, each with the option that sets it.

@@ -47,6 +47,11 @@ class PendingWork:
         """The records in the order of submission."""
         return list(self._records.values())
 
+    @property
+    def told(self) -> bool:
+        """Has the user been told that nothing can be kept?"""
+        return bool(self._unwritten)
+
     def is_recorded(self, record: Record) -> bool:
         """Is the record in the journal, so that a later command finds it?"""
         return record.name not in self._unwritten
@@ -79,7 +84,7 @@ class PendingWork:
         with self._lock:
             self._records.pop(record.name, None)
             with suppress(OSError, ConfigurationError):
-                journal.remove(record)
+                _remove(record)
 
     def drop_all(self) -> None:
         """Remove all records."""
@@ -133,12 +138,21 @@ def _forget(work_id: str) -> int:
     if record is None:
         raise ConfigurationError(f"no record of {one_line(work_id)} here; --list shows all records")
     try:
-        journal.remove(record)
+        _remove(record)
     except OSError as error:
         notice(f"Error: cannot remove the record of {record.id}: {error.strerror or error}")
         return FAILED
     notice(f"forgotten: {_as_line(record, time.time())}")
     return 0
+
+
+def _remove(record: Record) -> None:
+    """Remove a record, and the conversation of a response that was not read."""
+    journal.remove(record)
+    if record.kind == RESPONSE:
+        from . import history  # only for these
+
+        history.drop_submitted(record.id)
 
 
 def _as_json(record: Record, now: float) -> dict[str, object]:
@@ -171,13 +185,20 @@ def _age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def resume_command(record: Record) -> str | None:
-    """Return the shell command that picks work up; None for a response whose id is not known."""
+def resume_command(record: Record, schema: str | None = None) -> str | None:
+    """Return the shell command that picks work up; None for a response whose id is not known.
+
+    Args:
+        record: of the work.
+        schema: the file with the schema of the answer.
+    """
+    check = ("--schema", schema) if schema else ()
     seconds = f"{time_limit(record.window):.0f}" if record.window else "3600"
     if record.kind == RESPONSE:
         more = ("--timeout", seconds) if record.window else ()
-        return shell_command("--retrieve", record.id, "--wait", *more) if record.confirmed else None
-    return shell_command("--invocation", record.id, "--timeout", seconds, token=record.token, relay=record.relay)
+        return shell_command("--retrieve", record.id, "--wait", *more, *check) if record.confirmed else None
+    arguments = ("--invocation", record.id, "--timeout", seconds, *check)
+    return shell_command(*arguments, token=record.token, relay=record.relay)
 
 
 def cancel_command(record: Record) -> str | None:

@@ -94,6 +94,8 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
         arguments["window"] = options.window
     if options.instructions:
         arguments["system_prompt"] = options.instructions
+    if options.schema is not None:
+        arguments["text_format"] = options.fields["text"]["format"]
     record = journal.intent(
         RESEARCH,
         prompt,
@@ -221,14 +223,14 @@ def _finish(session: Session, view: Invocation) -> int:
     elif not session.out.wrote and view.status in ("completed", "incomplete"):
         session.out.write(view.output_text or "")
     session.out.end()
-    if options.sources and view.sources and not options.json and session.out.wrote:
+    if session.lists_sources and view.sources and session.out.wrote:
         session.out.paragraph(source_list(view.sources, view.output_text or ""))
     if options.verbose:
         show_run(view)
     # The result is on stdout, so that even a failed run has nothing left to pick up.
     session.pending.drop_all()
     if view.status == "completed" and view.output_text:
-        return 0
+        return session.check(view.output_text)
     ends = {"completed": "has no text", "cancelled": "was cancelled", "failed": "failed", "incomplete": "ended early"}
     cause = f"the research run {ends.get(view.status, 'ended as ' + view.status)}"
     details: JsonObject = {"code": view.error_code, "message": view.error_message or ""}

@@ -62,6 +62,20 @@ class Session:
             settings.base_url, settings.api_key, model, timeout=None, tags=payer.tags, end_user=payer.end_user
         )
 
+    @property
+    def lists_sources(self) -> bool:
+        """Do the cited pages follow the text? JSON must stay JSON."""
+        options = self.options
+        return options.sources and not options.json and options.schema is None
+
+    def check(self, text: str) -> int:
+        """Return the exit code for a whole answer on stdout, which --schema checks."""
+        if self.options.schema is None:
+            return 0
+        from .schema import check_answer  # only for this option
+
+        return check_answer(self.options.schema, text)
+
     def default_payer(self, recorded: Payer) -> None:
         """Bill as when the work was submitted, unless the command line or the environment says otherwise."""
         self.payer = Payer(self.payer.tags or recorded.tags, self.payer.end_user or recorded.end_user)

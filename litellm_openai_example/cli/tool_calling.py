@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ..calls.reply import source_list
 from ..calls.steps import Operation
 from ..config import ConfigurationError
+from ..console import NOT_AS_ASKED
 from ..json_object import JsonObject
 from ..research.contract import AcceptedInvocation, Invocation
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
@@ -18,12 +20,15 @@ from ..transport.policy import telling_retries
 from ..window import may_take_until
 from . import journal
 from .ask import warn_of_dropped_fields
-from .ending import NOT_AS_ASKED
+from .exchange import is_stored, keep_answer, resume
 from .journal import RESEARCH, Record, own_relay
 from .output import notice, progress, stderr_is_terminal, without_keys
 from .page import show_page
 from .session import Session
 from .verbose import show_turns
+
+if TYPE_CHECKING:
+    from .history import Talk
 
 
 def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
@@ -38,6 +43,8 @@ def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
         fields=options.fields,
         window=options.window,
     )
+    if options.continue_last:
+        _continue_last(session, conversation)
     conversation.search_tool = options.search_tool or conversation.search_tool
     relay.payer = conversation.run_payer(session.payer)
     relay.check()  # before the first call that costs money
@@ -60,7 +67,10 @@ def finish_answer(session: Session, relay: RelayClient, conversation: Conversati
         research = records.recorded(research_through(relay, records.accepted, on_view))
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
     session.answer_id = result.response_id
-    code = _print(session, result)
+    try:
+        code = _print(session, result)
+    finally:  # whole, even if stdout does not take it
+        _keep(session, conversation, result)
     # A run whose final view was not read may continue, even if the answer did without it.
     unread = {call.invocation_id for call in conversation.calls if call.unread}
     for record in session.pending.records:
@@ -90,6 +100,30 @@ def saved_conversation(record: Record) -> Conversation | None:
 def is_gone(error: RelayError, record: Record, relay: RelayClient) -> bool:
     """Return True if the run's own relay reports that it no longer has the run."""
     return error.status == 404 and error.code == "not_found" and (record.relay == relay.base_url or own_relay())
+
+
+def _continue_last(session: Session, conversation: Conversation) -> None:
+    """Let a new conversation go on with the last one of this terminal."""
+    talk = resume(session)
+    conversation.earlier = list(talk.messages)
+    conversation.instructions = conversation.instructions or talk.instructions
+    if is_stored(talk):
+        conversation.previous_response_id = talk.response_id
+    else:
+        conversation.bridged = True
+
+
+def _keep(session: Session, conversation: Conversation, result: ToolCallingResult) -> None:
+    """Keep the prompt and the answer for --continue; the answer has what the model made of the calls between them."""
+
+    def asked() -> Talk:
+        from .history import Talk
+
+        gateway = str(session.client.openai.base_url)
+        talk = Talk(gateway, "responses", conversation.model, conversation.instructions, tuple(conversation.earlier))
+        return talk._replace(bridged=conversation.bridged or None).with_prompt(conversation.prompt)
+
+    keep_answer(session, asked, result.final_text, result.response_id)
 
 
 class _CallRecords:
@@ -170,7 +204,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
         session.out.paragraph(json.dumps(asdict(result), ensure_ascii=False))
     else:
         session.out.paragraph(result.final_text)
-        if session.options.sources:
+        if session.lists_sources:
             session.out.paragraph(source_list(result.sources, result.final_text))
     for call in result.calls:
         if call.error:
@@ -180,7 +214,7 @@ def _print(session: Session, result: ToolCallingResult) -> int:
     if result.research_failed:
         notice("Error: the answer was given without the research that the model called for")
         return NOT_AS_ASKED
-    return 0
+    return session.check(result.final_text)
 
 
 def _print_ids(session: Session, result: ToolCallingResult, *, person: bool) -> None:

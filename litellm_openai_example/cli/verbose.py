@@ -82,9 +82,12 @@ def _budget(headers: Mapping[str, str]) -> str | None:
 
 
 def _tokens(usage: Usage) -> str | None:
+    """Return the tokens and the parts of them that cost less or are not shown; None if the sums are unknown."""
     if usage.input_tokens is None and usage.output_tokens is None:
         return None
-    return f"{_number(usage.input_tokens)} in, {_number(usage.output_tokens)} out"
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    reasoning = f" ({usage.reasoning_tokens} reasoning)" if usage.reasoning_tokens else ""
+    return f"{_number(usage.input_tokens)} in{cached}, {_number(usage.output_tokens)} out{reasoning}"
 
 
 def _show(facts: Mapping[str, str | None]) -> None:

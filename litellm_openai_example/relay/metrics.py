@@ -7,6 +7,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ..calls.answer import Usage
 from ..errors import ErrorKind
 from ..window import WINDOWS, Window
 
@@ -26,6 +27,12 @@ _cost = Counter(
     f"{_NAME}_cost_usd",
     "Cost of ended runs as the gateway reported it, without the discount of a window.",
     ["model", "window"],
+    registry=_counters,
+)
+_tokens = Counter(
+    f"{_NAME}_tokens",
+    "Tokens of ended runs as the provider counted them. Cached ones are input too, reasoning ones output.",
+    ["model", "kind"],
     registry=_counters,
 )
 _upstream_errors = Counter(
@@ -69,6 +76,18 @@ def count_cost(model: str, cost: float | None, window: Window | None) -> None:
     # Not under the name that the gateway answers with: any gateway could then create any number of series. A counter
     # must not fall either, so a negative cost counts as none.
     _cost.labels(model, window or "").inc(max(0.0, cost or 0.0))
+
+
+def count_tokens(model: str, usage: Usage) -> None:
+    """Add the tokens of a run under RELAY_MODEL; those that the provider does not report count as none."""
+    kinds = {
+        "input": usage.input_tokens,
+        "cached": usage.cached_tokens,
+        "output": usage.output_tokens,
+        "reasoning": usage.reasoning_tokens,
+    }
+    for kind, count in kinds.items():
+        _tokens.labels(model, kind).inc(count or 0)
 
 
 def count_upstream_error(call: Literal["submit", "poll"], kind: ErrorKind) -> None:

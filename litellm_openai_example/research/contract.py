@@ -24,11 +24,12 @@ The arguments of a run are in `arguments`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field, computed_field
 
+from ..calls.answer import read_usage
 from ..json_object import JsonObject
 from ..window import FULL_PRICE, Window
 from .arguments import DeepResearchArguments, DeliverableFormat, Mode, Strict
@@ -153,6 +154,27 @@ class CitedPage(BaseModel):
     title: str = Field("", description="Empty if the provider gives none.")
 
 
+class TokenUsage(BaseModel):
+    """The tokens of a run as the provider counted them; null for each that it does not report."""
+
+    input_tokens: int | None = None
+    cached_tokens: int | None = Field(
+        None, description="The part of the input tokens that came from the provider's prompt cache."
+    )
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = Field(
+        None, description="The part of the output tokens that the model spent on reasoning."
+    )
+    total_tokens: int | None = None
+
+    @classmethod
+    def read(cls, usage: object) -> Self | None:
+        """Return the tokens in the `usage` of a response; None if it counts none."""
+        counted = read_usage(usage)
+        counts = {name: count for name in cls.model_fields if (count := getattr(counted, name)) is not None}
+        return cls(**counts) if counts else None
+
+
 class Invocation(BaseModel):
     """The view of an invocation."""
 
@@ -178,6 +200,7 @@ class Invocation(BaseModel):
     )
     window: Window | None = Field(None, description="The discount window of the run, requested or the relay's default.")
     may_take_until: datetime | None = Field(None, description="The end of that window, until the invocation ends.")
+    usage: TokenUsage | None = Field(None, description="The tokens of the run; null while unknown.")
     response: JsonObject | None = Field(
         None,
         description="The provider's final response: `id`, `model`, `status`, `output` items (with citations in their "

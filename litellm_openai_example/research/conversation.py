@@ -183,6 +183,8 @@ class Conversation:
     fields: JsonObject = field(default_factory=dict)  # further fields of the create call
     session_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of all its calls and research runs
     window: Window | None = None  # discount window of the research runs
+    # Messages before the prompt, for a model that cannot be given `previous_response_id`.
+    earlier: list[JsonObject] = field(default_factory=list)
 
     def save(self) -> JsonObject:
         """Return the conversation as JSON data."""
@@ -233,9 +235,11 @@ class Conversation:
             previous = self.response_id
             given = [_output(call) for call in self.calls if call.round == self.rounds]
         # A bridged model ignores the id, so it gets the whole conversation every time.
-        elif self.calls:
-            question = {"type": "message", "role": "user", "content": self.prompt}
-            given = [question, *map(_call, self.calls), *map(_output, self.calls)]
+        elif self.calls or (self.bridged and self.earlier):
+            messages = [*self.earlier, {"role": "user", "content": self.prompt}]
+            items = [{"type": "message", **message} for message in messages]
+            given = [*items, *map(_call, self.calls), *map(_output, self.calls)]
+            previous = None if self.earlier else previous
         request = response_request(
             self.model,
             given,

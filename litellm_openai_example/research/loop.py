@@ -142,7 +142,7 @@ async def _turn(conversation: Conversation) -> Reply:
     except GatewayError as error:
         # Refused because of the id, and so not executed: safe to repeat with all items.
         unknown = error.kind is ErrorKind.UNKNOWN_RESPONSE
-        if not (unknown and conversation.calls and not conversation.bridged):
+        if not (unknown and (conversation.calls or conversation.earlier) and not conversation.bridged):
             raise
         conversation.bridged = True
         reply = await _ask(conversation)

@@ -32,7 +32,7 @@ from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..transport.policy import retry_after
 from ..window import may_take_until
-from .contract import API_ERRORS, INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation
+from .contract import API_ERRORS, INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation, TokenUsage
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Invocation)
@@ -244,6 +244,7 @@ def _read(model: type[View], received: JsonObject) -> View:
         "output_text": text or None,
         "sources": [{"url": page.url, "title": sendable(page.title)} for page in sources],
         "cost_usd": _cost(data.get("cost_usd"), (response or {}).get("cost_usd")),
+        "usage": TokenUsage.read(data.get("usage")) or TokenUsage.read((response or {}).get("usage")),
         "response": response,
         "error_code": _code(data),
         "error_message": _message(data),

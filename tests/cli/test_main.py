@@ -71,6 +71,14 @@ NONSENSE = [
     ["--invocation", "inv_1", "--retrieve", "resp_1"],
     ["--invocation", "inv_1", "--instructions", "x"],
     ["--invocation", "inv_1", "--model", "x"],
+    [*R, "-c", "--previous-response-id", "resp_1", "hi"],
+    ["--target", "relay", "-c", "hi"],
+    ["--retrieve", "resp_1", "--continue"],
+    ["--retrieve", "resp_1", "-c", "--wait"],
+    ["--cancel", "resp_1", "-c"],
+    ["--invocation", "inv_1", "-c"],
+    ["--list", "-c"],
+    ["--forget", "resp_1", "-c"],
     ["--list", "hi"],
     ["--list", "--retrieve", "resp_1"],
     ["--list", "--wait"],
@@ -310,6 +318,21 @@ def test_verbose_shows_the_facts(configured: ScriptedServer, command: RunCommand
     for fact in ("model: gpt-4o", "response id: chatcmpl-1", "call-7", "m-1", "retries: 1 here", "3 in, 1 out",
                  "cost: 0.012300 USD", "first text: ", "total: "):  # fmt: skip
         assert fact in run.err
+
+
+def test_verbose_shows_cached_and_reasoning_tokens(configured: ScriptedServer, command: RunCommand) -> None:
+    chat = {"prompt_tokens": 1000, "completion_tokens": 90, "prompt_tokens_details": {"cached_tokens": 800}}
+    chat["completion_tokens_details"] = {"reasoning_tokens": 64}
+    configured.answers(reply({**chat_body("OK"), "usage": chat}))
+    assert "tokens: 1000 in (800 cached), 90 out (64 reasoning)\n" in command("--verbose", "hi").err
+    counted = {"choices": [], "usage": chat}
+    configured.answers(sse(*chat_events("OK"), counted))
+    assert "tokens: 1000 in (800 cached), 90 out (64 reasoning)\n" in command("--verbose", "--stream", "hi").err
+    assert configured.posts[-1].json["stream_options"] == {"include_usage": True}
+    given = {"input_tokens": 1000, "output_tokens": 90, "output_tokens_details": {"reasoning_tokens": None}}
+    given["input_tokens_details"] = {"cached_tokens": "800"}
+    configured.answers(reply(response_body("OK", usage=given)))
+    assert "tokens: 1000 in (800 cached), 90 out\n" in command(*R, "--verbose", "hi").err
 
 
 def test_wait_polls_through_failures(configured: ScriptedServer, command: RunCommand) -> None:

@@ -153,6 +153,43 @@ asyncio.run(main())
     assert "asyncio: Task exception was never retrieved (ValueError at " in lines[2]
 
 
+def tokens(relay: ThreadedRelay) -> dict[str, float]:
+    families = text_string_to_metric_families(relay.api.call("GET", "/metrics").text)
+    (family,) = (one for one in families if one.name == "litellm_relay_tokens")
+    found: dict[str, float] = {}
+    for sample in family.samples:
+        if sample.name.endswith("_total"):
+            found[sample.labels["kind"]] = found.get(sample.labels["kind"], 0) + sample.value
+    return found
+
+
+def test_cached_and_reasoning_tokens(relay: ThreadedRelay, upstream: Gateway) -> None:
+    usage = {
+        "input_tokens": 1000,
+        "input_tokens_details": {"cached_tokens": 800},
+        "output_tokens": 90,
+        "output_tokens_details": {"reasoning_tokens": 64},
+        "total_tokens": 1090,
+    }
+    upstream.final = lambda request: message("text", usage=usage)
+    before = tokens(relay)
+    view = relay.api.wait(relay.api.start())
+    gained = {kind: count - before.get(kind, 0) for kind, count in tokens(relay).items()}
+    assert gained == {"input": 1000, "cached": 800, "output": 90, "reasoning": 64}
+    counts = {"input_tokens": 1000, "cached_tokens": 800, "output_tokens": 90, "reasoning_tokens": 64}
+    assert view["usage"] == {**counts, "total_tokens": 1090}
+
+
+@pytest.mark.parametrize("usage", [None, [], {}, {"input_tokens": -5, "output_tokens": 10**400}], ids=str)
+def test_impossible_tokens(usage: Any, relay: ThreadedRelay, upstream: Gateway) -> None:
+    """The run ends, and no counter falls or overflows."""
+    upstream.final = lambda request: message("text") | {"usage": usage}
+    before = tokens(relay)
+    view = relay.api.wait(relay.api.start())
+    assert (view["status"], view["usage"]) == ("completed", None)
+    assert tokens(relay) == before
+
+
 @pytest.mark.parametrize(
     "cost", [10**400, 1e308, -1, float("nan"), float("inf"), [1], True, "much"], ids=lambda cost: str(cost)[:9]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,12 +21,28 @@ class Terminal:
         )
         os.close(slave)
         self.printed = ""
+        self._lines = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
     def ended(self) -> bool:
         return self.process.poll() is not None
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def run(self, line: str, seconds: float = 900.0) -> None:
+        """Type a line to a shell, and wait until it has been carried out."""
+        self._lines += 1
+        mark = f"[line {self._lines} done]"
+        # The terminal echoes what is typed: the mark of the end must not be in it.
+        self.type(f"{line}; printf '[line %s done]\\n' {self._lines}\n")
+        until = time.monotonic() + seconds
+        while mark not in self.printed:
+            assert time.monotonic() < until, self.printed
+            assert not self.ended, self.printed
+            time.sleep(0.02)
 
     def press_ctrl_c(self) -> None:
         os.write(self._master, b"\x03")

@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ...calls.answer import read_usage
+from ...json_object import JsonObject
 from ..ledger.failures import LedgerUnavailable, Unstorable
 from ..ledger.records import Outcome, Piece, Record
 from ..ledger.states import Ledger
 from ..log import kind_and_place, log, log_run
-from ..metrics import count_cost, count_ended, count_submitted
+from ..metrics import count_cost, count_ended, count_submitted, count_tokens
 from ..settings import Settings
 
 T = TypeVar("T")
@@ -114,12 +116,13 @@ class Row:
         for kept in (outcome, text_alone, LOST):
             try:
                 if await self._keep(lambda kept=kept: self._ledger.settle(self.id, kept, upstream_id)):  # type: ignore[misc]
-                    self._tell(kept, (outcome.response or {}).get("cost_usd"))
+                    self._tell(kept, outcome.response or {})
                 return
             except Unstorable as error:
                 log.error("%s: the ledger cannot hold the outcome (%s); a part is left out", self.id, error)
 
-    def _tell(self, outcome: Outcome, cost: float | None) -> None:
+    def _tell(self, outcome: Outcome, response: JsonObject) -> None:
+        cost = response.get("cost_usd")
         seconds = round(max(0.0, time.time() - self.record.created_at), 1)
         # Name a model that the gateway does not have: the operator can fix that.
         if outcome.state == "failed":
@@ -127,6 +130,7 @@ class Row:
             log.warning("%s: failed (%s%s)", self.id, outcome.error_code, model)
         count_ended(outcome.state, outcome.error_code)
         count_cost(self._settings.model, cost, self.record.window)
+        count_tokens(self._settings.model, read_usage(response.get("usage")))
         ended = {"state": outcome.state, "error_code": outcome.error_code, "seconds": seconds, "cost_usd": cost}
         log_run("ended", self.id, self.record.payer, **ended)
 

@@ -51,6 +51,13 @@ _EXAMPLE_VIEW: JsonObject = {
     "output_text": "# Jajangmyeon\n\nIt came to Korea with ...",
     "sources": [{"url": "https://example.com/jajangmyeon", "title": "A history of jajangmyeon"}],
     "cost_usd": 1.42,
+    "usage": {
+        "input_tokens": 181200,
+        "cached_tokens": 120800,
+        "output_tokens": 23400,
+        "reasoning_tokens": 17100,
+        "total_tokens": 204600,
+    },
     "response": {"model": "gpt-6.1-sol", "status": "completed"},
     "error_code": None,
     "error_message": None,
@@ -63,6 +70,7 @@ _EXAMPLE_RUNNING = _EXAMPLE_VIEW | {
     "output_text": None,
     "sources": [],
     "cost_usd": None,
+    "usage": None,
     "response": None,
 }
 _EXAMPLE_FAILED = _EXAMPLE_RUNNING | {

@@ -14,7 +14,7 @@ from ...calls.lenient import read_json
 from ...json_object import DEEPEST, JsonObject, within_depth
 from ...payer import Payer
 from ...research.arguments import DeepResearchArguments
-from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation, page_url
+from ...research.contract import INVOCATION_ERRORS, TERMINAL, CitedPage, Invocation, TokenUsage, page_url
 from ...window import Window, as_window, window_seconds
 
 # The status that readers see for states of the ledger that are not statuses themselves.
@@ -170,6 +170,7 @@ class Record:
             output_text=self.output_text,
             sources=[CitedPage.model_construct(**source) for source in sources],
             cost_usd=response.get("cost_usd") if response else None,
+            usage=TokenUsage.read(response.get("usage")) if response else None,
             response=response,
             window=self.window,
             may_take_until=when(self.window_ends_at) if self.window_ends_at and not self.finished else None,
