@@ -189,12 +189,15 @@ _RELAY = (
     ),
     *(
         "relay.http.responses",
+        "relay.replicas",
         "relay.service",
         "research",
         "mcp",
         "relay.http",
         "relay.process",
         "relay.report",
+        "relay.operations",
+        "relay.commands",
         "relay.__main__",
     ),
 )

@@ -14,7 +14,7 @@ ENVIRONMENT = {"LITELLM_BASE_URL": "http://127.0.0.1:9", "LITELLM_API_KEY": "sk-
 
 
 def test_the_help_shows_variable_default_and_range() -> None:
-    text = " ".join(CliRunner().invoke(relay, ["--help"]).output.split())
+    text = " ".join(CliRunner().invoke(relay, ["serve", "--help"]).output.split())
     for name, default, limits in [
         ("RELAY_HOST", "127.0.0.1", ""),
         ("RELAY_PORT", "8080", "; 0<=x<=65535"),
@@ -26,7 +26,14 @@ def test_the_help_shows_variable_default_and_range() -> None:
         ("RELAY_RETENTION_HOURS", "72.0", "; 0<x<=100000000.0"),
     ]:
         assert f"[env var: {name}; default: {default}{limits}]" in text
-    for name in ("RELAY_REQUEST", "RELAY_API_KEY", "RELAY_DATABASE_URL", "RELAY_PUBLIC_URL", "LITELLM_BASE_URL"):
+    for name in (
+        "RELAY_REQUEST",
+        "RELAY_API_KEY_PREVIOUS",
+        "RELAY_DATABASE_URL",
+        "RELAY_PUBLIC_URL",
+        "LITELLM_BASE_URL",
+        "LITELLM_API_KEY",
+    ):
         assert name in text
 
 
