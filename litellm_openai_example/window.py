@@ -19,10 +19,11 @@ WINDOWS: Final[tuple[Window, ...]] = ("2h", "8h")
 # LiteLLM computes a cost from its price table, which has no such prices.
 FULL_PRICE: Final = "LiteLLM's price, without the window's discount"
 
-FIRST_PAUSE, LONGEST_PAUSE = 60.0, 300.0  # seconds between two polls of work that may take hours
+USUAL_PAUSE, LONGEST_PAUSE = 60.0, 300.0  # seconds between two polls of work that may take hours
 
 _FIELD, _NAME = "background_options", "completion_window"
 _HOUR = 3600.0
+_EARLY, _LATE = 4.0, 0.2  # pause as a share of the age of the work, in its first minute and after five
 
 
 def window_seconds(window: Window | None) -> float:
@@ -58,6 +59,18 @@ def with_window(fields: Mapping[str, object], window: Window) -> JsonObject:
         options = inner[_FIELD]
         made["extra_body"] = {name: value for name, value in inner.items() if name != _FIELD}
     return {**made, _FIELD: {**(options if isinstance(options, Mapping) else {}), _NAME: window}}
+
+
+def poll_pause(age: float, first: float, usual: float = USUAL_PAUSE, longest: float = LONGEST_PAUSE) -> float:
+    """Return the seconds until the next poll of work in a window: once a minute, from its 25th minute on once in five.
+
+    The first polls are early, because work that fails does so at once.
+
+    Args:
+        age: of the work, in seconds.
+        first, usual, longest: the pauses at the beginning, after the first minute and at the end, in seconds.
+    """
+    return min(max(first, min(age * _EARLY, usual), age * _LATE), longest)
 
 
 def may_take_until(until: float | None, before: str = ", ") -> str:

@@ -24,11 +24,10 @@ from litellm_openai_example.calls.reply import Reply
 from litellm_openai_example.calls.steps import run
 from litellm_openai_example.error_table import read_report, row_of
 from litellm_openai_example.errors import ErrorKind
-from litellm_openai_example.relay.engine.poller import pause_in_window
 from litellm_openai_example.relay.settings import Timings
 from litellm_openai_example.research.contract import AcceptedInvocation
 from litellm_openai_example.transport.deadline import deadline
-from litellm_openai_example.window import as_window, may_take_until, time_limit, window_of, with_window
+from litellm_openai_example.window import as_window, may_take_until, poll_pause, time_limit, window_of, with_window
 
 from .fakes.scripted import KEY, ScriptedServer, reply, response_body
 from .fakes.tool_calling import ARGUMENTS, FINAL, Ask, FakeRelay, Turns, both, calling, view
@@ -92,9 +91,9 @@ def test_the_end_of_a_window_is_told_in_local_time_until_it_has_passed(monkeypat
 def test_a_run_in_a_window_is_polled_once_a_minute_and_later_once_in_five() -> None:
     age, ages = 0.0, []
     while age < 8 * 3600:
-        ages.append(age := age + pause_in_window(age, Timings()))
+        ages.append(age := age + poll_pause(age, Timings().first_poll))
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(ages)]
-    assert ages[:5] == [60, 120, 180, 240, 300]
+    assert ages[:8] == [1, 5, 25, 85, 145, 205, 265, 325]
     assert pauses == sorted(pauses)
     assert pauses[-80:] == [300] * 80
 
@@ -126,11 +125,10 @@ def _reply(body: dict[str, Any]) -> Any:
 def test_a_response_in_a_window_is_polled_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     hours = _Hours(monkeypatch, 7 * 3600.0)
     assert run(None, requests.wait("resp_1", None, "8h")).text == "done"
-    pauses = [later - earlier for earlier, later in pairwise(hours.polls)]
-    # The first one early: a response that fails does so at once.
-    assert pauses[0] == 5.0
-    assert pauses[1] == 60.0
-    assert pauses[1:] == sorted(pauses[1:])
+    pauses = [round(later - earlier, 3) for earlier, later in pairwise(hours.polls)]
+    # The gateway's interval counts only if it is longer.
+    assert pauses[:4] == [5.0, 20.0, 60.0, 60.0]
+    assert pauses == sorted(pauses)
     assert pauses[-1] == 300.0
     assert len(pauses) < 100
     usual = _Hours(monkeypatch, 100.0)

@@ -24,9 +24,7 @@ from ..diagnosis import explain
 from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
-from ..window import FIRST_PAUSE as _FIRST_IN_WINDOW
-from ..window import LONGEST_PAUSE as _LONGEST_IN_WINDOW
-from ..window import Window, may_take_until
+from ..window import Window, may_take_until, poll_pause
 from .accumulator import Accumulator
 from .answer import as_list
 from .chat_stream import ChatStream
@@ -260,7 +258,7 @@ async def wait(
         StillRunningError: the deadline passed first.
         GatewayError: the response failed, or cannot be retrieved.
     """
-    pause, seldom, missing, trouble = _FIRST_PAUSE, _FIRST_IN_WINDOW, 0, ""
+    pause, age, missing, trouble = _FIRST_PAUSE, 0.0, 0, ""
     while True:
         asked = None
         try:
@@ -295,9 +293,9 @@ async def wait(
                 response_id=response_id,
             )
         rest = asked if asked is not None else pause
-        if window is not None and not trouble and pause > _FIRST_PAUSE:  # the first pause is short in a window, too
-            rest = max(rest, seldom)
-            seldom = min(seldom * _GROWTH, _LONGEST_IN_WINDOW)
+        if window is not None and not trouble:
+            rest = max(rest, poll_pause(age, _FIRST_PAUSE))
+        age += rest
         await sleep(min(rest, left - _LAST_POLL / 2))
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 

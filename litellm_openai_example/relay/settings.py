@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from ..config import ConfigurationError, GatewaySettings, gateway_settings, header_value, is_loopback
 from ..json_object import JsonObject, can_be_sent, strict_json
 from ..state import state_dir
-from ..window import FIRST_PAUSE, LONGEST_PAUSE, Window, window_of
+from ..window import LONGEST_PAUSE, USUAL_PAUSE, Window, window_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -43,7 +43,7 @@ class Timings:
 
     Attributes:
         first_poll, longest_poll: shortest and longest pause between two polls of an invocation; it grows with the age.
-        window_poll, longest_window_poll: the same for one in a discount window, after its first poll.
+        window_poll, longest_window_poll: pauses of one in a discount window, after its first minute and in the end.
         poll_timeout: limit of one poll.
         polls_per_second: limit for all polls of this process.
         missing: a response is lost once the gateway has reported it as unknown for this long, without exception.
@@ -63,7 +63,7 @@ class Timings:
 
     first_poll: float = 1.0
     longest_poll: float = 15.0
-    window_poll: float = FIRST_PAUSE
+    window_poll: float = USUAL_PAUSE
     longest_window_poll: float = LONGEST_PAUSE
     poll_timeout: float = 20.0
     polls_per_second: float = 200.0

@@ -205,7 +205,8 @@ def test_a_record_with_a_window_of_a_newer_version_is_listed(configured: Scripte
     configured.script = polling("queued")
     command(*BACKGROUND, "--window", "8h", "Write")
     (file,) = state_dir().glob("work-*.json")
-    for window in ("24h", 8, ["8h"], {}):
+    windows: list[object] = ["24h", 8, ["8h"], {}]
+    for window in windows:
         file.write_text(json.dumps({**json.loads(file.read_text()), "window": window}))
         assert [(entry["id"], entry["window"]) for entry in listed(command)] == [("resp_1", None)]
 

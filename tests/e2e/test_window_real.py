@@ -14,6 +14,9 @@ from ..fakes.scripted import eventually
 from ..fakes.upstream import UpstreamControl
 from .running import Gateway, R, Relay, asked, submit
 
+# Of the first relay, at 1, 5 and 25 s; at least one is left to the other.
+POLLS = "running-then-running-then-running-then-ok"
+
 
 def calls(upstream: UpstreamControl, model: str, method: str) -> int:
     return sum(one.method == method for one in upstream.requests(model))
@@ -23,7 +26,7 @@ def test_a_run_in_a_window_outlives_its_relay_and_the_usual_time_limit(
     gateway: Gateway, upstream: UpstreamControl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RELAY_RESEARCH_TIMEOUT_SECONDS", "0.5")
-    model, question = upstream.model("ok", "running-then-ok"), f"Research the history of noodles, {uuid.uuid4().hex}"
+    model, question = upstream.model("ok", POLLS), f"Research the history of noodles, {uuid.uuid4().hex}"
     relays = [Relay(gateway, tmp_path, model)]
     try:
         with RelayClient(relays[0].url, timeout=60) as client:

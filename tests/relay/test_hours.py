@@ -26,10 +26,9 @@ def judge(world, result):
     assert (row["state"], row["completion_window"], response.cancels) == ("completed", "2h", []), result.history[-20:]
     assert sum(map(len, world.gateway.creates.values())) == 1
     pauses = [later - earlier for earlier, later in pairwise(response.polled)]
-    print(len(pauses), min(pauses[1:]), max(pauses))
     # A relay that takes over polls at once, at any age of the run.
-    short = [pause for pause in pauses[1:] if pause < 59]
-    assert len(short) <= 2, short
+    short = [pause for pause in pauses if pause < 59]
+    assert len(short) <= 2 + 2, short
     assert len(response.polled) < 45
     assert max(pauses) < 301 + 120  # and the lease of a dead relay
     assert response.polled[-1] - response.ends <= 300

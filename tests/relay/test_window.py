@@ -38,8 +38,8 @@ def test_a_run_in_a_window_may_take_longer_and_is_polled_seldom(start_relay: Sta
     assert (view["status"], view["window"], view["may_take_until"]) == ("completed", "8h", None)
     assert view["cost_usd"] == 0.25
     assert field(upstream) == [{"completion_window": "8h"}]
-    # One early, then one each 0.3 to 0.5 s.
-    assert upstream.gets <= 7
+    # Two early, then one each 0.3 to 0.5 s.
+    assert upstream.gets <= 8
     assert upstream.cancels == 0
     # The same time limit stops a run without a window.
     upstream.seconds = 3600.0
@@ -135,7 +135,8 @@ def test_another_window_under_the_same_key_is_a_conflict(start_relay: StartRelay
 
 def test_another_window_is_refused_before_anything_is_sent(start_relay: StartRelay, upstream: Gateway) -> None:
     api = start_relay().api
-    for window in ("3h", "8H", "", 8, ["8h"], {}, True):
+    windows: list[object] = ["3h", "8H", "", 8, ["8h"], {}, True]
+    for window in windows:
         answer = api.post(body("Why?", background=True, window=window))
         assert answer.status_code == 422
         assert answer.json()["error"]["details"][0]["where"] == "arguments.window"
@@ -189,10 +190,10 @@ def test_a_cancelled_run_does_not_wait_for_the_next_poll(start_relay: StartRelay
 
 def test_a_failed_poll_is_repeated_soon(start_relay: StartRelay, upstream: Gateway) -> None:
     upstream.seconds = 0.0
-    upstream.on_get = lambda work, count: Fault("status", 503) if count < 4 else None
+    upstream.on_get = lambda work, count: Fault("status", 503) if count < 6 else None
     api = start_relay(timings=replace(FAST, window_poll=600.0, longest_window_poll=600.0)).api
     assert api.wait(api.start(window="8h"))["status"] == "completed"
-    assert upstream.gets >= 4  # soon after one another, or it would still run
+    assert upstream.gets >= 6  # soon after one another, or it would still run
 
 
 def test_a_refusing_gateway_leaves_room_for_the_whole_window(start_relay: StartRelay, upstream: Gateway) -> None:

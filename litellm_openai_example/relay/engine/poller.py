@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from ...window import time_limit, window_seconds
+from ...window import poll_pause, time_limit, window_seconds
 from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED
 from ..log import log
@@ -107,7 +107,7 @@ class Poller:
         await self._row.load_pieces()
         known, missing_since = not self._picked_up, None
         # At random: a process that takes over many runs must not poll them all at once.
-        rest = self._pause(poll_after, first=True) if known else random.uniform(0, self._timings.first_poll)  # noqa: S311
+        rest = self._pause(poll_after) if known else random.uniform(0, self._timings.first_poll)  # noqa: S311
         while True:
             await self._rest(rest)
             if (delay := self._gate.poll_delay()) > 0:
@@ -135,22 +135,21 @@ class Poller:
         else:  # a wish that is there already would end every wait at once
             await asyncio.sleep(seconds)
 
-    def _pause(self, poll_after: float | None = None, *, first: bool = False, failed: bool = False) -> float:
+    def _pause(self, poll_after: float | None = None, *, failed: bool = False) -> float:
         """Return the seconds until the next poll, by the age of the run or of the first request to stop it.
 
         Args:
             poll_after: the interval that the gateway asks for, in seconds; None if it asks for none.
-            first: the run was submitted just now.
             failed: the last poll says nothing about the run.
         """
         if self._wished_at is not None:
             return pause(None, time.monotonic() - self._wished_at, self._timings)
         usual = pause(poll_after, age := time.monotonic() - self.accepted, self._timings)
-        # In a window, too, the first poll is early, as a run that fails does so at once, and a poll that failed is
-        # repeated early: some providers delete a result ten minutes after its end.
-        if self._window is None or first or failed:
+        # In a window, too, a failed poll is repeated soon: some providers delete a result ten minutes after its end.
+        if self._window is None or failed:
             return usual
-        return max(pause_in_window(age, self._timings), usual)
+        timings = self._timings
+        return max(poll_pause(age, timings.first_poll, timings.window_poll, timings.longest_window_poll), usual)
 
     async def ask_to_stop(self) -> Outcome | None:
         """Ask the gateway to stop it. Return the end that the gateway reports, None if it reports none."""
@@ -214,8 +213,3 @@ def pause(poll_after: float | None, age: float, timings: Timings) -> float:
     if poll_after is None:
         return min(max(timings.first_poll, age * _GROWTH), timings.longest_poll)
     return min(max(poll_after, timings.first_poll), _LONGEST_POLL_AFTER)
-
-
-def pause_in_window(age: float, timings: Timings) -> float:
-    """Return the seconds until the next poll of a run in a discount window, by its age in seconds."""
-    return min(max(timings.window_poll, age * _GROWTH), timings.longest_window_poll)
