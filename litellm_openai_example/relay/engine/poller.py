@@ -145,7 +145,7 @@ class Poller:
         if self._wished_at is not None:
             return pause(None, time.monotonic() - self._wished_at, self._timings)
         usual = pause(poll_after, age := time.monotonic() - self.accepted, self._timings)
-        # A failed poll is repeated soon in a window, too: some providers delete a result ten minutes after its end.
+        # In a window, too, a failed poll is repeated soon: some providers delete a result ten minutes after its end.
         if self._window is None or failed:
             return usual
         timings = self._timings
