@@ -14,11 +14,12 @@ from ..json_object import JsonObject
 from ..transport.policy import telling_retries
 from . import journal
 from .journal import RESPONSE, Record
+from .options import Options
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import show_reply
 
-_APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
+APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
 _CHECK_SECONDS = 5.0
 
 
@@ -47,14 +48,14 @@ def run(session: Session, prompt: str) -> int:
 def _create(session: Session, request: JsonObject, status: str) -> Reply:
     session.sent = True
     with progress(status) as shown, telling_retries(shown.retrying):
-        return session.client.run(requests.create(_APIS[session.options.api], request))
+        return session.client.run(requests.create(APIS[session.options.api], request))
 
 
 def _stream(session: Session, prompt: str) -> Reply:
     request = _request(session, prompt)
     session.sent = True
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
-        stream = text_stream(session.client, _APIS[session.options.api], request)
+        stream = text_stream(session.client, APIS[session.options.api], request)
         for piece in stream:
             # The progress line must be gone before the text is on the same terminal.
             shown.stop()
@@ -78,7 +79,7 @@ def _submit(session: Session, prompt: str) -> Reply:
         if isinstance(error, GatewayError) and error.response_id:  # it was executed, and has failed
             session.response_id = error.response_id
             session.pending.accept(record, error.response_id)
-        elif _was_refused(error):
+        elif was_refused(error):
             session.pending.drop(record)
         raise
     session.response_id = reply.answer.id
@@ -149,8 +150,8 @@ def _follow(session: Session, response_id: str) -> None:
     session.pending.follow(record or Record(RESPONSE, response_id, "", 0.0))
 
 
-def _was_refused(error: GatewayError | ConfigurationError) -> bool:
-    """Return True if a background submit that failed with this error was certainly not executed."""
+def was_refused(error: GatewayError | ConfigurationError) -> bool:
+    """Return True if a create that failed with this error was certainly not executed."""
     if isinstance(error, ConfigurationError):
         return True
     if error.outcome_unknown:
@@ -174,7 +175,17 @@ def warn_of_dropped_fields(session: Session) -> None:
 
 
 def _request(session: Session, prompt: str) -> JsonObject:
-    options, model = session.options, session.client.model
+    if session.options.api == "responses":
+        warn_of_dropped_fields(session)
+    return request_of(session.options, session.client.model, prompt)
+
+
+def request_of(options: Options, model: str, prompt: str) -> JsonObject:
+    """Return the request of a call to the gateway.
+
+    Raises:
+        ConfigurationError: one of its files cannot be sent.
+    """
     try:
         content = content_of(prompt, options.files, options.api)
     except OSError as error:
@@ -183,7 +194,6 @@ def _request(session: Session, prompt: str) -> JsonObject:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
     if options.api == "chat":
         return chat_request(model, content, options.instructions, options.fields)
-    warn_of_dropped_fields(session)
     return response_request(
         model,
         content,

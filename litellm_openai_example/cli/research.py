@@ -14,6 +14,7 @@ from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from . import journal
 from .journal import RESEARCH, Record, own_relay
+from .options import Options
 from .output import notice, progress
 from .session import Session
 from .tool_calling import finish_answer, is_gone, new_answer, run_status, saved_conversation
@@ -30,7 +31,7 @@ def run(session: Session, prompt: str) -> int:
     if known is not None:
         session.default_payer(known.payer)
     # No time limit, as the deadline of the command bounds every call.
-    with RelayClient(_relay_url(known), timeout=None, payer=session.payer) as relay:
+    with RelayClient(relay_url(known), timeout=None, payer=session.payer) as relay:
         if followed:
             record = _follow(session, relay, followed, known)
             return _cancel(session, relay, record) if options.cancel else _pick_up(session, relay, record)
@@ -50,7 +51,7 @@ def _find(work_id: str) -> Record | None:
     return known
 
 
-def _relay_url(known: Record | None) -> str | None:
+def relay_url(known: Record | None) -> str | None:
     """Return the base URL of a recorded run's relay; None for the relay of the environment.
 
     The environment takes precedence for an accepted run. An unconfirmed one is submitted to the same relay as before,
@@ -83,11 +84,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     """Carry out --target relay, with the prompt as the research question."""
     options = session.options
     streams = session.streams and not options.background
-    arguments: JsonObject = {"research_question": prompt, "stream" if streams else "background": True}
-    if options.deliverable_format:
-        arguments["deliverable_format"] = options.deliverable_format
-    if options.instructions:
-        arguments["system_prompt"] = options.instructions
+    arguments = run_arguments(options, prompt, "stream" if streams else "background")
     record = journal.intent(
         RESEARCH,
         prompt,
@@ -111,6 +108,16 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     if accepted.finished and not streams:
         return _finish(session, accepted)
     return (_stream if streams else _wait)(session, relay, accepted.invocation_id, accepted.invocation_token)
+
+
+def run_arguments(options: Options, prompt: str, mode: str) -> JsonObject:
+    """Return the arguments of the research run for a prompt; `mode` is "background" or "stream"."""
+    arguments: JsonObject = {"research_question": prompt, mode: True}
+    if options.deliverable_format:
+        arguments["deliverable_format"] = options.deliverable_format
+    if options.instructions:
+        arguments["system_prompt"] = options.instructions
+    return arguments
 
 
 def _submit(session: Session, relay: RelayClient, record: Record) -> AcceptedInvocation:
