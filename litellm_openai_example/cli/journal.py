@@ -128,15 +128,21 @@ def write(record: Record) -> None:
     write_private(state_dir() / _file_name(record.name), json.dumps(data))
 
 
-def remove(record: Record) -> None:
-    """Remove a record. Raise OSError if it cannot be removed."""
+def remove(record: Record, *, durably: bool = True) -> None:
+    """Remove a record. Raise OSError if it cannot be removed.
+
+    Args:
+        record: the record.
+        durably: False spares the time of the disk, where a record that a power cut brings back does no harm.
+    """
     path = state_path() / _file_name(record.name)
     path.unlink(missing_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
-    # A record that reappears after a crash does no harm: its work is only listed once more.
-    with suppress(OSError):
-        sync_directory(path.parent)
+    if durably:
+        # A record that reappears after a crash does no harm either: its work is only listed once more.
+        with suppress(OSError):
+            sync_directory(path.parent)
 
 
 def load(name: str) -> Record | None:

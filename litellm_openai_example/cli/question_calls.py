@@ -345,7 +345,7 @@ class QuestionCalls:
 
     def _drop(self, record: Record) -> None:
         with suppress(OSError, ConfigurationError):
-            journal.remove(record)
+            journal.remove(record, durably=False)  # its row is durable, and counts
 
     def _forgetting(self, record: Record) -> Callable[[], None]:
         return lambda: self._drop(record)

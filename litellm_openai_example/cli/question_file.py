@@ -1,7 +1,7 @@
 """The file of --questions: one prompt a line, or one JSON object a line.
 
-The file is copied first: a pipe can then be read twice (to check every line, and to ask), and a change of the file has no
-effect on a command that runs. Nothing is sent unless every line is valid.
+The file is copied first: a pipe can then be read twice (to check every line, and to ask), and a change of the file has
+no effect on a command that runs. Nothing is sent unless every line is valid.
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class QuestionFile:
                 raise self._unusable(number, f"cannot read {error.filename}: {error.strerror}") from None
             except ValueError as error:
                 raise self._unusable(number, str(error)) from None
+
+    def close(self) -> None:
+        """Delete the copy."""
+        self._copy.close()
 
     def check(self) -> list[bytes]:
         """Return the keys of all questions, after a check of every line and for ids that occur twice.

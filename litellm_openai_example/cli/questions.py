@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 
 import click
@@ -30,32 +30,30 @@ from .session import Session
 STILL_RUNNING = 4
 
 
-def run(session: Session, prompt: str) -> int:
+def run(session: Session, prompt: str) -> int:  # noqa: ARG001 (the signature of all of them)
     """Carry out --questions, which takes no prompt, and return the exit code."""
     options = session.options
     ctx = click.get_current_context()
     model = options.model or setting("LITELLM_MODEL") or DEFAULT_MODEL
-    file = QuestionFile(options.questions or "", partial(read_line, ctx), model)
-    keys = file.check()
-    state_dir()  # without a journal, a crash could make a repeat pay twice
-    rows = _opened_rows(session, file, keys)
-    if "gateway" in file.services:
-        _ = session.client  # reject unusable settings first
+    with closing(QuestionFile(options.questions or "", partial(read_line, ctx), model)) as file:
+        keys = file.check()
+        state_dir()  # without a journal, a crash could make a repeat pay twice
+        if "gateway" in file.services:
+            _ = session.client  # reject unusable settings first
+        if options.out is None:
+            return _ask(session, file, keys, PrintedRows(session.out))
+        if os.path.exists(options.out) and os.path.exists(file.name) and os.path.samefile(options.out, file.name):
+            raise ConfigurationError("--out is the file of --questions")
+        with closing(FileRows(options.out)) as rows:
+            rows.check(frozenset(keys), file.name)
+            return _ask(session, file, keys, rows)
+
+
+def _ask(session: Session, file: QuestionFile, keys: list[bytes], rows: FileRows | PrintedRows) -> int:
     if "relay" in file.services:
         with RelayClient(None, timeout=None, payer=session.payer) as relay:
-            relay.check()
+            relay.check()  # before the first call that costs money
     return _Batch(session, file, keys, rows).run()
-
-
-def _opened_rows(session: Session, file: QuestionFile, keys: list[bytes]) -> FileRows | PrintedRows:
-    out, questions = session.options.out, session.options.questions or ""
-    if out is None:
-        return PrintedRows(session.out)
-    if os.path.exists(out) and os.path.exists(questions) and os.path.samefile(out, questions):
-        raise ConfigurationError("--out is the file of --questions")
-    rows = FileRows(out)
-    rows.check(frozenset(keys), file.name)
-    return rows
 
 
 class _Batch:
@@ -106,9 +104,8 @@ class _Batch:
 
     def _questions(self) -> Iterator[Question]:
         """Yield the questions that are to be asked, until a reason to stop."""
-        kept = self._rows.kept if isinstance(self._rows, FileRows) else {}
         for question in self._file:
-            if bytes.fromhex(question.key) in kept:
+            if bytes.fromhex(question.key) in self._rows.kept:
                 continue
             if self._stops or self._session.until.passed:
                 return

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -56,6 +56,8 @@ def row_text(row: JsonObject) -> str:
 class PrintedRows:
     """Rows on stdout, of which nothing is known once they are printed."""
 
+    kept: Mapping[bytes, Kept] = {}
+
     def __init__(self, out: Output) -> None:
         self._out = out
 
@@ -80,7 +82,7 @@ class FileRows:
 
     def __init__(self, path: str) -> None:
         self.name = path
-        self._end = 0
+        self._file, self._end = -1, 0
         self._path = os.path.realpath(path)  # a symbolic link stays when the file is replaced
         try:
             if os.path.exists(self._path) and not stat.S_ISREG(os.stat(self._path).st_mode):
@@ -90,9 +92,15 @@ class FileRows:
             self._lock(self._file)
             self.kept = self._read()
         except (OSError, ValueError) as error:
+            if self._file >= 0:
+                self.close()
             if isinstance(error, ConfigurationError):
                 raise
             raise ConfigurationError(f"cannot use --out {path}: {getattr(error, 'strerror', None) or error}") from None
+
+    def close(self) -> None:
+        """Close the file, so that another command may write to it."""
+        os.close(self._file)
 
     def check(self, keys: Collection[bytes], questions: str) -> None:
         """Raise ConfigurationError if a row answers none of the questions with these keys."""
