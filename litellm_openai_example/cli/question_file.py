@@ -76,6 +76,7 @@ class QuestionFile:
             with _opened(name) as source:
                 shutil.copyfileobj(source, self._copy, 1024 * 1024)
         except OSError as error:
+            self.close()
             reason = "it is a directory" if error.errno == errno.EISDIR else error.strerror
             raise ConfigurationError(f"cannot read {self.name}: {reason}; nothing was sent") from None
 

@@ -28,6 +28,7 @@ from .rows import FAILED as ROW_FAILED
 from .session import Session
 
 STILL_RUNNING = 4
+_LAST_START = 0.3  # seconds before the deadline; the waits of other questions end there, too
 
 
 def run(session: Session, prompt: str) -> int:  # noqa: ARG001 (the signature of all of them)
@@ -107,7 +108,7 @@ class _Batch:
         for question in self._file:
             if bytes.fromhex(question.key) in self._rows.kept:
                 continue
-            if self._stops or self._session.until.passed:
+            if self._stops or self._session.until.remaining() < _LAST_START:
                 return
             yield question
 
