@@ -62,6 +62,22 @@ def _nothing() -> None:
     pass
 
 
+def record_name(question: Question) -> str:
+    """Return the name of a question's record in the journal."""
+    return journal.LOCAL + question.key[:16]
+
+
+def forget(question: Question) -> None:
+    """Drop the records of a question that has its row: a kill came between the row and the records."""
+    record = journal.load(record_name(question))
+    conversation = saved_conversation(record) if record is not None else None
+    calls = conversation.calls if conversation is not None else []
+    with suppress(OSError, ConfigurationError):
+        for one in (record, *(journal.load(journal.local_id(call.key)) for call in calls)):
+            if one is not None:
+                journal.remove(one)
+
+
 class Ended(NamedTuple):
     """The end of one question in this command.
 
@@ -107,7 +123,7 @@ class QuestionCalls:
 
     def carry_out(self, question: Question) -> Ended:
         """Carry out a question, or go on with it. Whatever goes wrong with it is in the result."""
-        name = journal.LOCAL + question.key[:16]
+        name = record_name(question)
         with self._lock:
             self._running[name] = None
         try:
@@ -301,14 +317,14 @@ class QuestionCalls:
                 self._pace.end(success=success)
         unread = {call.invocation_id for call in conversation.calls if call.unread}
 
-        def forget() -> None:
+        def forget_all() -> None:
             for one in pending.records:
                 if one.id not in unread:
                     pending.drop(one)
             if begun is not None:
                 self._drop(begun)
 
-        return self._answered(question, result)._replace(forget=forget)
+        return self._answered(question, result)._replace(forget=forget_all)
 
     def _answered(self, question: Question, result: ToolCallingResult) -> Ended:
         failed = result.research_failed
@@ -327,7 +343,7 @@ class QuestionCalls:
         )
 
     def _intent(self, question: Question, kind: str, **more: object) -> Record:
-        name = journal.LOCAL + question.key[:16]
+        name = record_name(question)
         return journal.intent(kind, question.prompt, name=name, payer_headers=self._session.payer.headers, **more)  # type: ignore[arg-type]
 
     def _begin(self, question: Question, kind: str, **more: object) -> Record:

@@ -78,7 +78,7 @@ class QuestionFile:
         except OSError as error:
             self.close()
             reason = "it is a directory" if error.errno == errno.EISDIR else error.strerror
-            raise ConfigurationError(f"cannot read {self.name}: {reason}; nothing was sent") from None
+            raise ConfigurationError(f"cannot copy {self.name}: {reason}; nothing was sent") from None
 
     def __iter__(self) -> Iterator[Question]:
         """Yield the questions in their order. Raise ConfigurationError, which names the line, for an unusable one."""

@@ -16,11 +16,12 @@ from ..console import FAILED, INTERRUPTED
 from ..many import Pace, Threads
 from ..research.relay_client import RelayClient
 from ..state import state_dir
+from . import journal
 from .ending import NOT_AS_ASKED
 from .options import read_line
 from .output import notice
 from .pending import cancel_command
-from .question_calls import Ended, QuestionCalls
+from .question_calls import Ended, QuestionCalls, forget, record_name
 from .question_file import Question, QuestionFile
 from .question_progress import Tally, named, shown
 from .rows import COMPLETED, NOT_EXECUTED, UNKNOWN, FileRows, PrintedRows
@@ -105,8 +106,12 @@ class _Batch:
 
     def _questions(self) -> Iterator[Question]:
         """Yield the questions that are to be asked, until a reason to stop."""
+        recorded = {record.name for record in journal.all_records()}
         for question in self._file:
-            if bytes.fromhex(question.key) in self._rows.kept:
+            kept = self._rows.kept.get(bytes.fromhex(question.key))
+            if kept is not None:
+                if kept.status != UNKNOWN and record_name(question) in recorded:
+                    forget(question)
                 continue
             if self._stops or self._session.until.remaining() < _LAST_START:
                 return

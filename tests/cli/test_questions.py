@@ -524,8 +524,8 @@ def test_without_a_journal_nothing_is_sent(configured: ScriptedServer, files: Fi
 
 
 def test_a_full_disk_ends_the_command_without_a_torn_row(configured: ScriptedServer, files: Files) -> None:
-    configured.script = echo
-    files.write(*({"id": n, "prompt": "x" * 900} for n in range(9)))
+    configured.script = lambda seen: reply(chat_body("x" * 900))
+    files.write(*({"id": n, "prompt": "x"} for n in range(9)))
     command = f"ulimit -f 4; exec {PROGRAM} --jobs 1 {' '.join(files.arguments)}"
     ended = subprocess.run(
         ["bash", "-c", f"trap '' XFSZ; {command}"], env=environment(configured), capture_output=True, timeout=60

@@ -1,4 +1,4 @@
-"""Many questions while the command, and the relay, are killed with -9: one row and one POST each, unknown ones named."""
+"""Many questions while command and relay are killed with -9: one row and one POST each, and unknown ones are named."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Many questions under kill -9, and at speed: `python -m tests.tools.questions [relay|chat|speed ...]`.
 
-`relay` and `chat` ask 200 questions while the command is killed ten times, and the relay twice. Then every question must
-have one row, and the upstream's log one POST; those that a kill has left unknown must be named. `speed` asks 1,000 and
-10,000 questions of a stub, and prints rows a second and the peak of the memory.
+`relay` and `chat` ask 200 questions while the command is killed ten times, and the relay twice. Then every question has
+one row, and the upstream's log one POST; those that a kill has left unknown are named. `speed` asks 1,000 and 10,000
+questions of a stub, and prints rows a second and the peak of the memory.
 """
 
 from __future__ import annotations
