@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial, wraps
 from itertools import chain
@@ -521,7 +521,7 @@ class AsyncLiteLLMClient(_Client):
         jobs: int = 4,
         timeout: float | None = None,
         **options: Any,
-    ) -> AsyncIterator[AskedReply]:
+    ) -> AsyncGenerator[AskedReply]:
         """See `LiteLLMClient.ask_all`. It needs asyncio; if the iteration is closed early, it cancels its calls."""
         from .many import Pace, ask, in_tasks
 

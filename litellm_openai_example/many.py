@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -56,8 +56,16 @@ class Pace:
 
     async def begin(self) -> None:
         """Wait until a call may begin. An `end` must follow."""
-        while not self._begun():
+        while not self.may_begin():
             await sleep(min(max(self.paused, _NAP), _LONGEST_NAP))
+
+    def may_begin(self) -> bool:
+        """Begin a call, and return True, if one may begin now. An `end` must follow."""
+        with self._lock:
+            if self.paused or self._busy >= int(self._width):
+                return False
+            self._busy += 1
+            return True
 
     def end(self, *, success: bool) -> None:
         """Count the end of a call."""
@@ -75,13 +83,6 @@ class Pace:
             if not self.paused:
                 self._width = max(1.0, self._width / 2)
             self._resume = max(self._resume, time.monotonic() + seconds)
-
-    def _begun(self) -> bool:
-        with self._lock:
-            if self.paused or self._busy >= int(self._width):
-                return False
-            self._busy += 1
-            return True
 
 
 async def ask(api: Api, request: JsonObject, pace: Pace, on_submitted: Callable[[Reply], None] | None = None) -> Reply:
@@ -185,7 +186,7 @@ class Threads(Generic[T]):
             self._results.put(error)
 
 
-async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> AsyncIterator[T]:
+async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> AsyncGenerator[T]:
     """Yield the results of asynchronous tasks, of which a bounded number runs at a time, in the order of their ends.
 
     The tasks that run are cancelled when the iteration is closed before its end.
