@@ -5,6 +5,8 @@ litellm-example --questions questions.jsonl --out answers.jsonl
 python spreadsheet.py answers products.csv answers.jsonl >answered.csv
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import sys

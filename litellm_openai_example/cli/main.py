@@ -31,6 +31,7 @@ Examples:
   {PROGRAM} --api responses --background "Write a long report"
   {PROGRAM} --retrieve resp_123 --wait --timeout 600
   {PROGRAM} --auto-tool-call --timeout 900 "Research jajangmyeon"
+  {PROGRAM} --questions questions.txt --out answers.jsonl
 
 \b
 Environment:

@@ -95,7 +95,10 @@ def read_line(ctx: click.Context, prompt: str, line: JsonObject) -> Options:
         if value is not None:
             read = _line_value(ctx, known[name], value)
             values[name] = merged(values[name], read) if name == "fields" else read
-            given.add(name)
+            if value or name == "fields":
+                given.add(name)
+            else:  # false or an empty list takes an option of the command line back
+                given.discard(name)
     return _resolved(ctx, values, given)
 
 

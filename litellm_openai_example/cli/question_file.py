@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import IO, NamedTuple
@@ -22,6 +23,7 @@ import click
 from ..attachments import content_of
 from ..config import ConfigurationError
 from ..json_object import JsonObject, can_be_sent, strict_json
+from ..transport.deadline import Deadline
 from .input import check_text
 from .options import Options
 
@@ -58,27 +60,25 @@ class QuestionFile:
         name: the path, or "-" for stdin.
         read_line: returns the options of a line.
         model: the model of a line that names none.
+        until: the deadline of a pipe that does not end.
 
     Attributes:
         services: those that carry out its questions, known after the check.
 
     Raises:
-        ConfigurationError: the file cannot be read.
+        ConfigurationError: the file cannot be read, or does not end in time.
     """
 
-    def __init__(self, name: str, read_line: ReadLine, model: str) -> None:
+    def __init__(self, name: str, read_line: ReadLine, model: str, until: Deadline) -> None:
         self.name = "stdin" if name == "-" else name
         self._read_line, self._model = read_line, model
         self.services: set[str] = set()
         self._end = "; nothing was sent"  # of an error, until the check has passed
         self._copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the command runs)
-        try:
-            with _opened(name) as source:
-                shutil.copyfileobj(source, self._copy, 1024 * 1024)
-        except OSError as error:
+        problem = self._copied(name, until)
+        if problem:
             self.close()
-            reason = "it is a directory" if error.errno == errno.EISDIR else error.strerror
-            raise ConfigurationError(f"cannot copy {self.name}: {reason}; nothing was sent") from None
+            raise ConfigurationError(f"cannot copy {self.name}: {problem}; nothing was sent")
 
     def __iter__(self) -> Iterator[Question]:
         """Yield the questions in their order. Raise ConfigurationError, which names the line, for an unusable one."""
@@ -127,6 +127,25 @@ class QuestionFile:
             raise ConfigurationError(f"{self.name} has no questions; nothing was sent")
         self._end = ""
         return keys
+
+    def _copied(self, name: str, until: Deadline) -> str:
+        """Copy the file, and return why that was not possible, if it was not."""
+        problems: list[str] = []
+
+        def copy() -> None:
+            try:
+                with _opened(name) as source:
+                    shutil.copyfileobj(source, self._copy, 1024 * 1024)
+            except OSError as error:
+                problems.append("it is a directory" if error.errno == errno.EISDIR else error.strerror or str(error))
+
+        # A thread, because nothing else can wait for a pipe with a time limit on every system.
+        reader = threading.Thread(target=copy, daemon=True, name="questions")
+        reader.start()
+        reader.join(min(until.remaining(), threading.TIMEOUT_MAX))
+        if reader.is_alive():
+            return "it did not end before the deadline"
+        return problems[0] if problems else ""
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         self._copy.seek(0)

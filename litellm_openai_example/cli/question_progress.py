@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from .rows import COMPLETED, UNKNOWN
 
 _LINE_SECONDS = 10.0
 _NAMED = 20  # ids in the summary
+_BAR = 10  # characters of the bar
 
 
 class Tally:
@@ -119,7 +121,14 @@ class Shown:
             return
         left = self._tally.total - self._tally.done
         self._bar = click.progressbar(
-            length=max(1, left), file=sys.stderr, width=20, show_percent=False, item_show_func=lambda _: self._item()
+            length=max(1, left),
+            file=sys.stderr,
+            width=_BAR,
+            bar_template="%(bar)s  %(info)s",
+            empty_char="-",
+            show_percent=False,
+            # A longer line would wrap, and could not be drawn over.
+            item_show_func=lambda _: self._item()[: shutil.get_terminal_size().columns - _BAR - 14],
         )
         started = self._tally.done
         with suppress(OSError, ValueError):
@@ -144,10 +153,9 @@ class Shown:
         line_shown(True)
 
     def _item(self) -> str:
-        running, paused = self._facts()
-        waits = f", a rate limit for {paused:.0f} s" if paused > 0.5 else ""
-        tally = self._tally
-        return f"{tally.done}/{tally.total} done, {tally.failed} failed, {running} running, {tally.cost}{waits}"
+        tally, (running, paused) = self._tally, self._facts()
+        waits = f"rate limit {paused:.0f} s" if paused > 0.5 else f"{running} running"
+        return f"{tally.done}/{tally.total} done, {tally.failed} failed, {waits}, {tally.cost}"
 
     def _line(self) -> str:
         left = self._tally.seconds_left()

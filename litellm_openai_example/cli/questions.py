@@ -37,7 +37,7 @@ def run(session: Session, prompt: str) -> int:  # noqa: ARG001 (the signature of
     options = session.options
     ctx = click.get_current_context()
     model = options.model or setting("LITELLM_MODEL") or DEFAULT_MODEL
-    with closing(QuestionFile(options.questions or "", partial(read_line, ctx), model)) as file:
+    with closing(QuestionFile(options.questions or "", partial(read_line, ctx), model, session.until)) as file:
         keys = file.check()
         state_dir()  # without a journal, a crash could make a repeat pay twice
         if "gateway" in file.services:

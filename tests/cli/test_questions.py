@@ -229,6 +229,28 @@ def test_a_file_with_byte_order_mark_and_windows_lines(configured: ScriptedServe
     assert {row["prompt"] for row in files.rows} == {"a", "b\u2028c"}
 
 
+def test_false_takes_an_option_of_the_command_line_back(
+    configured: ScriptedServer, relay: KeyedRelay, files: Files
+) -> None:
+    configured.script = lambda seen: reply(response_body("OK"))
+    files.write(
+        {"prompt": "a", "web_search": False},
+        {"prompt": "b"},
+        {"prompt": "c", "target": "relay", "web_search": False, "files": [], "api": None},
+    )
+    assert files.ask("--auto-tool-call", "--web-search").code == 2  # both exclude the relay as a target
+    files.write({"prompt": "a", "web_search": False}, {"prompt": "b"})
+    assert files.ask("--api", "responses", "--web-search").code == 0
+    assert sorted(["tools" in seen.json for seen in configured.posts]) == [False, True]
+
+
+def test_a_pipe_that_does_not_end(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "pipe", "r+b"):
+        run = files._command("--questions", str(tmp_path / "pipe"), "--timeout", "0.5")
+    assert (run.code, "did not end before the deadline" in run.err) == (2, True)
+
+
 def test_stdin_and_stdout(configured: ScriptedServer, command: RunCommand) -> None:
     configured.script = echo
     run = command("--questions", "-", "--jobs", "2", stdin=b"one\ntwo\nthree\n")
