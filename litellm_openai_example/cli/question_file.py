@@ -136,6 +136,8 @@ class QuestionFile:
             try:
                 with _opened(name) as source:
                     shutil.copyfileobj(source, self._copy, 1024 * 1024)
+            except ValueError:  # the copy was closed at the deadline
+                return
             except OSError as error:
                 problems.append("it is a directory" if error.errno == errno.EISDIR else error.strerror or str(error))
 

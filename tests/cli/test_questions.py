@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..conftest import Run, RunCommand
 from ..fakes.keyed_relay import KeyedRelay, held_start, listed, nothing_held, relay
 from ..fakes.scripted import Answer, ScriptedServer, Seen, chat_body, eventually, reply, response_body
 from ..fakes.tool_calling import ARGUMENTS, FINAL, Turns, calling, view
+from ..tools.terminal import Terminal
 from .running import PROGRAM, environment, polling, start
 
 __all__ = ["relay"]
@@ -246,8 +249,11 @@ def test_false_takes_an_option_of_the_command_line_back(
 
 def test_a_pipe_that_does_not_end(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "pipe", "r+b"):
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)
+    try:
         run = files._command("--questions", str(tmp_path / "pipe"), "--timeout", "0.5")
+    finally:
+        os.close(pipe)
     assert (run.code, "did not end before the deadline" in run.err) == (2, True)
 
 
@@ -511,6 +517,27 @@ def test_a_rate_limit_slows_all_lines_down(configured: ScriptedServer, files: Fi
     files.write(*(f"question {n}" for n in range(9)))
     assert files.ask("--jobs", "3").code == 0
     assert len(configured.posts) == 12  # no line was sent into the rate limit
+
+
+def test_a_terminal_shows_a_bar_and_the_summary(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def script(seen: Seen) -> Answer:
+        assert len(configured.posts) <= 3 or released.wait(60)
+        return reply({"error": {"message": "no"}}, 400) if asked(seen) == "2" else echo(seen)
+
+    configured.script = script
+    files.write(*(str(number) for number in range(1, 9)))
+    command = [PROGRAM, *files.arguments, "--jobs", "1"]
+    terminal = Terminal(command, tmp_path, environment(configured, COLUMNS="80"))
+    assert eventually(lambda: "3/8 done, 1 failed, 1 running, 0.5000 USD" in terminal.printed)
+    # The time left, counted down each second.
+    assert eventually(lambda: re.search(r"###-------  00:\d\d:\d\d  3/8 done", terminal.printed))
+    released.set()
+    assert terminal.end(60) == 3
+    assert "\r\x1b[K8 questions: 7 answered, 1 not executed; 1.7500 USD; " in terminal.printed.replace("\x1b[?25h", "")
+    longest = max(map(len, re.split(r"[\r\n]", terminal.printed)))
+    assert longest <= 80
 
 
 def test_a_spent_budget_stops_the_command(configured: ScriptedServer, files: Files) -> None:
