@@ -18,7 +18,7 @@ from .output import line_shown, notice, stderr_is_terminal
 from .rows import COMPLETED, UNKNOWN
 
 _LINE_SECONDS = 10.0
-_NAMED = 20  # ids in the summary
+_NAMED = 100  # ids in the summary
 _BAR = 10  # characters of the bar
 
 
