@@ -51,7 +51,7 @@ PROJECT_RUN := exec $(UV) run --no-sync --quiet $(if $(wildcard .env),--env-file
 GATEWAY := $(PROJECT_RUN) python -m litellm_openai_example.gateway
 GIVEN_PROMPT := $${PROMPT:+-- "$$PROMPT"}
 
-.PHONY: help run run-auto gateway gateway-stop relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench soak simulate explore fuzz gateway-lock docs site
+.PHONY: help run run-auto gateway gateway-stop relay test test-quick test-loaded test-lowest test-litellm test-sdks test-frameworks test-upgrade lint format bench many soak simulate explore fuzz gateway-lock docs site
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-23s %s\n", $$1, $$2 }'
@@ -145,6 +145,9 @@ site: .venv-site/ready ## Build the site of the documents in docs/site, with war
 
 bench: .venv-bench/ready ## Measure speed and size, as ratios within one run
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.tools.bench $(ARGS)
+
+many: .venv/test-ready ## Ask 200 questions under kill -9, and 10,000 for speed: make many [ARGS="relay chat speed"]
+	@$(PROJECT_RUN) python -m tests.tools.questions $(ARGS)
 
 soak: .venv/test-ready ## Apply load, faults and kill -9 to both databases, then reconcile every run: make soak [SECONDS=300]
 	@$(PROJECT_RUN) python -m tests.tools.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import AsyncLiteLLMClient, LiteLLMClient
     from .config import ConfigurationError
     from .errors import CutShortError, ErrorKind, GatewayError, StillRunningError
+    from .many import AskedReply
     from .research.conversation import ToolCall, ToolCallingResult, Turn
     from .research.relay_answers import RelayError, ResearchRunningError, ResearchUnconfirmedError
     from .research.relay_client import AsyncRelayClient, RelayClient
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answer": "calls.answer",
+    "AskedReply": "many",
     "AsyncLiteLLM": "sdk",
     "AsyncLiteLLMClient": "client",
     "AsyncLiteLLMHttpxClient": "transport.http_clients",
@@ -57,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "AskedReply",
     "AsyncLiteLLM",
     "AsyncLiteLLMClient",
     "AsyncLiteLLMHttpxClient",

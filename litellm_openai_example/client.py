@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
-from .attachments import content_of
+from .attachments import ApiName, content_of
 from .calls import requests
 from .calls.reply import RawResponse, Reply
 from .calls.requests import (
@@ -32,6 +33,7 @@ from .calls.requests import (
 from .calls.steps import Operation, run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
+from .errors import GatewayError
 from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
@@ -40,12 +42,15 @@ from .transport.deadline import deadline
 from .window import WINDOWS, Window, as_window
 
 if TYPE_CHECKING:
+    from .many import Asked, AskedReply
     from .research.conversation import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Files = Sequence[str | os.PathLike[str]]
+
+_APIS: Mapping[str, Api] = {"chat": CHAT, "responses": RESPONSES}
 
 # The deadline ends the retries. This bounds them for a call without a deadline.
 _MAX_RETRIES = 10
@@ -130,6 +135,29 @@ class _Client:
             background=background,
             fields=fields,
         )
+
+    def _asked(
+        self, prompts: Iterable[str | Mapping[str, Any]], api: ApiName, jobs: int, options: Mapping[str, Any]
+    ) -> Iterator[Asked]:
+        from .many import questions
+
+        # A text is an iterable too, and each of its characters would be asked.
+        if isinstance(prompts, str | bytes | Mapping):
+            raise ValueError("prompts is an iterable of prompts, not a single one")
+        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+            raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
+        if api not in _APIS:
+            raise ValueError(f"api must be one of: {', '.join(_APIS)}")
+        return questions(prompts, options)
+
+    def _request(self, api: ApiName, question: Asked) -> JsonObject:
+        if "timeout" in question.arguments:
+            raise ValueError("timeout is an argument of ask_all, for each of its questions")
+        make = self._chat if api == "chat" else self._response
+        try:
+            return make(question.prompt, **question.arguments)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
     def _conversation(
         self,
@@ -365,6 +393,43 @@ class LiteLLMClient(_Client):
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
+    def ask_all(
+        self,
+        prompts: Iterable[str | Mapping[str, Any]],
+        *,
+        api: ApiName = "chat",
+        jobs: int = 4,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Iterator[AskedReply]:
+        """Ask many questions side by side, and yield the end of each as it comes.
+
+        A rate limit of one slows all of them down. Prompts are taken from the iterable only as they are asked. An error
+        of a question is yielded with it, not raised. If the iteration is left early, up to `jobs` calls are under way.
+
+        Args:
+            prompts: texts, or mappings with `prompt`, `id` and arguments of `chat` or `respond` for this question.
+            api: "chat" or "responses". With `background=True` a response is polled to its end.
+            jobs: the most questions at a time.
+            timeout: seconds for each question.
+            options: arguments of `chat` or `respond` for all questions.
+
+        Raises:
+            ValueError: an argument of this method is unusable.
+        """
+        from .many import Pace, Threads, ask
+
+        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+
+        def answer(question: Asked) -> AskedReply:
+            try:
+                request = self._request(api, question)
+                return question.reply(self.run(ask(_APIS[api], request, pace), seconds))
+            except (GatewayError, ValueError, OSError) as error:
+                return question.reply(error=error)
+
+        return chain.from_iterable(Threads((partial(answer, one) for one in asked), jobs))
+
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> TextStream:
         return text_stream(self, api, request, timeout)
 
@@ -459,6 +524,29 @@ class AsyncLiteLLMClient(_Client):
         conversation = self._conversation(*given)
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
+
+    def ask_all(
+        self,
+        prompts: Iterable[str | Mapping[str, Any]],
+        *,
+        api: ApiName = "chat",
+        jobs: int = 4,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[AskedReply]:
+        """See `LiteLLMClient.ask_all`. It needs asyncio; if the iteration is closed early, it cancels its calls."""
+        from .many import Pace, ask, in_tasks
+
+        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+
+        async def answer(question: Asked) -> AskedReply:
+            try:
+                request = self._request(api, question)
+                return question.reply(await self.run(ask(_APIS[api], request, pace), seconds))
+            except (GatewayError, ValueError, OSError) as error:
+                return question.reply(error=error)
+
+        return in_tasks((partial(answer, one) for one in asked), jobs)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         # Deferred to the stream: this method is no coroutine, and cannot await the request.

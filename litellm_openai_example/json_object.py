@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
 JsonObject = dict[str, Any]
@@ -16,8 +16,12 @@ DEEPEST: Final = 240
 """Levels of nesting that are passed on. pydantic serializes 255, including those of the enclosing models."""
 
 
-def strict_json(text: str) -> object:
+def strict_json(text: str, pairs: Callable[[list[tuple[str, object]]], object] | None = None) -> object:
     """Parse a JSON text that a person wrote.
+
+    Args:
+        text: the JSON.
+        pairs: makes each object of its names and values; a dict by default.
 
     Raises:
         ValueError: it is not standard JSON, which excludes NaN, or it is nested too deeply.
@@ -25,7 +29,7 @@ def strict_json(text: str) -> object:
     import json  # here, because `--help` needs no JSON
 
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

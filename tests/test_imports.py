@@ -175,7 +175,7 @@ _GROUND = (
     "error_table",
     "diagnosis",
 )
-_CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "client", "cli", "__main__")
+_CLIENT = (*_GROUND, "transport", "sdk", "calls", "research", "attachments", "many", "client", "cli", "__main__")
 _RELAY = (
     *(*_GROUND, "transport", "sdk", "calls", "research.arguments", "research.contract"),
     *(

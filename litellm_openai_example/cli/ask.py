@@ -17,11 +17,12 @@ from ..window import may_take_until
 from . import journal
 from .exchange import Exchange, check_stored, keep_retrieved
 from .journal import RESPONSE, Record
+from .options import Options
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import show_reply
 
-_APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
+APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
 
 
 def run(session: Session, prompt: str) -> int:
@@ -59,7 +60,7 @@ def _answer(session: Session, prompt: str) -> Reply:
 def _create(session: Session, request: JsonObject, status: str) -> Reply:
     session.sent = True
     with progress(status) as shown, telling_retries(shown.retrying):
-        return session.client.run(requests.create(_APIS[session.options.api], request))
+        return session.client.run(requests.create(APIS[session.options.api], request))
 
 
 def _stream(session: Session, prompt: str) -> Reply:
@@ -78,7 +79,7 @@ def _streamed(session: Session, request: JsonObject) -> Reply:
         request = {"stream_options": {"include_usage": True}, **request}
     session.sent = True
     with progress(f"waiting for {session.client.model}") as shown, telling_retries(shown.retrying):
-        stream = text_stream(session.client, _APIS[session.options.api], request)
+        stream = text_stream(session.client, APIS[session.options.api], request)
         for piece in stream:
             # The progress line must be gone before the text is on the same terminal.
             shown.stop()
@@ -101,7 +102,7 @@ def _submit(session: Session, prompt: str) -> Reply:
         if isinstance(error, GatewayError) and error.response_id:  # it was executed, and has failed
             session.response_id = error.response_id
             session.pending.accept(record, error.response_id)
-        elif _was_refused(error):
+        elif was_refused(error):
             session.pending.drop(record)
         raise
     session.response_id = reply.answer.id
@@ -204,8 +205,8 @@ def _follow(session: Session, response_id: str) -> None:
     session.pending.follow(record)
 
 
-def _was_refused(error: GatewayError | ConfigurationError) -> bool:
-    """Return True if a background submit that failed with this error was certainly not executed."""
+def was_refused(error: GatewayError | ConfigurationError) -> bool:
+    """Return True if a create that failed with this error was certainly not executed."""
     if isinstance(error, ConfigurationError):
         return True
     if error.outcome_unknown:
@@ -232,18 +233,26 @@ def warn_of_dropped_fields(session: Session) -> None:
 
 
 def _exchange(session: Session, prompt: str) -> Exchange:
-    options = session.options
+    if session.options.api == "responses":
+        warn_of_dropped_fields(session)
+    return Exchange(session, prompt_content(session.options, prompt))
+
+
+def prompt_content(options: Options, prompt: str) -> str | list[JsonObject]:
+    """Return the content of the prompt's message, with the files.
+
+    Raises:
+        ConfigurationError: one of the files cannot be sent.
+    """
     try:
         content = content_of(prompt, options.files, options.api)
     except OSError as error:
         raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}; nothing was sent") from None
     except ValueError as error:
         raise ConfigurationError(f"-f: {error}; nothing was sent") from None
-    if options.api == "responses":
-        warn_of_dropped_fields(session)
-        if not isinstance(content, str):  # an input of one message
-            content = content[0]["content"]
-    return Exchange(session, content)
+    if options.api == "responses" and not isinstance(content, str):  # an input of one message
+        content = content[0]["content"]
+    return content
 
 
 def _print(session: Session, reply: Reply) -> None:

@@ -17,6 +17,7 @@ from ..calls.requests import chat_request, response_request
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
 from ..json_object import JsonObject
+from .options import Options
 from .output import notice, progress
 from .session import Session
 
@@ -49,21 +50,8 @@ class Exchange:
 
     def request(self) -> JsonObject:
         """Return the fields of the create call."""
-        options, model, talk = self._session.options, self._session.client.model, self.talk
-        instructions = options.instructions or (talk.instructions if talk else None)
-        earlier = talk.messages if talk and not self.by_id else ()
-        if options.api == "chat":
-            return chat_request(model, self._content, instructions, options.fields, earlier)
-        messages = [*earlier, {"role": "user", "content": self._content}]
-        return response_request(
-            model,
-            self._content if isinstance(self._content, str) and not earlier else items_of(messages),
-            tools=[options.search_tool] if options.search_tool else None,
-            previous_response_id=talk.response_id if talk and self.by_id else options.previous_response_id,
-            instructions=instructions,
-            background=options.background,
-            fields=options.fields,
-        )
+        options, model = self._session.options, self._session.client.model
+        return request_of(options, model, self._content, self.talk, by_id=self.by_id)
 
     def send(self, send: Callable[[JsonObject], Reply]) -> Reply:
         """Send the request by `send`, and once more with the messages if the response that it continues is gone."""
@@ -99,6 +87,34 @@ class Exchange:
         talk = self.talk or Talk(str(client.openai.base_url), options.api, client.model)
         talk = talk._replace(instructions=options.instructions or talk.instructions)
         return talk.with_prompt(self._content)
+
+
+def request_of(
+    options: Options, model: str, content: str | list[JsonObject], talk: Talk | None = None, *, by_id: bool = False
+) -> JsonObject:
+    """Return the fields of a create call.
+
+    Args:
+        options: of the command line, or of one of many questions.
+        model: the model.
+        content: the content of the prompt's message.
+        talk: the conversation before the prompt.
+        by_id: that conversation is a stored response.
+    """
+    instructions = options.instructions or (talk.instructions if talk else None)
+    earlier = talk.messages if talk and not by_id else ()
+    if options.api == "chat":
+        return chat_request(model, content, instructions, options.fields, earlier)
+    messages = [*earlier, {"role": "user", "content": content}]
+    return response_request(
+        model,
+        content if isinstance(content, str) and not earlier else items_of(messages),
+        tools=[options.search_tool] if options.search_tool else None,
+        previous_response_id=talk.response_id if talk and by_id else options.previous_response_id,
+        instructions=instructions,
+        background=options.background,
+        fields=options.fields,
+    )
 
 
 def items_of(messages: Iterable[JsonObject]) -> list[JsonObject]:

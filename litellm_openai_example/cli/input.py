@@ -32,8 +32,8 @@ def read_prompt(options: Options, until: float) -> str:
     if options.follows_up:
         return ""
     prompt = None if options.prompt == "-" else options.prompt
-    _check("prompt", prompt)
-    _check("text of --instructions", options.instructions)
+    check_text("prompt", prompt)
+    check_text("text of --instructions", options.instructions)
     terminal = sys.stdin is None or sys.stdin.isatty()
     if options.prompt is None and terminal:
         raise click.UsageError('give a prompt, or pipe it in (or type it with "-" as PROMPT)')
@@ -44,11 +44,12 @@ def read_prompt(options: Options, until: float) -> str:
     piped = _read_stdin(until if not terminal else float("inf"), needed=True)
     if options.prompt is None and not piped.strip():
         raise click.UsageError("there is no prompt, neither as an argument nor on stdin")
-    _check("prompt", piped)
+    check_text("prompt", piped)
     return piped
 
 
-def _check(name: str, text: str | None) -> None:
+def check_text(name: str, text: str | None) -> None:
+    """Raise click.UsageError if a text cannot be sent: it is blank, or not valid Unicode."""
     if text is None:
         return
     if not text.strip():

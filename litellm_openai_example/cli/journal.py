@@ -98,7 +98,9 @@ def own_relay() -> bool:
     return bool(setting(OWN_RELAY))
 
 
-def intent(kind: str, prompt: str, key: str | None = None, relay: str | None = None, **more: Any) -> Record:
+def intent(
+    kind: str, prompt: str, key: str | None = None, relay: str | None = None, name: str | None = None, **more: Any
+) -> Record:
     """Return the record of work that is about to be submitted.
 
     Args:
@@ -106,11 +108,12 @@ def intent(kind: str, prompt: str, key: str | None = None, relay: str | None = N
         prompt: its first words go into the record.
         key: idempotency key of a research run.
         relay: base URL of its relay.
+        name: the local id; by default it is derived from the key.
         more: further fields of the record.
     """
     line = " ".join(prompt[: _MAX_WORDS * 4].split())
     words = line if len(line) <= _MAX_WORDS else line[: _MAX_WORDS - 3] + "..."
-    local = local_id(key or uuid.uuid4().hex)
+    local = name or local_id(key or uuid.uuid4().hex)
     # The address of a relay that stops with this command means nothing to a later one.
     relay = None if own_relay() else relay
     return Record(kind, local, words, time.time(), relay=relay, local=local, key=key, **more)
@@ -133,15 +136,28 @@ def write(record: Record) -> None:
     write_private(state_dir() / _file_name(record.name), json.dumps(data))
 
 
-def remove(record: Record) -> None:
-    """Remove a record. Raise OSError if it cannot be removed."""
+def remove(record: Record, *, durably: bool = True) -> None:
+    """Remove a record. Raise OSError if it cannot be removed.
+
+    Args:
+        record: the record.
+        durably: False spares the time of the disk, where a record that a power cut brings back does no harm.
+    """
     path = state_path() / _file_name(record.name)
     path.unlink(missing_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
-    # A record that reappears after a crash does no harm: its work is only listed once more.
-    with suppress(OSError):
-        sync_directory(path.parent)
+    if durably:
+        # A record that reappears after a crash does no harm either: its work is only listed once more.
+        with suppress(OSError):
+            sync_directory(path.parent)
+
+
+def load(name: str) -> Record | None:
+    """Return the record with this name (see `Record.name`); None if it is missing or unreadable."""
+    with suppress(ConfigurationError):
+        return _load(state_path() / _file_name(name))
+    return None
 
 
 def find(work_id: str | None) -> Record | None:

@@ -17,6 +17,7 @@ from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, Gateway
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
 from ..window import WINDOWS
+from .help import ASKING, FOLLOWING, GATEWAY, MANY, OUTPUT, RESEARCH, Command, option
 from .input import read_prompt
 from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
 from .output import notice
@@ -26,13 +27,14 @@ Examples:
   {PROGRAM} "Reply with exactly: OK"
   git diff | {PROGRAM} "Review this change"
   while read -r q; do {PROGRAM} "$q" </dev/null; done <questions.txt
+  {PROGRAM} --api responses --web-search "What happened in Seoul today?"
   {PROGRAM} -c "And in one sentence?"
   {PROGRAM} --schema noodle.json "Describe a noodle" | jq .name
-  {PROGRAM} --api responses --web-search "What happened in Seoul today?"
   {PROGRAM} --api responses -o reasoning.effort=high "Think hard"
   {PROGRAM} --api responses --background "Write a long report"
   {PROGRAM} --retrieve resp_123 --wait --timeout 600
   {PROGRAM} --auto-tool-call --timeout 900 "Research jajangmyeon"
+  {PROGRAM} --questions questions.txt --out answers.jsonl
 
 \b
 Environment:
@@ -62,124 +64,216 @@ Exit codes:
 
 
 @click.command(
+    cls=Command,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80, "allow_extra_args": True},
 )
 @click.argument("prompt", required=False)
-@click.option("--api", type=click.Choice(["chat", "responses"]), default="chat", show_default=True, help="API to call.")
-@click.option("--background", is_flag=True, help="With responses: submit, print the raw JSON (id, status, ...).")
-@click.option("--wait", is_flag=True, help="With --background or --retrieve: poll until finished, print the text.")
-@click.option("--retrieve", metavar="ID", help="Print the raw JSON of a background response; its text with --wait.")
-@click.option(
-    "--cancel",
-    metavar="ID",
-    help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
-)
-@click.option("--previous-response-id", metavar="ID", help="Continue a conversation (responses).")
-@click.option(
-    "-c",
-    "--continue",
-    "continue_last",
-    is_flag=True,
-    help="Continue this terminal's last conversation with the model.",
-)
-@click.option("--web-search", is_flag=True, help="Let the model search the web (responses).")
-@click.option(
-    "--search-country",
-    metavar="CC",
-    callback=parse_country,
-    help="With --web-search: search from a country, such as KR.",
-)
-@click.option(
-    "--auto-tool-call",
-    is_flag=True,
-    help="Let the model call deep_research through the relay. Selects the Responses API; together with --web-search "
-    "both tools are offered.",
-)
-@click.option(
-    "--target",
-    type=click.Choice(["direct", "relay"]),
-    default="direct",
+@option(
+    "--api",
+    type=click.Choice(["chat", "responses"]),
+    default="chat",
     show_default=True,
-    help="relay: run the prompt as a deep_research invocation.",
+    group=ASKING,
+    in_line=True,
+    help="API to call.",
 )
-@click.option(
-    "--invocation",
-    metavar="ID",
-    help="Pick up a research run; its token comes from RELAY_INVOCATION_TOKEN or the record. An unconfirmed run "
-    "(local_...) is submitted again under its key.",
+@option(
+    "--model", metavar="NAME", group=ASKING, in_line=True, help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}."
 )
-@click.option(
-    "--list",
-    "list_work",
-    is_flag=True,
-    help="List background responses and research runs that are not yet read whole. Not confirmed: the answer to the "
-    "submit was lost.",
+@option("--instructions", metavar="TEXT", group=ASKING, in_line=True, help="System instructions for the model.")
+@option(
+    "--effort",
+    metavar="LEVEL",
+    group=ASKING,
+    in_line=True,
+    help="Reasoning effort: low, medium, high or another level of the model.",
 )
-@click.option(
-    "--open", "open_page", metavar="ID", help="Open the page of a research run in a browser, or print its link."
+@option(
+    "-f",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    group=ASKING,
+    in_line=True,
+    help="Attach a text, image or PDF, repeatable.",
 )
-@click.option("--forget", metavar="ID", help="Dismiss one entry of --list, without stopping the work.")
-@click.option(
-    "--deliverable-format",
-    type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
-    help="With --target relay: form of the result (default markdown_brief).",
-)
-@click.option(
-    "--window",
-    type=click.Choice(WINDOWS),
-    help="With --background, --target relay or --auto-tool-call (for its research runs): the provider's discount for "
-    "work that may take this long.",
-)
-@click.option(
+@option(
     "-o",
     "fields",
     metavar="KEY=VALUE",
     multiple=True,
     callback=parse_fields,
+    group=ASKING,
+    in_line=True,
     help="Further field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
     "-o reasoning.effort=high",
 )
-@click.option(
-    "--tag",
-    "tags",
-    metavar="TAG",
-    multiple=True,
-    help="Tag for the gateway's cost reports, repeatable. Default: LITELLM_TAGS.",
+@option("--web-search", is_flag=True, group=ASKING, in_line=True, help="Let the model search the web (responses).")
+@option(
+    "--search-country",
+    metavar="CC",
+    callback=parse_country,
+    group=ASKING,
+    in_line=True,
+    help="With --web-search: search from a country, such as KR.",
 )
-@click.option("--effort", metavar="LEVEL", help="Reasoning effort: low, medium, high or another level of the model.")
-@click.option(
-    "-f",
-    "files",
+@option(
+    "--background",
+    is_flag=True,
+    group=ASKING,
+    in_line=True,
+    help="With responses: submit, print the raw JSON (id, status, ...).",
+)
+@option(
+    "--auto-tool-call",
+    is_flag=True,
+    group=RESEARCH,
+    in_line=True,
+    help="Let the model call deep_research through the relay. Selects the Responses API; together with --web-search "
+    "both tools are offered.",
+)
+@option(
+    "--target",
+    type=click.Choice(["direct", "relay"]),
+    default="direct",
+    show_default=True,
+    group=RESEARCH,
+    in_line=True,
+    help="relay: run the prompt as a deep_research invocation.",
+)
+@option(
+    "--deliverable-format",
+    type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
+    group=RESEARCH,
+    in_line=True,
+    help="With --target relay: form of the result (default markdown_brief).",
+)
+@option(
+    "--window",
+    type=click.Choice(WINDOWS),
+    group=RESEARCH,
+    in_line=True,
+    help="With --background, --target relay or --auto-tool-call (for its research runs): the provider's discount for "
+    "work that may take this long.",
+)
+@option(
+    "--questions",
     metavar="FILE",
-    multiple=True,
-    help="Attach a text, image or PDF, repeatable.",
+    group=MANY,
+    help="Ask every line of a file (- for stdin): a prompt, or a JSON object with prompt, id and further options. "
+    "Without --timeout there is no deadline.",
 )
-@click.option(
+@option(
+    "--out",
+    metavar="FILE",
+    group=MANY,
+    help="With --questions: append one JSON line for each answer. The same command line goes on where it ended.",
+)
+@option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    default=4,
+    show_default=True,
+    group=MANY,
+    help="With --questions: lines at a time.",
+)
+@option(
+    "--retry-unknown",
+    is_flag=True,
+    group=MANY,
+    help="With --questions: ask again what may have been executed without an answer. It may be paid for twice.",
+)
+@option("--sort", is_flag=True, group=MANY, help="With --out: put the lines into the order of the questions.")
+@option(
+    "--retrieve",
+    metavar="ID",
+    group=FOLLOWING,
+    help="Print the raw JSON of a background response; its text with --wait.",
+)
+@option(
+    "--wait",
+    is_flag=True,
+    group=FOLLOWING,
+    help="With --background or --retrieve: poll until finished, print the text.",
+)
+@option(
+    "--cancel",
+    metavar="ID",
+    group=FOLLOWING,
+    help="Cancel a background response or a research run (inv_..., local_...) and print the raw JSON.",
+)
+@option(
+    "--invocation",
+    metavar="ID",
+    group=FOLLOWING,
+    help="Pick up a research run; its token comes from RELAY_INVOCATION_TOKEN or the record. An unconfirmed run "
+    "(local_...) is submitted again under its key.",
+)
+@option(
+    "--previous-response-id", metavar="ID", group=FOLLOWING, in_line=True, help="Continue a conversation (responses)."
+)
+@option(
+    "-c",
+    "--continue",
+    "continue_last",
+    is_flag=True,
+    group=FOLLOWING,
+    help="Continue this terminal's last conversation with the model.",
+)
+@option(
+    "--list",
+    "list_work",
+    is_flag=True,
+    group=FOLLOWING,
+    help="List background responses and research runs that are not yet read whole. Not confirmed: the answer to the "
+    "submit was lost.",
+)
+@option(
+    "--open",
+    "open_page",
+    metavar="ID",
+    group=FOLLOWING,
+    help="Open the page of a research run in a browser, or print its link.",
+)
+@option("--forget", metavar="ID", group=FOLLOWING, help="Dismiss one entry of --list, without stopping the work.")
+@option(
+    "--sources/--no-sources",
+    default=True,
+    group=OUTPUT,
+    help="After the text, list cited pages that it does not name. Default: on.",
+)
+@option(
+    "--stream/--no-stream", default=None, group=OUTPUT, help="Print the text as it arrives. Default: on a terminal."
+)
+@option(
     "--schema",
     "schema_file",
     metavar="FILE",
+    group=OUTPUT,
     help="Ask for JSON of a JSON schema, and check the answer.",
 )
-@click.option(
-    "--sources/--no-sources",
-    default=True,
-    help="After the text, list cited pages that it does not name. Default: on.",
-)
-@click.option("--stream/--no-stream", default=None, help="Print the text as it arrives. Default: on a terminal.")
-@click.option(
+@option("--json", is_flag=True, group=OUTPUT, help="Print the gateway's raw JSON instead of the text.")
+@option("--verbose", is_flag=True, group=OUTPUT, help="Show model, ids, retries, tokens, cost and times on stderr.")
+@option(
     "--timeout",
     type=float,
     metavar="SECONDS",
     callback=parse_seconds,
     default=DEFAULT_TIMEOUT,
     show_default=True,
+    group=GATEWAY,
     help="Deadline of the whole command in seconds.",
 )
-@click.option("--model", metavar="NAME", help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}.")
-@click.option("--instructions", metavar="TEXT", help="System instructions for the model.")
-@click.option("--json", is_flag=True, help="Print the gateway's raw JSON instead of the text.")
-@click.option("--verbose", is_flag=True, help="Show model, ids, retries, tokens, cost and times on stderr.")
+@option(
+    "--tag",
+    "tags",
+    metavar="TAG",
+    multiple=True,
+    group=GATEWAY,
+    help="Tag for the gateway's cost reports, repeatable. Default: LITELLM_TAGS.",
+)
 @click.version_option(package_name="litellm-openai-example", prog_name=PROGRAM)
 @click.pass_context
 def command(ctx: click.Context, /, **_values: Any) -> int:
@@ -197,7 +291,8 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     # Reject unusable tags before waiting for stdin.
     payer = resolve_payer(options.tags or None)
-    prompt = read_prompt(options, started + options.timeout)
+    many = options.service == "questions"
+    prompt = "" if many else read_prompt(options, started + options.timeout)
     # Missing settings are reported before the SDK is imported.
     settings = gateway_settings() if options.service == "gateway" or options.auto_tool_call else None
     return _carry_out(options, prompt, started, payer, settings)
@@ -221,6 +316,8 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
 
                 if options.service == "relay":
                     from .research import run
+                elif options.service == "questions":
+                    from .questions import run
                 else:
                     from .ask import run
     finally:

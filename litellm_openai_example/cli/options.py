@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from ..config import is_visible_ascii
 from ..json_object import JsonObject, can_be_sent, strict_json
 from ..window import Window, window_of, with_window
+from .help import Option
 
 PROGRAM = "litellm-example"
 
@@ -26,6 +27,7 @@ class Options(NamedTuple):
         search_tool: the tool of --web-search; None without that option.
         window: discount window of the background response or the research runs, also that of -o.
         stream: None without --stream and --no-stream.
+        timeout: seconds for the whole command; infinite with --questions unless it is given.
         follows_up: the command line is about work submitted earlier, so it takes no prompt.
         service: what carries it out. The journal sends nothing; a relay may call the gateway as well.
     """
@@ -45,6 +47,11 @@ class Options(NamedTuple):
     list_work: bool
     forget: str | None
     deliverable_format: str | None
+    questions: str | None
+    out: str | None
+    jobs: int
+    retry_unknown: bool
+    sort: bool
     fields: JsonObject
     search_tool: JsonObject | None
     files: tuple[str, ...]
@@ -58,7 +65,7 @@ class Options(NamedTuple):
     json: bool
     verbose: bool
     follows_up: bool
-    service: Literal["journal", "relay", "gateway"]
+    service: Literal["journal", "relay", "gateway", "questions"]
     schema: JsonObject | None = None
 
 
@@ -73,6 +80,59 @@ def read_options(ctx: click.Context) -> Options:
     values = dict(ctx.params)
     # An option that repeats its default is in conflict as well.
     given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    return _resolved(ctx, values, given)
+
+
+def read_line(ctx: click.Context, prompt: str, line: JsonObject) -> Options:
+    """Return the options of one line of a --questions file: those of the command line, with its own instead.
+
+    Args:
+        ctx: of the command line.
+        prompt: of the line.
+        line: its options by name, as in `{"model": "gpt-6-luna", "fields": {"temperature": 0}}`; null leaves one out.
+
+    Raises:
+        click.UsageError: an option is unknown, has an unusable value, or conflicts with another one.
+    """
+    values = {**ctx.params, **_MANY, "prompt": prompt}
+    given = {name for name in values if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE} - {*_MANY}
+    known = {one.name: one for one in ctx.command.params if isinstance(one, Option) and one.in_line and one.name}
+    for name, value in line.items():
+        if name not in known:
+            raise click.UsageError(f"{name!r} is not an option of a line: {', '.join(['prompt', 'id', *known])}")
+        if value is not None:
+            read = _line_value(ctx, known[name], value)
+            values[name] = merged(values[name], read) if name == "fields" else read
+            if value or name == "fields":
+                given.add(name)
+            else:  # false or an empty list takes an option of the command line back
+                given.discard(name)
+    return _resolved(ctx, values, given)
+
+
+def _line_value(ctx: click.Context, parameter: Option, value: object) -> Any:
+    """Return a JSON value as Click would read it from the command line."""
+    import json  # here, because `--help` needs no JSON
+
+    name = parameter.name or ""
+    if name == "fields":
+        if not isinstance(value, dict):
+            raise click.UsageError("fields must be an object")
+        value = [f"{key}={json.dumps(field)}" for key, field in value.items()]
+    if parameter.is_flag:
+        wanted = "true or false" if not isinstance(value, bool) else ""
+    elif parameter.multiple:
+        wanted = "" if isinstance(value, list) and all(isinstance(one, str) for one in value) else "a list of texts"
+    else:
+        wanted = "" if isinstance(value, str) else "a text"
+    if wanted:
+        raise click.UsageError(f"{name} must be {wanted}")
+    read = parameter.type_cast_value(ctx, value)
+    return parameter.callback(ctx, parameter, read) if parameter.callback is not None else read
+
+
+def _resolved(ctx: click.Context, values: JsonObject, given: set[str]) -> Options:
+    """Return the options of these values, or raise UsageError if they make no sense together."""
     if values["auto_tool_call"] and "api" not in given:
         values["api"] = "responses"
     problem = _conflict(values, given)
@@ -93,6 +153,10 @@ def read_options(ctx: click.Context) -> Options:
     for name in ("target", "web_search", "search_country"):
         del values[name]
     service: Any = "journal" if at_journal else "relay" if at_relay else "gateway"
+    if values["questions"] is not None:
+        service = "questions"
+        # Many answers take longer than the default, which is meant for one.
+        values["timeout"] = values["timeout"] if "timeout" in given else math.inf
     return Options(**values, follows_up=follows_up, service=service)
 
 
@@ -120,10 +184,13 @@ def _search_tool(country: str | None) -> JsonObject:
     return {**tool, "user_location": {"type": "approximate", "country": country}} if country else tool
 
 
+# The options about many questions, as they are for a single one.
+_MANY: JsonObject = {"questions": None, "out": None, "jobs": 1, "retry_unknown": False, "sort": False}
 # Options that describe a new request.
 _NEW_REQUEST = (
     *("prompt", "background", "web_search", "search_country", "target", "deliverable_format"),
     *("stream", "fields", "effort", "files", "previous_response_id", "continue_last", "instructions", "window"),
+    *_MANY,
 )
 # The options that follow up on earlier work, each with the options that it excludes. --auto-tool-call is not among
 # these: `make run-auto` always sets it, and the follow-up takes precedence.
@@ -164,6 +231,15 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
         return f"--schema goes with a prompt, --retrieve --wait or --invocation, not with {_flag(follow_ups[0])} alone"
     if follow_ups:
         return _excluded(follow_ups[0], given, _FOLLOW_UPS[follow_ups[0]])
+    if values["questions"] is not None:
+        if not values["questions"].strip() or (values["out"] is not None and not values["out"].strip()):
+            return "--questions or --out is empty"
+        if "sort" in given and values["out"] is None:
+            return "--sort goes with --out"
+        if problem := _excluded("questions", given, ("prompt", "stream", "json", "continue_last", "schema_file")):
+            return problem
+    elif names := [name for name in _MANY if name in given]:
+        return f"{_flag(names[0])} goes with --questions"
     if "wait" in given and not values["background"]:
         return "--wait goes with --background or --retrieve"
     if "search_country" in given and not values["web_search"]:
@@ -234,6 +310,16 @@ def parse_fields(_ctx: click.Context, _param: click.Parameter, given: tuple[str,
                 raise click.BadParameter(f"{key}: {name} already has a value, so nothing can be nested in it")
         inner[path[-1]] = _parse_value(key, text)
     return fields
+
+
+def merged(base: JsonObject, more: JsonObject) -> JsonObject:
+    """Return `base` with the fields of `more`, which win; objects in both are merged."""
+    both = {
+        name: merged(base[name], value)
+        for name, value in more.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return {**base, **more, **both}
 
 
 def _parse_value(key: str, text: str) -> object:

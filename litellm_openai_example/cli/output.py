@@ -137,6 +137,14 @@ def stderr_is_terminal() -> bool:
 _progress_shown = threading.Event()
 
 
+def line_shown(shown: bool) -> None:
+    """Say whether the last line of the terminal is one of progress, which a notice clears first."""
+    if shown:
+        _progress_shown.set()
+    else:
+        _progress_shown.clear()
+
+
 class Progress:
     """Elapsed time and status on a terminal's last line, redrawn each second."""
 

@@ -14,6 +14,7 @@ from ..research.relay_answers import RelayError, until_words
 from ..research.relay_client import RelayClient
 from . import journal
 from .journal import RESEARCH, Record, own_relay
+from .options import Options
 from .output import notice, progress
 from .page import open_page, show_page
 from .session import Session
@@ -31,7 +32,7 @@ def run(session: Session, prompt: str) -> int:
     if known is not None:
         session.default_payer(known.payer)
     # No time limit, as the deadline of the command bounds every call.
-    with RelayClient(_relay_url(known), timeout=None, payer=session.payer) as relay:
+    with RelayClient(relay_url(known), timeout=None, payer=session.payer) as relay:
         if followed:
             record = _follow(session, relay, followed, known)
             if options.open_page:
@@ -53,7 +54,7 @@ def _find(work_id: str) -> Record | None:
     return known
 
 
-def _relay_url(known: Record | None) -> str | None:
+def relay_url(known: Record | None) -> str | None:
     """Return the base URL of a recorded run's relay; None for the relay of the environment.
 
     The environment takes precedence for an accepted run. An unconfirmed one is submitted to the same relay as before,
@@ -87,15 +88,7 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     options = session.options
     # The provider has no stream for a window.
     streams = session.streams and not options.background and not options.window
-    arguments: JsonObject = {"research_question": prompt, "stream" if streams else "background": True}
-    if options.deliverable_format:
-        arguments["deliverable_format"] = options.deliverable_format
-    if options.window:
-        arguments["window"] = options.window
-    if options.instructions:
-        arguments["system_prompt"] = options.instructions
-    if options.schema is not None:
-        arguments["text_format"] = options.fields["text"]["format"]
+    arguments = run_arguments(options, prompt, "stream" if streams else "background")
     record = journal.intent(
         RESEARCH,
         prompt,
@@ -123,6 +116,20 @@ def _research(session: Session, relay: RelayClient, prompt: str) -> int:
     if accepted.finished and not streams:
         return _finish(session, accepted)
     return (_stream if streams else _wait)(session, relay, accepted.invocation_id, accepted.invocation_token)
+
+
+def run_arguments(options: Options, prompt: str, mode: str) -> JsonObject:
+    """Return the arguments of the research run for a prompt; `mode` is "background" or "stream"."""
+    arguments: JsonObject = {"research_question": prompt, mode: True}
+    if options.deliverable_format:
+        arguments["deliverable_format"] = options.deliverable_format
+    if options.window:
+        arguments["window"] = options.window
+    if options.instructions:
+        arguments["system_prompt"] = options.instructions
+    if options.schema is not None:
+        arguments["text_format"] = options.fields["text"]["format"]
+    return arguments
 
 
 def _submit(session: Session, relay: RelayClient, record: Record) -> AcceptedInvocation:

@@ -22,8 +22,10 @@ from . import journal
 from .ask import warn_of_dropped_fields
 from .exchange import is_stored, keep_answer, resume
 from .journal import RESEARCH, Record, own_relay
+from .options import Options
 from .output import notice, progress, stderr_is_terminal, without_keys
 from .page import show_page
+from .pending import PendingWork
 from .session import Session
 from .verbose import show_turns
 
@@ -34,18 +36,9 @@ if TYPE_CHECKING:
 def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
     """Carry out --auto-tool-call, and return the exit code."""
     options = session.options
-    conversation = Conversation(
-        session.client.model,
-        prompt,
-        options.instructions,
-        bool(options.search_tool),
-        options.previous_response_id,
-        fields=options.fields,
-        window=options.window,
-    )
+    conversation = conversation_of(options, session.client.model, prompt)
     if options.continue_last:
         _continue_last(session, conversation)
-    conversation.search_tool = options.search_tool or conversation.search_tool
     relay.payer = conversation.run_payer(session.payer)
     relay.check()  # before the first call that costs money
     warn_of_dropped_fields(session)
@@ -53,18 +46,40 @@ def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
     return finish_answer(session, relay, conversation)
 
 
+def conversation_of(options: Options, model: str, prompt: str) -> Conversation:
+    """Return the new conversation of a command line."""
+    conversation = Conversation(
+        model,
+        prompt,
+        options.instructions,
+        bool(options.search_tool),
+        options.previous_response_id,
+        fields=options.fields,
+        window=options.window,
+    )
+    conversation.search_tool = options.search_tool or conversation.search_tool
+    return conversation
+
+
 def finish_answer(session: Session, relay: RelayClient, conversation: Conversation) -> int:
     """Continue a conversation to its answer, print it, and return the exit code.
 
     While research runs, the journal has all that a later command needs to finish the answer.
     """
-    records = _CallRecords(session, relay, conversation)
+    records = CallRecords(session.pending, relay, conversation)
+
+    def on_accepted(call: ToolCall, view: AcceptedInvocation) -> None:
+        record = records.accepted(call, view)
+        until = may_take_until(record.window_ends_at)
+        notice(f"[deep_research was accepted by the relay as {call.invocation_id}{until}]")
+        show_page(relay.base_url, view)
+
     with progress(f"waiting for {conversation.model}") as shown, telling_retries(shown.retrying):
 
         def on_view(view: Invocation) -> None:
             shown.status(f"waiting for {conversation.model}" if view.finished else run_status(view))
 
-        research = records.recorded(research_through(relay, records.accepted, on_view))
+        research = records.recorded(research_through(relay, on_accepted, on_view))
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)
     session.answer_id = result.response_id
     try:
@@ -126,14 +141,19 @@ def _keep(session: Session, conversation: Conversation, result: ToolCallingResul
     keep_answer(session, asked, result.final_text, result.response_id)
 
 
-class _CallRecords:
+class CallRecords:
     """The journal's records of a conversation's calls.
 
     Each record holds the whole conversation, so that any one of them is enough to finish the answer.
+
+    Args:
+        pending: the work of this conversation.
+        relay: runs its calls.
+        conversation: a new or a saved one.
     """
 
-    def __init__(self, session: Session, relay: RelayClient, conversation: Conversation) -> None:
-        self._session, self._relay, self._conversation = session, relay, conversation
+    def __init__(self, pending: PendingWork, relay: RelayClient, conversation: Conversation) -> None:
+        self._pending, self._relay, self._conversation = pending, relay, conversation
         self._known: dict[str, Record] = {}  # by the call's idempotency key
         for call in conversation.calls:
             known = journal.find(journal.local_id(call.key)) or journal.find(call.invocation_id)
@@ -141,7 +161,7 @@ class _CallRecords:
                 self._known[call.key] = known
                 if not known.confirmed:  # the `POST` of an earlier command may have been accepted
                     call.status = UNCONFIRMED
-                session.pending.follow(known)
+                pending.follow(known)
 
     def recorded(self, research: Research) -> Research:
         """Return `research`, with the intent of each call made durable before its `POST`."""
@@ -151,14 +171,13 @@ class _CallRecords:
 
         return run
 
-    def accepted(self, call: ToolCall, view: AcceptedInvocation) -> None:
-        """Turn the intent of a call into the run that a relay accepted."""
+    def accepted(self, call: ToolCall, _: AcceptedInvocation) -> Record:
+        """Turn the intent of a call into the run that a relay accepted, and return its record."""
         saved = self._conversation.save()
         run_id, token = call.invocation_id or "", call.invocation_token or ""
         record = self._known[call.key]._replace(window=call.window)  # perhaps the relay's default
-        self._session.pending.accept(record, run_id, token, saved)
-        notice(f"[deep_research was accepted by the relay as {run_id}{may_take_until(record.window_ends_at)}]")
-        show_page(self._relay.base_url, view)
+        self._pending.accept(record, run_id, token, saved)
+        return record
 
     async def _run(self, research: Research, call: ToolCall, arguments: JsonObject) -> None:
         known = self._known.get(call.key)
@@ -171,12 +190,12 @@ class _CallRecords:
             await research(call, arguments)
         except ConfigurationError:
             if call.invocation_id is None and known is None:  # nothing was sent
-                self._session.pending.drop(self._known[call.key])
+                self._pending.drop(self._known[call.key])
             raise
         except RelayError as error:
             record = self._known.get(call.key)
             if record is not None and (call.invocation_id is None or is_gone(error, record, self._relay)):
-                self._session.pending.drop(record)
+                self._pending.drop(record)
             raise
 
     def _begin(self, call: ToolCall, arguments: JsonObject) -> None:
@@ -192,7 +211,7 @@ class _CallRecords:
         )
         # The record of an earlier command keeps its submission time; only the conversation is newer.
         known = self._known.setdefault(call.key, intent)
-        self._session.pending.begin(known._replace(conversation=intent.conversation))
+        self._pending.begin(known._replace(conversation=intent.conversation))
 
 
 def _print(session: Session, result: ToolCallingResult) -> int:

@@ -32,12 +32,15 @@ from .relay_calls import RelayCalls
 Research = Callable[[ToolCall, JsonObject], Operation[None]]
 
 
-async def converse(conversation: Conversation, research: Research) -> ToolCallingResult:
+async def converse(
+    conversation: Conversation, research: Research, on_turn: Callable[[bool], None] | None = None
+) -> ToolCallingResult:
     """Continue a conversation until the model answers.
 
     Args:
         conversation: a new one, or one with pending calls; it is updated at every step.
         research: carries out one deep_research call and stores the result in it.
+        on_turn: called with True before each turn is sent, and with False once its calls are in the conversation.
 
     Raises:
         StillRunningError: the deadline passed while a research run continues, or before the relay confirmed one. Its
@@ -48,6 +51,8 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
         while True:
             if conversation.pending:
                 await _answer_calls(conversation, research)
+            if on_turn is not None:
+                on_turn(True)
             reply = await _turn(conversation)
             previous, conversation.response_id = conversation.response_id, reply.answer.id
             called = reply.answer.calls
@@ -57,6 +62,8 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
             # Known to be bridged, or else unknown, so that it is detected while the calls run.
             conversation.bridged = conversation.bridged or any(_needs_items(call) for call in called) or None
             conversation.calls += _new_calls(called, reply, conversation.rounds)
+            if on_turn is not None:
+                on_turn(False)
     except GatewayError as error:
         # The reports were paid for, even though the answer failed.
         error.research = conversation.research
@@ -66,7 +73,7 @@ async def converse(conversation: Conversation, research: Research) -> ToolCallin
 
 def research_through(
     relay: RelayCalls,
-    on_accepted: Callable[[ToolCall, AcceptedInvocation], None] | None = None,
+    on_accepted: Callable[[ToolCall, AcceptedInvocation], object] | None = None,
     on_view: Callable[[Invocation], None] | None = None,
 ) -> Research:
     """Return the research that a relay carries out.

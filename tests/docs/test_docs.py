@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -218,4 +219,23 @@ def test_the_background_example(configured: ScriptedServer) -> None:
     submitted = run(example, "submit", "Reply with exactly: later").stdout.strip()
     assert submitted == response_body()["id"]
     assert run(example, "fetch", submitted).stdout == "later\n"
+    assert run(example).returncode == 1
+
+
+def test_the_spreadsheet_example(configured: ScriptedServer, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Answer:
+        asked = seen.json["messages"][-1]["content"]
+        return reply({"error": {"message": "no"}}, 400) if "tofu" in asked else reply(chat_body(f"=1+{asked}, 두부"))
+
+    configured.script = script
+    example = str(ROOT / "docs/examples/spreadsheet.py")
+    sheet, questions, answers = (tmp_path / name for name in ("a.csv", "questions.jsonl", "answers.jsonl"))
+    sheet.write_bytes('\ufeffname,price\r\n"noodles, cold",3\r\ntofu,2\r\n'.encode())
+    questions.write_text(run(example, "questions", str(sheet)).stdout)
+    asking = [sys.executable, "-m", "litellm_openai_example", "--questions", str(questions), "--out", str(answers)]
+    assert subprocess.run(asking, capture_output=True, timeout=60).returncode == 3
+    head, first, second = csv.reader(run(example, "answers", str(sheet), str(answers)).stdout.splitlines())
+    assert head == ["name", "price", "answer", "sources", "cost", "status", "error"]
+    assert first[:3] == ["noodles, cold", "3", "'=1+Describe noodles, cold in one sentence., 두부"]
+    assert (second[0], second[5]) == ("tofu", "not_executed")
     assert run(example).returncode == 1

@@ -1,0 +1,18 @@
+"""Many questions while command and relay are killed with -9: one row and one POST each, and unknown ones are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ..tools.questions import under_kills
+
+COUNT, KILLS = 30, 3
+
+
+@pytest.mark.parametrize(("mode", "relay_kills"), [("relay", 1), ("chat", 0)])
+def test_nothing_is_sent_twice(mode: str, relay_kills: int, tmp_path: Path) -> None:
+    outcome = under_kills(tmp_path, mode, count=COUNT, kills=KILLS, relay_kills=relay_kills)
+    outcome.check(COUNT)
+    assert sum(outcome.posts.values()) >= COUNT - len(outcome.unknown)
