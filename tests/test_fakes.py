@@ -9,6 +9,7 @@ TESTS = Path(__file__).parent
 OTHERS = {
     "fakes/gateway.py",  # the relay's upstream: hundreds of responses at once, of which many hang for the whole test
     "tools/bench/stub.py",  # an upstream for measuring, which must cost less than what is measured
+    "fakes/balancer.py",  # passes connections on, as a load balancer for TCP does
     "relay/proxied.py",  # passes PostgreSQL's bytes on, not HTTP
     "gateway/conftest.py",  # its text is a process that stands in for the LiteLLM proxy
 }

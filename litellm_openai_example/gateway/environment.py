@@ -179,7 +179,7 @@ def only_one(lock: Path, wait: Callable[[], object]) -> Iterator[int]:
         lock: the file to lock, which is created if it is missing.
         wait: called if another process is in the block, before this one waits for it.
     """
-    with lock.open("w") as file:
+    with open(lock, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

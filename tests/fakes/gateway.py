@@ -32,7 +32,8 @@ class Fault:
     """A failure in place of a good answer.
 
     Attributes:
-        kind: status (answer with `status` and `body`), drop, hang, cut (half of a good answer), garbage, empty, foreign
+        kind: status (answer with `status` and `body`), drop, hang, hold (in a stream: ask again soon), cut (half of a
+            good answer), garbage, empty, foreign
             (an answer from something other than LiteLLM: `status`, `body` as text, `headers` with its content type).
     """
 
@@ -248,7 +249,8 @@ class Gateway:
             raise _Dropped
         await self._event(writer, "response.created", {"response": created})
         for sent, piece in enumerate(work.pieces):
-            fault = self.during_stream(sent)
+            while (fault := self.during_stream(sent)) is not None and fault.kind == "hold":
+                await asyncio.sleep(0.01)
             if fault is not None:
                 if fault.kind == "hang":
                     await asyncio.sleep(3600)
@@ -262,7 +264,8 @@ class Gateway:
         work.seconds = 0
         final = work.now()
         if self.cost:  # LiteLLM tells it there in a stream
-            final |= {"usage": {"cost": float(self.cost) if self.cost.replace(".", "").isdigit() else self.cost}}
+            cost = float(self.cost) if self.cost.replace(".", "").isdigit() else self.cost
+            final |= {"usage": {**final.get("usage", {}), "cost": cost}}
         await self._event(writer, f"response.{final['status']}", {"response": final})
         writer.write(b"data: [DONE]\n\n")
         raise _Dropped

@@ -13,6 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_NAVIGATED = -32000  # DevTools: "Inspected target navigated or closed"
+
+
+class NavigatedError(Exception):
+    """The page left while a script ran in it."""
 
 
 class Browser:
@@ -58,6 +63,8 @@ class Browser:
             one, _, self._buffer = self._buffer.partition(b"\0")
             answer = json.loads(one)
             if answer.get("id") == self._number:
+                if answer.get("error", {}).get("code") == _NAVIGATED:
+                    raise NavigatedError
                 assert "error" not in answer, answer
                 return dict(answer["result"])
             self.events.append(answer)
@@ -97,10 +104,16 @@ class Page:
     def until(self, script: str, seconds: float = 60) -> Any:
         """Return the value of an expression once it is true."""
         until = time.monotonic() + seconds
-        while not (value := self.run(f"document.body && ({script})")):
+        while not (value := self._run_or_none(f"document.body && ({script})")):
             assert time.monotonic() < until, f"{script}: {self.run('document.body.innerText')}"
             time.sleep(0.05)
         return value
+
+    def _run_or_none(self, script: str) -> Any:
+        try:
+            return self.run(script)
+        except NavigatedError:  # the page is being replaced by the one that was opened
+            return None
 
     def text(self, selector: str) -> str:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))

@@ -100,7 +100,7 @@ def hold(upstream: Gateway) -> Iterator[Callable[[int], threading.Event]]:
         held.append(release)
 
         def wait(sent: int) -> Fault | None:
-            return None if sent < pieces or release.wait(120) else Fault("drop")
+            return None if sent < pieces or release.is_set() else Fault("hold")
 
         upstream.during_stream = wait
         return release

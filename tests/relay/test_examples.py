@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import yaml
@@ -15,7 +13,6 @@ import yaml
 from litellm_openai_example.http_library import httpx
 
 from ..fakes.gateway import Gateway
-from ..fakes.scripted import eventually
 from ..tools.docs.blocks import pages
 from .conftest import StartRelay
 
@@ -44,22 +41,3 @@ def test_alerts_use_existing_metrics(start_relay: StartRelay) -> None:
     for name in set(re.findall(r"\blitellm_relay_\w+", text)):
         # A labelled counter shows only its help before the first count.
         assert f"\n{name}" in shown or f"# TYPE {name} " in shown, name
-
-
-def test_runs_queued_in_a_backup_are_not_resubmitted(
-    start_relay: StartRelay, upstream: Gateway, tmp_path: Path
-) -> None:
-    upstream.seconds = 30.0
-    first = start_relay(max_running=1)
-    for question in ("Runs", "Waits"):
-        started = first.api.start(question)
-    assert eventually(lambda: len(upstream.posts) == 1)
-    copy = tmp_path / "restored.sqlite3"
-    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger, closing(sqlite3.connect(copy)) as restored:
-        ledger.backup(restored)
-        (statement,) = re.findall(r"```sql\n(.*?)```", pages("docs/operating.md"), re.DOTALL)
-        assert restored.execute(statement).rowcount == 1
-        restored.commit()
-    second = start_relay(database_url=f"sqlite+aiosqlite:///{copy}")
-    assert second.api.view(started)["error_code"] == "submission_indeterminate"
-    assert len(upstream.posts) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,21 @@ from ...fakes.gateway import Gateway, message
 from ...fakes.scripted import eventually, free_port
 from ..browser import Page
 from ..conftest import StartRelay
-from ..running import RelayProcess, ThreadedRelay, environment
+from ..running import FAST, RelayProcess, ThreadedRelay, environment
 from .pages import TEXT, answers, assert_clean, link, until_ready
 
 
+@pytest.fixture
+def relay(start_relay: StartRelay) -> ThreadedRelay:
+    """A relay that does not replace a silent stream by polls."""
+    return start_relay(timings=replace(FAST, stall=60.0))
+
+
 def test_a_run_from_its_first_status_to_its_report(
-    relay: ThreadedRelay, upstream: Gateway, page: Page, hold: Callable[[int], threading.Event]
+    start_relay: StartRelay, upstream: Gateway, page: Page, hold: Callable[[int], threading.Event]
 ) -> None:
+    # So that the submission counts as queued until it is answered.
+    relay = start_relay(timings=replace(FAST, stall=60.0, gate=60.0))
     usage = {"input_tokens": 12345, "output_tokens": 678, "output_tokens_details": {"reasoning_tokens": 90}}
     answers(upstream, TEXT, ("https://a.example/1", "A source"), ("https://b.example/2", "An [other] one"), **usage)
     upstream.cost = "1.5"

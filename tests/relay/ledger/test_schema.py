@@ -48,8 +48,11 @@ def test_migration_from_version_4(database_url: str) -> None:
     async def work() -> None:
         async with opened(database_url, "before") as ledger:
             await ledger.accept(new("old"))
-            back = ("ALTER TABLE relay_invocations DROP COLUMN completion_window", "UPDATE relay_meta SET value = '4'")
-            for statement in (back[0], f"{back[1]} WHERE key = 'version'"):
+            for statement in (
+                "ALTER TABLE relay_invocations DROP COLUMN completion_window",
+                "ALTER TABLE relay_workers DROP COLUMN drain",
+                "UPDATE relay_meta SET value = '4' WHERE key = 'version'",
+            ):
                 await ledger.database.run(lambda connection, one=statement: connection.execute(text(one)))  # type: ignore[misc]
         async with opened(database_url, "first") as ledger, opened(database_url, "second") as other:
             await ledger.accept(replace(new("fresh"), completion_window="8h"))

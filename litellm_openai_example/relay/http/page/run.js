@@ -225,9 +225,9 @@ function showSources() {
 }
 
 function showDetails() {
-  const { response } = view, usage = response?.usage ?? {};
+  const { response } = view, usage = view.usage ?? {};
   const number = (value) => (Number.isFinite(value) ? value.toLocaleString("en") : null);
-  const reasoning = number(usage.output_tokens_details?.reasoning_tokens);
+  const reasoning = number(usage.reasoning_tokens);
   const input = number(usage.input_tokens), output = number(usage.output_tokens);
   const tokens = input && output && `${input} in, ${output} out${reasoning ? ` (${reasoning} of them reasoning)` : ""}`;
   const dollars = { style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 4 };
