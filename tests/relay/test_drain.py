@@ -6,14 +6,17 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import create_engine, delete, insert, text
 
 from litellm_openai_example import RelayClient
+from litellm_openai_example.http_library import httpx
 from litellm_openai_example.relay.ledger.schema import workers
 from litellm_openai_example.relay.replicas import this_host
 
@@ -26,6 +29,7 @@ from .operating import operate
 from .running import Api, RelayProcess, body, environment
 
 CLIENTS = 12
+T = TypeVar("T")
 
 
 def change(url: str, statement: str) -> None:
@@ -95,12 +99,13 @@ class Load:
         api = Api(self._address)
         while not self._over.is_set():
             key = uuid.uuid4().hex
-            while (answer := api.post(body(key, background=True), Idempotency_Key=key)).status_code != 202:
+            start = partial(api.post, body(key, background=True), Idempotency_Key=key)
+            while (answer := _repeated(start)).status_code != 202:
                 assert answer.status_code == 503, answer.text
                 self.refusals[key] += 1
                 time.sleep(int(answer.headers["Retry-After"]))
             self.started.append(answer.json())
-            assert api.wait(self.started[-1])["status"] == "completed"
+            assert _repeated(partial(api.wait, self.started[-1]))["status"] == "completed"
         api.http.close()
 
     def _invoke(self) -> None:
@@ -112,6 +117,13 @@ class Load:
                 run = client.invoke({"research_question": key, "background": True}, idempotency_key=key)
                 self.started.append({"invocation_id": run.invocation_id, "invocation_token": run.invocation_token})
                 assert client.wait(run.invocation_id, run.invocation_token).status == "completed"
+
+
+def _repeated(call: Callable[[], T]) -> T:
+    """Call until it is answered: a server that ends closes idle connections, perhaps as a request is on its way."""
+    while True:
+        with suppress(httpx.TransportError):
+            return call()
 
 
 def test_under_load_nothing_is_refused_twice_or_lost(database_url: str, upstream: Gateway) -> None:

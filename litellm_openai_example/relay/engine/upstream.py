@@ -102,6 +102,7 @@ class Upstream:
             nonlocal left
             await prepare()
             left = True
+            count_submit()
 
         with before_sent(leave):
             headers = {"x-litellm-call-id": call_id, **payer.headers}
@@ -187,7 +188,6 @@ class Upstream:
                 raise submit_failed(error) from None
 
     async def _send(self, request: JsonObject, headers: Mapping[str, str], timeout: float) -> RawResponse:
-        count_submit()
         limits = openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))
         # As `extra_body`: the operator may set fields that this release of the SDK does not know, and checking known
         # ones against its types costs time (see `calls.requests.create_with`).
