@@ -19,17 +19,9 @@ def install_sdk2() -> Path | None:
     try:
         if not python.exists():
             subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(_ROOT)], check=True)
-        install = [
-            "pip",
-            "install",
-            "--quiet",
-            "--compile-bytecode",
-            "--python",
-            str(python),
-            "--upgrade",
-            "--editable",
-        ]
-        subprocess.run([uv, *install, "--editable", str(_PROJECT), "openai==2.*"], check=True)
+        options = ["--quiet", "--compile-bytecode", "--upgrade", "--python", str(python)]
+        install = [uv, "pip", "install", *options, "--editable", str(_PROJECT), "openai==2.*"]
+        subprocess.run(install, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"openai 2: left out, it cannot be installed ({error})", file=sys.stderr)
         return None
