@@ -37,7 +37,7 @@ RUNNING = 5  # at once in one process, so that further runs stay queued
 SLOW = 12.0  # seconds until a slow submission is answered: this relay is up long before
 STATES = {"queued", "submitting", "awaiting", "running", "completed", "incomplete", "failed", "cancelled"}
 _NAME = re.compile(r"upgrade question ([a-z]+)-\d+")
-_AFTER_RESTORE = re.compile(r"```sql\n(UPDATE relay_invocations .*?)\n```", re.DOTALL)
+_AFTER_RESTORE = re.compile(r'"\s*(UPDATE relay_invocations [^"]*)"')
 # Messages of both releases about runs that must fail, and about a model that the provider does not list.
 _EXPECTED = re.compile(r"upstream_failed|submission_indeterminate|does not list")
 
@@ -222,9 +222,10 @@ class Upgrade:
         self._check(process.end() == 2 and len(process.lines) <= 3, f"an old relay started late says {process.lines}")
 
     def _restore(self, url: str) -> None:
-        """Restore a backup as docs/operating.md describes."""
+        """Restore a backup as the runbook describes."""
         before = states(url)
-        (fail_queued,) = _AFTER_RESTORE.findall(pages("docs/operating.md"))
+        # The same statement for both databases.
+        (fail_queued,) = {" ".join(found.split()) for found in _AFTER_RESTORE.findall(pages("docs/runbook.md"))}
         engine = create_engine(url.replace("+aiosqlite", ""))
         with engine.begin() as connection:
             connection.execute(text(fail_queued))
