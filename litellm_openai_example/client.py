@@ -20,6 +20,7 @@ from .attachments import ApiName, content_of
 from .calls import requests
 from .calls.reply import RawResponse, Reply
 from .calls.requests import (
+    APIS,
     CHAT,
     RESPONSES,
     Api,
@@ -50,7 +51,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Files = Sequence[str | os.PathLike[str]]
 
-_APIS: Mapping[str, Api] = {"chat": CHAT, "responses": RESPONSES}
 
 # The deadline ends the retries. This bounds them for a call without a deadline.
 _MAX_RETRIES = 10
@@ -146,8 +146,8 @@ class _Client:
             raise ValueError("prompts is an iterable of prompts, not a single one")
         if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
             raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
-        if api not in _APIS:
-            raise ValueError(f"api must be one of: {', '.join(_APIS)}")
+        if api not in APIS:
+            raise ValueError(f"api must be one of: {', '.join(APIS)}")
         return questions(prompts, options)
 
     def _request(self, api: ApiName, question: Asked) -> JsonObject:
@@ -424,7 +424,7 @@ class LiteLLMClient(_Client):
         def answer(question: Asked) -> AskedReply:
             try:
                 request = self._request(api, question)
-                return question.reply(self.run(ask(_APIS[api], request, pace), seconds))
+                return question.reply(self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
                 return question.reply(error=error)
 
@@ -542,7 +542,7 @@ class AsyncLiteLLMClient(_Client):
         async def answer(question: Asked) -> AskedReply:
             try:
                 request = self._request(api, question)
-                return question.reply(await self.run(ask(_APIS[api], request, pace), seconds))
+                return question.reply(await self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
                 return question.reply(error=error)
 

@@ -196,6 +196,7 @@ class Api:
 
 CHAT = Api(lambda sdk: sdk.chat.completions.with_raw_response, ChatStream)
 RESPONSES = Api(lambda sdk: sdk.responses.with_raw_response, ResponseStream)
+APIS: Mapping[str, Api] = {"chat": CHAT, "responses": RESPONSES}
 
 
 async def create(api: Api, request: JsonObject, *, may_call: bool = False) -> Reply:

@@ -6,7 +6,7 @@ from ..attachments import content_of
 from ..calls import requests
 from ..calls.finish_reasons import RUNNING, TERMINAL
 from ..calls.reply import Reply, require_complete, source_list
-from ..calls.requests import foreign_fields
+from ..calls.requests import APIS, foreign_fields
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
@@ -21,8 +21,6 @@ from .options import Options
 from .output import notice, progress, readable_json
 from .session import Session
 from .verbose import show_reply
-
-APIS = {"chat": requests.CHAT, "responses": requests.RESPONSES}
 
 
 def run(session: Session, prompt: str) -> int:

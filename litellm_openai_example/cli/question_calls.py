@@ -15,19 +15,19 @@ from typing import NamedTuple
 
 from ..calls.answer import Usage, read_response
 from ..calls.reply import Reply
-from ..calls.requests import wait
+from ..calls.requests import APIS, wait
 from ..config import ConfigurationError
 from ..errors import CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..json_object import JsonObject
 from ..many import Pace, ask
-from ..research.contract import Invocation
+from ..research.contract import NEVER_EXECUTED, Invocation
 from ..research.conversation import ToolCallingResult
 from ..research.loop import converse, research_through
 from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
-from .ask import APIS, prompt_content, was_refused
+from .ask import prompt_content, was_refused
 from .exchange import request_of
 from .journal import RESEARCH, RESPONSE, Record
 from .pending import PendingWork
@@ -42,15 +42,6 @@ _TURN_SENT: JsonObject = {"turn": "sent"}  # the arguments of a conversation's r
 
 # Codes of a failed run: what it cost is not known, and another run would be paid for as well.
 _RUN_UNKNOWN = frozenset({"submission_indeterminate", "result_unavailable"})
-_RUN_NOT_EXECUTED = frozenset(
-    {
-        "gateway_unavailable",
-        "gateway_key_rejected",
-        "gateway_budget_exceeded",
-        "gateway_rejected_request",
-        "model_unavailable",
-    }
-)
 # Errors that every further question would meet as well.
 _FOR_ALL = frozenset({ErrorKind.BAD_KEY, ErrorKind.BUDGET, ErrorKind.UNREACHABLE, ErrorKind.WRONG_ADDRESS})
 _GONE = frozenset({ErrorKind.UNKNOWN_RESPONSE, ErrorKind.NOT_FOUND, ErrorKind.NOT_SUPPORTED})
@@ -160,12 +151,11 @@ class QuestionCalls:
         """Ask the gateway for an answer, in the foreground or in the background."""
         client, options = self._session.client, question.options
         here = str(client.openai.base_url)
-        if record is not None and record.confirmed and record.gateway not in (None, here):
-            return Ended(question, None, problem=f"the response is at another gateway, {record.gateway}")
         if record is not None and record.confirmed:
-            return self._ended(
-                question, record, lambda: client.run(wait(record.id, None, record.window, record.window_ends_at))
-            )
+            if record.gateway not in (None, here):
+                return Ended(question, None, problem=f"the response is at another gateway, {record.gateway}")
+            waiting = wait(record.id, None, record.window, record.window_ends_at)
+            return self._ended(question, lambda: record, lambda: client.run(waiting))
         request = request_of(options, options.model or client.model, prompt_content(options, question.prompt))
         begun = self._begin(question, RESPONSE, gateway=here, window=options.window)
 
@@ -177,14 +167,13 @@ class QuestionCalls:
         operation = ask(APIS[options.api], request, self._pace, on_submitted)
         return self._ended(question, lambda: begun, lambda: client.run(operation, limit))
 
-    def _ended(self, question: Question, record: Record | Callable[[], Record], call: Callable[[], Reply]) -> Ended:
-        """Return the end of a call to the gateway."""
+    def _ended(self, question: Question, record: Callable[[], Record], call: Callable[[], Reply]) -> Ended:
+        """Return the end of a call to the gateway; `record` returns its record as of then."""
         try:
             reply = call()
         except (GatewayError, ConfigurationError) as error:
-            now = record() if callable(record) else record
-            return self._failed(question, now, error)
-        now = record() if callable(record) else record
+            return self._failed(question, record(), error)
+        now = record()
         row = self._row(
             question,
             text=reply.text,
@@ -266,7 +255,7 @@ class QuestionCalls:
             error = f"the research run ended as {view.status}: {view.error_code}: {view.error_message}"
             if view.error_code in _RUN_UNKNOWN:
                 status = UNKNOWN
-            elif view.error_code in _RUN_NOT_EXECUTED:
+            elif view.error_code in NEVER_EXECUTED:
                 status = NOT_EXECUTED
             else:
                 status = INCOMPLETE if text else FAILED

@@ -90,6 +90,11 @@ INVOCATION_ERRORS: Final[dict[str, str]] = {
     "empty_output": "The provider reports a completed research run without any text.",
     "cancelled_by_client": "The invocation was cancelled on request.",
 }
+# The failures of a run that was certainly not executed, so that another one pays nothing twice.
+NEVER_EXECUTED: Final = frozenset(
+    {"gateway_unavailable", "gateway_key_rejected", "gateway_budget_exceeded", "gateway_rejected_request"}
+    | {"window_refused", "model_unavailable"}
+)
 
 # `error.code` of an `ErrorBody`, with the HTTP status and the message: why the relay refused a request.
 ApiErrorCode = Literal[

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from litellm_openai_example.research.contract import INVOCATION_ERRORS
 from litellm_openai_example.state import state_dir
 
 from ..conftest import Run, RunCommand
@@ -384,6 +385,30 @@ def test_ctrl_c_keeps_the_rows_and_names_what_runs(configured: ScriptedServer, r
     assert files.ask("--target", "relay").code == 0
     assert len(relay.accepted) == 2
     assert len(relay.posts) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *((code, "not_executed") for code, said in INVOCATION_ERRORS.items() if said.endswith("Nothing was paid.")),
+        ("submission_indeterminate", "unknown"),
+        ("result_unavailable", "unknown"),
+        ("upstream_failed", "failed"),
+    ],
+)
+def test_the_row_of_a_run_that_failed(
+    code: str, status: str, configured: ScriptedServer, relay: KeyedRelay, files: Files
+) -> None:
+    good = relay.server.script
+
+    def failing(seen: Seen) -> Answer:
+        answer = good(seen)
+        return reply(view("failed", None, error_code=code)) if "/wait" in seen.path else answer
+
+    relay.server.script = failing
+    files.write("one")
+    assert files.ask("--target", "relay").code == 3
+    assert [row["status"] for row in files.rows] == [status]
 
 
 @pytest.mark.parametrize("held", [held_start, lambda seen: "/wait" in seen.path], ids=["submit", "wait"])

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from litellm_openai_example.research.contract import TERMINAL
+from litellm_openai_example.research.contract import NEVER_EXECUTED, TERMINAL
 
 from .gateway import AMBIGUOUS, Create, Response
 from .plan import HOUR
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from .world import Result, World
 
 _REFUSED = frozenset({"429", "400", "page", "404 page"})  # certainly not executed, so it may be sent again
-_NEVER_SENT = frozenset(
-    {"gateway_unavailable", "gateway_rejected_request", "gateway_key_rejected", "gateway_budget_exceeded"}
-    | {"model_unavailable"}
-)
 _TELLING = 2.0  # seconds from a commit until all waiting clients have its result
 _GRACE = 120.0  # seconds within which a request to stop reaches a gateway that answers
 # Faults that may leave a submission indeterminate.
@@ -140,7 +136,7 @@ class _Books:
         elif whole:
             stops = [f"{answer} at {at - 100_000:.3f}" for r in whole for at, answer in r.cancels]
             yield f"paid and thrown away: {name} is {state} ({code}), its response was completed; cancels: {stops}"
-        elif code in _NEVER_SENT and responses:
+        elif code in NEVER_EXECUTED and responses:
             yield f"told as never executed: {name} is {state} ({code}), and was executed"
         yield from self._check_wish(name)
 
