@@ -318,9 +318,8 @@ class Ledger:
 
     async def hand_over(self, followed: Mapping[str, float]) -> None:
         """Give up these running invocations for others to reclaim. `followed` as for `keep_followed`."""
-        wanted = self._mine(["running"]).values(owner=None, followed=bindparam("seconds"))
-        rows = [{"the_id": one, "seconds": each} for one, each in followed.items()]
-        await self.database.write(lambda transaction: transaction.connection.execute(wanted, rows))
+        given_up = self._followed(followed, ["running"], owner=None)
+        await self.database.write(lambda transaction: transaction.connection.execute(*given_up))
 
     async def report_drain(self, *, done: bool) -> None:
         """Record whether this process, which is being drained, still has work."""
@@ -397,8 +396,10 @@ class Ledger:
         if seconds:
             await self.database.write(lambda transaction: transaction.connection.execute(*self._followed(seconds)))
 
-    def _followed(self, seconds: Mapping[str, float]) -> tuple[Update, list[dict[str, object]]]:
-        wanted = self._mine(ACTIVE).values(followed=bindparam("seconds"))
+    def _followed(
+        self, seconds: Mapping[str, float], states: Iterable[str] = ACTIVE, **more: object
+    ) -> tuple[Update, list[dict[str, object]]]:
+        wanted = self._mine(states).values(followed=bindparam("seconds"), **more)
         return wanted, [{"the_id": one, "seconds": each} for one, each in seconds.items()]
 
     async def keep_wish(self, invocation_id: str, reason: str) -> bool:
