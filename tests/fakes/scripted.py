@@ -173,7 +173,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+def eventually(condition: Callable[[], object], seconds: float = 150.0) -> bool:
     """Poll a condition; return True once it holds, or its last value after `seconds`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -134,7 +134,7 @@ def proxy_of(launcher: subprocess.Popen[str]) -> psutil.Process:
     return children[0]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 150.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "the condition was not met in time"

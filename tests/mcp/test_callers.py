@@ -138,7 +138,7 @@ def test_the_gateway_gets_the_payer(
         who, session = {TAGS: "team-a,deep", USER: "ann", SESSION: "s-1"}, "s-1"
     id = started(reach, relay, **who)
     view = {"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}
-    relay.api.until(view, "running")
+    relay.api.submitted(view)
     (headers,) = upstream.post_headers
     assert (headers[TAGS], headers[USER], headers.get(SESSION, "")) == ("team-a,deep", "ann", session)
 
@@ -146,7 +146,7 @@ def test_the_gateway_gets_the_payer(
 def test_no_payer_is_sent_by_default(relay: ThreadedRelay, upstream: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_TAGS", "of-the-relay")
     id = started(over_http, relay)
-    relay.api.until({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]}, "running")
+    relay.api.submitted({"invocation_id": id.partition(".")[0], "invocation_token": id.partition(".")[2]})
     assert TAGS not in upstream.post_headers[0]
 
 

@@ -97,23 +97,29 @@ class Page:
         self.call("Page.navigate", url=url)
 
     def run(self, script: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self._evaluate(script)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 60) -> Any:
-        """Return the value of an expression once it is true."""
+    def until(self, script: str, seconds: float = 150) -> Any:
+        """Return the value of an expression once it is true. It may fail before, on a page that is loaded in part."""
         until = time.monotonic() + seconds
-        while not (value := self._run_or_none(f"document.body && ({script})")):
-            assert time.monotonic() < until, f"{script}: {self.run('document.body.innerText')}"
+        while not (value := self._value_or_none(script)):
+            assert time.monotonic() < until, (
+                f"{script}: {self._evaluate(script)}: {self.run('document.body.innerText')}"
+            )
             time.sleep(0.05)
         return value
 
-    def _run_or_none(self, script: str) -> Any:
+    def _value_or_none(self, script: str) -> Any:
         try:
-            return self.run(script)
+            answer = self._evaluate(script)
         except NavigatedError:  # the page is being replaced by the one that was opened
             return None
+        return None if "exceptionDetails" in answer else answer["result"].get("value")
+
+    def _evaluate(self, script: str) -> dict[str, Any]:
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
 
     def text(self, selector: str) -> str:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -27,6 +27,8 @@ from ..fakes.gateway import KEY, Gateway
 
 Json = dict[str, Any]
 
+# Seconds that a test waits for a fact. Only a failure takes as long, on a busy machine too; pytest stops it after 300.
+PATIENCE = 150.0
 FAST = Timings(
     first_poll=0.05, longest_poll=0.2, poll_timeout=0.6, missing=1.5, gate=0.4, lease=1.5, tick=0.1, flush=0.02,
     stall=0.3, retry=0.3, keep_alive=0.3, body=0.6, cancel=3.0, drain=1.5,
@@ -76,46 +78,60 @@ class Api:
             "POST", INVOCATIONS_PATH, json=data, headers={k.replace("_", "-"): v for k, v in headers.items()}
         )
 
+    def persist(self, call: Callable[[], httpx.Response]) -> httpx.Response:
+        """Repeat a call while the ledger is unavailable: a busy disk may outlast the time a client is let wait."""
+        until = time.monotonic() + PATIENCE
+        while (answer := call()).status_code == 503 and "ledger_unavailable" in answer.text:
+            assert time.monotonic() < until, answer.text
+        return answer
+
     def start(self, question: str = "Why?", /, **arguments: Any) -> Json:
         """Start a background run."""
         if not arguments.get("stream"):
             arguments.setdefault("background", True)
-        until = time.monotonic() + 60
-        while True:
-            answer = self.post(body(question, **arguments))
-            # On a busy machine the disk may take longer than the relay lets a client wait. Such a start is withdrawn.
-            if answer.status_code != 503 or "ledger_unavailable" not in answer.text or time.monotonic() > until:
-                break
+        # A start that the ledger did not keep in time is withdrawn, so its repeat is the only one.
+        answer = self.persist(lambda: self.post(body(question, **arguments)))
         assert answer.status_code in (200, 202), answer.text
         return dict(answer.json())
 
     def view(self, started: Json) -> Json:
-        answer = self.call("GET", f"{INVOCATIONS_PATH}/{started['invocation_id']}", headers=token(started))
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}"
+        answer = self.persist(lambda: self.call("GET", path, headers=token(started)))
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def wait(self, started: Json, timeout: float = 60) -> Json:
+    def wait(self, started: Json, timeout: float = PATIENCE) -> Json:
         """Return the view of a run once it has ended; one request waits no longer than the relay's own limit."""
         path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/wait"
         until = time.monotonic() + timeout
         while True:
             left = max(0.0, until - time.monotonic())
-            answer = self.call("GET", path, headers=token(started), params={"timeout": left})
+            params = {"timeout": left}
+            answer = self.persist(lambda params=params: self.call("GET", path, headers=token(started), params=params))  # type: ignore[misc]
             if answer.status_code != 202 or not left:
                 assert answer.status_code == 200, answer.text
                 return dict(answer.json())
 
     def cancel(self, started: Json) -> Json:
-        answer = self.call("POST", f"{INVOCATIONS_PATH}/{started['invocation_id']}/cancel", headers=token(started))
+        path = f"{INVOCATIONS_PATH}/{started['invocation_id']}/cancel"
+        answer = self.persist(lambda: self.call("POST", path, headers=token(started)))
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def until(self, started: Json, *statuses: str, timeout: float = 60) -> Json:
+    def until(self, started: Json, *statuses: str, timeout: float = PATIENCE) -> Json:
         until = time.monotonic() + timeout
         while (view := self.view(started))["status"] not in statuses:
             assert time.monotonic() < until, view
             time.sleep(0.02)
         return view
+
+    def submitted(self, started: Json) -> None:
+        """Wait until the relay has the gateway's id. A run whose submission takes long is shown as running before."""
+        until = time.monotonic() + PATIENCE
+        while (view := self.view(started))["upstream_response_id"] is None:
+            assert view["status"] in ("queued", "running"), view
+            assert time.monotonic() < until, view
+            time.sleep(0.02)
 
     def events(self, started: Json, last: int | None = None) -> list[Event]:
         """Return all events until the stream ends."""
@@ -148,7 +164,7 @@ class ThreadedRelay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(PATIENCE)
         if self._failure is not None:
             raise self._failure
         self.api = Api(next(line for line in self.lines if "listening on" in line).split()[-1])
@@ -205,7 +221,7 @@ class RelayProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self, seconds: float = 60) -> Self:
+    def ready(self, seconds: float = PATIENCE) -> Self:
         assert self._listening.wait(seconds), f"not ready after {seconds} s: {self.log}"
         said = [line for line in self.lines if "listening on" in line]
         assert said, self.log

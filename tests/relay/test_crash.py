@@ -26,7 +26,7 @@ from ..fakes.postgresql import PostgreSQL
 from ..fakes.scripted import eventually, free_port
 from ..tools.soak.burst import burst
 from .conftest import assert_clean
-from .running import Api, RelayProcess, body, environment, relay_process
+from .running import PATIENCE, Api, RelayProcess, body, environment, relay_process
 
 RUNNING = 200
 BURST = 400
@@ -70,10 +70,10 @@ def all_running(upstream: Gateway, api: Api, started: list[Json]) -> None:
     """Wait until all runs are running. The relay is asked only once the gateway has received every submission."""
     assert eventually(lambda: len(upstream.posts) == len(started))
     for one in started:
-        api.until(one, "running", timeout=60)
+        api.submitted(one)
 
 
-def ended(api: Api, started: list[Json], timeout: float = 60) -> list[Json]:
+def ended(api: Api, started: list[Json], timeout: float = PATIENCE) -> list[Json]:
     """Return the views of runs once they have ended."""
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda one: api.wait(one, timeout), started))
@@ -118,12 +118,12 @@ class TestKilled:
         env = environment(database_url, upstream, RELAY_MAX_RUNNING="1")
         with relay_process(env) as relay:
             first = relay.api.start("first")
-            relay.api.until(first, "running")
+            relay.api.submitted(first)
             second = relay.api.start("second")
             relay.kill()
         finish(upstream)
         with relay_process(env) as relay:
-            relay.api.until(second, "running")
+            relay.api.submitted(second)
             assert relay.api.wait(first)["status"] == "completed"
             assert relay.api.view(second)["status"] == "running"
 
@@ -204,17 +204,17 @@ class TestKilled:
         relay = relays.start(port := free_port())
         url = relay.api.base_url
         research = {"research_question": "Why?"}
-        with RelayClient(url, timeout=60) as client, ThreadPoolExecutor(2) as pool:
+        with RelayClient(url, timeout=PATIENCE) as client, ThreadPoolExecutor(2) as pool:
             waited = client.invoke(research | {"background": True})
             watched = client.invoke(research | {"stream": True})
             wait = pool.submit(client.wait, waited.invocation_id, waited.invocation_token)
             events = pool.submit(lambda: list(client.events(watched.invocation_id, watched.invocation_token)))
-            relay.api.until(waited.model_dump(mode="json"), "running")
+            relay.api.submitted(waited.model_dump(mode="json"))
             assert eventually(lambda: relay.api.view(watched.model_dump(mode="json"))["output_text"])
             relay.kill()
             relays.start(port)
-            assert wait.result(60).status == "completed"
-            heard = events.result(60)
+            assert wait.result(PATIENCE).status == "completed"
+            heard = events.result(PATIENCE)
         assert [event.name for event in heard][-1] == "completed"
         assert [event.name for event in heard].count("completed") == 1
         # The stream resumed after the last event seen: no event is missing or repeated.
@@ -227,11 +227,11 @@ class TestKilled:
         relay = relays.start(port := free_port())
 
         async def ride() -> tuple[str, str]:
-            async with AsyncRelayClient(relay.api.base_url, timeout=60) as client:
+            async with AsyncRelayClient(relay.api.base_url, timeout=PATIENCE) as client:
                 run = await client.invoke({"research_question": "Why?", "background": True})
                 wait = asyncio.create_task(client.wait(run.invocation_id, run.invocation_token))
                 names = asyncio.create_task(last_event(client, run.invocation_id, run.invocation_token))
-                await asyncio.to_thread(relay.api.until, run.model_dump(mode="json"), "running")
+                await asyncio.to_thread(relay.api.submitted, run.model_dump(mode="json"))
                 await asyncio.to_thread(relay.kill)
                 await asyncio.to_thread(relays.start, port)
                 return (await wait).status, await names
@@ -243,12 +243,12 @@ class TestKilled:
         """The client cannot know whether the run was accepted; its key makes the repeat safe."""
         upstream.seconds = 4.0
         relay = relays.start(port := free_port())
-        with RelayClient(relay.api.base_url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        with RelayClient(relay.api.base_url, timeout=PATIENCE) as client, ThreadPoolExecutor(1) as pool:
             invoked = pool.submit(client.invoke, {"research_question": "Why?"})
             assert eventually(lambda: " submitted" in relay.log)
             relay.kill()
             relays.start(port)
-            assert invoked.result(60).status == "completed"
+            assert invoked.result(PATIENCE).status == "completed"
         assert len(upstream.posts) == 1
 
 
@@ -275,16 +275,16 @@ def test_a_graceful_stop_loses_no_run(relays: Relays, upstream: Gateway) -> None
     started = accepted(relay.api, 20)
     path = f"{INVOCATIONS_PATH}/{started[0]['invocation_id']}"
     headers = {"X-Invocation-Token": started[0]["invocation_token"]}
-    relay.api.until(started[0], "running")
+    relay.api.submitted(started[0])
     with ThreadPoolExecutor(3) as pool:
         wait = pool.submit(relay.api.call, "GET", f"{path}/wait", headers=headers, params={"timeout": 60})
         watch = pool.submit(relay.api.call, "GET", f"{path}/events", headers=headers)
         foreground = pool.submit(relay.api.post, body("question in the foreground"))
         assert eventually(lambda: len(upstream.posts) == 21)
         relay.process.terminate()
-        answers = wait.result(60), foreground.result(60)
+        answers = wait.result(PATIENCE), foreground.result(PATIENCE)
         assert [answer.status_code for answer in answers] == [202, 202]
-        assert "retry: " in watch.result(60).text.rstrip().splitlines()[-1]
+        assert "retry: " in watch.result(PATIENCE).text.rstrip().splitlines()[-1]
         assert relay.end() == 0
     views = ended(relays.start().api, [*started, answers[1].json()])
     assert Counter(view["status"] for view in views) == {"completed": 21}

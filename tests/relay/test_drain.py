@@ -160,7 +160,7 @@ def test_alone_a_replica_follows_its_runs_to_their_ends(replicas: Replicas, upst
     with ThreadPoolExecutor(1) as pool:
         draining = pool.submit(operate, replicas.url, "drain")  # while the gateway takes its time to accept it
         assert eventually(lambda: "shutting_down" in relay.api.call("GET", "/readyz").text)
-        relay.api.until(first, "running")
+        relay.api.submitted(first)
         assert not draining.done()
         upstream.works[next(iter(upstream.works))].seconds = 0.0
         done = draining.result()
@@ -179,7 +179,7 @@ def test_a_run_that_is_watched_goes_on_at_another_replica(replicas: Replicas, up
     upstream.seconds = 3600.0
     leaving = replicas.start(RELAY_WAIT_SECONDS="20")
     started = leaving.api.start()
-    leaving.api.until(started, "running")
+    leaving.api.submitted(started)
     staying = replicas.start()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(leaving.api.wait, started, 240)
@@ -191,7 +191,7 @@ def test_a_run_that_is_watched_goes_on_at_another_replica(replicas: Replicas, up
     # Cancelled by the replica that follows it, wherever the wish was written.
     upstream.seconds = 3600.0
     another = staying.api.start()
-    staying.api.until(another, "running")
+    staying.api.submitted(another)
     assert leaving.api.cancel(another)["status"] == "cancelled"
 
 
@@ -201,7 +201,7 @@ def test_the_last_replica_that_takes_work_keeps_what_others_hand_over(replicas: 
     first, second = replicas.start(), replicas.start()
     started = [api.start(str(n)) for n, api in enumerate((first.api, second.api, first.api, second.api))]
     for one in started:
-        first.api.until(one, "running")
+        first.api.submitted(one)
     assert operate(replicas.url, "drain", name_of(first)).returncode == 0
     late = operate(replicas.url, "drain", name_of(second), "--timeout", "1")
     assert late.returncode == 1
@@ -226,7 +226,7 @@ def test_a_stopped_replica_is_drained(start_relay: StartRelay, sqlite_url: str, 
     """As after a drain that took too long for the operator."""
     upstream.seconds = 3600.0
     relay = start_relay()
-    relay.api.until(relay.api.start(), "running")
+    relay.api.submitted(relay.api.start())
     with ThreadPoolExecutor(1) as pool:
         draining = pool.submit(operate, sqlite_url, "drain", relay.relay.name)
         assert eventually(lambda: "shutting_down" in relay.api.call("GET", "/readyz").text, 120)

@@ -21,7 +21,7 @@ class TestCancel:
         upstream.seconds = 3600.0
         relay = start_relay(max_running=1)
         running, queued = relay.api.start("first"), relay.api.start("second")
-        relay.api.until(running, "running")
+        relay.api.submitted(running)
         done = operate(sqlite_url, "cancel", queued["invocation_id"])
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"{queued['invocation_id']}  cancelled\n"
@@ -35,7 +35,7 @@ class TestCancel:
         relay = start_relay()
         started = [relay.api.start(str(n)) for n in range(2)]
         for one in started:
-            relay.api.until(one, "running")
+            relay.api.submitted(one)
         first, _ = json.loads(operate(sqlite_url, "list", "--json").stdout)
         assert host_of(first["replica"]) == this_host()
         assert first["replica"] in operate(sqlite_url, "--list").stdout

@@ -46,7 +46,7 @@ class TestLostCommits:
                 upstream.seconds = 3600.0
                 proxy.lose_commit = statement
                 started = relay.api.start("to be cancelled")
-                relay.api.until(started, "running")
+                relay.api.submitted(started)
                 # The cancel's own commit loses its answer as well: the request to stop must survive that.
                 proxy.lose_commit = b"cancel_requested="
                 assert relay.api.cancel(started)["status"] == "cancelled"
@@ -122,7 +122,7 @@ def test_a_relay_stops_in_time_with_a_silent_database(postgresql: PostgreSQL, up
         relay_process(environment(url, upstream)) as relay,
     ):
         for started in [relay.api.start(f"question {n}") for n in range(running)]:
-            relay.api.until(started, "running")
+            relay.api.submitted(started)
         proxy.silent = True
         assert_ends(relay)
 
@@ -154,7 +154,7 @@ class TestFrozen:
         with relay_process(environment(url, upstream)) as relay, ThreadPoolExecutor(16) as clients:
             started = [relay.api.start(f"question {n}", stream=n > 1) for n in range(4)]
             for one in started:
-                relay.api.until(one, "running")
+                relay.api.submitted(one)
             path = f"{INVOCATIONS_PATH}/{started[0]['invocation_id']}"
             waiting = clients.submit(relay.api.call, "GET", f"{path}/wait?timeout=60", headers=token(started[0]))
             streams = [relay.api.stream(one) for one in started]

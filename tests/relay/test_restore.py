@@ -57,7 +57,7 @@ def test_a_backup_is_restored_to_a_relay_that_completes_a_run(
         relay.api.wait(ended)
         upstream.seconds = 3600.0
         running, queued = relay.api.start("running"), relay.api.start("queued")
-        relay.api.until(running, "running")
+        relay.api.submitted(running)
         shell(documented(f"backup-{database}"), env, tmp_path)
         # After the backup the queued run is submitted, and paid for.
         for work in upstream.works.values():

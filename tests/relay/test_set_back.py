@@ -63,7 +63,7 @@ class TestWhileItRuns:
     def test_the_upstream_id_is_restored(self, relay: ThreadedRelay, upstream: Gateway, to: str) -> None:
         upstream.seconds = 3600.0
         started = relay.api.start()
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         ledger = Ledger(relay)
         ledger.set_back(to)
         assert eventually(lambda: ledger.rows("state", "upstream_id") == [("running", "resp_0")])
@@ -97,11 +97,11 @@ class TestWhileItRuns:
         path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
         with relay_process(env) as relay:
             started = relay.api.start()
-            relay.api.until(started, "running")
+            relay.api.submitted(started)
             # The upstream id is now in the relay's memory only, until it writes it back.
             with closing(sqlite3.connect(path, timeout=60)) as ledger, ledger:
                 ledger.execute(f"UPDATE relay_invocations SET {CLAIMED}")
-            relay.api.until(started, "running")
+            relay.api.submitted(started)
             relay.kill()
         finish(upstream)
         with relay_process(env) as relay:
@@ -175,7 +175,7 @@ class TestTwoRelays:
         first.api.wait(started)
         upstream.seconds = 3600.0
         running = first.api.start("running")
-        first.api.until(running, "running")
+        first.api.submitted(running)
         second = start_relay(timings=PATIENT)
         back = f"{QUEUED}, {UNENDED} WHERE id = '{started['invocation_id']}'"
         Ledger(first).set_leases_back(back, f"id = '{me(second)}'")
@@ -196,7 +196,7 @@ def test_a_standby_without_the_last_commits(postgresql: PostgreSQL, upstream: Ga
     with relay_process(env) as first, relay_process(env) as second:
         started = [first.api.start(f"{n}") for n in range(4)]
         for one in started:
-            first.api.until(one, "running")
+            first.api.submitted(one)
         processes = [psutil.Process(relay.process.pid) for relay in (first, second)]
         for process in processes:  # so that neither sees the change to the ledger
             process.suspend()

@@ -97,7 +97,7 @@ def test_another_replica_keeps_to_the_window_of_a_run(start_relay: StartRelay, u
     upstream.seconds = 3600.0
     first = start_relay(**SHORT, window="8h")
     started = first.api.start()
-    first.api.until(started, "running")
+    first.api.submitted(started)
     first.stop()
     # One that knows nothing of the default.
     second = start_relay(**SHORT).api
@@ -181,7 +181,7 @@ def test_a_cancelled_run_does_not_wait_for_the_next_poll(start_relay: StartRelay
     upstream.seconds = 3600.0
     api = start_relay(timings=replace(FAST, window_poll=600.0, longest_window_poll=600.0)).api
     started = api.start(window="8h")
-    api.until(started, "running")
+    api.submitted(started)
     assert eventually(lambda: upstream.gets)
     api.cancel(started)
     view = api.wait(started)
@@ -222,7 +222,7 @@ def test_metrics_tell_the_runs_in_a_window_and_their_cost_apart(start_relay: Sta
     api = start_relay(**SHORT).api
     started = [api.start(f"Why {n}?", window="8h") for n in range(2)]
     for one in started:
-        api.until(one, "running")
+        api.submitted(one)
     # Without the runs while the ledger does not answer in time.
     assert eventually(lambda: 'litellm_relay_window_runs{window="8h"} 2.0' in _metrics(api)), _metrics(api)
     assert eventually(lambda: 'litellm_relay_window_runs{window="2h"} 0.0' in _metrics(api))

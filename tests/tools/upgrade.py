@@ -147,7 +147,7 @@ class Upgrade:
         for name, ends_as in (("done", "completed"), ("part", "incomplete"), ("broken", "failed")):
             api.wait(self._ask(api, f"{name}-1", ends_as).started)
         stopped = self._ask(api, "stopped-1", "cancelled").started
-        api.until(stopped, "running")
+        api.submitted(stopped)
         api.cancel(stopped)
         for name in ("long-1", "long-2", "stream-1"):
             run = self._ask(api, name, "completed", stream=name.startswith("stream"))

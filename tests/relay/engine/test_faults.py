@@ -129,7 +129,7 @@ class TestSubmission:
         upstream.on_post = lambda request, n: Fault("hang", paid=True)
         relay = start_relay(research_timeout=2.0)
         started = relay.api.start()
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         assert relay.api.wait(started)["error_code"] == "submission_indeterminate"
         assert len(upstream.posts) == 1
 
@@ -390,7 +390,7 @@ class TestBridged:
     def test_a_blocking_run_completes_without_polls(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.bridged, upstream.seconds = True, 0.8
         started = relay.api.start()
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         view = relay.api.wait(started)
         assert (view["status"], view["output_text"], view["response"]["cost_usd"]) == ("completed", "The answer.", 0.25)
         assert upstream.gets == 0

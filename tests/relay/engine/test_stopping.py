@@ -51,7 +51,7 @@ def times(count: int, fault: Fault) -> Callable[[Work], Fault | None]:
 
 def running(relay: ThreadedRelay, **arguments: object) -> Json:
     started = relay.api.start(**arguments)
-    relay.api.until(started, "running")
+    relay.api.submitted(started)
     return started
 
 
@@ -194,7 +194,7 @@ class TestRepeated:
         upstream.on_cancel = lambda work: Fault("status", 503)
         with relay_process(env) as relay:
             started = relay.api.start()
-            relay.api.until(started, "running")
+            relay.api.submitted(started)
             assert relay.api.cancel(started)["status"] == "running"
             relay.kill()
         upstream.on_cancel = lambda work: None
@@ -320,7 +320,7 @@ class TestTimeLimit:
         with relay_process(env) as relay:
             started = [relay.api.start(str(n)) for n in range(3)]
             for one in started:
-                relay.api.until(one, "running")
+                relay.api.submitted(one)
             relay.kill()
         # Moving the rows in time equals a step of the clock in the other direction, without touching the machine's.
         columns = ("created_at", "updated_at", "started_at")

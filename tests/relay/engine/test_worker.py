@@ -46,14 +46,14 @@ class TestLoops:
         upstream.seconds = 3600.0  # cancel requests are read for running runs only
         with monkeypatch.context() as patched:
             if name == "cancel_requests":
-                relay.api.until(relay.api.start("before it"), "running")
+                relay.api.submitted(relay.api.start("before it"))
             patched.setattr(relay.relay.ledger, name, broken)
             started = relay.api.start("while it is broken")
             assert eventually(lambda: calls >= failures)
             said = [record.getMessage() for record in caplog.records if "failed (KeyError" in record.getMessage()]
             assert len(said) <= 1
         # The call works again: the loop must still be there to pick the run up.
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         upstream.seconds = 0.0
         upstream.finish()
         assert relay.api.wait(started)["status"] == "completed"
@@ -98,7 +98,7 @@ class TestLostCommits:
         upstream.seconds = 3.0
         first = start_relay()
         started = first.api.start()
-        first.api.until(started, "running")
+        first.api.submitted(started)
         second = start_relay()
         reclaim = second.relay.ledger.reclaim
         lost: list[str] = []
@@ -121,7 +121,7 @@ def test_a_take_over_follows_all_runs_but_starts_none_beyond_the_limit(
     upstream.seconds = 3600.0
     first = start_relay()
     for one in [first.api.start(str(n)) for n in range(6)]:
-        first.api.until(one, "running")
+        first.api.submitted(one)
     running = list(upstream.works.values())
     second = start_relay(max_running=2)
     first.stop()
@@ -142,7 +142,7 @@ def test_a_take_over_keeps_the_limit_of_polls(start_relay: StartRelay, upstream:
     upstream.seconds = 3600.0
     first = start_relay(max_running=60)
     for one in [first.api.start(str(n)) for n in range(60)]:
-        first.api.until(one, "running")
+        first.api.submitted(one)
     times: list[float] = []
     second = start_relay(timings=replace(FAST, polls_per_second=20.0))
     first.stop()

@@ -224,7 +224,7 @@ class TestCancel:
     def test_a_running_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         started = relay.api.start()
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         view = relay.api.cancel(started)
         assert (view["status"], view["error_code"]) == ("cancelled", "cancelled_by_client")
         assert upstream.cancels == 1
@@ -234,7 +234,7 @@ class TestCancel:
     def test_a_queued_run_is_never_sent(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         relay = start_relay(max_running=1)
-        relay.api.until(relay.api.start("first"), "running")
+        relay.api.submitted(relay.api.start("first"))
         second = relay.api.start("second")
         assert relay.api.cancel(second)["status"] == "cancelled"
         assert len(upstream.posts) == 1
@@ -250,7 +250,7 @@ class TestCancel:
         upstream.seconds = 3600.0
         relay = start_relay()
         started = relay.api.start()
-        relay.api.until(started, "running")
+        relay.api.submitted(started)
         assert eventually(lambda: upstream.gets)  # the next poll is half a minute away
         upstream.finish()
         view = relay.api.cancel(started)
@@ -346,7 +346,7 @@ class TestLimits:
     def test_a_full_queue(self, start_relay: StartRelay, upstream: Gateway) -> None:
         upstream.seconds = 30
         relay = start_relay(max_running=1, max_queued=2)
-        relay.api.until(relay.api.start("running"), "running")
+        relay.api.submitted(relay.api.start("running"))
         relay.api.start("1")
         relay.api.post(body("2", background=True), Idempotency_Key="two")
         answer = relay.api.post(body("3", background=True))
