@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..diagnosis import explain_body
-from ..errors import one_line
+from ..errors import GatewayError, one_line
 from ..json_object import JsonObject
 from .answer import Answer, join, read_error
 from .finish_reasons import Cut, CutKind
@@ -32,6 +32,7 @@ class Accumulator(ABC):
         id: the answer's id, once an event has it.
         skipped: the number of unreadable lines.
         broken: the first unreadable piece of the answer; empty if there is none.
+        reported: what may be an error, or a word about progress; it counts unless the answer is whole.
     """
 
     read: ClassVar[Callable[[object], Answer]]
@@ -41,6 +42,7 @@ class Accumulator(ABC):
         self.id = None
         self.skipped = 0
         self.broken = ""
+        self.reported: GatewayError | None = None
         self._first_skipped = ""
         # The answer was whole before the first unreadable piece.
         self._is_over = False
@@ -152,9 +154,12 @@ def _read(text: str) -> tuple[list[object], list[str]]:
 
 
 def says_error(data: JsonObject) -> bool:
-    """Does an event report an error without a field of that name, as those of vLLM and FastAPI do?"""
-    if "error" in (data.get("type"), data.get("object")):
-        return True
+    """Does an event report an error without a field of that name, as those of vLLM do?"""
+    return "error" in (data.get("type"), data.get("object"))
+
+
+def may_say_error(data: JsonObject) -> bool:
+    """May an event be an error, as those of FastAPI and Kong? Queues report their progress in the same fields."""
     named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
     return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
 
