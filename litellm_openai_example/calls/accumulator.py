@@ -42,7 +42,7 @@ class Accumulator(ABC):
         self.id = None
         self.skipped = 0
         self.broken = ""
-        self.reported: GatewayError | None = None
+        self.reported: object = None
         self._first_skipped = ""
         # The answer was whole before the first unreadable piece.
         self._is_over = False
@@ -88,6 +88,12 @@ class Accumulator(ABC):
         for line in others:
             text += self.end() if is_done(line) else self._skip(line)
         return text
+
+    def report(self) -> GatewayError:
+        """Return the error of a stream without a terminal event."""
+        if self.reported is None:
+            return GatewayError(self.why_cut)
+        return explain_body({"error": self.reported})
 
     @property
     def why_cut(self) -> str:

@@ -62,7 +62,7 @@ class ChatStream(Accumulator):
         if says_error(chunk):
             raise explain_body({"error": error_of(chunk)})
         if may_say_error(chunk):
-            self.reported = explain_body({"error": error_of(chunk)})
+            self.reported = error_of(chunk)
             return ""
         self.id = self.id or as_id(chunk.get("id")) or None
         self._top.update({name: chunk[name] for name in _TOP if chunk.get(name)})

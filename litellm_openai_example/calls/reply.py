@@ -171,7 +171,11 @@ def require_complete(reply: Reply) -> Reply:
     answer = reply.answer
     failure = _failure(answer)
     if failure is not None:
-        raise with_text(failure, reply)
+        try:
+            raise with_text(failure, reply)
+        finally:
+            # The traceback refers to this frame: a cycle.
+            del failure
     # The refusal says more than the filter that stopped it.
     refused = answer.refusal and not answer.text
     if answer.cut_short and not refused and not (answer.calls and not answer.text):
@@ -316,7 +320,7 @@ def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer,
         if told.status == "queued" and told.id and not answer.text:
             return replace(answer, status=told.status), reader.body(), reader
         if reader.reported is not None:
-            return _failed(reader, reader.reported), reader.body(), reader
+            return _failed(reader, reader.report()), reader.body(), reader
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
     return answer, reader.body(), reader
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
-from ..diagnosis import explain_body
 from ..json_object import JsonObject
 from .accumulator import Accumulator, Text, error_of, may_say_error, missing, says_error
 from .answer import (
@@ -69,7 +68,7 @@ class ResponseStream(Accumulator):
             self._final = Answer(status="failed", error_code=code, error_message=message)
             return ""
         if may_say_error(data):
-            self.reported = explain_body({"error": error_of(data)})
+            self.reported = error_of(data)
             return ""
         if isinstance(data.get("response"), dict):
             return self._response(kind, data["response"])
