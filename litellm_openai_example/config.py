@@ -34,7 +34,7 @@ _ODD_FORMS = (
     (re.compile(r"bearer\s", re.IGNORECASE), "begins with Bearer: give the key alone"),
     (
         re.compile(
-            r".*(\$\{|\{\{)|.*\$\(\w+\)|\{\w+\}$|(.*[/:@.])?(\$[A-Z_][A-Z0-9_]*|%[A-Z_][A-Z0-9_]{2,}%)($|[/:.])",
+            r".*([$#]\{|\{\{)|.*\$\(\w+\)|\{\w+\}$|__[A-Z0-9_]+__$|\$[a-z]+_[a-z_]+$|(.*[/:@.])?(\$[A-Z_][A-Z0-9_]*|%[A-Z_][A-Z0-9_]{2,}%)($|[/:.])",
             re.DOTALL,
         ),
         "holds the name of a variable that nothing has replaced by its value",
@@ -45,7 +45,10 @@ _ODD_FORMS = (
         "is the word that a program or a template writes for a value that is missing",
     ),
     (
-        re.compile(r"os\.environ/|(op|vault|ssm|secret|keyring|env|file)://", re.IGNORECASE),
+        re.compile(
+            r"os\.environ\b|os\.getenv\b|process\.env\b|(ref\+)?(op|vault|ssm|secret|keyring|env|file)://",
+            re.IGNORECASE,
+        ),
         "names the place of a value (such as os.environ/NAME), which nothing has read from there",
     ),
     (re.compile(r".*\\[nrt]$", re.DOTALL), "ends in a backslash and a letter, which stood for a line break"),

@@ -100,6 +100,8 @@ _WORDS = (
 )
 # Fields with an object, or a list of objects, that has such a field: Azure, Cloudflare, Apigee, MiniMax.
 _AROUND_WORDS = ("innererror", "error", "errors", "fault", "base_resp")
+# Codes and types of errors that come with a 4xx, or with a 200 in place of one.
+_LASTING = re.compile("invalid_request|not_found|expired|deleted|permission|authentication|invalid_api_key")
 _DEEPEST_ERROR = 4  # levels of errors within errors
 
 
@@ -287,6 +289,11 @@ ROWS: Sequence[Row] = (
     Row(lambda r: (r.status or 0) >= 400, ErrorKind.BAD_REQUEST, "the gateway refused the request"),
     Row(lambda _: True, ErrorKind.OTHER, "the gateway reported an error"),
 )
+
+
+def is_lasting(code: str | None) -> bool:
+    """Return True if the code or type of an error without a status means that a repeat cannot change it."""
+    return code is not None and _LASTING.search(code.lower()) is not None
 
 
 def is_gateway_error(content: bytes) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..diagnosis import explain_body
-from ..errors import one_line
+from ..errors import GatewayError, one_line
 from ..json_object import JsonObject
 from .answer import Answer, join, read_error
 from .finish_reasons import Cut, CutKind
@@ -32,6 +32,7 @@ class Accumulator(ABC):
         id: the answer's id, once an event has it.
         skipped: the number of unreadable lines.
         broken: the first unreadable piece of the answer; empty if there is none.
+        reported: what may be an error, or a word about progress; it counts unless the answer is whole.
     """
 
     read: ClassVar[Callable[[object], Answer]]
@@ -41,6 +42,7 @@ class Accumulator(ABC):
         self.id = None
         self.skipped = 0
         self.broken = ""
+        self.reported: object = None
         self._first_skipped = ""
         # The answer was whole before the first unreadable piece.
         self._is_over = False
@@ -86,6 +88,12 @@ class Accumulator(ABC):
         for line in others:
             text += self.end() if is_done(line) else self._skip(line)
         return text
+
+    def report(self) -> GatewayError:
+        """Return the error of a stream without a terminal event."""
+        if self.reported is None:
+            return GatewayError(self.why_cut)
+        return explain_body({"error": self.reported})
 
     @property
     def why_cut(self) -> str:
@@ -152,9 +160,12 @@ def _read(text: str) -> tuple[list[object], list[str]]:
 
 
 def says_error(data: JsonObject) -> bool:
-    """Does an event report an error without a field of that name, as those of vLLM and FastAPI do?"""
-    if "error" in (data.get("type"), data.get("object")):
-        return True
+    """Does an event report an error without a field of that name, as those of vLLM do?"""
+    return "error" in (data.get("type"), data.get("object"))
+
+
+def may_say_error(data: JsonObject) -> bool:
+    """May an event be an error, as those of FastAPI and Kong? Queues report their progress in the same fields."""
     named = any(data.get(name) for name in ("detail", "errors")) or isinstance(data.get("message"), str)
     return named and data.get("type") in (None, "message") and not data.keys() & _ANSWERS
 

@@ -17,10 +17,23 @@ from itertools import pairwise
 from ..error_table import words_of
 from ..errors import one_line
 from ..json_object import JsonObject
-from .finish_reasons import REASONS, RUNNING, Cut, CutKind, cut_by, cut_short, is_gone, read_reason, read_status
+from .finish_reasons import (
+    REASONS,
+    RUNNING,
+    Cut,
+    CutKind,
+    cut_by,
+    cut_short,
+    is_absent,
+    is_gone,
+    read_reason,
+    read_status,
+)
 
 # Types of parts that are text of the answer; others (thinking, tool_use, image, ...) are not.
 _TEXT_PARTS = frozenset({"text", "output_text", "input_text", "text_delta", "message"})
+_PARTS = frozenset({"output_text", "text"})  # types of parts that may stand in place of a message
+_NO_ERROR = frozenset({"0", "200", "ok", "success"})  # values of an error that reports none
 _OTHER_ROLES = frozenset({"user", "system", "developer", "tool"})  # some servers repeat the input in the output
 _DEEPEST = 6  # levels of parts within parts
 # Providers split a text anywhere, even between the two halves of a character beyond U+FFFF.
@@ -140,9 +153,12 @@ def as_beginning(answer: Answer, words: str) -> Answer:
 def read_response(body: object) -> Answer:
     """Read a response of the Responses API, or a chat completion in its place."""
     data = as_dict(body)
-    if as_list(data.get("choices")) and "output" not in data:
-        return read_chat(data)
-    items = tuple(item for item in as_list(data.get("output")) if isinstance(item, dict))
+    if "output" not in data:
+        if as_list(data.get("choices")):
+            return read_chat(data)
+        if isinstance(data.get("response"), dict):  # the terminal event of a stream alone
+            return read_response(data["response"])
+    items = _items(data.get("output"))
     messages = [item for item in items if is_message(item)]
     searches = [item for item in items if item.get("type") == "web_search_call"]
     notes = (as_dict(part).get("annotations") for item in messages for part in as_list(item.get("content")))
@@ -158,7 +174,9 @@ def read_response(body: object) -> Answer:
         status=status,
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
-        refusal=_each_once(words for item in items for words in (refusal_of(item.get("content")), _refusal(item))),
+        refusal=_each_once(
+            words for item in (*items, data) for words in (refusal_of(item.get("content")), _refusal(item))
+        ),
         cut_short=cut_by(reason or "incomplete") if status == "incomplete" else None,
         error_code=code,
         error_message=message,
@@ -196,7 +214,7 @@ def read_chat(body: object) -> Answer:
         status="incomplete" if reason else "completed",
         id=as_id(data.get("id")) or None,
         model=as_str(data.get("model")) or None,
-        refusal=_each_once([refusal_of(message.get("content")), _refusal(message)]),
+        refusal=_each_once([refusal_of(message.get("content")), *map(_refusal, places)]),
         cut_short=reason,
         error_code=code,
         error_message=error,
@@ -222,7 +240,8 @@ def index_of(choice: JsonObject, position: int) -> int:
 
 def read_error(error: object) -> tuple[str | None, str | None]:
     """Return code and message of an `error` field of any type; None for each that is absent."""
-    if not error or (isinstance(error, dict) and not any(error.values())):  # some send an empty one with each answer
+    # Some send an empty one, or a success, with each answer.
+    if all(map(_is_no_error, error.values() if isinstance(error, dict) else [error])):
         return None, None
     if isinstance(error, dict):
         number = error.get("code")
@@ -237,8 +256,11 @@ def is_message(item: JsonObject) -> bool:
     """Is an output item a message of the model? Gateways may omit its type, or put a part in its place."""
     if as_str(item.get("role")) in _OTHER_ROLES:
         return False
-    kind = item.get("type")
-    return kind == "message" or kind == "output_text" or (kind is None and ("content" in item or "text" in item))
+    if item.get("type") is None:
+        return "content" in item or "text" in item
+    if as_str(item.get("role")) == "assistant" and "content" in item:
+        return True
+    return as_str(item["type"]).lower() in {"message", *_PARTS}
 
 
 def message_text(item: JsonObject) -> str:
@@ -266,10 +288,14 @@ def text_of(content: object, depth: int = 0) -> str:
     return next((text for text in found if text), "")
 
 
-def refusal_of(content: object) -> str:
+def refusal_of(content: object, depth: int = 0) -> str:
     """Return the refusals in the parts of a message."""
-    parts = content if isinstance(content, list) else [content]
-    return join([_refusal(part) or _text_of_refusal(part) for part in map(as_dict, parts)])
+    parts = [part for part in map(as_dict, content if isinstance(content, list) else [content]) if part]
+    if depth > _DEEPEST:
+        return ""
+    return join(
+        [_refusal(part) or _text_of_refusal(part) or refusal_of(part.get("content"), depth + 1) for part in parts]
+    )
 
 
 def refusal_words(refusal: object, depth: int = 0) -> str:
@@ -277,7 +303,9 @@ def refusal_words(refusal: object, depth: int = 0) -> str:
     if isinstance(refusal, list):
         return join([refusal_words(part, depth + 1) for part in refusal]) if depth <= _DEEPEST else ""
     if isinstance(refusal, dict) and depth <= _DEEPEST:
-        return refusal_words(refusal.get("refusal"), depth + 1) or text_of({**refusal, "type": None})
+        return (
+            refusal_words(refusal.get("refusal"), depth + 1) or text_of({**refusal, "type": None}) or words_of(refusal)
+        )
     return as_str(refusal)
 
 
@@ -342,7 +370,7 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     given = data.get("status")
     status = read_status(given)
     details = data.get("incomplete_details")
-    reason = read_reason(as_dict(details).get("reason")) or as_str(details)
+    reason = read_reason(as_dict(details).get("reason")) or read_reason(as_str(details))
     reason = reason or next((word for word in map(read_reason, map(data.get, REASONS)) if cut_short(word)), "")
     statuses = (read_status(item.get("status")) for item in messages)
     # Bridges report `completed` although the finish reason, or the status of a message, says otherwise.
@@ -353,9 +381,21 @@ def _ended(data: JsonObject, messages: list[JsonObject]) -> tuple[str, str]:
     return status, reason
 
 
+def _items(output: object) -> tuple[JsonObject, ...]:
+    """Return the items of an output, which some gateways send as a text or as its only item."""
+    if isinstance(output, str):
+        output = {"type": "message", "content": output}
+    items = as_list(output) or [output]
+    return tuple(item for item in items if isinstance(item, dict))
+
+
+def _is_no_error(value: object) -> bool:
+    return not value or is_absent(value) or (isinstance(value, str | int) and str(value).lower() in _NO_ERROR)
+
+
 def _gone(data: JsonObject, status: str) -> str:
     """Return a sentence if the response can never be retrieved (deleted, expired); empty otherwise."""
-    if data.get("deleted") is True or as_str(data.get("object")).endswith(".deleted"):
+    if str(data.get("deleted")).lower() in ("true", "1") or as_str(data.get("object")).endswith(".deleted"):
         return "the response was deleted"
     given = as_str(data.get("status"))
     return f"the response is {one_line(given).lower()}" if status == "failed" and is_gone(given) else ""
@@ -368,7 +408,7 @@ def _messages_text(messages: list[JsonObject]) -> str:
     named: dict[str, int] = {}
     apart = True
     for item in messages:
-        text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") == "output_text"
+        text, name, is_part = message_text(item), as_id(item.get("id")), item.get("type") in _PARTS
         # The parts of a message in place of messages.
         if is_part and not apart and text:
             texts[-1] = join([texts[-1], text])
@@ -407,7 +447,8 @@ def _text_of_refusal(part: JsonObject) -> str:
 
 
 def _each_once(texts: Iterable[str]) -> str:
-    return join(list(dict.fromkeys(texts)))
+    text = join(list(dict.fromkeys(texts)))
+    return "" if is_absent(text) else text
 
 
 def _calls(message: JsonObject) -> tuple[FunctionCall, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ..diagnosis import explain_body
 from ..json_object import JsonObject
-from .accumulator import Accumulator, Text, error_of, missing, says_error
+from .accumulator import Accumulator, Text, error_of, may_say_error, missing, says_error
 from .answer import (
     Answer,
     as_dict,
@@ -61,6 +61,9 @@ class ChatStream(Accumulator):
         chunk = as_dict(data)
         if says_error(chunk):
             raise explain_body({"error": error_of(chunk)})
+        if may_say_error(chunk):
+            self.reported = error_of(chunk)
+            return ""
         self.id = self.id or as_id(chunk.get("id")) or None
         self._top.update({name: chunk[name] for name in _TOP if chunk.get(name)})
         text = ""
@@ -125,7 +128,8 @@ class ChatStream(Accumulator):
         answer = read_chat(self.body())
         something = answer.text or answer.refusal or answer.calls
         shown = self._shown or self._choices.get(0)
-        reached = (self._done and something) or answer.cut_short or (shown and shown.reason)
+        done = self._done and self.reported is None
+        reached = (done and something) or answer.cut_short or (shown and shown.reason)
         return self._without_broken(answer) if reached else replace(answer, status="")
 
 
@@ -153,9 +157,10 @@ class _Choice:
         places = ends_of(choice, {**_as_message(choice.get("message")), **_as_message(choice.get("delta"))})
         for name in REASONS:
             said = [reason for place in places if (reason := read_reason(place.get(name)))]
-            # A gateway may report a failure as `stop` in one place, and by its name in another.
+            # A gateway may report a failure as `stop` in one place or chunk, and by its name in another.
             if said:
-                self._ends[name] = next(filter(cut_short, said), said[0])
+                said.insert(0, as_str(self._ends.get(name)))
+                self._ends[name] = next(filter(cut_short, said), said[-1])
         if error := next((place["error"] for place in places if any(read_error(place.get("error")))), None):
             self._ends["error"] = error
         return self._delta(choice)
@@ -226,4 +231,4 @@ class _Choice:
 
 
 def _as_message(value: object) -> JsonObject:
-    return {"content": value} if isinstance(value, str) else as_dict(value)
+    return {"content": value} if isinstance(value, str | list) else as_dict(value)

@@ -21,7 +21,7 @@ _KNOWN = TERMINAL | RUNNING
 _WHOLE = frozenset(
     {"stop", "stop_sequence", "stop_token", "stop_string", "stop_str", "stopped", "end_turn", "end", "eos", "eos_token"}
     | {"eos_found", "end_of_text", "end_of_sequence", "complete", "completed", "finish", "finished", "done", "success"}
-    | {"succeeded"}
+    | {"succeeded", "ok"}
 )
 _LENGTH = frozenset(
     {"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded"}
@@ -37,9 +37,12 @@ _BROKEN = frozenset(
     {"insufficient_system_resource", "network_error", "abort", "aborted", "timeout", "malformed_function_call"}
     | {"malformed_response", "interrupted", "truncated", "partial"}
 )
-_ABSENT = frozenset({"", "null", "none", "nil", "undefined"})
+_ABSENT = frozenset({"", "null", "none", "nil", "undefined", "unspecified"})
 # A response in one of these states can never be retrieved.
-_GONE = frozenset({"expired", "deleted", "not_found", "rejected", "terminated"})
+_GONE = frozenset(
+    {"expired", "deleted", "not_found", "rejected", "terminated", "gone", "removed", "purged", "timed_out"}
+)
+_CAMEL_CASE = re.compile("(?<=[a-z])(?=[A-Z])")  # between the words of maxTokens
 _STATUSES = {
     **dict.fromkeys(_GONE, "failed"),
     "canceled": "cancelled",
@@ -54,9 +57,18 @@ _STATUSES = {
 
 
 def read_reason(value: object) -> str:
-    """Return a finish reason unchanged; empty if it is absent, or a word for that, such as "null"."""
+    """Return a finish reason unchanged; empty if it is absent, or a word for that, such as "null".
+
+    Some gateways put it into a list or an object: `{"type": "stop"}`, `{"reason": "stop"}`.
+    """
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("reason", "type", "raw") if value.get(name)), value)
+    if is_absent(value):
+        return ""
     if isinstance(value, str):
-        return "" if _plain(value) in _ABSENT else value
+        return value
     return "of an unknown kind" if value else ""
 
 
@@ -76,6 +88,11 @@ def read_status(value: object) -> str:
     if word in _LENGTH | _FILTER | _TOOLS | _BROKEN:
         return "incomplete"
     return _STATUSES.get(word, given)
+
+
+def is_absent(value: object) -> bool:
+    """Is a value a word for none, such as "null", or blank?"""
+    return isinstance(value, str) and _plain(value) in _ABSENT
 
 
 def is_gone(status: str) -> bool:
@@ -130,5 +147,5 @@ def _kind_of_unknown(word: str) -> CutKind:
 
 
 def _plain(word: str) -> str:
-    word = word.strip().lower().replace("-", "_").replace(" ", "_")
+    word = _CAMEL_CASE.sub("_", word.strip()).lower().replace("-", "_").replace(" ", "_")
     return word.rpartition(".")[2].removeprefix("finish_reason_")

@@ -18,6 +18,7 @@ from ..errors import CutShortError, ErrorKind, GatewayError, one_line
 from ..http_library import httpx
 from ..json_object import JsonObject
 from ..transport.bodies import MAX_ANSWER, is_cut, too_large
+from ..transport.packing import unpacked
 from .accumulator import Accumulator
 from .answer import Answer, FunctionCall, Source, Usage, as_beginning, read_cost
 from .finish_reasons import RUNNING, TERMINAL, Cut, CutKind
@@ -136,6 +137,8 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
     content, cut = raw.http_response.content, is_cut(raw.http_response)
+    content = unpacked(content, MAX_ANSWER)
+    cut = cut or len(content) > MAX_ANSWER
     # By its first bytes alone: some gateways label their JSON as HTML.
     if is_web_page({}, content):
         raise GatewayError(
@@ -168,7 +171,11 @@ def require_complete(reply: Reply) -> Reply:
     answer = reply.answer
     failure = _failure(answer)
     if failure is not None:
-        raise with_text(failure, reply)
+        try:
+            raise with_text(failure, reply)
+        finally:
+            # The traceback refers to this frame: a cycle.
+            del failure
     # The refusal says more than the filter that stopped it.
     refused = answer.refusal and not answer.text
     if answer.cut_short and not refused and not (answer.calls and not answer.text):
@@ -303,10 +310,7 @@ def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer,
             if reader.ended:
                 break
     except GatewayError as error:
-        # The text before the error was paid for, so it stays in the answer.
-        message = error.message or error.cause
-        answer = replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
-        return answer, reader.body(), reader
+        return _failed(reader, error), reader.body(), reader
     # Moves text that was held back into the answer.
     reader.rest()
     answer = reader.answer()
@@ -315,8 +319,16 @@ def _read_events(content: bytes | str, kind: type[Accumulator]) -> tuple[Answer,
         # A background submit that was answered with events.
         if told.status == "queued" and told.id and not answer.text:
             return replace(answer, status=told.status), reader.body(), reader
+        if reader.reported is not None:
+            return _failed(reader, reader.report()), reader.body(), reader
         answer = replace(answer, status="incomplete", cut_short=Cut(CutKind.BROKEN, reader.why_cut))
     return answer, reader.body(), reader
+
+
+def _failed(reader: Accumulator, error: GatewayError) -> Answer:
+    # The text before the error was paid for, so it stays in the answer.
+    message = error.message or error.cause
+    return replace(reader.answer(), status="failed", error_code=error.code, error_message=message)
 
 
 def looks_like_events(content: bytes | str) -> bool:

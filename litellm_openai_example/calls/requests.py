@@ -22,6 +22,7 @@ from openai import APIStatusError
 
 from ..config import header_value, is_unicode
 from ..diagnosis import explain
+from ..error_table import is_lasting
 from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
 from ..transport.deadline import current_deadline
@@ -274,7 +275,7 @@ async def wait(
         except GatewayError as error:
             # A 200 that reports an error has the status in it, as a number or in words.
             status = error.status or _status_in(error.code)
-            unknown = status is None and error.kind is ErrorKind.UNKNOWN_RESPONSE
+            unknown = status is None and (error.kind is ErrorKind.UNKNOWN_RESPONSE or is_lasting(error.code))
             # A replica that lags behind answers with 404, so one alone proves nothing.
             missing = missing + 1 if status == 404 or unknown else 0
             stays = status in _FINAL or error.kind is ErrorKind.NOT_SUPPORTED

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from ..json_object import JsonObject
-from .accumulator import Accumulator, Text, error_of, missing, says_error
+from .accumulator import Accumulator, Text, error_of, may_say_error, missing, says_error
 from .answer import (
     Answer,
     as_dict,
@@ -66,6 +66,9 @@ class ResponseStream(Accumulator):
         if name == "error" or says_error(data):
             code, message = read_error(error_of(data))
             self._final = Answer(status="failed", error_code=code, error_message=message)
+            return ""
+        if may_say_error(data):
+            self.reported = error_of(data)
             return ""
         if isinstance(data.get("response"), dict):
             return self._response(kind, data["response"])
@@ -236,12 +239,14 @@ class _Echo:
 
     def __init__(self, index: int | None, texts: list[str]) -> None:
         self.index = index
-        self._texts = self._alike = texts
+        # As some gateways send a copy without, or with another, white space around it.
+        self._texts = self._alike = [text.strip() for text in texts]
         self._pieces: list[str] = []
         self._length = 0
 
     def take(self, piece: str) -> str:
         """Add a piece, and return everything held back once the message differs."""
+        piece = piece if self._length else piece.lstrip()
         self._alike = [text for text in self._alike if _goes_on(text, self._length, piece)]
         self._pieces.append(piece)
         self._length += len(piece)
@@ -250,7 +255,7 @@ class _Echo:
     def end(self) -> str:
         """Return everything held back at the end of the message, unless it repeats an earlier one."""
         text = join(self._pieces)
-        return "" if any(text.strip() == other.strip() for other in self._texts) else text
+        return "" if text.strip() in self._texts else text
 
 
 def _goes_on(text: str, at: int, piece: str) -> bool:

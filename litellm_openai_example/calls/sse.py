@@ -99,6 +99,9 @@ class EventParser:
         return []
 
     def _dispatch(self) -> list[Event]:
+        # A value in many lines, of which only the first has its prefix.
+        if self._data and self._stray and _is_complete(whole := "\n".join([*self._data, *self._stray])):
+            self._data, self._stray = [whole], []
         events = [Event("message", "\n".join(self._stray))] if self._stray else []
         if self._data:
             events.append(Event(self._name or "message", "\n".join(self._data), self._id))

@@ -64,9 +64,9 @@ class StreamReader:
         try:
             # After the terminal event a broken connection does no harm.
             if error is not None and reply.answer.status not in TERMINAL:
-                raise explain(error)
+                raise explain(error) if self._reader.reported is None else self._reader.report()
             if not reply.answer.status and self._body is None:
-                raise GatewayError(self._reader.why_cut)
+                raise self._reader.report()
             require_complete(reply)
         except GatewayError as failure:
             raise_from(redact(with_text(failure, reply), self._secret), error)

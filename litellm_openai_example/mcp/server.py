@@ -104,6 +104,7 @@ class _StrictServer(MCPServer[object]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[object, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         # The schema that agents see is the one place that knows the names.
         tool = next((tool for tool in await self.list_tools() if tool.name == name), None)
         if tool is not None:
@@ -111,7 +112,7 @@ class _StrictServer(MCPServer[object]):
             unknown = [unknown_name(one, known) for one in arguments if one not in known]
             if unknown:
                 raise ToolError(f"nothing was done: an argument {unknown[0]}")
-        return await super().call_tool(name, {k: v for k, v in arguments.items() if v is not None}, context)
+        return await super().call_tool(name, arguments, context)
 
 
 def create_server(connect: Connect, identify: Identify) -> MCPServer[object]:

@@ -33,67 +33,57 @@ class Packing:
     def __init__(self, encodings: list[str], lenient: bool) -> None:
         self._encodings = encodings
         self._lenient = lenient
-        self._start = b""
 
     @classmethod
     def of(cls, response: httpx.Response) -> Packing | None:
         """Return the compression named in the headers of an answer, and remove that header; None without it."""
         given = response.headers.pop("content-encoding", "")
-        names = [name.strip().lower().removeprefix("x-") for name in given.split(",")]
+        names = [name.partition(";")[0].strip().lower().removeprefix("x-") for name in given.split(",")]
         encodings = [name for name in names if name not in ("", "identity")]
         return cls(encodings, response.status_code >= 400) if encodings else None
 
     def unpack(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Decompress a body. Raises httpx.DecodingError if that fails."""
         try:
-            for chunk in chunks:
-                if self._begin(chunk):
+            for named in self._layers():
+                start = b""
+                for chunk in chunks:
+                    start += chunk
+                    if len(start) >= _ENOUGH:
+                        break
+                chunks = chain([start], chunks)
+                encoding = _encoding_of(start, named)
+                if not encoding:
                     break
-            whole = chain([self._start], chunks)
-            encodings = self._found()
-            if encodings == ["gzip"]:
-                yield from _Gunzip().pieces(whole)
-            else:
-                yield from _decoded(encodings, whole).iter_bytes() if encodings else whole
+                chunks = _Gunzip().pieces(chunks) if encoding == "gzip" else _decoded(encoding, chunks).iter_bytes()
+            yield from chunks
         except httpx.DecodingError as error:
             self._fail(error)
 
     async def unpack_async(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Decompress a body; see `unpack`."""
         try:
-            async for chunk in chunks:
-                if self._begin(chunk):
+            for named in self._layers():
+                start = b""
+                async for chunk in chunks:
+                    start += chunk
+                    if len(start) >= _ENOUGH:
+                        break
+                chunks = _chain(start, chunks)
+                encoding = _encoding_of(start, named)
+                if not encoding:
                     break
-            whole = _chain(self._start, chunks)
-            encodings = self._found()
-            if encodings == ["gzip"]:
-                unpacked = _Gunzip().pieces_async(whole)
-            else:
-                unpacked = _decoded(encodings, whole).aiter_bytes() if encodings else whole
-            async for piece in unpacked:
+                gzipped = encoding == "gzip"
+                chunks = _Gunzip().pieces_async(chunks) if gzipped else _decoded(encoding, chunks).aiter_bytes()
+            async for piece in chunks:
                 yield piece
         except httpx.DecodingError as error:
             self._fail(error)
 
-    def _begin(self, chunk: bytes) -> bool:
-        self._start += chunk
-        return len(self._start) >= _ENOUGH
-
-    def _found(self) -> list[str]:
-        """Return the encodings of the body by its first bytes. Raises DecodingError if one is not supported here."""
-        if _is_text(self._start):
-            return []
+    def _layers(self) -> list[str | None]:
+        """Return the encodings to undo, the outermost first. A last None stands for one that the header omits."""
         known = [name for name in self._encodings if name in _ENCODINGS]
-        if len(known) == 1:
-            by_magic = next((name for magic, name in _MAGIC.items() if self._start.startswith(magic)), "")
-            known = [by_magic or ("deflate" if known == ["gzip"] else known[0])]
-        missing = [name for name in known if not _is_known(name)]
-        if missing:
-            library = f"{httpx.__name__}[{_EXTRAS[missing[0]]}]"
-            raise httpx.DecodingError(f"it requires another package: `pip install '{library}'`")
-        if not known:
-            raise httpx.DecodingError("it is not supported")
-        return known
+        return [*(reversed(known) if known else [""]), None]
 
     def _fail(self, error: httpx.DecodingError) -> None:
         if not self._lenient:
@@ -156,8 +146,49 @@ def _is_known(encoding: str) -> bool:
         return True
 
 
-def _decoded(encodings: list[str], body: Iterator[bytes] | AsyncIterator[bytes]) -> httpx.Response:
-    return httpx.Response(200, headers={"content-encoding": ", ".join(encodings)}, content=body)
+def _encoding_of(start: bytes, named: str | None) -> str:
+    """Return the encoding of a body by its first bytes; empty for none.
+
+    Args:
+        start: the first bytes.
+        named: the encoding in the header; empty for an unknown one, None for no further one.
+
+    Raises:
+        httpx.DecodingError: the encoding is not supported here.
+    """
+    if _is_text(start):
+        return ""
+    encoding = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), named)
+    if encoding == "":
+        raise httpx.DecodingError("it is not supported")
+    if encoding == "gzip" and not start.startswith(b"\x1f"):
+        encoding = "deflate"
+    if encoding and not _is_known(encoding):
+        library = f"{httpx.__name__}[{_EXTRAS[encoding]}]"
+        raise httpx.DecodingError(f"it requires another package: `pip install '{library}'`")
+    return encoding or ""
+
+
+def unpacked(content: bytes, limit: int) -> bytes:
+    """Return a body without a compression that its headers did not name, or somewhat more than `limit` bytes of it.
+
+    Raises:
+        httpx.DecodingError: it cannot be decompressed.
+    """
+    encoding = next((name for magic, name in _MAGIC.items() if content.startswith(magic)), None)
+    if encoding is None:
+        return content
+    pieces, size = list[bytes](), 0
+    for piece in Packing([encoding], lenient=False).unpack(iter([content])):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            break
+    return b"".join(pieces)
+
+
+def _decoded(encoding: str, body: Iterator[bytes] | AsyncIterator[bytes]) -> httpx.Response:
+    return httpx.Response(200, headers={"content-encoding": encoding}, content=body)
 
 
 def _is_text(start: bytes) -> bool:

@@ -81,6 +81,8 @@ WORDS = "I cannot help"
         {"content": {"type": "refusal", "refusal": WORDS}},
         {"content": [{"type": "refusal", "refusal": [{"text": WORDS}]}]},
         {"content": [{"type": "refusal", "refusal": WORDS}], "refusal": WORDS},
+        {"content": [{"type": "message", "content": [{"type": "refusal", "refusal": WORDS}]}]},
+        {"refusal": {"message": WORDS}},
     ],
 )
 def test_a_refusal_is_read_in_every_form(message: Json) -> None:
@@ -91,6 +93,13 @@ def test_a_refusal_is_read_in_every_form(message: Json) -> None:
     item = {"type": "message", **message}
     response, _, _ = read_body(json.dumps({"status": "completed", "output": [item]}), ResponseStream)
     assert (response.refusal, response.text) == (WORDS, "")
+
+
+@pytest.mark.parametrize("refusal", ["", " ", "null", [], [None], {}])
+def test_an_empty_refusal_is_ignored(refusal: object) -> None:
+    body = json.dumps(whole("Hello", refusal=refusal))
+    answer, _, _ = read_body(body, ChatStream)
+    assert (answer.text, answer.refusal) == ("Hello", "")
 
 
 def test_a_streamed_refusal_is_joined() -> None:

@@ -93,7 +93,13 @@ def test_the_reason_of_a_run_failed_in_another_api_is_found() -> None:
     assert read_body(json.dumps(body), ResponseStream)[0].error_message == "no luck"
 
 
-@pytest.mark.parametrize("error", [{}, [], "", False, 0, {"code": 0, "message": ""}, {"code": None, "message": None}])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *({}, [], "", False, 0, {"code": 0, "message": ""}, {"code": None, "message": None}),
+        *("null", " none ", {"code": "0", "message": "success"}, {"code": 200, "message": "OK"}),
+    ],
+)
 def test_an_empty_error_is_ignored(error: object) -> None:
     answers = [
         read_body(json.dumps(chat("Hello", error=error)), ChatStream)[0],

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from litellm_openai_example.calls.answer import Answer, as_beginning, read_response
+from litellm_openai_example.calls.answer import Answer, as_beginning, read_chat, read_response
+from litellm_openai_example.calls.chat_stream import ChatStream
 from litellm_openai_example.calls.finish_reasons import Cut, CutKind, cut_by
 from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
 from litellm_openai_example.relay.engine.outcome import outcome_of
+
+from .events import chunk, lines
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,19 @@ def test_the_relay_decides_by_the_kind(kind: CutKind, code: str) -> None:
     outcome = outcome_of(answer, body, {}, longest=100)
     assert outcome is not None
     assert (outcome.state, outcome.error_code) == ("incomplete", code)
+
+
+@pytest.mark.parametrize("reason", ["endTurn", "StopSequence", ["stop"], {"type": "stop"}, {"reason": "end-turn"}])
+def test_a_finish_reason_of_a_whole_answer_is_known_in_every_spelling(reason: object) -> None:
+    assert read_chat({"choices": [{"message": {"content": "Hi"}, "finish_reason": reason}]}).cut_short is None
+
+
+@pytest.mark.parametrize("reason", ["maxTokens", ["length"], {"reason": "MAX_TOKENS"}, {"unknown": 1}])
+def test_a_finish_reason_of_an_incomplete_answer_is_known_in_every_spelling(reason: object) -> None:
+    assert read_chat({"choices": [{"message": {"content": "Hi"}, "finish_reason": reason}]}).cut_short is not None
+
+
+def test_an_incomplete_answer_stays_so_if_a_last_chunk_says_stop() -> None:
+    answer, _, _ = read_body(lines(chunk("Half", "length"), chunk(None, "stop")), ChatStream)
+    assert answer.cut_short is not None
+    assert answer.cut_short.kind is CutKind.LIMIT

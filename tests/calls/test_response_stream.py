@@ -34,6 +34,7 @@ OUTPUTS: dict[str, tuple[list[Json], str]] = {
     ),
     "commentary, answer, commentary": ([message("A"), message("B"), message("A")], "A\n\nB"),
     "one repeated with white space around": ([message(SAME), message(f"{SAME}\n")], SAME),
+    "one repeated with white space before": ([message(SAME), message(f"\n{SAME}")], SAME),
     "the second begins as the first": ([message("Yes"), message("Yes, it is.")], "Yes\n\nYes, it is."),
     "the second is the beginning of the first": ([message("Yes, it is."), message("Yes")], "Yes, it is.\n\nYes"),
     "an empty one between": ([message("A"), message(""), message("B")], "A\n\nB"),

@@ -81,6 +81,9 @@ DRESSES: dict[str, Callable[[list[Any]], str]] = {
     "values that say nothing": dressed(lambda text: f'data: null\n\ndata: ""\n\ndata: 7\n\ndata: {text}\n\n'),
     "events without data": dressed(lambda text: f"event: ping\n\nretry: 3000\n\ndata: {text}\n\n"),
     "no blank lines": dressed(lambda text: f"data: {text}\n"),
+    "many lines, the first with a prefix": lambda events: "".join(
+        f"data: {json.dumps(event, indent=2)}\n\n" for event in events
+    ),
     "JSON in a text": dressed(lambda text: f"data: {json.dumps(text)}\n\n"),
     "two values in a line": lambda events: (
         lines(*events[:-1], before="", after=" ").join(["data: ", "\n\n"]) + lines(events[-1])

@@ -11,7 +11,6 @@ from litellm_openai_example.calls.accumulator import Accumulator
 from litellm_openai_example.calls.chat_stream import ChatStream
 from litellm_openai_example.calls.reply import read_body
 from litellm_openai_example.calls.response_stream import ResponseStream
-from litellm_openai_example.errors import GatewayError
 
 from .events import Json, chunk, completed, delta, fed, message, whole
 
@@ -55,9 +54,8 @@ def test_plain_text_in_place_of_an_event_is_reported() -> None:
 
 
 def test_an_error_in_a_list_is_read() -> None:
-    reader = ChatStream()
-    with pytest.raises(GatewayError, match=WHY):
-        fed(reader, {"detail": [{"msg": WHY}]})
+    answer, _, _ = read_body(as_body({"detail": [{"msg": WHY}]}), ChatStream)
+    assert (answer.status, answer.error_message) == ("failed", f'[{{"msg": "{WHY}"}}]')
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
@@ -125,3 +123,29 @@ def test_time_grows_linearly_with_the_length(kind: str) -> None:
     # Ten times the pieces: linear time gives a ratio of 10, quadratic time one of 100.
     seconds(1000)
     assert seconds(50_000) < 30 * seconds(5_000)
+
+
+@pytest.mark.parametrize("kind", [ChatStream, ResponseStream])
+@pytest.mark.parametrize("words", [{"message": "position 3 in the queue"}, {"detail": "the model is loading"}])
+def test_words_about_progress_do_not_end_a_stream(words: Json, kind: type[Accumulator]) -> None:
+    answer = [chunk("Hello"), chunk(None, "stop")] if kind is ChatStream else [delta("Hello"), completed()]
+    read, _, _ = read_body(as_body(words, *answer), kind)
+    assert (read.text, read.status, read.error_message) == ("Hello", "completed", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"output": "Hello"},
+        {"output": {"text": "Hello", "finish_reason": "stop"}},
+        {"output": [{"type": "Message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}]},
+        {"output": [{"type": "output_message", "role": "assistant", "content": "Hello"}]},
+        {"output": [{"type": "text", "text": "Hello"}]},
+        {"output": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]},
+        {"output": [message("Hello")], "incomplete_details": "none", "status": "ok"},
+        completed(message("Hello")),
+    ],
+)
+def test_a_response_is_read_in_every_form(body: Json) -> None:
+    answer, _, _ = read_body(json.dumps({"status": "completed", **body}), ResponseStream)
+    assert (answer.text, answer.status) == ("Hello", "completed")

@@ -270,7 +270,7 @@ def test_null_means_absent(reach: Reach, relay: ThreadedRelay, upstream: Gateway
     upstream.seconds = 60.0
 
     async def work(client: Client) -> None:
-        names = {name: None for name in ToolArguments.model_fields if name != "require_citations"} | {"new_run": None}
+        names = dict.fromkeys([*ToolArguments.model_fields, "new_run", "unknown"])
         ids = {
             (await call(client, "deep_research", **(given | {"research_question": "Why?"})))["id"]
             for given in (names, {})
@@ -282,6 +282,13 @@ def test_null_means_absent(reach: Reach, relay: ThreadedRelay, upstream: Gateway
         assert "id" in text
 
     agent(reach, relay.api.base_url, work)
+
+
+@pytest.mark.parametrize("params", [{"_meta": {"progressToken": None}}, {"_meta": None}, {"cursor": None, "_meta": {}}])
+def test_null_in_a_field_of_the_protocol_means_absent(relay: ThreadedRelay, params: Json) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": params}
+    answer = relay.api.call("POST", "/mcp", json=message, headers={"Authorization": f"Bearer {KEY}"})
+    assert "tools" in answer.json()["result"]
 
 
 AWAY = {"a proxy without it": reply(b"<html>Bad Gateway", 502), "silence": Answer(pause=600.0)}

@@ -175,6 +175,9 @@ CYCLIC: dict[str, Answer] = {
     "no JSON": Answer(body=b"<html>", headers={"content-type": "text/html"}),
     "dropped": Answer(cut=5, body=b"{}                "),
     "broken": sse(*chat_events("one", reason=None), done=False),
+    "an error in a 200": reply({"error": {"message": "no"}}),
+    "an error in a stream": sse({"error": {"message": "no"}}),
+    "what may be an error": sse({"detail": "no"}),
     "whole": sse(*chat_events("one")),
 }
 

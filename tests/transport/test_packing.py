@@ -36,6 +36,10 @@ READ = {
     "gzip with zeros behind": ("gzip", gzip.compress(BODY) + b"\0" * 512),
     "gzip with a text behind": ("gzip", gzip.compress(BODY) + b"<!-- cached -->"),
     "gzip twice": ("gzip, gzip", gzip.compress(gzip.compress(BODY))),
+    "gzip once, said twice": ("gzip, gzip", gzip.compress(BODY)),
+    "gzip twice, said once": ("gzip", gzip.compress(gzip.compress(BODY))),
+    "gzip with a parameter": ("gzip;q=1.0", gzip.compress(BODY)),
+    "gzip in an encoding of no kind": ("rot13", gzip.compress(BODY)),
     "deflate": ("deflate", zlib.compress(BODY)),
     "deflate, stored": ("deflate", zlib.compress(BODY, 0)),
     "raw deflate": ("deflate", deflated(BODY)),
@@ -118,6 +122,12 @@ def test_an_encoding_without_its_package_names_the_package(encoding: str, gatewa
     assert f"{httpx.__name__}[" in str(caught.value)
     assert caught.value.outcome_unknown
     assert len(gateway.posts) == 1
+
+
+def test_an_answer_without_its_header_is_decompressed(gateway: ScriptedServer) -> None:
+    gateway.answers(Answer(200, gzip.compress(BODY), {"content-type": "application/json"}))
+    with LiteLLMClient(gateway.url, KEY) as client:
+        assert client.create_chat_completion("hi") == "짜장면 " * 40
 
 
 def bomb(encoding: str) -> bytes:

@@ -23,6 +23,7 @@ from ...sdk import NO_PLATFORM, AsyncLiteLLM
 from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
+from ...transport.packing import unpacked
 from ..metrics import count_submit
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
@@ -245,7 +246,9 @@ class Upstream:
         """Read the reply of a whole answer; return None for the JSON of another program."""
         # An answer beyond the limit was paid for like any other, so its beginning is kept.
         cut = is_cut(raw.http_response)
-        answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
+        content = unpacked(raw.http_response.content, MAX_ANSWER)
+        cut = cut or len(content) > MAX_ANSWER
+        answer, body, _ = read_body(content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
         response_id = _usable(answer.id)

@@ -7,6 +7,7 @@ no sessions, so an agent carries on after a restart of the relay, and any replic
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,29 @@ async def agent(request: Request) -> Response:
     """Answer one message of an agent. GET is not served, because the server sends nothing unasked."""
     payer_of(request)  # so that an invalid header is refused here, not in a tool's answer
     server = request.app.state.agent_servers[_wants_stream(request)]
-    return _Exchange(server, await read_body(request, relay_of(request).settings.timings.body))
+    return _Exchange(server, _without_nulls(await read_body(request, relay_of(request).settings.timings.body)))
+
+
+def _without_nulls(body: bytes) -> bytes:
+    """Return a message without the nulls among its parameters and their fields, which mean the same as absent ones.
+
+    Clients in languages with typed messages send them for every unset field; the SDK refuses most of them.
+    """
+    if b"null" not in body:
+        return body
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError):
+        return body  # the SDK refuses it
+    params = message.get("params") if isinstance(message, dict) else None
+    if not isinstance(params, dict):
+        return body
+    message["params"] = {name: _present(value) for name, value in _present(params).items()}
+    return json.dumps(message).encode()
+
+
+def _present(value: Any) -> Any:
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def _wants_stream(request: Request) -> bool:

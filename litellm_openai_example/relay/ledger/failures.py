@@ -39,6 +39,15 @@ _POSTGRESQL_REASONS = (
     (r"database \S+ does not exist|no such database", "no such database"),
     (r"role \S+ does not exist|no such user|user \S+ does not exist", "no such role (user)"),
     (r"authentication|pg_hba", "the server does not admit this user (role) to this database from here"),
+    (
+        r"permission denied for database",
+        "the role may not connect to this database: GRANT CONNECT ON DATABASE ... TO the role",
+    ),
+    (
+        r"not currently accepting connections",
+        "the database accepts no connections (ALTER DATABASE ... ALLOW_CONNECTIONS)",
+    ),
+    (r"not permitted to log in", "the role may not log in: ALTER ROLE ... LOGIN"),
     (r"too many|connection slots", "the server has no connection free"),
     (r"starting up|shutting down|recovery", "the server is just starting or stopping"),
 )
