@@ -102,6 +102,25 @@ def test_no_recurring_query_reads_ended_runs(database_url: str) -> None:
     run(work)
 
 
+def test_a_start_takes_two_statements(database_url: str) -> None:
+    """A replica among several commits few starts together, so each statement is dear. Announcing would be worse still:
+    it wakes all replicas, and PostgreSQL commits only one announcing transaction at a time."""
+
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("a"))
+            executed: list[str] = []
+
+            @event.listens_for(ledger.database.connections.writer.sync_engine, "before_cursor_execute")
+            def note(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+                executed.append(statement.split()[0])
+
+            await ledger.accept(new("b"))
+            assert [word for word in executed if word != "BEGIN"] == ["SELECT", "INSERT"]
+
+    run(work)
+
+
 async def expire_lease(ledger: Ledger, clock: Clock) -> None:
     """Let the lease of a process run out, by either database's clock."""
     clock.now += 100
