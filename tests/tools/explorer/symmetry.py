@@ -95,8 +95,8 @@ class _Renaming:
 
 def _rename(part: Any, names: dict[Any, Any]) -> Any:
     if isinstance(part, Record):
-        values = {name: names.get(getattr(part, name)) for name in ("id", "owner", "upstream_id")}
-        return replace(part, **values)
+        owner, upstream_id = names.get(part.owner), names.get(part.upstream_id)
+        return replace(part, id=names[part.id], owner=owner, upstream_id=upstream_id)
     if isinstance(part, frozenset):
         return frozenset(names.get(one, one) for one in part)
     if not isinstance(part, tuple):
