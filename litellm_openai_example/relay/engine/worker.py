@@ -23,7 +23,7 @@ from .lease import Lease
 from .upstream import Upstream
 
 _PURGE_EVERY = 600.0
-_RECLAIMED_AT_ONCE = 500
+_RECOVERED_AT_ONCE = 500  # orphans: more would hold up the starts behind them, and the event loop
 _KEEP_EVERY = 30.0  # seconds between two writes of `followed`: a killed process leaves at most as many uncounted
 _READ_AT_ONCE = 500
 _UNKNOWN = INDETERMINATE.error_code
@@ -304,16 +304,16 @@ class Worker:
         if not orphaned or not self._lease.may_claim:
             return
         # Claimed and certainly not sent: another process may submit them.
-        if await self._ledger.requeue_orphans(may_declare_dead=may):
+        if await self._ledger.requeue_orphans(may_declare_dead=may, limit=_RECOVERED_AT_ONCE):
             self.wake()
         # Perhaps sent: only the dead process could have told, and a second submission could pay twice.
-        for record in await self._ledger.fail_orphans(may_declare_dead=may):
+        for record in await self._ledger.fail_orphans(may_declare_dead=may, limit=_RECOVERED_AT_ONCE):
             count_ended("failed", "submission_indeterminate")
             log.warning("%s: its process died while it was submitted (submission_indeterminate)", record.id)
         try:
             # Beyond RELAY_MAX_RUNNING too: these run at the gateway already, which keeps a result for minutes only, and
             # a client may want one stopped.
-            reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=_RECLAIMED_AT_ONCE)
+            reclaimed = await self._ledger.reclaim(may_declare_dead=may, limit=_RECOVERED_AT_ONCE)
         except Exception:
             self._next_check = 0.0  # the commit may have succeeded, and only its answer been lost
             raise

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, null, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..log import log
@@ -28,10 +28,23 @@ RECORD = [_row[field.name] for field in fields(Record) if field.metadata.get("co
 # Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
 _BY_ID = _row.id.in_(bindparam("ids", expanding=True))
 _BY_ID_OR_KEY = or_(_BY_ID, _row.idempotency_hash.in_(bindparam("hashes", expanding=True)))
+_ALWAYS = select(literal(1).label("one")).subquery()
+
+
+def _known(number: ColumnElement[Any], same: ColumnElement[bool]) -> Select[Any]:
+    """Return the query for all that an insert depends on: one row at least, so one round trip is enough.
+
+    Its columns: the transaction's number, the time, the length of the queue, and the invocations that exist.
+    """
+    waiting = select(func.count()).where(IS_QUEUED).scalar_subquery()
+    found = _ALWAYS.outerjoin(invocations, same)
+    return select(number, db_now(), waiting, _row.idempotency_hash, _row.fingerprint, *RECORD).select_from(found)
+
+
 _KNOWN_BY_ID, _KNOWN = (
-    select(_row.idempotency_hash, _row.fingerprint, *RECORD).where(same) for same in (_BY_ID, _BY_ID_OR_KEY)
+    {"postgresql": _known(func.txid_current(), same), "sqlite": _known(null(), same)}
+    for same in (_BY_ID, _BY_ID_OR_KEY)
 )
-_MOMENT = select(db_now(), select(func.count()).where(IS_QUEUED).scalar_subquery())
 RECORDS_BY_ID = select(*RECORD).where(_BY_ID)
 # Skips rows whose key another process has inserted meanwhile; the number of inserted rows shows it.
 _INSERT = {
@@ -126,15 +139,13 @@ async def _insert_new(
         return []
     connection = transaction.connection
     while True:
-        now, waiting = (await connection.execute(_MOMENT)).one()
-        known = await _find(transaction, wanted)
+        now, waiting, known = await _find(transaction, wanted)
         answers, rows = _decide(wanted, known, now, max_queued - waiting)
         if not rows:
             return answers
         # Sorted by key: two processes that insert the same keys wait for each other in one direction only.
         rows.sort(key=lambda row: row["idempotency_hash"] or "")
         result = await connection.execute(_INSERT[connection.dialect.name], rows)
-        transaction.changed.update(str(row["id"]) for row in rows)
         if result.rowcount == len(rows):
             return answers
         # Another process was faster with one of the keys. The insert waited for its commit: its row is visible now.
@@ -164,15 +175,24 @@ def _decide(
     return answers, rows
 
 
-async def _find(transaction: Transaction, wanted: Sequence[NewInvocation]) -> dict[str, tuple[str, Record]]:
-    """Return the fingerprint and record of those that exist, by id and by the hash of their key."""
+async def _find(
+    transaction: Transaction, wanted: Sequence[NewInvocation]
+) -> tuple[float, int, dict[str, tuple[str, Record]]]:
+    """Return the time, the number of queued invocations, and those of `wanted` that exist: the fingerprint and record
+    of each, by its id and by the hash of its key.
+
+    The transaction gets its number. New invocations are not announced: nobody can watch one before its commit.
+    """
     ids = [new.id for new in wanted]
     hashes = [new.idempotency_hash for new in wanted if new.idempotency_hash]
     # SQLite reads the whole table for "in (nothing)".
-    query = _KNOWN if hashes else _KNOWN_BY_ID
-    found = {}
-    for key, fingerprint, *columns in await transaction.connection.execute(query, {"ids": ids, "hashes": hashes}):
-        record = Record(*columns)
-        found[record.id] = found[key or ""] = fingerprint, record
+    query = (_KNOWN if hashes else _KNOWN_BY_ID)[transaction.connection.dialect.name]
+    rows = (await transaction.connection.execute(query, {"ids": ids, "hashes": hashes})).all()
+    transaction.number, now, waiting, *_ = rows[0]
+    found: dict[str, tuple[str, Record]] = {}
+    for _, _, _, key, fingerprint, *columns in rows:
+        if fingerprint is not None:
+            record = Record(*columns)
+            found[record.id] = found[key or ""] = fingerprint, record
     found.pop("", None)
-    return found
+    return now, waiting, found

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import String, bindparam, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,6 +35,8 @@ _CLOSING = 0.4  # seconds that a silent database may hold up the end of the proc
 _RETRY = 0.5
 _FRESH = 0.5  # seconds for which one successful write shows that another would succeed
 _IDS_PER_NOTIFICATION = 150  # PostgreSQL's payloads end at 8,000 bytes
+# Built once: SQLAlchemy takes longer to build a statement than the database to answer it.
+_ANNOUNCE = select(func.pg_notify(CHANNEL, bindparam("payload", type_=String)), func.txid_current().label("number"))
 _ECHO = 3.0  # seconds within which a listener must hear its own process
 
 
@@ -45,11 +47,13 @@ class Transaction:
     Attributes:
         changed: ids of the changed invocations, announced with the commit.
         conditions: checked right before the commit. If one is false, the whole group is undone and runs again.
+        number: PostgreSQL's, None if the transaction can simply be repeated. Announcing a change sets it, too.
     """
 
     connection: AsyncConnection
     changed: set[str] = field(default_factory=set)
     conditions: list[Callable[[], bool]] = field(default_factory=list)
+    number: int | None = None
 
 
 Write = Callable[[Transaction], Awaitable[T]]
@@ -215,20 +219,20 @@ class Database:
                 raise lost.error from None
 
     async def _transact(self, works: Sequence[Write[Any]]) -> tuple[list[object], set[str]]:
-        committing, number = False, None
+        committing = False
         try:
             async with self.connections.writing() as connection:
                 transaction = Transaction(connection)
                 results = [await work(transaction) for work in works]
                 if self.postgresql and transaction.changed:
-                    number = await self._notify(connection, sorted(transaction.changed))
+                    transaction.number = await self._notify(connection, sorted(transaction.changed))
                 if not all(holds() for holds in transaction.conditions):
                     raise _Outdated
                 committing = True
                 await connection.commit()
         except Exception as error:
             if committing and is_outage(error):
-                raise _CommitLost(error, number, results, transaction.changed) from None
+                raise _CommitLost(error, transaction.number, results, transaction.changed) from None
             raise
         return results, transaction.changed
 
@@ -251,8 +255,7 @@ class Database:
         number = 0
         for start in range(0, len(ids) or 1, _IDS_PER_NOTIFICATION):
             payload = " ".join([self._name, *ids[start : start + _IDS_PER_NOTIFICATION]])
-            row = (await connection.execute(select(func.pg_notify(CHANNEL, payload), func.txid_current()))).one()
-            number = row[1]
+            number = (await connection.execute(_ANNOUNCE, {"payload": payload})).one().number
         return number
 
     def _note(self, error: LedgerUnavailable | None) -> None:

@@ -22,7 +22,6 @@ from typing import NamedTuple
 from sqlalchemy import (
     Boolean,
     ColumnElement,
-    Executable,
     Float,
     and_,
     bindparam,
@@ -101,12 +100,14 @@ class Leases:
         self.untold = False
         self.drain: str | None = None
         self._next_thorough = 0.0
+        self._unleased: set[str] = set()  # owners without a lease, as of the last thorough look
         self._started: float | None = None  # the database's clock less this process's, at the first renewal
         self._server: float | None = None  # start time of PostgreSQL's server, as last seen
         self._written: float | None = None  # the `expires_at` that this process knows to be on disk
         self._doubted = -math.inf  # when a renewal last found the ledger set back, by this process's clock
         # Statements are built once: SQLAlchemy takes longer to build one than the database to answer it.
         self.alive = self._alive()
+        self._all_leases = select(workers.c.id, self.alive.label("alive"))
         mine = select(workers.c.id).where(workers.c.id == worker, self.alive, self._is_as_written())
         self.valid: ColumnElement[bool] = mine.exists()
         doubtful = bindparam(None, type_=Boolean, callable_=lambda: self._clock() - self._doubted < seconds)
@@ -204,13 +205,14 @@ class Leases:
             return left
         # The leases are few, the rows many. A process without a lease cannot own anything; a look for such owners, in
         # all active rows, is taken only now and then.
-        silent = select(workers.c.id).where(workers.c.id != self._worker, ~self.alive)
-        dead: Executable = silent
         if self._clock() >= self._next_thorough:
             self._next_thorough = self._clock() + _THOROUGH_EVERY
             leased = select(workers.c.id).where(workers.c.id == _row.owner).exists()
-            dead = silent.union(select(_row.owner).where(IS_ACTIVE, _row.owner != self._worker, ~leased))
-        names = [row.id for row in await connection.execute(dead)]
+            owners = select(_row.owner).where(IS_ACTIVE, _row.owner != self._worker, ~leased).distinct()
+            self._unleased = {row.owner for row in await connection.execute(owners)}
+        leases = {row.id: row.alive for row in await connection.execute(self._all_leases)}
+        silent = [one for one, alive in leases.items() if not alive and one != self._worker]
+        names = [*silent, *sorted(self._unleased - leases.keys())]
         return or_(left, _row.owner.in_(names)) if names else left
 
     def _is_as_written(self) -> ColumnElement[bool]:

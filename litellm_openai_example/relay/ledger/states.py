@@ -47,7 +47,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, Update, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Float,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -272,17 +287,17 @@ class Ledger:
         """Take over up to `limit` orphaned running invocations."""
         return await self._change_orphans(IS_RUNNING, {"owner": self.worker}, may_declare_dead, limit)
 
-    async def requeue_orphans(self, *, may_declare_dead: bool) -> list[Record]:
-        """Return to the queue what dead processes had claimed, but not sent."""
-        return await self._change_orphans(IS_IN_FLIGHT & _row.unsent.is_(True), REQUEUED, may_declare_dead)
+    async def requeue_orphans(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
+        """Return to the queue up to `limit` invocations that dead processes had claimed, but not sent."""
+        return await self._change_orphans(IS_IN_FLIGHT & _row.unsent.is_(True), REQUEUED, may_declare_dead, limit)
 
-    async def fail_orphans(self, *, may_declare_dead: bool) -> list[Record]:
-        """Fail the submissions in flight of dead processes."""
+    async def fail_orphans(self, *, may_declare_dead: bool, limit: int) -> list[Record]:
+        """Fail up to `limit` submissions in flight of dead processes."""
         lost = INDETERMINATE.columns | _NOW
-        return await self._change_orphans(IS_IN_FLIGHT & _row.unsent.is_not(True), lost, may_declare_dead)
+        return await self._change_orphans(IS_IN_FLIGHT & _row.unsent.is_not(True), lost, may_declare_dead, limit)
 
     async def _change_orphans(
-        self, which: ColumnElement[bool], values: Mapping[str, object], may_declare_dead: bool, limit: int | None = None
+        self, which: ColumnElement[bool], values: Mapping[str, object], may_declare_dead: bool, limit: int
     ) -> list[Record]:
         async def work(transaction: Transaction) -> list[Record]:
             orphan = await self._leases.is_orphan(transaction.connection, may_declare_dead=may_declare_dead)
@@ -296,7 +311,7 @@ class Ledger:
 
         async def work(transaction: Transaction) -> None:
             if followed:
-                await transaction.connection.execute(*self._followed(followed))
+                await transaction.connection.execute(self._followed(followed))
             # The unsent first: the next statement fails everything that is still in flight.
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT, _row.unsent.is_(True)), REQUEUED)
             await _change_oldest(transaction, (mine, IS_IN_FLIGHT), INDETERMINATE.columns | _NOW)
@@ -319,7 +334,7 @@ class Ledger:
     async def hand_over(self, followed: Mapping[str, float]) -> None:
         """Give up these running invocations for others to reclaim. `followed` as for `keep_followed`."""
         given_up = self._followed(followed, ["running"], owner=None)
-        await self.database.write(lambda transaction: transaction.connection.execute(*given_up))
+        await self.database.write(lambda transaction: transaction.connection.execute(given_up))
 
     async def report_drain(self, *, done: bool) -> None:
         """Record whether this process, which is being drained, still has work."""
@@ -394,13 +409,13 @@ class Ledger:
     async def keep_followed(self, seconds: Mapping[str, float]) -> None:
         """Store for how many seconds each of this process's invocations has been followed."""
         if seconds:
-            await self.database.write(lambda transaction: transaction.connection.execute(*self._followed(seconds)))
+            await self.database.write(lambda transaction: transaction.connection.execute(self._followed(seconds)))
 
-    def _followed(
-        self, seconds: Mapping[str, float], states: Iterable[str] = ACTIVE, **more: object
-    ) -> tuple[Update, list[dict[str, object]]]:
-        wanted = self._mine(states).values(followed=bindparam("seconds"), **more)
-        return wanted, [{"the_id": one, "seconds": each} for one, each in seconds.items()]
+    def _followed(self, seconds: Mapping[str, float], states: Iterable[str] = ACTIVE, **more: object) -> Update:
+        # One statement for all of them: with one each, thousands of runs hold up the starts behind this transaction.
+        given = func.json_each(bindparam(None, dict(seconds), type_=JSON)).table_valued("key", "value")
+        mine = (_row.id == given.c.key, _row.owner == self.worker, in_state(_row, states))
+        return update(invocations).where(*mine).values(followed=cast(cast(given.c.value, Text), Float), **more)
 
     async def keep_wish(self, invocation_id: str, reason: str) -> bool:
         """Store that it must be stopped, and the error code why. False if another process owns it by now."""

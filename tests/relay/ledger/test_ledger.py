@@ -32,6 +32,7 @@ from ...fakes.postgresql import PostgreSQL
 from .ledgers import fill, new, opened, run
 
 FINISHED = 3000
+FORGET_LEASE = "DELETE FROM relay_workers WHERE id = 'first'"
 # A commit that accepts a run waits for advisory lock 7, which the test holds.
 HELD_COMMIT = (
     "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS"
@@ -73,8 +74,9 @@ def test_no_recurring_query_reads_ended_runs(database_url: str) -> None:
             await ledger.leave_gate("b")
             for may in (False, True):
                 await ledger.pending(may_declare_dead=may)
-                await ledger.fail_orphans(may_declare_dead=may)
+                await ledger.fail_orphans(may_declare_dead=may, limit=10)
                 await ledger.reclaim(may_declare_dead=may, limit=10)
+            await ledger.keep_followed({"a": 1.0})
             await ledger.owned()
             await ledger.cancel_requests()
             await ledger.request_cancel("a")
@@ -98,6 +100,32 @@ def test_no_recurring_query_reads_ended_runs(database_url: str) -> None:
                     assert not re.search(full, plan), f"{statement}\n{plan}"
 
     run(work)
+
+
+def test_a_start_takes_two_statements(database_url: str) -> None:
+    """A replica among several commits few starts together, so each statement is dear. Announcing would be worse still:
+    it wakes all replicas, and PostgreSQL commits only one announcing transaction at a time."""
+
+    async def work() -> None:
+        async with opened(database_url) as ledger:
+            await ledger.accept(new("a"))
+            executed: list[str] = []
+
+            @event.listens_for(ledger.database.connections.writer.sync_engine, "before_cursor_execute")
+            def note(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+                executed.append(statement.split()[0])
+
+            await ledger.accept(new("b"))
+            assert [word for word in executed if word != "BEGIN"] == ["SELECT", "INSERT"]
+
+    run(work)
+
+
+async def expire_lease(ledger: Ledger, clock: Clock) -> None:
+    """Let the lease of a process run out, by either database's clock."""
+    clock.now += 100
+    expired = text("UPDATE relay_workers SET expires_at = expires_at - 100 WHERE id = :id")
+    await ledger.database.run(lambda connection: connection.execute(expired, {"id": ledger.worker}))
 
 
 @asynccontextmanager
@@ -379,16 +407,69 @@ def test_a_purge_deletes_one_block_at_a_time(database_url: str) -> None:
     run(work)
 
 
-def test_a_reclaim_obeys_its_limit(database_url: str) -> None:
+def test_a_take_over_obeys_its_limit(database_url: str) -> None:
+    async def work() -> None:
+        clock = Clock()
+        at = partial(opened, database_url, clock=clock)
+        async with at("first") as first, at("second") as second:
+            for n in range(27):
+                await first.accept(new(f"i{n}"))
+            claimed = await first.claim(27, blocks=False)
+            for record in claimed[:9]:
+                await first.submitted(record.id, "resp_" + record.id)
+            for record in claimed[9:18]:
+                await first.commit_intent(record.id)
+            await expire_lease(first, clock)
+            await second.heartbeat()
+            for take in (second.reclaim, second.fail_orphans, second.requeue_orphans):
+                taken = [len(await take(may_declare_dead=True, limit=limit)) for limit in (4, 9, 9)]
+                assert taken == [4, 5, 0]
+
+    run(work)
+
+
+def test_an_owner_without_a_lease_is_dead(database_url: str) -> None:
+    """Found by a look at all active runs, which is taken only now and then; the steps after it must know of it too."""
+
     async def work() -> None:
         async with opened(database_url, "first") as first, opened(database_url, "second") as second:
-            for n in range(9):
-                await first.accept(new(f"i{n}"))
-            for record in await first.claim(9, blocks=False):
-                await first.submitted(record.id, "resp_" + record.id)
-            await first.leave()
-            assert len(await second.reclaim(may_declare_dead=False, limit=4)) == 4
-            assert len(await second.reclaim(may_declare_dead=False, limit=9)) == 5
+            for name in "ab":
+                await first.accept(new(name))
+            await first.claim(2, blocks=False)
+            await first.submitted("a", "resp_a")
+            await first.commit_intent("b")
+            await first.database.run(lambda connection: connection.execute(text(FORGET_LEASE)))
+            assert await second.pending(may_declare_dead=True) == (False, True)
+            assert [one.id for one in await second.fail_orphans(may_declare_dead=True, limit=9)] == ["b"]
+            await first.heartbeat()  # it lives
+            assert await second.reclaim(may_declare_dead=True, limit=9) == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("keep", [Ledger.keep_followed, Ledger.hand_over, Ledger.leave])
+def test_the_followed_time_of_all_runs_takes_one_statement(
+    database_url: str, keep: Callable[[Ledger, dict[str, float]], Awaitable[None]]
+) -> None:
+    """A transaction with a statement for each of thousands of runs would hold up all starts."""
+
+    async def work() -> None:
+        executed = [0, 0]
+        for n, runs in enumerate((1, 20)):
+            async with opened(database_url, f"worker{n}") as ledger:
+                for i in range(runs):
+                    await ledger.accept(new(f"i{n}_{i}"))
+                    await ledger.claim(1, blocks=False)
+                    await ledger.submitted(f"i{n}_{i}", "resp")
+
+                @event.listens_for(ledger.database.connections.writer.sync_engine, "before_cursor_execute")
+                def count(_c: Any, _k: Any, _s: str, parameters: Any, _x: Any, many: bool, n: int = n) -> None:
+                    executed[n] += len(parameters) if many else 1
+
+                await keep(ledger, {f"i{n}_{i}": 0.5 + i for i in range(runs)})
+                records = await ledger.get_many([f"i{n}_{i}" for i in range(runs)])
+                assert {id: one.followed for id, one in records.items()} == {f"i{n}_{i}": 0.5 + i for i in range(runs)}
+        assert executed[0] == executed[1]
 
     run(work)
 
@@ -418,8 +499,8 @@ def test_a_process_never_declares_itself_dead(tmp_path: Path) -> None:
             clock.now += 100
             await other.heartbeat()
             assert await ledger.pending(may_declare_dead=True) == (False, False)
-            assert await ledger.fail_orphans(may_declare_dead=True) == []
-            assert [record.id for record in await other.fail_orphans(may_declare_dead=True)] == ["a"]
+            assert await ledger.fail_orphans(may_declare_dead=True, limit=9) == []
+            assert [record.id for record in await other.fail_orphans(may_declare_dead=True, limit=9)] == ["a"]
 
     run(work)
 
@@ -461,7 +542,7 @@ class TestClockSteps:
                 await first.claim(1, blocks=False)
                 wall.now += step
                 assert await second.pending(may_declare_dead=True) == (False, False)
-                assert await second.fail_orphans(may_declare_dead=True) == []
+                assert await second.fail_orphans(may_declare_dead=True, limit=9) == []
                 assert await first.submitted("i", "resp_1")
 
         run(work)

@@ -33,7 +33,7 @@ def test_migration_from_version_1(database_url: str) -> None:
             await old.run(lambda connection: connection.execute(text(old_row("late", "queued", None))))
             renew = text(f"UPDATE relay_workers SET expires_at = {time.time() + 900} WHERE id = 'alive'")
             await old.run(lambda connection: connection.execute(renew))
-            lost = await ledger.fail_orphans(may_declare_dead=True)
+            lost = await ledger.fail_orphans(may_declare_dead=True, limit=9)
             assert {record.id for record in lost} == {"dead_submitting", "dead_awaiting"}
             assert [record.id for record in await ledger.reclaim(may_declare_dead=True, limit=9)] == ["dead_running"]
             claimed = await ledger.claim(9, blocks=False)

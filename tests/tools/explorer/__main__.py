@@ -16,8 +16,8 @@ from .store import NOW, Store
 SEARCHES = {
     "one run, a fault at any point": Limits(faults=1, attempts=1, wishes=False),
     "one run, cancelled at any point": Limits(faults=0, attempts=1),
-    "one run, and the ledger is set back": Limits(faults=0, attempts=1, wishes=False, set_backs=1),
     "two runs": Limits(runs=2, faults=0, attempts=1, wishes=False),
+    "one run, and the ledger is set back": Limits(faults=0, attempts=1, wishes=False, set_backs=1),
 }
 
 

@@ -51,7 +51,7 @@ MUTANTS = {
         equivalent="a late requeue by the owner can only meet its own next claim, which is not sent yet",
     ),
     "a wish to stop is not kept": Mutant(r"SET cancel_requested=\?", "SET cancel_requested=(0 AND ?)", _WISHED),
-    "the living are taken for dead": Mutant(r"NOT \(coalesce", "(coalesce"),
+    "the living are taken for dead": Mutant(r"(SELECT relay_workers\.id), (.+) AS alive", r"\1, NOT (\2) AS alive"),
     "a cancel does not look whether the run is queued": Mutant(
         r"(relay_invocations\.id = \? AND )relay_invocations\.state = \?", r"\1? IS NOT NULL", _WISHED
     ),

@@ -26,6 +26,7 @@ _SETTINGS = Settings(
     database_url=make_url("sqlite://"),
     timings=Timings(lease=LEASE, retry=0.0),
 )
+NAMES = "abcdefgh"  # of the processes, in the order in which they start
 _HEARTBEAT = ("_last", "_since", "_set_back")  # the times that the worker's lease remembers
 
 
@@ -204,15 +205,22 @@ class _Worker(Worker):
         await self._say_again()
         await self._check_owned()
 
-    def effect(self, process: Process) -> Process:
-        """Return the process with its memory after a step of a coroutine."""
+    def effect(self, thread: Thread | None) -> _Effect:
+        """Return the memory of the process after a step of a coroutine."""
         memory = self._gate.memory
         last, _, set_back = (getattr(self._lease, name) for name in _HEARTBEAT)
-        return process._replace(
-            beat=(last, OLDEST, set_back),
-            set_back=self._set_back,
-            sent=tuple(sorted((run, memory.upstream_id(run)) for run in memory.all_sent())),
-        )
+        sent = tuple(sorted((run, memory.upstream_id(run)) for run in memory.all_sent()))
+        return _Effect((last, OLDEST, set_back), self._set_back, sent, thread, self.begun)
+
+
+class _Effect(NamedTuple):
+    """A step of a coroutine: the new values of the process, and the runs that it begins."""
+
+    beat: Memory
+    set_back: bool
+    sent: tuple[tuple[str, str | None], ...]
+    thread: Thread | None
+    begun: list[Record]
 
 
 class Workers:
@@ -220,7 +228,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._workers: dict[str, _Worker] = {}
-        self._known: dict[Any, tuple[Process, list[Record]]] = {}
+        self._known: dict[Any, _Effect] = {}
 
     def begin(self, process: Process, kind: str) -> tuple[Process, list[Record]]:
         """Begin a coroutine; return the process with its first call, or without a thread if it makes none."""
@@ -235,7 +243,13 @@ class Workers:
     def _advance(
         self, process: Process, kind: str, views: tuple[View, ...], answers: tuple[Any, ...]
     ) -> tuple[Process, list[Record]]:
-        worker = self._workers.get(process.name) or self._workers.setdefault(process.name, _Worker(process.name))
+        key = process.name, kind, views, answers
+        effect = self._known.get(key) or self._known.setdefault(key, self._replay(*key))
+        beat, set_back, sent, thread, begun = effect
+        return process._replace(beat=beat, set_back=set_back, sent=sent, thread=thread), begun
+
+    def _replay(self, name: str, kind: str, views: tuple[View, ...], answers: tuple[Any, ...]) -> _Effect:
+        worker = self._workers.get(name) or self._workers.setdefault(name, _Worker(name))
         coroutine = worker.begin(kind)
         thread: Thread | None = None
         try:
@@ -249,7 +263,7 @@ class Workers:
             pass
         finally:
             coroutine.close()
-        return worker.effect(process)._replace(thread=thread), worker.begun
+        return worker.effect(thread)
 
 
 _MAY_CLAIM = View((NOW, NOW, None), False, (), ())

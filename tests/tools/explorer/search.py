@@ -12,6 +12,7 @@ from litellm_openai_example.relay.ledger.schema import ACTIVE
 
 from .state import Limits, State, Step, is_over, rows, run_id
 from .store import ATTEMPTS, CODE, OWNER, STATE, UNSENT, UPSTREAM, WISH, Content, Row, Store, is_live
+from .symmetry import Form, Forms
 from .world import World
 
 _ENDED = ("completed", "incomplete", "failed", "cancelled")
@@ -27,7 +28,7 @@ class Report:
         ends: count of each combination of terminal states, over the states in which all runs have ended.
         excused: states in which a run was sent again after the ledger had been set back.
         violation: the broken invariant; None if all hold.
-        history: the shortest way there.
+        history: the shortest way there. From one step to the next, processes and runs may exchange names.
         whole: True if every state was visited.
     """
 
@@ -56,7 +57,8 @@ class _Search:
         self._world = world
         self._most = most
         self._report = Report()
-        self._numbers: dict[State, int] = {}
+        self._forms = Forms(world.limits)
+        self._numbers: dict[Form, int] = {}
         self._before: list[tuple[int, str]] = []  # the predecessor and the step of each state's first visit
         self._edges = array("l")  # pairs of states, for steps without a fault
         self._final: list[int] = []
@@ -65,11 +67,9 @@ class _Search:
         """Search and return the report."""
         began, report = time.process_time(), self._report
         start = self._world.start()
-        self._add(start, 0, "")
-        waiting = deque([start])
+        waiting = deque([(start, self._add(self._forms.of(start), 0, ""))])
         while waiting and report.violation is None:
-            state = waiting.popleft()
-            number = self._numbers[state]
+            state, number = waiting.popleft()
             if is_over(state) or self._is_cut(state):
                 self._final.append(number)
             if is_over(state):
@@ -78,13 +78,14 @@ class _Search:
             cut = self._most is not None and len(self._numbers) >= self._most
             for step in self._world.steps(state):
                 report.steps += 1
-                known = self._numbers.get(step.state)
+                form = self._forms.of(step.state)
+                known = self._numbers.get(form)
                 if known is None and cut:
                     report.whole = False
                     continue
                 if known is None:
-                    known = self._add(step.state, number, step.what)
-                    waiting.append(step.state)
+                    known = self._add(form, number, step.what)
+                    waiting.append((step.state, known))
                 if not step.fault and known != number:
                     self._edges.extend((number, known))
                 violation = next(violations(state, step, self._world.limits), None)
@@ -96,8 +97,8 @@ class _Search:
         report.states, report.seconds = len(self._numbers), time.process_time() - began
         return report
 
-    def _add(self, state: State, before: int, what: str) -> int:
-        number = self._numbers[state] = len(self._numbers)
+    def _add(self, form: Form, before: int, what: str) -> int:
+        number = self._numbers[form] = len(self._numbers)
         self._before.append((before, what))
         return number
 

@@ -9,7 +9,7 @@ from litellm_openai_example.relay.ledger.records import NewInvocation, Outcome, 
 from litellm_openai_example.relay.ledger.schema import ACTIVE, IN_FLIGHT
 from litellm_openai_example.relay.ledger.states import CANCELLED, INDETERMINATE
 
-from .process import Job, Process, Workers
+from .process import NAMES, Job, Process, Workers
 from .state import Forgot, Limits, Run, State, Step, is_over, rows, run_id
 from .store import (
     ATTEMPTS,
@@ -48,7 +48,7 @@ class World:
 
     def _started(self, state: State) -> State:
         """Return the state with one more process, which holds a lease."""
-        process = Process("abcdefgh"[state.born])
+        process = Process(NAMES[state.born])
         born = state._replace(processes=(*state.processes, process), born=state.born + 1)
         return next(self._beat(born, process)).state
 
@@ -66,7 +66,7 @@ class World:
         if not over:
             yield Step("the clock moves", False, _older(state))
             if len(state.processes) < 2:
-                yield Step(f"{'abcdefgh'[state.born]} starts", False, self._started(state))
+                yield Step(f"{NAMES[state.born]} starts", False, self._started(state))
         yield from self._set_back(state)
 
     # Calls of the ledger and their possible results
@@ -211,8 +211,13 @@ class World:
                 if job.wish or not process.may_send:
                     yield _go(state, process, run, _held(job), "holds back")
                 else:
-                    sending = process.with_sent(run, None)
-                    yield _go(state, sending, run, job._replace(stage="leaving"), "sends")
+                    leaving = job._replace(stage="leaving")
+                    sent = state.with_process(process.with_sent(run, None).with_job(run, leaving))
+                    # With nothing left that could come between, the request arrives as soon as it is sent.
+                    if not state.faults and not state.set_backs:
+                        waiting = process.with_sent(run, None).with_job(run, job._replace(stage="waiting"))
+                        sent = _posted(state.with_process(waiting), process, run)
+                    yield Step(f"{process.name} sends {run}", False, sent)
             elif job.stage == "leaving":
                 waiting = process.with_job(run, job._replace(stage="waiting"))
                 yield Step(f"the request for {run} of {process.name} arrives", False,
@@ -225,15 +230,15 @@ class World:
                 yield from self._answers(state, process, run, job)
             elif job.stage == "running":
                 upstream_id = dict(process.sent)[run]
-                yield _go(state, process, run, _end(job, COMPLETED, upstream_id), "finds the result of")
+                yield from self._ends(state, process, run, _end(job, COMPLETED, upstream_id), "has the result")
                 if job.wish:
-                    yield _go(state, process, run, _end(job, CANCELLED, upstream_id), "has stopped")
+                    yield from self._ends(state, process, run, _end(job, CANCELLED, upstream_id), "has stopped it")
 
     def _answers(self, state: State, process: Process, run: str, job: Job) -> Iterator[Step]:
         upstream_id = f"resp_{run}"
         answered = job._replace(stage="submitted", call=Call("submitted", (run, upstream_id)))
         yield _go(state, process.with_sent(run, upstream_id), run, answered, "has the gateway's id of")
-        yield _go(state, process, run, _end(job, COMPLETED, upstream_id), "has at once the result of")
+        yield from self._ends(state, process, run, _end(job, COMPLETED, upstream_id), "has the result at once")
         if job.stage == "waiting":
             waited = process.with_job(run, job._replace(stage="waited"))
             for how, fault, _, after, then in self._call(state, waited, Call("leave_gate", (run,))):
@@ -241,6 +246,12 @@ class World:
         if state.faults:
             less = state._replace(faults=state.faults - 1)
             yield _go(less, process, run, _end(job, INDETERMINATE), "has lost the answer to", fault=True)
+
+    def _ends(self, state: State, process: Process, run: str, job: Job, why: str) -> Iterator[Step]:
+        """Record an outcome at once: what others do between the two, they can do before it is known."""
+        assert job.call is not None
+        for step in self._job_calls(state, process, run, job, job.call):
+            yield step._replace(what=f"{step.what} ({why})")
 
     def _job_calls(self, state: State, process: Process, run: str, job: Job, call: Call) -> Iterator[Step]:
         for how, fault, answer, after, then in self._call(state, process, call):

@@ -40,8 +40,8 @@ async def _intent_unseen(_: Row) -> bool:
     return True
 
 
-async def _requeue_all(self: Ledger, *, may_declare_dead: bool) -> Any:
-    return await self._change_orphans(IS_IN_FLIGHT, REQUEUED, may_declare_dead)
+async def _requeue_all(self: Ledger, *, may_declare_dead: bool, limit: int) -> Any:
+    return await self._change_orphans(IS_IN_FLIGHT, REQUEUED, may_declare_dead, limit)
 
 
 def _send_again(error: Exception) -> Exception:
