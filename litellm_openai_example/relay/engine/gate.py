@@ -15,12 +15,13 @@ import asyncio
 import math
 import random
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from ..log import log
 from ..settings import Timings
-from .memory import Memory
 
 _INITIAL = 64.0  # submissions in flight before the gateway has shown anything
 _DEPARTING = 8  # a crash leaves at most this many runs marked as sent that never were
@@ -31,6 +32,7 @@ _RECENT = 60.0  # seconds after an acceptance in which a single refusal is not l
 _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
 _FAILURES = 3  # failed polls in a row that count as an outage
+_REMEMBERED = 100_000  # the newest runs, about 20 MB
 
 
 class Gate:
@@ -193,6 +195,58 @@ class Place:
         if self._held:
             self._held = False
             self._gate.leave()
+
+
+class Memory:
+    """The runs that this process may have caused to be executed, their ids at the gateway, and their first attempts.
+
+    It stands beside the ledger, which may be set back, to a backup or to a standby that had not caught up. The ledger
+    then lists runs as queued that this process has submitted, and that must not be submitted again.
+    """
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[str, str | None] = OrderedDict()
+        self._begun: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, invocation_id: object) -> bool:
+        return invocation_id in self._sent
+
+    def sent(self, invocation_id: str) -> None:
+        """Note that its submission leaves this machine now."""
+        # Before the id is known: from here on it may be executed.
+        self._sent[invocation_id] = None
+        _bound(self._sent)
+
+    def answered(self, invocation_id: str, upstream_id: str) -> None:
+        """Note the id that the gateway has given it."""
+        self._sent[invocation_id] = upstream_id
+        _bound(self._sent)
+
+    def not_executed(self, invocation_id: str) -> None:
+        """Note that it was certainly not executed, so it may be sent again."""
+        self._sent.pop(invocation_id, None)
+
+    def upstream_id(self, invocation_id: str) -> str | None:
+        """Return the gateway's id of a run that was sent; None until the gateway has answered."""
+        return self._sent.get(invocation_id)
+
+    def all_sent(self) -> list[str]:
+        return list(self._sent)
+
+    def waits(self, invocation_id: str, begun: float) -> None:
+        """Note that it goes back to the queue; `begun` is the start of its first attempt, on the monotonic clock."""
+        # The ledger counts only the planned pause; the run may wait longer for a place, and its time limit counts that.
+        self._begun[invocation_id] = begun
+        _bound(self._begun)
+
+    def begun(self, invocation_id: str) -> float:
+        """Return and forget the start of its first attempt here; infinity if there was none."""
+        return self._begun.pop(invocation_id, math.inf)
+
+
+def _bound(known: OrderedDict[str, Any]) -> None:
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:

@@ -22,8 +22,8 @@ from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate, until_next_try
 from .lease import Lease
 from .poller import Poller
-from .prompt import research_request
 from .replies import Replies, Reply
+from .request import research_request
 from .row import NotOurs, Row
 from .upstream import Upstream
 

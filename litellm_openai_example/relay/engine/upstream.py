@@ -24,10 +24,10 @@ from ...transport.bodies import MAX_ANSWER, is_cut, too_large
 from ...transport.deadline import deadline
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ..metrics import count_submit
-from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
 from .replies import Reply
+from .request import Adaptations, Adapted
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 from litellm_openai_example.relay.engine import failures, upstream
 from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
+from litellm_openai_example.relay.engine.gate import Memory
 from litellm_openai_example.relay.engine.job import Job
-from litellm_openai_example.relay.engine.memory import Memory
 from litellm_openai_example.relay.engine.poller import Poller
 from litellm_openai_example.relay.engine.replies import Replies, Reply
 from litellm_openai_example.relay.engine.row import Row
