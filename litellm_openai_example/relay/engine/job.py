@@ -18,11 +18,10 @@ from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED, INDETERMINATE, Ledger
 from ..log import kind_and_place, log
 from ..settings import Settings
-from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate, until_next_try
 from .lease import Lease
 from .poller import Poller
-from .replies import Replies, Reply
+from .replies import HeldBack, NotSent, OutcomeUnknown, Refused, Replies, Reply
 from .request import research_request
 from .row import NotOurs, Row
 from .upstream import Upstream
@@ -231,10 +230,10 @@ class Job:
         The provider may have accepted the request, so the run has failed only if the response itself says so.
         """
         looked = await self._poller.retrieve(response_id) if response_id else None
-        if isinstance(looked, Reply) and looked.outcome is not None:
+        if looked and looked.outcome is not None:
             return await self._poller.end(looked.outcome, response_id)
         # No id, or an invented one: nothing can tell whether the provider executed the request.
-        if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
+        if response_id is None or looked is None or not (looked.known or looked.outage):
             return await self._row.settle(INDETERMINATE)
         # Running, or the gateway is away. If the response never turns up, the doubt remains.
         self._poller.fallback = INDETERMINATE
@@ -303,7 +302,7 @@ class Job:
             if now - heard >= self._timings.stall:
                 known = self._row.upstream_id
                 looked = await self._poller.retrieve(known) if known else None
-                if isinstance(looked, Reply) and looked.outcome is not None:
+                if looked and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
             reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
@@ -316,10 +315,10 @@ class Job:
         if self._row.upstream_id is None or outcome.state != "failed":
             return outcome
         reply = await self._poller.retrieve(self._row.upstream_id)
-        if isinstance(reply, Reply) and reply.outcome is not None:
+        if reply.outcome is not None:
             return reply.outcome
         # It can never be polled, so the stream's report has to do.
-        if isinstance(reply, PollFailed) and reply.hopeless:
+        if reply.hopeless:
             return outcome
         # Not confirmed yet. If polling finds no response in the end, the reported failure stands.
         self._poller.fallback = outcome
