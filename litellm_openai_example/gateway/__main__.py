@@ -24,8 +24,16 @@ from .children import GatewayUnavailable, Server, exec_command, handle_signals, 
 from .directory import GatewayDirectory
 from .lease import lease, minutes_to_stay, retire
 from .progress import tell
-from .proxy import READY_SECONDS, Proxy, accepts_key, with_loopback_direct
-from .start import PROXY_VARIABLES, client_env, started, tell_if_offline
+from .proxy import (
+    PROXY_VARIABLES,
+    READY_SECONDS,
+    Proxy,
+    accepts_key,
+    client_env,
+    started,
+    tell_if_offline,
+    with_loopback_direct,
+)
 
 _NOT_FOUND = 127
 _MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # set by the Makefile

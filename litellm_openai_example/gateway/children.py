@@ -158,16 +158,11 @@ def listen(port: int = 0) -> socket.socket:
     Raises:
         GatewayUnavailable: the port is in use or reserved.
     """
-    listener = socket.socket()
-    # Lets the same port be used again at once. No system lets another user bind beside a listening socket.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(128)
+        # With SO_REUSEADDR: the same port can be used again at once. No system lets another user bind beside it.
+        return socket.create_server(("127.0.0.1", port), backlog=128)
     except OSError as error:
-        listener.close()
-        raise GatewayUnavailable(f"port {port} cannot be used: {error.strerror}") from None
-    return listener
+        raise GatewayUnavailable(f"port {port} cannot be used: {os.strerror(error.errno or 0)}") from None
 
 
 def hang_up(listener: socket.socket) -> None:

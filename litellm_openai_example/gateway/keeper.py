@@ -22,8 +22,7 @@ from ..json_object import JsonObject
 from .children import GatewayUnavailable, handle_signals
 from .directory import GatewayDirectory, loopback_id
 from .lease import SOCKET, has_terminal, inside, receive, send
-from .proxy import Proxy
-from .start import started
+from .proxy import Proxy, started
 
 _TICK = 0.5  # seconds between two looks at the session, the proxy and the clock
 _REQUEST_SECONDS = 1.0

@@ -6,15 +6,12 @@ streamed, and one for the end. So they are the same on every process and after e
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from ..research.contract import LastEvent, OutputTextEvent, StatusEvent
 from .ledger.records import Piece, Record, when
 
-RETRY_MILLISECONDS = 1000
 _QUEUED, _RUNNING = 1, 2
 
 
@@ -29,19 +26,6 @@ class EncodedEvent:
     def of(cls, id: int, data: StatusEvent | OutputTextEvent | LastEvent) -> EncodedEvent:
         # JSON holds no raw line breaks, so one data line is enough.
         return cls(id, f"id: {id}\nevent: {data.type}\ndata: {data.model_dump_json()}\n\n".encode())
-
-
-class History:
-    """The events of one invocation, encoded once for all readers: a result may have megabytes."""
-
-    def __init__(self) -> None:
-        self._events: list[EncodedEvent] = []
-
-    def after(self, record: Record, pieces: Sequence[Piece], last: int) -> list[EncodedEvent]:
-        """Return the events after the id `last` (0 for all). `record` and `pieces` are the current ones."""
-        newest = self._events[-1].id if self._events else 0
-        self._events += events_after(record, pieces, newest)
-        return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
 
 
 def events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[EncodedEvent]:

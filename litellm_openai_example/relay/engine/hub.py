@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
-from ..events import EncodedEvent, History
+from ..events import EncodedEvent, events_after
 from ..ledger.failures import LedgerUnavailable, NotAnnounced
 from ..ledger.records import Piece, Record
 from ..ledger.states import Ledger
@@ -31,8 +33,8 @@ class Topic:
     def __init__(self, record: Record, pieces: list[Piece]) -> None:
         self.record = record
         self.pieces = pieces
-        self.history = History()
         self.watchers = 0
+        self._events: list[EncodedEvent] = []  # encoded once for all readers: a result may have megabytes
         self._changed = asyncio.Event()
 
     def update(self, record: Record, pieces: list[Piece]) -> None:
@@ -48,7 +50,8 @@ class Topic:
 
     def events_after(self, last: int) -> list[EncodedEvent]:
         """Return the events after the one with the id `last` (0 for all)."""
-        return self.history.after(self.record, self.pieces, last)
+        self._events += events_after(self.record, self.pieces, self._events[-1].id if self._events else 0)
+        return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
 
     def next_change(self) -> asyncio.Event:
         """Return the event that the next change sets. Taken before a read, it misses no change during that read."""

@@ -36,7 +36,7 @@ from ...research.contract import (
     with_token,
 )
 from ..engine.hub import Topic, happens
-from ..events import RETRY_MILLISECONDS, last_id
+from ..events import last_id
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE
@@ -206,7 +206,7 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
 
 
 async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes | memoryview]:
-    hint = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+    hint = b"retry: 1000\n\n"  # milliseconds
     yield hint
     # If the ledger goes away the stream ends early, which makes the client reconnect.
     with suppress(LedgerUnavailable):
