@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, NoReturn
 
 import click
@@ -17,7 +16,7 @@ from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
 from ..window import WINDOWS
-from .commands import COMMANDS, LONGEST, Amount, cost_of_runs, json_option, list_runs, since_option, state_option, tell
+from .commands import COMMANDS, LONGEST, Amount, tell
 from .log import open_standard_streams
 from .settings import Settings, make_settings, request_fields
 
@@ -66,7 +65,9 @@ class _Relay(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
-            args = [serve.name or "", *args]
+            # `--list` and `--cost` are the older forms of two commands.
+            name = next((name for name in ("list", "cost") if f"--{name}" in args), "serve")
+            args = [name, *(one for one in args if one != f"--{name}")]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -174,36 +175,12 @@ for _command in COMMANDS:
     type=Amount(0, LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
-@click.option("--list", "listed", is_flag=True, hidden=True, help="As the command `list`.")
-@state_option(hidden=True)
-@click.option("--cost", is_flag=True, hidden=True, help="As the command `cost`.")
-@since_option(hidden=True)
-@json_option(hidden=True)
-def serve(
-    *,
-    host: str,
-    model: str,
-    request: JsonObject | None,
-    retention: float,
-    listed: bool,
-    state: str | None,
-    cost: bool,
-    since: datetime | None,
-    as_json: bool,
-    **limits: Any,
-) -> int:
+def serve(*, host: str, model: str, request: JsonObject | None, retention: float, **limits: Any) -> int:
     """Serve until SIGTERM or Ctrl-C. This is the default command.
 
     An accepted run is first written to the ledger, then submitted to the gateway once, and followed to its end by any
     relay process that shares the ledger. Stop the relay at any time: the next start picks up the runs in progress.
     """
-    problem = _conflict(listed=listed, cost=cost, state=state, since=since, as_json=as_json)
-    if problem:
-        raise click.UsageError(problem)
-    if listed:
-        return list_runs(state, as_json=as_json)
-    if cost:
-        return cost_of_runs(since, as_json=as_json)
     _end_at_once_by_sigterm()
     # Imports create many objects, none of them garbage: collecting would only slow the start.
     gc.disable()
@@ -220,17 +197,6 @@ def serve(
         return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
     except (ConfigurationError, CannotStart) as error:
         raise click.UsageError(str(error)) from None
-
-
-def _conflict(*, listed: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
-    """Return the error in the report options: a wrong combination must not start a relay."""
-    if listed and cost:
-        return "--list and --cost exclude each other"
-    if state is not None and not listed:
-        return "--state goes with --list"
-    if since is not None and not cost:
-        return "--since goes with --cost"
-    return "--json goes with --list or --cost" if as_json and not (listed or cost) else None
 
 
 def _end_at_once_by_sigterm() -> None:

@@ -16,7 +16,6 @@ from .log import write_line
 from .settings import database_url
 
 T = TypeVar("T")
-Decorator = Callable[[Callable[..., int]], Callable[..., int]]
 
 LONGEST = 1e8  # seconds, or hours
 
@@ -31,43 +30,35 @@ class Amount(click.FloatRange):
         return number
 
 
-def state_option(**how: Any) -> Decorator:
-    return click.option(
-        "--state", metavar="STATE", help="Only runs in this state, such as running; the newest 1,000.", **how
-    )
-
-
-def since_option(**how: Any) -> Decorator:
-    return click.option(
-        "--since",
-        type=click.DateTime(["%Y-%m-%d"]),
-        metavar="DATE",
-        help="Since this day (UTC). Default: 30 days ago.",
-        **how,
-    )
-
-
-def json_option(**how: Any) -> Decorator:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.", **how)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command("list")
-@state_option()
-@json_option()
+@click.option("--state", metavar="STATE", help="Only runs in this state, such as running; the newest 1,000.")
+@_json_option
 def list_command(*, state: str | None, as_json: bool) -> int:
     """Print the unfinished runs in the ledger.
 
     The last column is the replica that follows the run, or the error code of one that has ended.
     """
-    return list_runs(state, as_json=as_json)
+    from . import report
+
+    if state is not None and state not in report.STATES:
+        raise click.UsageError(f"--state must be one of {', '.join(report.STATES)}")
+    return _print(lambda: report.list_runs(database_url(), state, as_json=as_json))
 
 
 @click.command("cost")
-@since_option()
-@json_option()
+@click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Since this day (UTC). Default: 30 days ago."
+)
+@_json_option
 def cost_command(*, since: datetime | None, as_json: bool) -> int:
     """Print the cost of ended runs in the ledger by day and model."""
-    return cost_of_runs(since, as_json=as_json)
+    from . import report
+
+    day = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
+    return _print(lambda: report.cost_of_runs(database_url(), day, as_json=as_json))
 
 
 @click.command("cancel")
@@ -84,7 +75,8 @@ def cancel_command(*, ids: tuple[str, ...], queued: bool) -> int:
     if queued == bool(ids):
         raise click.UsageError("name the runs to cancel by their ids, or pass --queued")
     if queued:
-        return _print(lambda: _lines(cancel_queued(database_url())) or "no runs were queued")
+        cancelled = "{}  cancelled".format
+        return _print(lambda: "\n".join(map(cancelled, cancel_queued(database_url()))) or "no runs were queued")
     records = _checked(lambda: cancel_runs(database_url(), ids))
     for record in records:
         if record is not None and not record.finished:
@@ -133,30 +125,9 @@ def drain_command(*, replica: str | None, timeout: float) -> int:
 COMMANDS = (list_command, cost_command, cancel_command, drain_command)
 
 
-def list_runs(state: str | None, *, as_json: bool) -> int:
-    """Print the runs in a state, or all unfinished ones."""
-    from . import report
-
-    if state is not None and state not in report.STATES:
-        raise click.UsageError(f"--state must be one of {', '.join(report.STATES)}")
-    return _print(lambda: report.list_runs(database_url(), state, as_json=as_json))
-
-
-def cost_of_runs(since: datetime | None, *, as_json: bool) -> int:
-    """Print the cost of the runs that have ended since a day."""
-    from . import report
-
-    day = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
-    return _print(lambda: report.cost_of_runs(database_url(), day, as_json=as_json))
-
-
 def tell(text: str) -> None:
     """Print a line for the person at the terminal."""
     write_line(f"[relay] {text}")
-
-
-def _lines(cancelled: list[str]) -> str:
-    return "\n".join(f"{one}  cancelled" for one in cancelled)
 
 
 def _print(make: Callable[[], str]) -> int:
