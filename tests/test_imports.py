@@ -189,7 +189,6 @@ _RELAY = (
     ),
     *(
         "relay.http.responses",
-        "relay.replicas",
         "relay.service",
         "research",
         "mcp",

@@ -7,8 +7,9 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,7 +21,7 @@ if sys.platform == "win32":
 from ..config import OWN_RELAY, setting
 from ..console import FAILED, run_command
 from . import boot
-from .children import GatewayUnavailable, Server, exec_command, handle_signals, listen, supervise
+from .children import GatewayUnavailable, Server, handle_signals, listen, supervise
 from .directory import GatewayDirectory
 from .lease import lease, minutes_to_stay, retire
 from .progress import tell
@@ -78,20 +79,17 @@ def gateway(port: int, reuse: bool, keep: bool, stop: bool, relay: bool, timeout
     if command and shutil.which(command[0]) is None:
         tell(f"Error: command not found: {command[0]}")
         return _NOT_FOUND
-    relay = relay and not setting("RELAY_BASE_URL")
+    run = partial(_run_with_relay, timeout=timeout) if relay and not setting("RELAY_BASE_URL") else supervise
     if reuse and (env := _reusable()) is not None:
-        if relay:
-            return _run_with_relay(command, env, timeout)
-        exec_command(command, env)
+        return run(command, env)
     directory = GatewayDirectory()
     if reuse and (env := _leased(directory, minutes_to_stay() if keep else 0, port, timeout)) is not None:
-        return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
+        return run(command, env)
     with started(directory, port, timeout) as (proxy, offline):
         tell_if_offline(offline)
         if not command:
             return _serve(directory, proxy, offline)
-        env = client_env(proxy.base_url, proxy.api_key)
-        return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
+        return run(command, client_env(proxy.base_url, proxy.api_key))
 
 
 def _reusable() -> Mapping[str, str] | None:
@@ -163,7 +161,7 @@ def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
         directory.forget()
 
 
-def _run_with_relay(command: tuple[str, ...], env: Mapping[str, str], timeout: int) -> int:
+def _run_with_relay(command: Sequence[str], env: Mapping[str, str], timeout: int) -> int:
     """Run a command beside a relay of the same environment; a run that outlives it goes on with the next relay."""
     relay = Server(
         [sys.executable, "-m", boot.__name__],

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _RESPONSE_SECONDS = 5.0  # for the rest of a response that has begun
@@ -203,18 +202,6 @@ def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
         forward(number)
     code = process.wait()
     return code if code >= 0 else 128 - code
-
-
-def exec_command(command: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Replace this process by a command that needs nothing from it.
-
-    Raises:
-        GatewayUnavailable: the command cannot be run.
-    """
-    try:
-        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
-    except OSError as error:
-        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
 
 
 def handle_signals(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> None:

@@ -16,12 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import ConfigurationError
 from .ledger.database import Database
-from .ledger.leases import DRAINED, REQUESTED, Leases
+from .ledger.leases import DRAINED, REQUESTED, Leases, host_of, this_host
 from .ledger.records import Record
 from .ledger.schema import IS_ACTIVE, IS_QUEUED, invocations, workers
 from .ledger.states import Ledger
 from .ledger.visit import visit
-from .replicas import host_of, this_host
 from .settings import Timings
 
 _KNOWS_DRAIN = 5  # the first schema version whose processes can be drained

@@ -169,7 +169,7 @@ class Job:
                 left = stays_until - time.monotonic()
                 if left <= 0 and leaving is None:  # a task: a silent ledger must not keep the answer unread
                     leaving = asyncio.create_task(self._free_place())
-                reply = await replies.next(left if left > 0 else self._timings.tick, self._not_yet_cancelled)
+                reply = await replies.next(left if left > 0 else self._timings.tick, self._cancel)
                 if reply is not None:
                     return reply
             return None
@@ -177,11 +177,6 @@ class Job:
             if leaving is not None:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
-
-    @property
-    def _not_yet_cancelled(self) -> asyncio.Event | None:
-        """The event that ends a wait early. None once it is set: every later wait would end at once."""
-        return None if self._cancel.is_set() else self._cancel
 
     async def _free_place(self) -> None:
         await self._row.leave_gate()
@@ -305,7 +300,7 @@ class Job:
                 if looked and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
-            reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
+            reply = await replies.next(self._timings.flush if text else self._timings.stall, self._cancel)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
         """Return the outcome of a stream. Poll a failure first, because the gateway may have invented it.

@@ -70,14 +70,14 @@ class Replies:
         self._pending: asyncio.Task[Reply | None] | None = None
 
     async def next(self, timeout: float, unless: asyncio.Event | None = None) -> Reply | None:
-        """Return the next reply; None after `timeout` seconds, once `unless` is set, or after the last reply.
+        """Return the next reply; None after `timeout` seconds, when `unless` becomes set, or after the last reply.
 
         Raises the exception that ends the replies.
         """
         if self._pending is None:
             self._pending = asyncio.create_task(self._read())
         waits: list[asyncio.Task[Any]] = [self._pending]
-        if unless is not None:
+        if unless is not None and not unless.is_set():  # one that is set already would end every wait at once
             waits.append(asyncio.create_task(unless.wait()))
         try:
             await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -79,7 +79,7 @@ async def _put_back(self: Worker, record: Record) -> None:
 
 async def _leave_when_cancelled(self: Job, replies: Replies) -> Reply | None:
     while not self._cancel.is_set():
-        if (reply := await replies.next(1.0, self._not_yet_cancelled)) is not None:
+        if (reply := await replies.next(1.0, self._cancel)) is not None:
             return reply
     return None
 
