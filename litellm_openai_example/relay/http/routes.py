@@ -46,7 +46,7 @@ from .agents import mount_agents
 from .body import parse, read_body
 from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, describe, docs
 from .pages import pages
-from .responses import BoundedResponse, JsonResponse, answer_errors, bad_header, in_pieces
+from .responses import JsonResponse, answer_errors, bad_header, in_pieces
 
 _LIVENESS = 15.0  # seconds between two checks that a waiting client is still connected
 _ONE = INVOCATIONS_PATH + "/{invocation_id}"
@@ -182,7 +182,7 @@ async def readyz(request: Request) -> Response:
 
 @routes.get("/metrics", dependencies=[Depends(require_key)], include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    return BoundedResponse(await relay_of(request).metrics(), headers={"Content-Type": CONTENT_TYPE})
+    return JsonResponse(await relay_of(request).metrics(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:
