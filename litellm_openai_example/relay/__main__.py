@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import click
 
-from ..config import ConfigurationError
 from ..console import run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
@@ -187,16 +186,13 @@ def serve(*, host: str, model: str, request: JsonObject | None, retention: float
     try:
         # Here: `--help` and the other commands need neither the server nor the engine.
         with late_types():
-            from .process import CannotStart, run
+            from .process import run
     finally:
         gc.enable()
     # An empty variable, as a template leaves it behind, means the default.
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
-    try:
-        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
-    except (ConfigurationError, CannotStart) as error:
-        raise click.UsageError(str(error)) from None
+    return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
 
 
 def _end_at_once_by_sigterm() -> None:

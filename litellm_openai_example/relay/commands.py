@@ -6,16 +6,13 @@ import math
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ..config import ConfigurationError
 from ..console import FAILED, READER_GONE, abandon_stdout
 from .log import write_line
 from .settings import database_url
-
-T = TypeVar("T")
 
 LONGEST = 1e8  # seconds, or hours
 
@@ -77,7 +74,7 @@ def cancel_command(*, ids: tuple[str, ...], queued: bool) -> int:
     if queued:
         cancelled = "{}  cancelled".format
         return _print(lambda: "\n".join(map(cancelled, cancel_queued(database_url()))) or "no runs were queued")
-    records = _checked(lambda: cancel_runs(database_url(), ids))
+    records = cancel_runs(database_url(), ids)
     for record in records:
         if record is not None and not record.finished:
             tell(f"{record.id} still runs: the request to stop it stays in the ledger (`litellm-relay list`)")
@@ -113,7 +110,7 @@ def drain_command(*, replica: str | None, timeout: float) -> int:
     from .operations import drain
 
     try:
-        name, done = _checked(lambda: drain(database_url(), replica, timeout, tell))
+        name, done = drain(database_url(), replica, timeout, tell)
     except KeyboardInterrupt:
         tell("no longer waiting; a replica that was asked to drain goes on")
         raise
@@ -135,7 +132,7 @@ def _print(make: Callable[[], str]) -> int:
     # Before the ledger is read: the interpreter has no stdout if its descriptor is closed.
     if sys.stdout is None:
         raise click.UsageError("stdout is closed: the report would be lost")
-    text = _checked(make)
+    text = make()
     try:
         click.echo(text)
     except OSError as error:
@@ -144,10 +141,3 @@ def _print(make: Callable[[], str]) -> int:
             return READER_GONE
         raise click.ClickException(f"cannot write to stdout: {error.strerror or error}") from None
     return 0
-
-
-def _checked(work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from None
