@@ -24,13 +24,12 @@ from . import boot
 from .children import GatewayUnavailable, Server, handle_signals, listen, supervise
 from .directory import GatewayDirectory
 from .keeper import Door, Keeper
-from .lease import lease, minutes_to_stay, retire
+from .lease import key_id, lease, minutes_to_stay, retire
 from .progress import tell
 from .proxy import (
     PROXY_VARIABLES,
     READY_SECONDS,
     Proxy,
-    accepts_key,
     client_env,
     started,
     tell_if_offline,
@@ -97,7 +96,7 @@ def gateway(port: int, reuse: bool, keep: bool, stop: bool, relay: bool, timeout
 def _leased(directory: GatewayDirectory, minutes: float, port: int, timeout: int) -> Mapping[str, str] | None:
     """Return the environment for a client of a gateway that runs, or is to stay; None if there is none."""
     use = lease(directory, minutes, port, timeout)
-    if use is None or not (use.stays or accepts_key(use.base_url, directory.master_key)):
+    if use is None:
         return None
     how_long = f"; it stays for {minutes:g} min after its last use, stop it with: {_stop_line()}"
     how_long = how_long if minutes and use.stays else ""
@@ -129,7 +128,7 @@ def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
     # From now on commands find this one. One that was started for a command would end under those who reuse it.
     keeper = None
     with suppress(OSError):  # the directory cannot hold a socket
-        keeper = Keeper(proxy, offline, Door(directory.path))
+        keeper = Keeper(proxy, offline, Door(directory.path), key_id(directory))
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")

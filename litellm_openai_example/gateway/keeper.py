@@ -93,14 +93,13 @@ class Keeper:
         proxy: the gateway.
         offline: True if the offline demo model answers.
         door: where leases are given.
+        settings: the digest of the gateway's settings, or of its key alone; a command with another one gets no lease.
         session: the gateway ends with it, or some time after its last lease; None for one that serves in a terminal,
             which only Ctrl-C stops.
-        settings: the digest of the gateway's settings; a command with other ones gets no lease, unless the gateway
-            serves in a terminal.
     """
 
     def __init__(
-        self, proxy: Proxy, offline: bool, door: Door, session: Session | None = None, settings: object = None
+        self, proxy: Proxy, offline: bool, door: Door, settings: object, session: Session | None = None
     ) -> None:
         self._proxy, self._offline, self._door, self._session = proxy, offline, door, session
         self._settings = settings
@@ -139,7 +138,7 @@ class Keeper:
         """Give a lease, or refuse it; a refused command that wants a gateway that stays has this one replaced."""
         try:
             stays = self._session is not None
-            fits = wish.get("settings") == self._settings or not stays
+            fits = self._settings in (wish.get("settings"), wish.get("key"))
             if fits and wish.get("machine") == loopback_id():
                 send(connection, {"offline": self._offline, "stays": stays}, self._proxy.listener.fileno())
                 self._leases[connection] = 60.0 * float(wish["minutes"])
@@ -189,7 +188,7 @@ def keep(first: socket.socket, wish: JsonObject, port: int, timeout: int) -> Non
             booted.set()
             _leave_foreground(directory.path)
             # The name keeps the connections open until LiteLLM has ended.
-            keeper = Keeper(proxy, offline, door, session, wish.get("settings"))
+            keeper = Keeper(proxy, offline, door, wish.get("settings"), session)
             keeper.consider(first, wish)
             keeper.serve()
     finally:

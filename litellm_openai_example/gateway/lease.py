@@ -105,7 +105,8 @@ def lease(directory: GatewayDirectory, minutes: float, port: int, timeout: int) 
         GatewayUnavailable: the gateway cannot be started.
         ConfigurationError: the state or the cache directory cannot be used.
     """
-    wish: JsonObject = {"settings": _settings(directory), "minutes": minutes, "machine": loopback_id()}
+    wish: JsonObject = {"settings": _settings(directory), "key": key_id(directory)}
+    wish |= {"minutes": minutes, "machine": loopback_id()}
     if not minutes:
         return _join(directory, wish)
     with only_one(directory.path / "gateway.lock", lambda: tell("waiting for another command that starts a gateway")):
@@ -165,6 +166,11 @@ def inside(folder: Path) -> Iterator[None]:
     finally:
         os.fchdir(before)
         os.close(before)
+
+
+def key_id(directory: GatewayDirectory) -> str:
+    """Return a text that identifies the master key, and does not tell it."""
+    return hashlib.sha256(directory.master_key.encode()).hexdigest()
 
 
 def _settings(directory: GatewayDirectory) -> str:

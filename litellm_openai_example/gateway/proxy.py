@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from ..config import setting
 from . import boot
@@ -260,18 +258,6 @@ def tell_if_offline(offline: bool) -> None:
 def client_env(base_url: str, api_key: str) -> dict[str, str]:
     """Return the environment for a client of a gateway on this machine."""
     return {**with_loopback_direct(os.environ), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
-
-
-def accepts_key(base_url: str, api_key: str) -> bool:
-    """Return True if a proxy at this loopback address accepts the key within five seconds."""
-    try:
-        address = urlsplit(base_url)
-        # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
-        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=5.0)) as connection:
-            connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
-            return connection.getresponse().status == 200
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
 
 
 def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
