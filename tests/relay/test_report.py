@@ -108,6 +108,8 @@ def test_an_unreadable_ledger_is_one_line(tmp_path: Path) -> None:
         assert len(done.stderr.splitlines()) == 1
         assert "sk-secret" not in done.stderr
     assert "must be one of" in report(f"sqlite:///{tmp_path}/text", "--list", "--state", "x").stderr
+    for wrong in (["--list", "--cost"], ["--state", "running"], ["--port", "0", "--list"]):
+        assert report(f"sqlite:///{tmp_path}/text", *wrong).returncode == 2  # no relay starts
 
 
 @pytest.mark.parametrize(
