@@ -159,7 +159,8 @@ class Proxy:
         python = ensure(tell)
         _remove_leftovers(directory.path)
         self.api_key = directory.master_key
-        self._secrets = [self.api_key, directory.salt, *_secrets_in(env)]
+        others = (value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5)
+        self._secrets = [self.api_key, directory.salt, *others]
         listener = listen(port)
         number = listener.getsockname()[1]
         name = f"proxy-{os.getpid()}-{number}"
@@ -300,7 +301,3 @@ def _runs(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     return True
-
-
-def _secrets_in(env: Mapping[str, str]) -> list[str]:
-    return [value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5]

@@ -162,9 +162,10 @@ class Worker:
             raise
 
     async def _claim(self) -> None:
-        while (
-            not self.draining and self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim
-        ):
+        while not self.draining and self._queued and self._lease.may_claim:
+            free = self._gate.room(self._settings.max_running - len(self.jobs))
+            if free <= 0:
+                return
             self._queued = False  # set again by `wake`, perhaps during the claim
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
@@ -174,10 +175,6 @@ class Worker:
                     await self._restore(record)
                 elif record.id not in self.jobs:
                     self._run(record)
-
-    @property
-    def _free(self) -> int:
-        return self._settings.max_running - len(self.jobs)
 
     def _run(self, record: Record) -> None:
         job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
@@ -213,8 +210,8 @@ class Worker:
         if time.monotonic() >= self._next_keep:
             await self._ledger.keep_followed(self._followed)
             self._next_keep = time.monotonic() + _KEEP_EVERY
-        if time.monotonic() >= self._next_purge:
-            await self._purge()
+        if time.monotonic() >= self._next_purge and await self._ledger.purge(self._settings.retention) == 0:
+            self._next_purge = time.monotonic() + _PURGE_EVERY  # otherwise the next tick deletes the next block
 
     @property
     def _followed(self) -> dict[str, float]:
@@ -320,7 +317,3 @@ class Worker:
         for record in reclaimed:
             if record.id not in self.jobs:
                 self._run(record)
-
-    async def _purge(self) -> None:
-        if await self._ledger.purge(self._settings.retention) == 0:  # otherwise the next tick deletes the next block
-            self._next_purge = time.monotonic() + _PURGE_EVERY

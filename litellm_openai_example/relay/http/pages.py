@@ -23,7 +23,6 @@ from fastapi.responses import Response
 
 from ...json_object import JsonObject
 from ...research.contract import PAGES_PATH
-from ..ledger.records import Record
 from .access import Readable
 from .responses import JsonResponse, Problem
 
@@ -71,7 +70,8 @@ async def report(request: Request, record: Readable) -> Response:
     """Return the question, its language, and the report as HTML; null for what is shown as plain text."""
     arguments: JsonObject = json.loads(record.arguments)
     told = {name: arguments.get(name) for name in ("research_question", "language")} | {"html": None}
-    if record.output_text and _is_markdown(record, arguments):
+    is_markdown = record.deliverable_format != "json_outline" and not arguments.get("text_format")
+    if record.output_text and is_markdown:
         told["html"] = await _render(request, record.output_text)
     return JsonResponse(json.dumps(told))
 
@@ -84,10 +84,6 @@ def _page(root: str) -> Response:
 @cache
 def _assets() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (files(__package__) / "page").iterdir()}
-
-
-def _is_markdown(record: Record, arguments: JsonObject) -> bool:
-    return record.deliverable_format != "json_outline" and not arguments.get("text_format")
 
 
 async def _render(request: Request, text: str) -> str | None:

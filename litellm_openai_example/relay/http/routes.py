@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
@@ -44,7 +45,7 @@ from ..service import Relay
 from .access import PAYER_PARAMETERS, Guard, Readable, payer_of, relay_of, require_key
 from .agents import mount_agents
 from .body import parse, read_body
-from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, describe, docs
+from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, docs, schema_of
 from .pages import pages
 from .responses import JsonResponse, answer_errors, bad_header, in_pieces
 
@@ -78,7 +79,8 @@ def create_app(relay: Relay) -> ASGIApp:
     app.include_router(pages)
     app.mount("/docs", assets)
     answer_errors(app)
-    describe(app, needs_key=relay.settings.api_key is not None)
+    needs_key = relay.settings.api_key is not None
+    app.openapi = cache(lambda: schema_of(app, needs_key=needs_key))  # type: ignore[method-assign]
     served = Guard(app, loopback=relay.settings.loopback)
     mount_agents(app, served)
     return served
