@@ -184,7 +184,6 @@ _RELAY = (
         "relay.tasks",
         "relay.settings",
         "relay.ledger",
-        "relay.events",
         "relay.engine",
     ),
     *(

@@ -1,4 +1,4 @@
-"""The worker of one process: claim queued runs, recover orphaned ones, renew the lease, drain, and shut down in order."""
+"""The worker of one process: claim queued runs, recover orphans, renew the lease, drain, and shut down in order."""
 
 from __future__ import annotations
 

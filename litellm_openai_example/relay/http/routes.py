@@ -36,8 +36,7 @@ from ...research.contract import (
     Invocation,
     with_token,
 )
-from ..engine.hub import Topic, happens
-from ..events import last_id
+from ..engine.hub import Topic, happens, last_id
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE
