@@ -195,7 +195,6 @@ _RELAY = (
         "relay.process",
         "relay.report",
         "relay.operations",
-        "relay.commands",
         "relay.__main__",
     ),
 )
