@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..log import log
@@ -33,6 +34,21 @@ _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
 _FAILURES = 3  # failed polls in a row that count as an outage
 _REMEMBERED = 100_000  # the newest runs, about 20 MB
+
+
+@dataclass
+class Place:
+    """The place of one submission among those in flight.
+
+    Attributes:
+        began: the time when it entered the gate, on the monotonic clock.
+        left_at: the time when the request left this machine; until then, that of its entry.
+        held: False once it has left the gate.
+    """
+
+    began: float
+    left_at: float
+    held: bool = True
 
 
 class Gate:
@@ -79,18 +95,20 @@ class Gate:
         """Take a place for a submission."""
         self._in_flight += 1
         self._peak = max(self._peak, self._in_flight)
-        return Place(self)
+        now = time.monotonic()
+        return Place(now, now)
 
-    def leave(self) -> None:
-        """Give a place back."""
-        self._in_flight -= 1
-        self.on_change()
+    def free(self, place: Place) -> None:
+        """Give a place back. A second call changes nothing."""
+        if place.held:
+            place.held = False
+            self._in_flight -= 1
+            self.on_change()
 
-    def accepted(self, seconds: float, *, finished: bool) -> None:
-        """Note an accepted submission.
+    def accepted(self, place: Place, *, finished: bool) -> None:
+        """Note that the gateway has accepted a submission.
 
         Args:
-            seconds: from the first byte of the request until the answer.
             finished: True if the answer holds the result: its time is the model's, and tells nothing about the gateway.
         """
         if self._told:
@@ -99,6 +117,7 @@ class Gate:
         now = self._accepted_at = time.monotonic()
         if finished:
             return
+        seconds = now - place.left_at
         # The measure expires: otherwise one lucky answer would stop the window's growth forever.
         if seconds <= self._quickest or now - self._quickest_at > _QUICKEST_FOR:
             self._quickest, self._quickest_at = seconds, now
@@ -107,15 +126,10 @@ class Gate:
             self.window = min(self._most, self.window + (1 if self.window < self._threshold else 1 / self.window))
         self.on_change()
 
-    def refused(self, began: float, delay: float | None) -> None:
-        """Note a submission that the gateway refused, or failed to take.
-
-        Args:
-            began: the time when it entered the gate, on the monotonic clock.
-            delay: seconds that the gateway asks to wait.
-        """
+    def refused(self, place: Place, delay: float | None = None) -> None:
+        """Note that the gateway refused a submission, or failed to take it; `delay` is the pause that it asks for."""
         # It was sent before the last cut, so it belongs to the same congestion: one event per round trip, as in TCP.
-        if began < self._cut_at:
+        if place.began < self._cut_at:
             return
         self.window = self._threshold = max(1.0, self.window / 2)
         self._peak = min(self._peak, int(self.window))
@@ -164,37 +178,6 @@ class Gate:
         if self._failures >= _FAILURES:
             log.warning("the gateway answers polls again")
         self._failures = 0
-
-
-class Place:
-    """The place of one submission among those in flight.
-
-    Args:
-        gate: the gate that counts it.
-    """
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = True
-        self._began = self._left_at = time.monotonic()
-
-    def leaves_now(self) -> None:
-        """Note that the request leaves this machine."""
-        self._left_at = time.monotonic()
-
-    def accepted(self, *, finished: bool) -> None:
-        """Note that the gateway has accepted it, perhaps with the finished response itself."""
-        self._gate.accepted(time.monotonic() - self._left_at, finished=finished)
-
-    def refused(self, delay: float | None = None) -> None:
-        """Note that the gateway did not take it; `delay` is the pause in seconds that it asks for."""
-        self._gate.refused(self._began, delay)
-
-    def free(self) -> None:
-        """Give the place back. A second call changes nothing."""
-        if self._held:
-            self._held = False
-            self._gate.leave()
 
 
 class Memory:

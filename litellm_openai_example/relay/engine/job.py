@@ -75,7 +75,7 @@ class Job:
             self._submission_over()
 
     def _submission_over(self) -> None:
-        self._place.free()
+        self._gate.free(self._place)
         self.submit_done.set()
 
     async def _run(self) -> None:
@@ -94,7 +94,7 @@ class Job:
 
     async def _lost(self) -> None:
         """Give the run up. If its id came too late, it was reported as indeterminate: stop it at the gateway."""
-        self._place.free()
+        self._gate.free(self._place)
         if self._late_id is not None:
             await self._poller.stop_unowned(self._late_id)
 
@@ -142,19 +142,19 @@ class Job:
                 return await self._row.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
                 # Certainly not executed: another attempt cannot pay twice.
-                self._place.refused(error.delay)
+                self._gate.refused(self._place, error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
                 # Nothing has left. If another process owns the run by now, requeuing changes nothing.
                 return await (self._row.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
                 # It may have been executed and billed. A repeat could pay twice, so the doubt is the outcome.
-                self._place.refused()
+                self._gate.refused(self._place)
                 return await self._row.settle(INDETERMINATE)
             # It has not left, and cannot leave while this is written: `_prepare` holds back a cancelled request.
             if reply is None:
                 return await self._row.settle(CANCELLED)
-            self._place.accepted(finished=reply.outcome is not None and not reply.streaming)
+            self._gate.accepted(self._place, finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, replies)
 
     async def _first_reply(self, replies: Replies) -> Reply | None:
@@ -180,7 +180,7 @@ class Job:
 
     async def _free_place(self) -> None:
         await self._row.leave_gate()
-        self._place.free()
+        self._gate.free(self._place)
 
     async def _try_later(self, delay: float | None) -> None:
         """Requeue a run that was certainly not executed, unless it was cancelled or its time is up."""
@@ -209,7 +209,7 @@ class Job:
         # Before any text: with the id in the ledger, every process can finish the run.
         if reply.response_id is not None:
             await self._submitted(reply.response_id)
-        self._place.free()
+        self._gate.free(self._place)
         if reply.streaming:
             outcome = await self._relay_text(reply, replies)
             if outcome is not None:
@@ -233,7 +233,7 @@ class Job:
         # Running, or the gateway is away. If the response never turns up, the doubt remains.
         self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
-        self._place.free()
+        self._gate.free(self._place)
         return await self._poller.follow()
 
     async def _submitted(self, upstream_id: str) -> None:
@@ -260,11 +260,11 @@ class Job:
             raise HeldBack
         # From here on only the gateway can say whether it was executed.
         self._sent = True
-        self._place.leaves_now()
+        self._place.left_at = time.monotonic()
         self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
             # The model blocks, so its answer takes as long as the run: only departing submissions hold a place.
-            self._place.free()
+            self._gate.free(self._place)
 
     # Streaming
 
