@@ -80,11 +80,17 @@ def configured(gateway: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Scri
 
 
 @pytest.fixture
-def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRelay]:
-    """A relay that completes each run at once, with the environment pointing at it."""
+def relay_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    """A scripted relay, with the environment pointing at it."""
     with FakeGateway() as server:
         monkeypatch.setenv("RELAY_BASE_URL", server.url)
-        yield FakeRelay(server)
+        yield server
+
+
+@pytest.fixture
+def relay(relay_server: ScriptedServer) -> FakeRelay:
+    """A relay that completes each run at once."""
+    return FakeRelay(relay_server)
 
 
 @pytest.fixture

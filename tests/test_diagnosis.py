@@ -25,7 +25,7 @@ from litellm_openai_example import (
 from litellm_openai_example.error_table import read_report, row_of
 from litellm_openai_example.errors import DeadlineExceededError, LostAnswerError, UnusableSettingError
 from litellm_openai_example.http_library import httpx
-from litellm_openai_example.relay.engine import failures
+from litellm_openai_example.relay.engine import replies
 
 from .conftest import RunCommand
 from .fakes.scripted import KEY, Answer, ScriptedServer, reply, response_body
@@ -147,7 +147,7 @@ def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
             made.append((run.code, [seen.path for seen in server.seen]))
         server.answers(answer)
         with LiteLLMClient(server.url, KEY, timeout=5) as client:
-            for call in (failures.submit_failed, failures.poll_failed):
+            for call in (replies.submit_failed, replies.poll_failed):
                 try:
                     client.openai.with_options(max_retries=0, timeout=5).responses.create(model="m", input="hi")
                 except Exception as failure:
@@ -155,7 +155,7 @@ def decisions(server: ScriptedServer, command: RunCommand) -> list[Any]:
     return made
 
 
-def meaning(call: Callable[[Exception], Exception], failure: Exception) -> Any:
+def meaning(call: Callable[[Exception], object], failure: Exception) -> Any:
     told = call(failure)
     return type(told).__name__, {name: value for name, value in vars(told).items() if name != "delay"}
 
@@ -182,7 +182,7 @@ def test_a_response_unreadable_to_the_gateway_counts_as_executed(words: str, gat
         assert caught.value.outcome_unknown
         with pytest.raises(openai.APIStatusError) as raw:
             client.openai.responses.create(model="m", input="hi")
-    assert isinstance(failures.submit_failed(raw.value), failures.OutcomeUnknown)
+    assert isinstance(replies.submit_failed(raw.value), replies.OutcomeUnknown)
 
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1/v1/responses")
@@ -196,9 +196,8 @@ OURS: list[Exception] = [
     LostAnswerError("lost", REQUEST, outcome_unknown=True),
     DeadlineExceededError("late", REQUEST, outcome_unknown=True),
     UnusableSettingError("LITELLM_API_KEY"),
-    failures.PollFailed(missing=True),
-    failures.Refused("gateway_key_rejected"),
-    failures.NotSent(3.0),
+    replies.Refused("gateway_key_rejected"),
+    replies.NotSent(3.0),
 ]
 
 

@@ -184,12 +184,10 @@ _RELAY = (
         "relay.tasks",
         "relay.settings",
         "relay.ledger",
-        "relay.events",
         "relay.engine",
     ),
     *(
         "relay.http.responses",
-        "relay.replicas",
         "relay.service",
         "research",
         "mcp",
@@ -197,7 +195,6 @@ _RELAY = (
         "relay.process",
         "relay.report",
         "relay.operations",
-        "relay.commands",
         "relay.__main__",
     ),
 )

@@ -7,8 +7,9 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,12 +21,20 @@ if sys.platform == "win32":
 from ..config import OWN_RELAY, setting
 from ..console import FAILED, run_command
 from . import boot
-from .children import GatewayUnavailable, Server, exec_command, handle_signals, listen, supervise
+from .children import GatewayUnavailable, Server, handle_signals, listen, supervise
 from .directory import GatewayDirectory
-from .lease import lease, minutes_to_stay, retire
+from .keeper import Door, Keeper
+from .lease import key_id, lease, minutes_to_stay, retire
 from .progress import tell
-from .proxy import READY_SECONDS, Proxy, accepts_key, with_loopback_direct
-from .start import PROXY_VARIABLES, client_env, started, tell_if_offline
+from .proxy import (
+    PROXY_VARIABLES,
+    READY_SECONDS,
+    Proxy,
+    client_env,
+    started,
+    tell_if_offline,
+    with_loopback_direct,
+)
 
 _NOT_FOUND = 127
 _MAKE_TARGET = "LITELLM_EXAMPLE_MAKE"  # set by the Makefile
@@ -70,42 +79,27 @@ def gateway(port: int, reuse: bool, keep: bool, stop: bool, relay: bool, timeout
     if command and shutil.which(command[0]) is None:
         tell(f"Error: command not found: {command[0]}")
         return _NOT_FOUND
-    relay = relay and not setting("RELAY_BASE_URL")
-    if reuse and (env := _reusable()) is not None:
-        if relay:
-            return _run_with_relay(command, env, timeout)
-        exec_command(command, env)
+    run = partial(_run_with_relay, timeout=timeout) if relay and not setting("RELAY_BASE_URL") else supervise
+    if reuse and (url := setting("LITELLM_BASE_URL")):
+        tell(f"using the gateway at {_without_credentials(url)}")
+        return run(command, os.environ)
     directory = GatewayDirectory()
     if reuse and (env := _leased(directory, minutes_to_stay() if keep else 0, port, timeout)) is not None:
-        return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
+        return run(command, env)
     with started(directory, port, timeout) as (proxy, offline):
         tell_if_offline(offline)
         if not command:
             return _serve(directory, proxy, offline)
-        env = client_env(proxy.base_url, proxy.api_key)
-        return _run_with_relay(command, env, timeout) if relay else supervise(command, env)
-
-
-def _reusable() -> Mapping[str, str] | None:
-    """Return the environment for a client of the configured gateway or of one that runs; None if there is neither."""
-    if url := setting("LITELLM_BASE_URL"):
-        tell(f"using the gateway at {_without_credentials(url)}")
-        return os.environ
-    directory = GatewayDirectory()
-    running = directory.running()
-    if running is None or not accepts_key(running.base_url, directory.master_key):
-        return None
-    tell(f"using the gateway that runs at {running.base_url}")
-    tell_if_offline(running.offline)
-    return client_env(running.base_url, directory.master_key)
+        return run(command, client_env(proxy.base_url, proxy.api_key))
 
 
 def _leased(directory: GatewayDirectory, minutes: float, port: int, timeout: int) -> Mapping[str, str] | None:
-    """Return the environment for a client of a gateway that stays; None if there is none, and none is to be started."""
+    """Return the environment for a client of a gateway that runs, or is to stay; None if there is none."""
     use = lease(directory, minutes, port, timeout)
     if use is None:
         return None
-    how_long = f"; it stays for {minutes:g} min after its last use, stop it with: {_stop_line()}" if minutes else ""
+    how_long = f"; it stays for {minutes:g} min after its last use, stop it with: {_stop_line()}"
+    how_long = how_long if minutes and use.stays else ""
     tell(f"using the gateway that runs at {use.base_url}{how_long}")
     tell_if_offline(use.offline)
     return client_env(use.base_url, directory.master_key)
@@ -119,15 +113,10 @@ def _stop_line() -> str:
 
 
 def _stop(directory: GatewayDirectory) -> int:
-    """Stop a gateway that stays, and say what became of it."""
+    """Stop a gateway that stays, and say what became of it. Raises GatewayUnavailable."""
     ended = retire(directory)
-    if ended is not None:
-        tell("the gateway has ended" if ended else "a command still uses the gateway, which ends with that command")
-    elif running := directory.running():
-        tell(f"Error: the gateway at {running.base_url} runs in a terminal: Ctrl-C there stops it")
-        return FAILED
-    else:
-        tell("no gateway stays")
+    told = {True: "the gateway has ended", False: "a command still uses the gateway, which ends with that command"}
+    tell("no gateway stays" if ended is None else told[ended])
     return 0
 
 
@@ -136,26 +125,27 @@ def _serve(directory: GatewayDirectory, proxy: Proxy, offline: bool) -> int:
     exports = {"LITELLM_BASE_URL": proxy.base_url, "LITELLM_API_KEY": proxy.api_key}
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXY_VARIABLES):
         exports["NO_PROXY"] = with_loopback_direct(os.environ)["NO_PROXY"]
-    # Only a gateway that stays is recorded: one started for a command would end under those who reuse it.
-    directory.record(proxy.base_url, offline=offline)
-    with suppress(GatewayUnavailable):
-        retire(directory)  # from now on commands find this one
+    # From now on commands find this one. One that was started for a command would end under those who reuse it.
+    keeper = None
+    with suppress(OSError):  # the directory cannot hold a socket
+        keeper = Keeper(proxy, offline, Door(directory.path), key_id(directory))
     try:
         for name, value in exports.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         if os.environ.get("UV"):  # `uv run` found the command in an environment that the user's shell does not have
             click.echo(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
         tell(f"ready; Ctrl-C stops it; log: {proxy.log}")
-        proxy.wait()
+        keeper.serve() if keeper is not None else proxy.wait()
         raise GatewayUnavailable(f"the proxy ended unexpectedly{proxy.log_tail()}")
     except KeyboardInterrupt:
         tell("stopping")
         return 0
     finally:
-        directory.forget()
+        if keeper is not None:
+            keeper.retire()
 
 
-def _run_with_relay(command: tuple[str, ...], env: Mapping[str, str], timeout: int) -> int:
+def _run_with_relay(command: Sequence[str], env: Mapping[str, str], timeout: int) -> int:
     """Run a command beside a relay of the same environment; a run that outlives it goes on with the next relay."""
     relay = Server(
         [sys.executable, "-m", boot.__name__],

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _RESPONSE_SECONDS = 5.0  # for the rest of a response that has begun
@@ -158,16 +157,11 @@ def listen(port: int = 0) -> socket.socket:
     Raises:
         GatewayUnavailable: the port is in use or reserved.
     """
-    listener = socket.socket()
-    # Lets the same port be used again at once. No system lets another user bind beside a listening socket.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(128)
+        # With SO_REUSEADDR: the same port can be used again at once. No system lets another user bind beside it.
+        return socket.create_server(("127.0.0.1", port), backlog=128)
     except OSError as error:
-        listener.close()
-        raise GatewayUnavailable(f"port {port} cannot be used: {error.strerror}") from None
-    return listener
+        raise GatewayUnavailable(f"port {port} cannot be used: {os.strerror(error.errno or 0)}") from None
 
 
 def hang_up(listener: socket.socket) -> None:
@@ -208,18 +202,6 @@ def supervise(command: Sequence[str], env: Mapping[str, str]) -> int:
         forward(number)
     code = process.wait()
     return code if code >= 0 else 128 - code
-
-
-def exec_command(command: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Replace this process by a command that needs nothing from it.
-
-    Raises:
-        GatewayUnavailable: the command cannot be run.
-    """
-    try:
-        os.execvpe(command[0], list(command), dict(env))  # noqa: S606
-    except OSError as error:
-        raise GatewayUnavailable(f"cannot run {command[0]}: {error.strerror}") from None
 
 
 def handle_signals(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> None:

@@ -132,9 +132,9 @@ def _run(command: list[str], lock: int, show: Show) -> None:
         except OSError as error:
             raise GatewayUnavailable(f"LiteLLM could not be installed: {command[0]}: {error.strerror}") from None
         try:
-            running = True
-            while running:
-                running = _still_runs(process)
+            while process.returncode is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
                 show(int(time.monotonic() - started), megabytes_fetched(_content(said)))
         except BaseException:
             process.terminate()
@@ -163,12 +163,6 @@ def _certificates() -> dict[str, str]:
     # A company's proxy signs its connections with a certificate of that store.
     store = ssl.get_default_verify_paths()
     return {"UV_SYSTEM_CERTS": "1"} if store.cafile or store.capath else {}
-
-
-def _still_runs(process: subprocess.Popen[bytes]) -> bool:
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(0.2)
-    return process.returncode is None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The process that keeps a gateway between commands, in the background of the terminal where it was started.
+"""The leases on a gateway, and the process that keeps one between commands, in the background of its terminal.
 
-It ends some minutes after the last lease on it. When it was told to stop, or its session is over, it ends at once after
-that lease; and if the command that started it ends while LiteLLM boots, it ends as well. See `lease`.
+That process ends some minutes after the last lease. When it was told to stop, or its session is over, it ends at once
+after that lease; and if the command that started it ends while LiteLLM boots, it ends as well. See `lease`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from ..json_object import JsonObject
 from .children import GatewayUnavailable, handle_signals
 from .directory import GatewayDirectory, loopback_id
 from .lease import SOCKET, has_terminal, inside, receive, send
-from .proxy import Proxy
-from .start import started
+from .proxy import Proxy, started
 
 _TICK = 0.5  # seconds between two looks at the session, the proxy and the clock
 _REQUEST_SECONDS = 1.0
@@ -43,9 +42,10 @@ class Door:
         new = folder / f"proxy-{os.getpid()}-door"  # removed with a killed gateway's other files
         with inside(folder):
             self.socket.bind(new.name)
+        new.chmod(0o600)
         self._inode = new.lstat()
         try:
-            os.replace(new, self._path)  # of a gateway that was killed, or that retires
+            os.replace(new, self._path)  # of a gateway that was killed, or that notices and retires
         except OSError:
             new.unlink()
             raise
@@ -93,11 +93,14 @@ class Keeper:
         proxy: the gateway.
         offline: True if the offline demo model answers.
         door: where leases are given.
-        session: the gateway ends with it.
-        settings: the digest of the gateway's settings; a command with other ones gets no lease.
+        settings: the digest of the gateway's settings, or of its key alone; a command with another one gets no lease.
+        session: the gateway ends with it, or some time after its last lease; None for one that serves in a terminal,
+            which only Ctrl-C stops.
     """
 
-    def __init__(self, proxy: Proxy, offline: bool, door: Door, session: Session, settings: object) -> None:
+    def __init__(
+        self, proxy: Proxy, offline: bool, door: Door, settings: object, session: Session | None = None
+    ) -> None:
         self._proxy, self._offline, self._door, self._session = proxy, offline, door, session
         self._settings = settings
         self._leases: dict[socket.socket, float] = {}  # each with the seconds to stay after it
@@ -105,23 +108,22 @@ class Keeper:
         self._until = 0.0
         self._retired = False
         self._selector = selectors.DefaultSelector()
-
-    def serve(self, first: socket.socket, wish: JsonObject) -> None:
-        """Give leases until the gateway is no longer needed, or the proxy has ended."""
         self._door.open()
         self._selector.register(self._door.socket, selectors.EVENT_READ)
-        self._consider(first, wish)
+
+    def serve(self) -> None:
+        """Give leases until the gateway is no longer needed, or the proxy has ended."""
         while not self._proxy.has_ended and (self._leases or not self._is_over()):
             for key, _ in self._selector.select(_TICK):
                 if key.fileobj is self._door.socket:
                     self._welcome()
                 elif isinstance(key.fileobj, socket.socket):
                     self._release(key.fileobj)
-            if not self._retired and (self._session.is_over() or not self._door.stands()):
-                self._retire()
+            if (self._session is not None and self._session.is_over()) or not self._door.stands():
+                self.retire()
 
     def _is_over(self) -> bool:
-        return self._retired or time.monotonic() >= self._until
+        return self._session is not None and (self._retired or time.monotonic() >= self._until)
 
     def _welcome(self) -> None:
         if self._retired:
@@ -130,23 +132,25 @@ class Keeper:
             connection, _ = self._door.socket.accept()
             connection.settimeout(_REQUEST_SECONDS)
             if request := receive(connection):
-                self._consider(connection, request[0])
+                self.consider(connection, request[0])
 
-    def _consider(self, connection: socket.socket, wish: JsonObject) -> None:
+    def consider(self, connection: socket.socket, wish: JsonObject) -> None:
         """Give a lease, or refuse it; a refused command that wants a gateway that stays has this one replaced."""
         try:
-            if wish.get("settings") == self._settings and wish.get("machine") == loopback_id():
-                send(connection, {"offline": self._offline}, self._proxy.listener.fileno())
+            stays = self._session is not None
+            fits = self._settings in (wish.get("settings"), wish.get("key"))
+            if fits and wish.get("machine") == loopback_id():
+                send(connection, {"offline": self._offline, "stays": stays}, self._proxy.listener.fileno())
                 self._leases[connection] = 60.0 * float(wish["minutes"])
                 self._selector.register(connection, selectors.EVENT_READ)
                 return
-            stop = wish.get("stop") or wish.get("minutes")
+            stop = stays and (wish.get("stop") or wish.get("minutes"))
             if stop:
-                self._retire()
+                self.retire()
             if stop and not self._leases:
                 self._ending.append(connection)  # closed by the end of this process
                 return
-            send(connection, {})
+            send(connection, {} if stays else {"in_terminal": self._proxy.base_url})
         except OSError:  # the command has ended meanwhile
             pass
         connection.close()
@@ -160,8 +164,8 @@ class Keeper:
         if seconds := self._leases.pop(connection):
             self._until = time.monotonic() + seconds
 
-    def _retire(self) -> None:
-        """Give no further lease; the gateway ends with the last one."""
+    def retire(self) -> None:
+        """Give no further lease; a gateway that stays ends with the last one."""
         if not self._retired:
             self._retired = True
             self._selector.unregister(self._door.socket)
@@ -184,8 +188,9 @@ def keep(first: socket.socket, wish: JsonObject, port: int, timeout: int) -> Non
             booted.set()
             _leave_foreground(directory.path)
             # The name keeps the connections open until LiteLLM has ended.
-            keeper = Keeper(proxy, offline, door, session, wish.get("settings"))
-            keeper.serve(first, wish)
+            keeper = Keeper(proxy, offline, door, wish.get("settings"), session)
+            keeper.consider(first, wish)
+            keeper.serve()
     finally:
         door.close()
 

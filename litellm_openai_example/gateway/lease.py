@@ -1,9 +1,9 @@
-"""Leases on a gateway that stays between commands (`keeper`): how a command finds, starts, holds and stops it.
+"""Leases on a gateway that runs for other commands (`keeper`): how a command finds, starts, holds and stops it.
 
-The keeper listens on a Unix socket in the state directory, which only this user can reach. A connection is a lease: the
-gateway stays as long as it is open. With the lease the keeper hands over the gateway's own listening socket. So the
-address belongs to a process of this user, and no other user can take the port before the lease ends, even if the keeper
-is killed.
+The keeper listens on a Unix socket in the state directory, which only this user can reach. A connection is a lease: a
+gateway that stays between commands does so as long as it is open. With the lease the keeper hands over the gateway's
+listening socket. So the address belongs to a process of this user, and no other user can take the port before the lease
+ends, even if the keeper is killed.
 
 Each side sends one line of JSON; the keeper's may be missing, which means that the gateway has ended.
 """
@@ -41,16 +41,17 @@ _OF_ONE_CALL = frozenset({"PROMPT", "ARGS", "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS
 
 
 class Lease:
-    """The use of a gateway that stays, until this process ends.
+    """The use of a gateway, until this process ends.
 
     Attributes:
         base_url: the root of the gateway's address.
         offline: True if the offline demo model answers.
+        stays: True for a gateway that stays between commands, False for one that serves in a terminal.
     """
 
-    def __init__(self, connection: socket.socket, listener: socket.socket, offline: bool) -> None:
+    def __init__(self, connection: socket.socket, listener: socket.socket, facts: JsonObject) -> None:
         self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.offline = offline
+        self.offline, self.stays = facts.get("offline") is True, facts.get("stays") is True
         self._connection, self._listener = connection, listener
         # The thread also keeps the lease from being collected.
         threading.Thread(target=self._hang_up_after_end, daemon=True).start()
@@ -91,7 +92,7 @@ def has_terminal() -> bool:
 
 
 def lease(directory: GatewayDirectory, minutes: float, port: int, timeout: int) -> Lease | None:
-    """Return a lease on a gateway that stays, or None if none can be had.
+    """Return a lease on a gateway, or None if none can be had.
 
     Args:
         directory: the gateway's directory.
@@ -104,7 +105,8 @@ def lease(directory: GatewayDirectory, minutes: float, port: int, timeout: int) 
         GatewayUnavailable: the gateway cannot be started.
         ConfigurationError: the state or the cache directory cannot be used.
     """
-    wish: JsonObject = {"settings": _settings(directory), "minutes": minutes, "machine": loopback_id()}
+    wish: JsonObject = {"settings": _settings(directory), "key": key_id(directory)}
+    wish |= {"minutes": minutes, "machine": loopback_id()}
     if not minutes:
         return _join(directory, wish)
     with only_one(directory.path / "gateway.lock", lambda: tell("waiting for another command that starts a gateway")):
@@ -118,7 +120,7 @@ def retire(directory: GatewayDirectory) -> bool | None:
         True if it has ended, False if a command still uses it, None if there was none.
 
     Raises:
-        GatewayUnavailable: it did not end in time.
+        GatewayUnavailable: it did not end in time, or serves in a terminal.
     """
     try:
         connection = _connect(directory)
@@ -126,9 +128,12 @@ def retire(directory: GatewayDirectory) -> bool | None:
         return None
     with connection:
         try:
-            return _ask(connection, {"stop": True}) is None
+            answer = _ask(connection, {"stop": True})
         except TimeoutError:
             raise GatewayUnavailable("the gateway that stays did not end in time") from None
+    if answer and (url := answer[0].get("in_terminal")):
+        raise GatewayUnavailable(f"the gateway at {url} runs in a terminal: Ctrl-C there stops it")
+    return answer is None
 
 
 def send(connection: socket.socket, message: Mapping[str, object], *descriptors: int) -> None:
@@ -161,6 +166,11 @@ def inside(folder: Path) -> Iterator[None]:
     finally:
         os.fchdir(before)
         os.close(before)
+
+
+def key_id(directory: GatewayDirectory) -> str:
+    """Return a text that identifies the master key, and does not tell it."""
+    return hashlib.sha256(directory.master_key.encode()).hexdigest()
 
 
 def _settings(directory: GatewayDirectory) -> str:
@@ -212,7 +222,7 @@ def _leased(connection: socket.socket, answer: tuple[JsonObject, list[int]]) -> 
     connection.settimeout(None)
     listener = socket.socket(fileno=descriptors[0])
     listener.set_inheritable(False)
-    return Lease(connection, listener, message.get("offline") is True)
+    return Lease(connection, listener, message)
 
 
 def _start(wish: JsonObject, port: int, timeout: int) -> Lease | None:

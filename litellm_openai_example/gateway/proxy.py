@@ -1,17 +1,15 @@
-"""The LiteLLM proxy: its configuration, and its life as a child process."""
+"""The LiteLLM proxy: its configuration, its life as a child process, and its start with providers or the demo model."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from ..config import setting
 from . import boot
@@ -19,9 +17,13 @@ from .children import GatewayUnavailable, Server, listen
 from .directory import GatewayDirectory
 from .environment import ensure
 from .offline.model import MODELS
+from .offline.provider import OfflineProvider
+from .progress import progress, tell
 
 READY_SECONDS = 120
-OFFLINE_KEY = "OFFLINE_PROVIDER_KEY"  # the variable that holds the offline provider's key
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_OFFLINE_KEY = "OFFLINE_PROVIDER_KEY"  # the variable that holds the offline provider's key
+_NO_LLM = "offline demo model: no LLM is involved (set OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY for one)"
 _STOP_SECONDS = 6.0  # one more than LiteLLM gets to finish its responses (boot)
 _TAIL_LINES = 15
 _LOOPBACK = "127.0.0.1,localhost,::1"
@@ -47,7 +49,7 @@ _SETTINGS_OF_USER = (
     r"HOME|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(OPENAI|ANTHROPIC|GEMINI|GOOGLE)_\w+|LITELLM_LOG|HF_HUB_OFFLINE"
 )
-_INHERITED = re.compile(f"{_HOST}|{_SETTINGS_OF_USER}|{OFFLINE_KEY}", re.IGNORECASE)
+_INHERITED = re.compile(f"{_HOST}|{_SETTINGS_OF_USER}|{_OFFLINE_KEY}", re.IGNORECASE)
 _DECISIVE = re.compile(_SETTINGS_OF_USER, re.IGNORECASE)
 _VARIABLES = {
     # The price table and everything else that LiteLLM would download at boot comes from the package instead.
@@ -85,7 +87,7 @@ def configuration(keys: Mapping[str, str], offline_url: str | None = None) -> di
         offline_url: the address of the offline provider, which then serves every model; None to use the providers.
     """
     if offline_url is not None:
-        to = {"api_base": offline_url, "api_key": f"os.environ/{OFFLINE_KEY}"}
+        to = {"api_base": offline_url, "api_key": f"os.environ/{_OFFLINE_KEY}"}
         named = [route(name, {"model": f"openai/{name}", **to}) for name in MODELS]
         return with_settings([*named, *(route(name, {"model": "openai/*", **to}) for name in _OFFLINE_NAMES)], to)
     routes = []
@@ -157,7 +159,8 @@ class Proxy:
         python = ensure(tell)
         _remove_leftovers(directory.path)
         self.api_key = directory.master_key
-        self._secrets = [self.api_key, directory.salt, *_secrets_in(env)]
+        others = (value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5)
+        self._secrets = [self.api_key, directory.salt, *others]
         listener = listen(port)
         number = listener.getsockname()[1]
         name = f"proxy-{os.getpid()}-{number}"
@@ -227,16 +230,35 @@ class Proxy:
         self.stop()
 
 
-def accepts_key(base_url: str, api_key: str) -> bool:
-    """Return True if a proxy at this loopback address accepts the key within five seconds."""
-    try:
-        address = urlsplit(base_url)
-        # Straight to the address: no HTTP proxy, and no redirect that would carry the key away.
-        with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=5.0)) as connection:
-            connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {api_key}"})
-            return connection.getresponse().status == 200
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
+@contextmanager
+def started(directory: GatewayDirectory, port: int, timeout: int) -> Iterator[tuple[Proxy, bool]]:
+    """Start a gateway; yield it once it is ready, with True if the offline model answers."""
+    keys = providers_with_keys(os.environ)
+    with ExitStack() as stack:
+        if keys:
+            tell(f"routing to {', '.join(keys)}")
+            routes, env = configuration(keys), dict(os.environ)
+        else:
+            provider = stack.enter_context(OfflineProvider(folder=directory.path / "offline"))
+            routes = configuration({}, provider.base_url)
+            env = _offline_env(provider)
+        proxy = stack.enter_context(
+            Proxy(routes, directory=directory, port=port, env=env, demo=() if keys else MODELS, tell=tell)
+        )
+        with progress(f"starting LiteLLM at {proxy.base_url}", tell, expected=10) as show:
+            proxy.wait_until_ready(timeout, show)
+        yield proxy, not keys
+
+
+def tell_if_offline(offline: bool) -> None:
+    """Say that no LLM answers; last of all lines, so that it stands right above the answer."""
+    if offline:
+        tell(_NO_LLM)
+
+
+def client_env(base_url: str, api_key: str) -> dict[str, str]:
+    """Return the environment for a client of a gateway on this machine."""
+    return {**with_loopback_direct(os.environ), "LITELLM_BASE_URL": base_url, "LITELLM_API_KEY": api_key}
 
 
 def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
@@ -245,6 +267,15 @@ def with_loopback_direct(env: Mapping[str, str]) -> dict[str, str]:
     if not given.endswith(_LOOPBACK):
         given = f"{given},{_LOOPBACK}" if given else _LOOPBACK
     return {**env, "NO_PROXY": given, "no_proxy": given}
+
+
+def _offline_env(provider: OfflineProvider) -> dict[str, str]:
+    """Return LiteLLM's environment for the demo, in which each way out of this machine ends at the provider."""
+    env = {name: value for name, value in os.environ.items() if name.upper() not in PROXY_VARIABLES}
+    # The provider refuses whatever comes as a request to a proxy (CONNECT, absolute URLs).
+    nowhere = provider.base_url.removesuffix("/v1")
+    ways_out = {name: nowhere for variable in PROXY_VARIABLES for name in (variable, variable.lower())}
+    return {**env, **ways_out, "NO_PROXY": "", "no_proxy": "", "HF_HUB_OFFLINE": "1", _OFFLINE_KEY: provider.api_key}
 
 
 def _environment(env: Mapping[str, str], directory: GatewayDirectory) -> dict[str, str]:
@@ -270,7 +301,3 @@ def _runs(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     return True
-
-
-def _secrets_in(env: Mapping[str, str]) -> list[str]:
-    return [value for name, value in env.items() if _SECRET_NAME.search(name) and len(value) > 5]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import click
 
-from ..config import ConfigurationError
-from ..console import run_command
+from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..json_object import JsonObject
 from ..late_types import late_types
 from ..window import WINDOWS
-from .commands import COMMANDS, LONGEST, Amount, cost_of_runs, json_option, list_runs, since_option, state_option, tell
-from .log import open_standard_streams
-from .settings import Settings, make_settings, request_fields
+from .log import open_standard_streams, write_line
+from .settings import Settings, database_url, make_settings, request_fields
 
+_LONGEST = 1e8  # seconds, or hours
 _ENVIRONMENT = """\b
 Read from the environment only:
   LITELLM_BASE_URL        address of the gateway, its root or /v1 (required)
@@ -37,6 +37,16 @@ Read from the environment only:
   RELAY_LOG_LEVEL         DEBUG, INFO (default), WARNING or ERROR
   RELAY_LOG_FORMAT        text (default) or json
 """
+
+
+class _Amount(click.FloatRange):
+    """A number in a range; a plain FloatRange accepts NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("NaN is not in the range.", param, ctx)
+        return number
 
 
 class _RequestFields(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest Click
@@ -66,7 +76,9 @@ class _Relay(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
-            args = [serve.name or "", *args]
+            # `--list` and `--cost` are the older forms of two commands.
+            name = next((name for name in ("list", "cost") if f"--{name}" in args), "serve")
+            args = [name, *(one for one in args if one != f"--{name}")]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -92,10 +104,6 @@ def relay() -> None:
     Without a command, the relay is served: `litellm-relay --port 8081` means `litellm-relay serve --port 8081`. The
     other commands need the ledger alone, so they work from any machine that reaches it.
     """
-
-
-for _command in COMMANDS:
-    relay.add_command(_command)
 
 
 @relay.command(epilog=_ENVIRONMENT)
@@ -155,7 +163,7 @@ for _command in COMMANDS:
     "RELAY_RESEARCH_TIMEOUT_SECONDS",
     "Time limit of a research run, in seconds.",
     metavar="SECONDS",
-    type=Amount(0, LONGEST, min_open=True),
+    type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.research_timeout,
 )
 @_option(
@@ -163,7 +171,7 @@ for _command in COMMANDS:
     "RELAY_WAIT_SECONDS",
     "Longest time that a request may wait for a result, in seconds.",
     metavar="SECONDS",
-    type=Amount(0, LONGEST),
+    type=_Amount(0, _LONGEST),
     default=Settings.wait,
 )
 @_option(
@@ -171,72 +179,147 @@ for _command in COMMANDS:
     "RELAY_RETENTION_HOURS",
     "Time that results are kept, in hours.",
     metavar="HOURS",
-    type=Amount(0, LONGEST, min_open=True),
+    type=_Amount(0, _LONGEST, min_open=True),
     default=Settings.retention / 3600,
 )
-@click.option("--list", "listed", is_flag=True, hidden=True, help="As the command `list`.")
-@state_option(hidden=True)
-@click.option("--cost", is_flag=True, hidden=True, help="As the command `cost`.")
-@since_option(hidden=True)
-@json_option(hidden=True)
-def serve(
-    *,
-    host: str,
-    model: str,
-    request: JsonObject | None,
-    retention: float,
-    listed: bool,
-    state: str | None,
-    cost: bool,
-    since: datetime | None,
-    as_json: bool,
-    **limits: Any,
-) -> int:
+def serve(*, host: str, model: str, request: JsonObject | None, retention: float, **limits: Any) -> int:
     """Serve until SIGTERM or Ctrl-C. This is the default command.
 
     An accepted run is first written to the ledger, then submitted to the gateway once, and followed to its end by any
     relay process that shares the ledger. Stop the relay at any time: the next start picks up the runs in progress.
     """
-    problem = _conflict(listed=listed, cost=cost, state=state, since=since, as_json=as_json)
-    if problem:
-        raise click.UsageError(problem)
-    if listed:
-        return list_runs(state, as_json=as_json)
-    if cost:
-        return cost_of_runs(since, as_json=as_json)
     _end_at_once_by_sigterm()
     # Imports create many objects, none of them garbage: collecting would only slow the start.
     gc.disable()
     try:
         # Here: `--help` and the other commands need neither the server nor the engine.
         with late_types():
-            from .process import CannotStart, run
+            from .process import run
     finally:
         gc.enable()
     # An empty variable, as a template leaves it behind, means the default.
     limits["host"] = host.strip() or Settings.host
     limits["model"] = model.strip() or Settings.model
-    try:
-        return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
-    except (ConfigurationError, CannotStart) as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _conflict(*, listed: bool, cost: bool, state: str | None, since: datetime | None, as_json: bool) -> str | None:
-    """Return the error in the report options: a wrong combination must not start a relay."""
-    if listed and cost:
-        return "--list and --cost exclude each other"
-    if state is not None and not listed:
-        return "--state goes with --list"
-    if since is not None and not cost:
-        return "--since goes with --cost"
-    return "--json goes with --list or --cost" if as_json and not (listed or cost) else None
+    return run(make_settings(request=request or {}, retention=retention * 3600, **limits), tell)
 
 
 def _end_at_once_by_sigterm() -> None:
     """End on SIGTERM without cleanup, until the relay handles signals itself."""
     # Nothing is open yet, and by default the process would die of the signal instead of ending with 0.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@relay.command("list")
+@click.option("--state", metavar="STATE", help="Only runs in this state, such as running; the newest 1,000.")
+@_json_option
+def list_command(*, state: str | None, as_json: bool) -> int:
+    """Print the unfinished runs in the ledger.
+
+    The last column is the replica that follows the run, or the error code of one that has ended.
+    """
+    from . import report
+
+    if state is not None and state not in report.STATES:
+        raise click.UsageError(f"--state must be one of {', '.join(report.STATES)}")
+    return _print(lambda: report.list_runs(database_url(), state, as_json=as_json))
+
+
+@relay.command("cost")
+@click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Since this day (UTC). Default: 30 days ago."
+)
+@_json_option
+def cost_command(*, since: datetime | None, as_json: bool) -> int:
+    """Print the cost of ended runs in the ledger by day and model."""
+    from . import report
+
+    day = since.replace(tzinfo=UTC) if since else datetime.now(UTC) - timedelta(days=30)
+    return _print(lambda: report.cost_of_runs(database_url(), day, as_json=as_json))
+
+
+@relay.command("cancel")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--queued", is_flag=True, help="Cancel everything that waits in the queue.")
+def cancel_command(*, ids: tuple[str, ...], queued: bool) -> int:
+    """Cancel runs by their ids, or all that are queued.
+
+    No token is needed, so anybody's run can be cancelled. A queued run ends at once. The replica that follows a run in
+    progress asks the gateway to stop it, and repeats that until the gateway reports the end.
+    """
+    from .operations import cancel_queued, cancel_runs
+
+    if queued == bool(ids):
+        raise click.UsageError("name the runs to cancel by their ids, or pass --queued")
+    if queued:
+        cancelled = "{}  cancelled".format
+        return _print(lambda: "\n".join(map(cancelled, cancel_queued(database_url()))) or "no runs were queued")
+    records = cancel_runs(database_url(), ids)
+    for record in records:
+        if record is not None and not record.finished:
+            tell(f"{record.id} still runs: the request to stop it stays in the ledger (`litellm-relay list`)")
+    unknown = [one for one, record in zip(ids, records, strict=True) if record is None]
+    for one in unknown:
+        tell(f"Error: no run {one} in the ledger")
+    known = [record for record in records if record is not None]
+    code = _print(lambda: "\n".join(f"{record.id}  {record.state}" for record in known)) if known else 0
+    return code or (FAILED if unknown else 0)
+
+
+@relay.command("drain")
+@click.argument("replica", required=False)
+@click.option(
+    "--timeout",
+    type=_Amount(0, _LONGEST),
+    metavar="SECONDS",
+    default=3600.0,
+    show_default=True,
+    help="Longest time to wait until the replica has no work left.",
+)
+def drain_command(*, replica: str | None, timeout: float) -> int:
+    """Relieve a replica of its work, so that it can be stopped.
+
+    REPLICA is a name that `list` prints, its beginning, or the name of a machine. The default is the replica on this
+    machine.
+
+    The replica refuses new runs, so that clients repeat them at another replica, and submits nothing more. Other
+    replicas take over the runs that it follows; if there is none, it follows them to their ends. Stop it once this
+    command prints that it is drained: nothing is then cut short. A drained replica still answers those who wait for a
+    run. It takes work again only after a restart.
+    """
+    from .operations import drain
+
+    try:
+        name, done = drain(database_url(), replica, timeout, tell)
+    except KeyboardInterrupt:
+        tell("no longer waiting; a replica that was asked to drain goes on")
+        raise
+    if not done:
+        raise click.ClickException(f"{name} still has work after {timeout:g} s; it goes on draining")
+    return _print(lambda: f"{name}  drained")
+
+
+def tell(text: str) -> None:
+    """Print a line for the person at the terminal."""
+    write_line(f"[relay] {text}")
+
+
+def _print(make: Callable[[], str]) -> int:
+    """Print what `make` returns, and return the exit code."""
+    # Before the ledger is read: the interpreter has no stdout if its descriptor is closed.
+    if sys.stdout is None:
+        raise click.UsageError("stdout is closed: the report would be lost")
+    text = make()
+    try:
+        click.echo(text)
+    except OSError as error:
+        abandon_stdout()
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        raise click.ClickException(f"cannot write to stdout: {error.strerror or error}") from None
+    return 0
 
 
 def main() -> NoReturn:

@@ -78,10 +78,6 @@ def _of_others(record: logging.LogRecord) -> str:
     return f"{text} ({kind_and_place(error)})" if error is not None else text
 
 
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 class _OwnWords(logging.Filter):
     """Makes each record one line without traceback and keys: a gateway chooses its response ids, and may echo keys."""
 
@@ -91,7 +87,8 @@ class _OwnWords(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage() if record.name == log.name else _of_others(record)
-        record.msg, record.args = _one_line(redact_text(text, *self._keys)), ()
+        record.msg = "".join(c if c.isprintable() else " " for c in redact_text(text, *self._keys))
+        record.args = ()
         facts = getattr(record, "facts", {})
         record.facts = {
             name: redact_text(value, *self._keys) if isinstance(value, str) else value for name, value in facts.items()

@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..config import ConfigurationError
 from .ledger.database import Database
-from .ledger.leases import DRAINED, REQUESTED, Leases
+from .ledger.leases import DRAINED, REQUESTED, Leases, host_of, this_host
 from .ledger.records import Record
 from .ledger.schema import IS_ACTIVE, IS_QUEUED, invocations, workers
 from .ledger.states import Ledger
 from .ledger.visit import visit
-from .replicas import host_of, this_host
 from .settings import Timings
 
 _KNOWS_DRAIN = 5  # the first schema version whose processes can be drained
@@ -29,24 +28,6 @@ _POLL = 0.25
 _CANCEL_WAIT = Timings.cancel  # seconds, as `POST .../cancel` waits
 
 _lease = workers.c
-
-
-@dataclass(frozen=True)
-class Replica:
-    """A living relay process.
-
-    Attributes:
-        drain: the wish to drain it; see `leases`.
-        drainable: False for a process of an older release.
-        takes_work: True if it takes over the work of others.
-        runs: that it follows.
-    """
-
-    name: str
-    drain: str | None
-    drainable: bool
-    takes_work: bool
-    runs: int
 
 
 def cancel_runs(url: URL, ids: Sequence[str]) -> list[Record | None]:
@@ -129,25 +110,19 @@ def _leases(database: Database) -> Leases:
     return Leases("visitor", 0.0, time.monotonic, postgresql=database.postgresql, retention=None)
 
 
-async def _replicas(database: Database, leases: Leases) -> list[Replica]:
-    runs = select(func.count()).where(IS_ACTIVE, invocations.c.owner == _lease.id).scalar_subquery()
-    query = select(_lease.id, _lease.drain, _lease.version, leases.takes_work(), runs).where(leases.alive)
-
-    async def work(connection: AsyncConnection) -> list[Replica]:
-        rows = (await connection.execute(query.order_by(_lease.id))).all()
-        return [
-            Replica(name, wish, (version or 0) >= _KNOWS_DRAIN, bool(takes), count)
-            for name, wish, version, takes, count in rows
-        ]
-
-    return await database.read(work)
+async def _replicas(database: Database, leases: Leases) -> Sequence[Row[Any]]:
+    """Return the living processes, each with the number of runs that it follows."""
+    runs = select(func.count()).where(IS_ACTIVE, invocations.c.owner == _lease.id).scalar_subquery().label("runs")
+    takes_work = leases.takes_work().label("takes_work")
+    query = select(_lease.id.label("name"), _lease.drain, _lease.version, takes_work, runs).where(leases.alive)
+    return (await database.read(lambda connection: connection.execute(query.order_by(_lease.id)))).all()
 
 
 async def _queued(connection: AsyncConnection) -> int:
     return int(await connection.scalar(select(func.count()).where(IS_QUEUED)) or 0)
 
 
-def _chosen(living: Sequence[Replica], name: str | None) -> Replica:
+def _chosen(living: Sequence[Row[Any]], name: str | None) -> Row[Any]:
     """Return the one replica that is meant. Raises ConfigurationError."""
     if not living:
         raise ConfigurationError("no relay runs on this ledger")
@@ -160,12 +135,12 @@ def _chosen(living: Sequence[Replica], name: str | None) -> Replica:
         problem = f"{'several replicas have names that begin with' if meant else 'no replica is named'} {name}"
     if len(meant) != 1:
         raise ConfigurationError(f"{problem}: name one of {_names(meant or living)}")
-    if not meant[0].drainable:
+    if (meant[0].version or 0) < _KNOWS_DRAIN:
         raise ConfigurationError(
             f"{meant[0].name} runs an older release, which cannot be drained: stop it with SIGTERM"
         )
     return meant[0]
 
 
-def _names(replicas: Iterable[Replica]) -> str:
+def _names(replicas: Iterable[Row[Any]]) -> str:
     return ", ".join(one.name for one in replicas)

@@ -18,6 +18,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..config import ConfigurationError
 from ..console import INTERRUPTED
 from .http.connection import BoundedConnection
 from .http.routes import create_app
@@ -32,7 +33,7 @@ _CLOSING = 1  # seconds that answers in progress get at shutdown
 _AFTER_DRAIN = 1.2  # seconds from the end of the drain to the end of the process, even if something hangs
 
 
-class CannotStart(Exception):
+class CannotStart(ConfigurationError):
     """The relay cannot start; the text is one line for the operator."""
 
 
@@ -48,12 +49,9 @@ def run(settings: Settings, tell: Callable[[str], None]) -> int:
     Raises:
         ConfigurationError, CannotStart: with one line for the operator.
     """
-    with background_stderr(_tell_losses):
+    lost = "%d lines of this log were lost: stderr did not take them"
+    with background_stderr(lambda lines: log.warning(lost, lines)):
         return _run(settings, tell)
-
-
-def _tell_losses(lines: int) -> None:
-    log.warning("%d lines of this log were lost: stderr did not take them", lines)
 
 
 def _run(settings: Settings, tell: Callable[[str], None]) -> int:

@@ -17,11 +17,11 @@ from .http.responses import Problem
 from .ledger.acceptance import IdempotencyConflict, QueueFull
 from .ledger.database import Database
 from .ledger.failures import LedgerUnavailable
+from .ledger.leases import new_name
 from .ledger.records import NewInvocation, Piece, Record
 from .ledger.states import Ledger
 from .log import log_run
 from .metrics import count_accepted, exposition
-from .replicas import new_name
 from .settings import Settings
 
 T = TypeVar("T")

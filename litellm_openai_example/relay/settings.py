@@ -97,7 +97,7 @@ class Settings:
     Attributes:
         fd: descriptor of a bound socket that replaces host and port.
         previous_api_key: accepted beside `api_key`, while clients change from it.
-        request: fields of `responses.create` that replace the default ones (see engine/prompt.py).
+        request: fields of `responses.create` that replace the default ones (see engine/request.py).
         window: the discount window of runs whose client asks for none.
         max_running, max_queued: invocations, per process and per ledger.
         research_timeout, wait, retention: seconds.

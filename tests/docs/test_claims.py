@@ -12,7 +12,7 @@ import pytest
 
 from litellm_openai_example import LiteLLM, attachments, config
 from litellm_openai_example.relay import process, settings
-from litellm_openai_example.relay.engine import gate, memory
+from litellm_openai_example.relay.engine import gate
 from litellm_openai_example.relay.ledger import engines
 from litellm_openai_example.research.contract import API_ERRORS, INVOCATION_ERRORS, MAX_BODY_BYTES
 from litellm_openai_example.transport import bodies, policy
@@ -129,7 +129,7 @@ FIGURES = {
         f"gives submissions in flight only {PACE.drain:g} s",
         f"The command waits {PACE.cancel:g} s for that",
         f"claims nothing for {PACE.lease:g} s",
-        f"remembers the last {memory._MOST:,} runs",
+        f"remembers the last {gate._REMEMBERED:,} runs",
     ),
     "docs/deploy/nginx.conf": (
         f"RELAY_WAIT_SECONDS ({RELAY.wait:g})",

@@ -6,14 +6,13 @@ import json
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ..conftest import RunCommand
 from .scripted import Answer, ScriptedServer, Seen, reply
-from .served import FakeGateway
 from .tool_calling import INVOCATIONS, view
 
 TWO = [json.dumps({"research_question": question}) for question in ("Why noodles?", "Why rice?")]
@@ -73,10 +72,8 @@ def nothing_held(seen: Seen) -> bool:
 
 
 @pytest.fixture
-def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyedRelay]:
-    with FakeGateway() as server:
-        monkeypatch.setenv("RELAY_BASE_URL", server.url)
-        yield KeyedRelay(server)
+def relay(relay_server: ScriptedServer) -> KeyedRelay:
+    return KeyedRelay(relay_server)
 
 
 def listed(command: RunCommand) -> list[dict[str, Any]]:

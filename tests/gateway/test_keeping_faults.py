@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ..tools.ending import has_ended
-from .conftest import Launcher, stranger, wait_until
+from .conftest import Launcher, proxy_of, stranger, wait_until
 from .terminal import GATEWAY, KEEP, PRINT, WAIT, Terminal, keeper_of, kept
 
 BRIEFLY = {"LITELLM_KEEP_GATEWAY": "0.001"}
@@ -122,6 +122,21 @@ def test_the_port_of_a_killed_gateway_cannot_be_taken_from_a_command(launcher: L
         out, _ = terminal.finished()
     assert stolen == []
     assert out.strip() in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")  # at once, not at a timeout
+
+
+def test_the_port_of_a_killed_gateway_in_a_terminal_cannot_be_taken_from_a_command(launcher: Launcher) -> None:
+    serving, exports = launcher.serve()
+    process = launcher.start("--reuse", "--", sys.executable, "-c", ASK_LATER)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{exports['LITELLM_BASE_URL']}\n"
+    litellm = proxy_of(serving)
+    serving.kill()
+    wait_until(lambda: has_ended(litellm))
+    with stranger(int(exports["LITELLM_BASE_URL"].rpartition(":")[2])) as stolen:
+        (launcher.home / "go").touch()
+        out, _ = process.communicate(timeout=60)
+    assert stolen == []
+    assert out.strip() in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")
 
 
 def test_no_key_goes_to_the_port_of_a_killed_gateway(launcher: Launcher, terminal: Terminal) -> None:

@@ -17,8 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ..fakes.scripted import Answer, free_port
-from ..fakes.served import FakeGateway
+from ..fakes.scripted import free_port
 from ..tools.ending import has_ended
 from .conftest import Launcher, proxy_of, wait_until
 
@@ -217,7 +216,7 @@ def test_files_of_a_killed_launcher_are_removed(launcher: Launcher) -> None:
     process, _ = launcher.serve()
     process.kill()
     process.communicate()
-    assert (launcher.state / "gateway.json").exists()
+    assert (launcher.state / "gateway.sock").exists()
     assert len(list(launcher.state.glob("proxy-*"))) == 2
     done = launcher.run("--reuse", *python(PRINT_ENV))
     assert "starting LiteLLM" in done.stderr
@@ -229,7 +228,7 @@ def test_the_launcher_ends_with_its_proxy(launcher: Launcher) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the proxy ended unexpectedly:\nstand-in output [secret]" in err
-    assert not (launcher.state / "gateway.json").exists()
+    assert not (launcher.state / "gateway.sock").exists()
 
 
 def test_all_files_are_private(launcher: Launcher) -> None:
@@ -422,26 +421,6 @@ def test_without_reuse_another_gateway_starts(launcher: Launcher) -> None:
     assert exports["LITELLM_BASE_URL"] not in launcher.run(*python(PRINT_ENV)).stdout
 
 
-@pytest.mark.parametrize(
-    "note",
-    ['{"pid": %(living)d, "base_url": "http://127.0.0.1:%(stranger)d", "offline": true}',
-     '{"pid": %(living)d, "base_url": "http://127.0.0.1:1", "offline": true}',
-     '{"pid": 0, "base_url": "http://127.0.0.1:%(stranger)d", "offline": true}',
-     '{"pid": %(living)d, "base_url": 7, "offline": true}',
-     '{"pid": 99999999999999999999, "base_url": "", "offline": true}',
-     '{"pid": %(living)d}', "[1]", "null", "{", ""],
-)  # fmt: skip
-def test_a_stale_note_is_ignored(launcher: Launcher, note: str) -> None:
-    launcher.state.mkdir(parents=True)
-    with FakeGateway(lambda seen: Answer(404)) as stranger:
-        places = {"living": os.getpid(), "stranger": stranger.port}
-        (launcher.state / "gateway.json").write_text(note % places if "%" in note else note)
-        done = launcher.run("--reuse", *python(PRINT_ENV))
-    assert done.returncode == 0
-    assert f":{places['stranger']} " not in done.stdout
-    assert "starting LiteLLM" in done.stderr
-
-
 def test_two_launchers_at_once(launcher: Launcher) -> None:
     both = [launcher.start(*python(PRINT_ENV)) for _ in range(2)]
     seen = [process.communicate(timeout=60)[0].split() for process in both]
@@ -450,12 +429,23 @@ def test_two_launchers_at_once(launcher: Launcher) -> None:
     assert seen[0][1] == seen[1][1]
 
 
-def test_a_launcher_keeps_the_note_of_a_later_one(launcher: Launcher) -> None:
+def test_the_later_of_two_gateways_is_found_until_it_ends(launcher: Launcher) -> None:
     first, _ = launcher.serve()
-    _, exports = launcher.serve()
+    later, exports = launcher.serve()
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=60)
-    assert json.loads((launcher.state / "gateway.json").read_text())["base_url"] == exports["LITELLM_BASE_URL"]
+    assert first.wait(60) == 0
+    assert launcher.run("--reuse", *python(PRINT_ENV)).stdout.split()[0] == exports["LITELLM_BASE_URL"]
+    later.send_signal(signal.SIGTERM)
+    assert later.wait(60) == 0
+    assert not (launcher.state / "gateway.sock").exists()
+
+
+def test_a_gateway_whose_key_has_changed_is_not_reused(launcher: Launcher) -> None:
+    _, exports = launcher.serve()
+    (launcher.state / "master-key").unlink()
+    done = launcher.run("--reuse", *python(PRINT_ENV))
+    assert done.returncode == 0
+    assert exports["LITELLM_BASE_URL"] not in done.stdout
 
 
 # The relay

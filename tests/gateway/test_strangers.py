@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..fakes.scripted import Answer
-from ..fakes.served import FakeGateway
 from ..tools.ending import has_ended
 from .conftest import Launcher, proxy_of, stranger, wait_until
 
@@ -68,35 +64,13 @@ def test_the_port_of_a_crashed_proxy_cannot_be_taken(launcher: Launcher) -> None
     assert out.strip() in ("RemoteDisconnected", "ConnectionResetError", "BrokenPipeError")  # at once, not at a timeout
 
 
-def note(launcher: Launcher, content: dict[str, Any]) -> None:
-    launcher.state.mkdir(parents=True, mode=0o700)
-    (launcher.state / "gateway.json").write_text(json.dumps(content))
-    (launcher.state / "gateway.json").chmod(0o600)
-
-
-def test_the_key_is_not_sent_to_the_address_in_a_stale_note(launcher: Launcher) -> None:
-    seen: list[str] = []
-
-    def answer(request: Any) -> Answer:
-        seen.append(request.headers.get("authorization", ""))
-        return Answer(200)
-
-    with FakeGateway(answer) as other:
-        base_url = f"http://127.0.0.1:{other.port}"
-        # The process id of a killed gateway may belong to another program by now.
-        note(launcher, {"pid": os.getpid(), "base_url": base_url, "offline": True})
-        done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
-    assert seen == []
-    assert base_url not in done.stdout
-
-
-def test_the_note_of_a_killed_gateway_is_ignored(launcher: Launcher) -> None:
+def test_no_key_goes_to_the_port_of_a_killed_gateway_in_a_terminal(launcher: Launcher) -> None:
     serving, exports = launcher.serve()
     proxy = proxy_of(serving)
     serving.kill()
     serving.communicate()
     proxy.wait(60)
-    assert (launcher.state / "gateway.json").exists()
+    assert (launcher.state / "gateway.sock").exists()
     with stranger(int(exports["LITELLM_BASE_URL"].rpartition(":")[2])) as stolen:
         done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
     assert stolen == []
@@ -120,13 +94,13 @@ subprocess.run(sys.argv[2:])
 """
 
 
-def test_the_note_of_another_network_namespace_is_ignored(launcher: Launcher) -> None:
+def test_a_gateway_in_another_network_namespace_is_not_used(launcher: Launcher) -> None:
     unshare = shutil.which("unshare")
     works = unshare and subprocess.run([unshare, "--net", "true"], stderr=subprocess.DEVNULL).returncode == 0
     if not unshare or not works:
         pytest.skip("only root may make a network namespace")
     _, exports = launcher.serve()
-    # As in a container that shares the home directory: the note is locked, but its port belongs to a stranger there.
+    # As in a container that shares the home directory: the gateway is found, but its port belongs to a stranger there.
     gateway = [sys.executable, "-m", "litellm_openai_example.gateway", "--reuse", "--", sys.executable, "-c", PRINT]
     port = exports["LITELLM_BASE_URL"].rpartition(":")[2]
     command = [unshare, "--net", sys.executable, "-c", ELSEWHERE, port, *gateway]
@@ -134,16 +108,6 @@ def test_the_note_of_another_network_namespace_is_ignored(launcher: Launcher) ->
     assert "starting LiteLLM" in done.stderr
     assert "stolen" not in done.stdout
     assert exports["LITELLM_BASE_URL"] not in done.stdout
-
-
-def test_a_note_of_another_user_is_refused(launcher: Launcher) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may give files away")
-    note(launcher, {"base_url": "http://127.0.0.1:1", "offline": True, "machine": ""})
-    os.chown(launcher.state / "gateway.json", 65534, 65534)
-    done = launcher.run("--reuse", "--", sys.executable, "-c", PRINT)
-    assert done.returncode == 2
-    assert "'gateway.json' in it belongs to the user nobody" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["master-key", "salt"])

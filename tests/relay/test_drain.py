@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, delete, insert, text
 
 from litellm_openai_example import RelayClient
 from litellm_openai_example.http_library import httpx
+from litellm_openai_example.relay.ledger.leases import this_host
 from litellm_openai_example.relay.ledger.schema import workers
-from litellm_openai_example.relay.replicas import this_host
 
 from ..fakes.balancer import balanced
 from ..fakes.gateway import Gateway, Json

@@ -41,20 +41,20 @@ def flight(gate: Gate, wanted: int = 10_000) -> list[Place]:
     return [gate.enter() for _ in range(gate.room(wanted))]
 
 
-def accepted(clock: Clock, places: list[Place], seconds: float = 0.5) -> None:
+def accepted(clock: Clock, gate: Gate, places: list[Place], seconds: float = 0.5) -> None:
     for place in places:
-        place.leaves_now()
+        place.left_at = clock.now
     clock.now += seconds
     for place in places:
-        place.accepted(finished=False)
-        place.free()
+        gate.accepted(place, finished=False)
+        gate.free(place)
 
 
-def refused(clock: Clock, places: list[Place], delay: float | None = None) -> None:
+def refused(clock: Clock, gate: Gate, places: list[Place], delay: float | None = None) -> None:
     clock.now += 0.01
     for place in places:
-        place.refused(delay)
-        place.free()
+        gate.refused(place, delay)
+        gate.free(place)
 
 
 class TestWindow:
@@ -64,7 +64,7 @@ class TestWindow:
         for _ in range(4):
             places = flight(gate)
             sizes.append(len(places))
-            accepted(clock, places)
+            accepted(clock, gate, places)
         assert sizes == [64, 128, 200, 200]
 
     @pytest.mark.parametrize("most", [1, 3, 64])
@@ -72,59 +72,59 @@ class TestWindow:
         gate = Gate(most)
         places = flight(gate)
         assert len(places) == most
-        accepted(clock, places)
+        accepted(clock, gate, places)
         assert len(flight(gate)) == most
 
     def test_a_round_of_refusals_halves_the_window_once(self, clock: Clock) -> None:
         gate = Gate(200)
         places = flight(gate)
-        refused(clock, places)
+        refused(clock, gate, places)
         assert gate.window == 32
 
     def test_a_halved_window_grows_by_one_each_round_trip(self, clock: Clock) -> None:
         gate = Gate(200)
-        refused(clock, flight(gate))
+        refused(clock, gate, flight(gate))
         clock.now += 1
-        accepted(clock, flight(gate))  # the probe
+        accepted(clock, gate, flight(gate))  # the probe
         for size in (32, 33, 34):
             clock.now += 1
             places = flight(gate)
             assert len(places) == size
-            accepted(clock, places)
+            accepted(clock, gate, places)
 
     def test_the_window_never_closes_permanently(self, clock: Clock) -> None:
         gate = Gate(200)
         for _ in range(100):
-            refused(clock, flight(gate))
+            refused(clock, gate, flight(gate))
             clock.now += 60
         assert gate.room(10) == 1
 
     def test_an_unused_window_does_not_grow(self, clock: Clock) -> None:
         gate = Gate(200)
         for _ in range(1000):
-            accepted(clock, flight(gate, 5))
+            accepted(clock, gate, flight(gate, 5))
         assert gate.window == 64
 
     def test_the_window_does_not_grow_while_the_gateway_queues(self, clock: Clock) -> None:
         gate = Gate(200)
-        accepted(clock, flight(gate), seconds=0.3)
+        accepted(clock, gate, flight(gate), seconds=0.3)
         for _ in range(20):
-            accepted(clock, flight(gate), seconds=1.5)
+            accepted(clock, gate, flight(gate), seconds=1.5)
         assert gate.window == 128
 
     def test_the_window_grows_if_the_gateway_is_always_slow(self, clock: Clock) -> None:
         gate = Gate(200)
-        accepted(clock, flight(gate, 5), seconds=0.1)
+        accepted(clock, gate, flight(gate, 5), seconds=0.1)
         clock.now += 100  # the quick answer expires as the measure of a normal delay
-        accepted(clock, flight(gate), seconds=1.5)
-        accepted(clock, flight(gate), seconds=1.5)
+        accepted(clock, gate, flight(gate), seconds=1.5)
+        accepted(clock, gate, flight(gate), seconds=1.5)
         assert gate.window > 150
 
     def test_a_blocking_model_does_not_open_the_window(self, clock: Clock) -> None:
         gate = Gate(200)
         for place in flight(gate):
-            place.accepted(finished=True)
-            place.free()
+            gate.accepted(place, finished=True)
+            gate.free(place)
         assert gate.blocks
         assert gate.window == 64
 
@@ -132,14 +132,14 @@ class TestWindow:
         gate = Gate(2)
         places = flight(gate)
         for _ in range(3):
-            places[0].free()
+            gate.free(places[0])
         assert gate.room(10) == 1
 
 
 class TestClosedGate:
     def test_one_submission_at_a_time_probes_with_growing_pauses(self, clock: Clock) -> None:
         gate = Gate(200)
-        refused(clock, flight(gate))
+        refused(clock, gate, flight(gate))
         pauses = []
         for _ in range(8):
             began = clock.now
@@ -149,14 +149,14 @@ class TestClosedGate:
             places = flight(gate)
             assert len(places) == 1
             assert gate.room(100) == 0  # while it probes
-            refused(clock, places)
+            refused(clock, gate, places)
         # The pause doubles from half a second up to the longest one.
         assert pauses == [0, 1, 2, 4, 8, 15, 15, 15]
 
     @pytest.mark.parametrize(("delay", "closed"), [(None, 0.5), (0.1, 0.5), (7.0, 7.0), (3600.0, 15.0)])
     def test_the_gate_waits_as_long_as_the_gateway_asks(self, clock: Clock, delay: float | None, closed: float) -> None:
         gate = Gate(200)
-        refused(clock, flight(gate), delay)
+        refused(clock, gate, flight(gate), delay)
         clock.now += closed - 0.1
         assert gate.room(100) == 0
         clock.now += 0.2
@@ -166,32 +166,32 @@ class TestClosedGate:
         """A rate limit refuses some submissions of a round and may accept the others."""
         gate = Gate(200)
         places = flight(gate)
-        refused(clock, places[:10], 10.0)
+        refused(clock, gate, places[:10], 10.0)
         assert gate.room(100) == 0
-        accepted(clock, places[10:])
+        accepted(clock, gate, places[10:])
         assert gate.room(100) >= 32
 
     def test_each_end_of_a_refusal_is_logged_once(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "litellm_relay")
         gate = Gate(200)
         for _ in range(50):
-            refused(clock, flight(gate))
+            refused(clock, gate, flight(gate))
             clock.now += 60
         for _ in range(50):
-            accepted(clock, flight(gate))
+            accepted(clock, gate, flight(gate))
         assert len(caplog.records) == 2
 
     def test_a_rate_limit_is_not_logged(self, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "litellm_relay")
         gate = Gate(200)
-        accepted(clock, flight(gate))
+        accepted(clock, gate, flight(gate))
         for _ in range(50):
             clock.now += 1
             places = flight(gate)
-            refused(clock, places[::2])
-            accepted(clock, places[1::2] or flight(gate))
+            refused(clock, gate, places[::2])
+            accepted(clock, gate, places[1::2] or flight(gate))
             clock.now += 1
-            accepted(clock, flight(gate, 1))
+            accepted(clock, gate, flight(gate, 1))
         assert not caplog.records
 
     def test_a_gateway_that_refuses_is_left_alone(self, start_relay: StartRelay, upstream: Gateway) -> None:

@@ -7,8 +7,8 @@ import json
 import pytest
 from sqlalchemy import insert
 
+from litellm_openai_example.relay.ledger.leases import host_of, new_name, this_host
 from litellm_openai_example.relay.ledger.schema import invocations
-from litellm_openai_example.relay.replicas import host_of, new_name, this_host
 
 from ..fakes.gateway import Gateway
 from .conftest import StartRelay

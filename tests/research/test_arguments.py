@@ -7,7 +7,7 @@ import json
 import pytest
 
 from litellm_openai_example.payer import Payer
-from litellm_openai_example.relay.engine.prompt import research_prompt
+from litellm_openai_example.relay.engine.request import research_prompt
 from litellm_openai_example.relay.http.body import parse
 from litellm_openai_example.relay.http.responses import Problem
 from litellm_openai_example.relay.ledger.records import NewInvocation

@@ -294,7 +294,8 @@ class OfflineProvider:
         request = wire.response_request(body, earlier)
         whole = wire.response(body, request, complete(request))
         seconds = self._seconds[request.is_research] if request.is_research or body.get("background") else 0.0
-        created = Stored(whole, wire.input_items(body), wire.conversation_after(request, whole), seconds)
+        items = [{"id": f"in_{number}_{whole['id']}", **item} for number, item in enumerate(wire.input_items(body))]
+        created = Stored(whole, items, wire.conversation_after(request, whole), seconds)
         if whole["store"]:
             self.responses.keep(created)
         return created

@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +34,7 @@ _QUEUED_SECONDS = 0.2
 _RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
 
 
+@dataclass
 class Stored:
     """A stored response; in the background, it is queued, in progress and completed as time passes.
 
@@ -42,23 +44,20 @@ class Stored:
         conversation: the conversation up to and including it, for the next turn.
         seconds: the time from its creation to its completion.
         cancelled: True once it was cancelled.
+        created: monotonic, so that a corrected clock neither completes a response at once nor delays it.
     """
 
-    def __init__(
-        self, whole: JsonObject, items: Sequence[JsonObject], conversation: Sequence[Item], seconds: float
-    ) -> None:
-        self.whole = whole
-        self.items = [{"id": f"in_{number}_{whole['id']}", **item} for number, item in enumerate(items)]
-        self.conversation = conversation
-        self.cancelled = False
-        self.seconds = seconds
-        # Monotonic, so that a corrected clock neither completes a response at once nor delays it.
-        self._created = time.monotonic()
+    whole: JsonObject
+    items: Sequence[JsonObject]
+    conversation: Sequence[Item]
+    seconds: float
+    cancelled: bool = False
+    created: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> float:
         """The seconds until it is completed."""
-        return max(0.0, self._created + self.seconds - time.monotonic())
+        return max(0.0, self.created + self.seconds - time.monotonic())
 
     def now(self) -> JsonObject:
         """Return the response in its present state."""
@@ -66,24 +65,20 @@ class Stored:
             return wire.unfinished(self.whole, "cancelled")
         if self.left == 0:
             return self.whole
-        young = time.monotonic() - self._created < _QUEUED_SECONDS
+        young = time.monotonic() - self.created < _QUEUED_SECONDS
         return wire.unfinished(self.whole, "queued" if young else "in_progress")
 
     def dump(self) -> str:
         """Return all of it as JSON, for `load`."""
-        kept = {name: value for name, value in vars(self).items() if name != "_created"}
-        kept["conversation"] = [vars(item) for item in self.conversation]
-        return json.dumps(kept | {"created": time.time() - (time.monotonic() - self._created)})
+        return json.dumps(asdict(self) | {"created": time.time() - (time.monotonic() - self.created)})
 
     @classmethod
     def load(cls, text: str) -> Self:
         """Return the response that `dump` wrote; raise ValueError, TypeError or KeyError for any other text."""
         kept = json.loads(text)
-        stored = cls(kept["whole"], kept["items"], [Item(**item) for item in kept["conversation"]], kept["seconds"])
-        stored.cancelled = kept["cancelled"]
         # Another process has another monotonic clock: the age is carried over by wall clock, and is never negative.
-        stored._created -= max(0.0, time.time() - kept["created"])
-        return stored
+        created = time.monotonic() - max(0.0, time.time() - kept["created"])
+        return cls(**{**kept, "conversation": [Item(**item) for item in kept["conversation"]], "created": created})
 
 
 class Responses:

@@ -15,12 +15,14 @@ import asyncio
 import math
 import random
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from ..log import log
 from ..settings import Timings
-from .memory import Memory
 
 _INITIAL = 64.0  # submissions in flight before the gateway has shown anything
 _DEPARTING = 8  # a crash leaves at most this many runs marked as sent that never were
@@ -31,6 +33,22 @@ _RECENT = 60.0  # seconds after an acceptance in which a single refusal is not l
 _POLLS_AT_ONCE = 32
 _SLOW_POLL = 1.0  # seconds after which a poll gives up its place: one that hangs must not hold up others
 _FAILURES = 3  # failed polls in a row that count as an outage
+_REMEMBERED = 100_000  # the newest runs, about 20 MB
+
+
+@dataclass
+class Place:
+    """The place of one submission among those in flight.
+
+    Attributes:
+        began: the time when it entered the gate, on the monotonic clock.
+        left_at: the time when the request left this machine; until then, that of its entry.
+        held: False once it has left the gate.
+    """
+
+    began: float
+    left_at: float
+    held: bool = True
 
 
 class Gate:
@@ -77,18 +95,20 @@ class Gate:
         """Take a place for a submission."""
         self._in_flight += 1
         self._peak = max(self._peak, self._in_flight)
-        return Place(self)
+        now = time.monotonic()
+        return Place(now, now)
 
-    def leave(self) -> None:
-        """Give a place back."""
-        self._in_flight -= 1
-        self.on_change()
+    def free(self, place: Place) -> None:
+        """Give a place back. A second call changes nothing."""
+        if place.held:
+            place.held = False
+            self._in_flight -= 1
+            self.on_change()
 
-    def accepted(self, seconds: float, *, finished: bool) -> None:
-        """Note an accepted submission.
+    def accepted(self, place: Place, *, finished: bool) -> None:
+        """Note that the gateway has accepted a submission.
 
         Args:
-            seconds: from the first byte of the request until the answer.
             finished: True if the answer holds the result: its time is the model's, and tells nothing about the gateway.
         """
         if self._told:
@@ -97,6 +117,7 @@ class Gate:
         now = self._accepted_at = time.monotonic()
         if finished:
             return
+        seconds = now - place.left_at
         # The measure expires: otherwise one lucky answer would stop the window's growth forever.
         if seconds <= self._quickest or now - self._quickest_at > _QUICKEST_FOR:
             self._quickest, self._quickest_at = seconds, now
@@ -105,15 +126,10 @@ class Gate:
             self.window = min(self._most, self.window + (1 if self.window < self._threshold else 1 / self.window))
         self.on_change()
 
-    def refused(self, began: float, delay: float | None) -> None:
-        """Note a submission that the gateway refused, or failed to take.
-
-        Args:
-            began: the time when it entered the gate, on the monotonic clock.
-            delay: seconds that the gateway asks to wait.
-        """
+    def refused(self, place: Place, delay: float | None = None) -> None:
+        """Note that the gateway refused a submission, or failed to take it; `delay` is the pause that it asks for."""
         # It was sent before the last cut, so it belongs to the same congestion: one event per round trip, as in TCP.
-        if began < self._cut_at:
+        if place.began < self._cut_at:
             return
         self.window = self._threshold = max(1.0, self.window / 2)
         self._peak = min(self._peak, int(self.window))
@@ -164,35 +180,56 @@ class Gate:
         self._failures = 0
 
 
-class Place:
-    """The place of one submission among those in flight.
+class Memory:
+    """The runs that this process may have caused to be executed, their ids at the gateway, and their first attempts.
 
-    Args:
-        gate: the gate that counts it.
+    It stands beside the ledger, which may be set back, to a backup or to a standby that had not caught up. The ledger
+    then lists runs as queued that this process has submitted, and that must not be submitted again.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = True
-        self._began = self._left_at = time.monotonic()
+    def __init__(self) -> None:
+        self._sent: OrderedDict[str, str | None] = OrderedDict()
+        self._begun: OrderedDict[str, float] = OrderedDict()
 
-    def leaves_now(self) -> None:
-        """Note that the request leaves this machine."""
-        self._left_at = time.monotonic()
+    def __contains__(self, invocation_id: object) -> bool:
+        return invocation_id in self._sent
 
-    def accepted(self, *, finished: bool) -> None:
-        """Note that the gateway has accepted it, perhaps with the finished response itself."""
-        self._gate.accepted(time.monotonic() - self._left_at, finished=finished)
+    def sent(self, invocation_id: str) -> None:
+        """Note that its submission leaves this machine now."""
+        # Before the id is known: from here on it may be executed.
+        self._sent[invocation_id] = None
+        _bound(self._sent)
 
-    def refused(self, delay: float | None = None) -> None:
-        """Note that the gateway did not take it; `delay` is the pause in seconds that it asks for."""
-        self._gate.refused(self._began, delay)
+    def answered(self, invocation_id: str, upstream_id: str) -> None:
+        """Note the id that the gateway has given it."""
+        self._sent[invocation_id] = upstream_id
+        _bound(self._sent)
 
-    def free(self) -> None:
-        """Give the place back. A second call changes nothing."""
-        if self._held:
-            self._held = False
-            self._gate.leave()
+    def not_executed(self, invocation_id: str) -> None:
+        """Note that it was certainly not executed, so it may be sent again."""
+        self._sent.pop(invocation_id, None)
+
+    def upstream_id(self, invocation_id: str) -> str | None:
+        """Return the gateway's id of a run that was sent; None until the gateway has answered."""
+        return self._sent.get(invocation_id)
+
+    def all_sent(self) -> list[str]:
+        return list(self._sent)
+
+    def waits(self, invocation_id: str, begun: float) -> None:
+        """Note that it goes back to the queue; `begun` is the start of its first attempt, on the monotonic clock."""
+        # The ledger counts only the planned pause; the run may wait longer for a place, and its time limit counts that.
+        self._begun[invocation_id] = begun
+        _bound(self._begun)
+
+    def begun(self, invocation_id: str) -> float:
+        """Return and forget the start of its first attempt here; infinity if there was none."""
+        return self._begun.pop(invocation_id, math.inf)
+
+
+def _bound(known: OrderedDict[str, Any]) -> None:
+    if len(known) > _REMEMBERED:
+        known.popitem(last=False)
 
 
 def until_next_try(attempts: int, delay: float | None, timings: Timings) -> float:

@@ -3,18 +3,25 @@
 A change, made here or announced by another process, is read once for all subscribers of that invocation. Some changes
 are not announced: those by another process on SQLite, and those while PostgreSQL was away. They are found by rereading
 the watched invocations of other processes from time to time.
+
+The events of an invocation are derived from its row and its pieces of text. Their ids are positions: 1 is `queued`, 2
+`running`, then one for each stored piece of text, one for text that was not streamed, and one for the end. So they are
+the same on every process and after every restart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from operator import attrgetter
 
-from ..events import EncodedEvent, History
+from ...research.contract import LastEvent, OutputTextEvent, StatusEvent
 from ..ledger.failures import LedgerUnavailable, NotAnnounced
-from ..ledger.records import Piece, Record
+from ..ledger.records import Piece, Record, when
 from ..ledger.states import Ledger
 from ..log import log
 from ..tasks import keep_going
@@ -23,6 +30,20 @@ _SAFETY = 10.0  # seconds between two reads of everything watched, in case an an
 _GATHERED = 0.02  # seconds in which further changes gather, to be read together
 _RETRY = 0.5
 _RETRY_BEHIND_POOLER = 60.0
+_QUEUED, _RUNNING = 1, 2  # ids of the first events
+
+
+@dataclass(frozen=True)
+class EncodedEvent:
+    """A server-sent event, encoded."""
+
+    id: int
+    encoded: bytes
+
+    @classmethod
+    def of(cls, id: int, data: StatusEvent | OutputTextEvent | LastEvent) -> EncodedEvent:
+        # JSON holds no raw line breaks, so one data line is enough.
+        return cls(id, f"id: {id}\nevent: {data.type}\ndata: {data.model_dump_json()}\n\n".encode())
 
 
 class Topic:
@@ -31,8 +52,8 @@ class Topic:
     def __init__(self, record: Record, pieces: list[Piece]) -> None:
         self.record = record
         self.pieces = pieces
-        self.history = History()
         self.watchers = 0
+        self._events: list[EncodedEvent] = []  # encoded once for all readers: a result may have megabytes
         self._changed = asyncio.Event()
 
     def update(self, record: Record, pieces: list[Piece]) -> None:
@@ -48,7 +69,8 @@ class Topic:
 
     def events_after(self, last: int) -> list[EncodedEvent]:
         """Return the events after the one with the id `last` (0 for all)."""
-        return self.history.after(self.record, self.pieces, last)
+        self._events += _events_after(self.record, self.pieces, self._events[-1].id if self._events else 0)
+        return self._events[bisect_right(self._events, last, key=attrgetter("id")) :]
 
     def next_change(self) -> asyncio.Event:
         """Return the event that the next change sets. Taken before a read, it misses no change during that read."""
@@ -180,3 +202,55 @@ class Hub:
             await asyncio.sleep(_RETRY_BEHIND_POOLER)
         finally:
             self._announced = False
+
+
+# Events
+
+
+def _events_after(record: Record, pieces: Sequence[Piece], last: int) -> list[EncodedEvent]:
+    """Return the events after the id `last` (0 for all)."""
+    events = []
+    if last < _QUEUED:
+        events.append(_status(record, _QUEUED, "queued", None, record.created_at))
+    # A run that ended without the gateway's id has no such event. Its id 2 stays unused, so that no other id moves.
+    if last < _RUNNING and (record.status == "running" or (record.finished and record.upstream_id)):
+        events.append(_status(record, _RUNNING, "running", record.upstream_id, record.updated_at))
+    for piece in pieces[max(0, last - _RUNNING) :]:
+        events.append(_text(record, piece))
+    if record.finished:
+        rest = _rest(record, pieces)
+        end = last_id(record, pieces)
+        if rest is not None and last < end - 1:
+            events.append(_text(record, rest))
+        if last < end:
+            events.append(EncodedEvent.of(end, LastEvent.model_construct(**vars(record.view))))
+    return events
+
+
+def last_id(record: Record, pieces: Sequence[Piece]) -> int:
+    """Return the highest id so far."""
+    # By position, even for events that are left out: a reader that reconnects must find the same ids.
+    streamed = len(pieces) + _RUNNING
+    if record.finished:
+        return streamed + 1 + (_rest(record, pieces) is not None)
+    return streamed if pieces or record.status == "running" else _QUEUED
+
+
+def _rest(record: Record, pieces: Sequence[Piece]) -> Piece | None:
+    """Return the text that was not streamed; None if the final text does not continue the streamed one."""
+    text, start = record.output_text or "", pieces[-1].end if pieces else 0
+    if len(text) <= start or not text.startswith("".join(piece.text for piece in pieces)):
+        return None
+    return Piece(len(pieces) + 1, start, text[start:])
+
+
+def _status(record: Record, id: int, status: str, upstream_id: str | None, at: float) -> EncodedEvent:
+    event = StatusEvent.model_construct(
+        invocation_id=record.id, status=status, upstream_response_id=upstream_id, updated_at=when(at)
+    )
+    return EncodedEvent.of(id, event)
+
+
+def _text(record: Record, piece: Piece) -> EncodedEvent:
+    event = OutputTextEvent.model_construct(invocation_id=record.id, offset=piece.start, delta=piece.text)
+    return EncodedEvent.of(piece.seq + _RUNNING, event)

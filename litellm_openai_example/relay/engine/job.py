@@ -18,12 +18,11 @@ from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED, INDETERMINATE, Ledger
 from ..log import kind_and_place, log
 from ..settings import Settings
-from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, Refused
 from .gate import Gate, until_next_try
 from .lease import Lease
 from .poller import Poller
-from .prompt import research_request
-from .replies import Replies, Reply
+from .replies import HeldBack, NotSent, OutcomeUnknown, Refused, Replies, Reply
+from .request import research_request
 from .row import NotOurs, Row
 from .upstream import Upstream
 
@@ -76,7 +75,7 @@ class Job:
             self._submission_over()
 
     def _submission_over(self) -> None:
-        self._place.free()
+        self._gate.free(self._place)
         self.submit_done.set()
 
     async def _run(self) -> None:
@@ -95,7 +94,7 @@ class Job:
 
     async def _lost(self) -> None:
         """Give the run up. If its id came too late, it was reported as indeterminate: stop it at the gateway."""
-        self._place.free()
+        self._gate.free(self._place)
         if self._late_id is not None:
             await self._poller.stop_unowned(self._late_id)
 
@@ -143,19 +142,19 @@ class Job:
                 return await self._row.settle(Outcome("failed", error.code, None, response))
             except NotSent as error:
                 # Certainly not executed: another attempt cannot pay twice.
-                self._place.refused(error.delay)
+                self._gate.refused(self._place, error.delay)
                 return await self._try_later(error.delay)
             except HeldBack:
                 # Nothing has left. If another process owns the run by now, requeuing changes nothing.
                 return await (self._row.settle(CANCELLED) if self._cancel.is_set() else self._requeue(0.0))
             except OutcomeUnknown:
                 # It may have been executed and billed. A repeat could pay twice, so the doubt is the outcome.
-                self._place.refused()
+                self._gate.refused(self._place)
                 return await self._row.settle(INDETERMINATE)
             # It has not left, and cannot leave while this is written: `_prepare` holds back a cancelled request.
             if reply is None:
                 return await self._row.settle(CANCELLED)
-            self._place.accepted(finished=reply.outcome is not None and not reply.streaming)
+            self._gate.accepted(self._place, finished=reply.outcome is not None and not reply.streaming)
             return await self._answered(reply, replies)
 
     async def _first_reply(self, replies: Replies) -> Reply | None:
@@ -170,7 +169,7 @@ class Job:
                 left = stays_until - time.monotonic()
                 if left <= 0 and leaving is None:  # a task: a silent ledger must not keep the answer unread
                     leaving = asyncio.create_task(self._free_place())
-                reply = await replies.next(left if left > 0 else self._timings.tick, self._not_yet_cancelled)
+                reply = await replies.next(left if left > 0 else self._timings.tick, self._cancel)
                 if reply is not None:
                     return reply
             return None
@@ -179,14 +178,9 @@ class Job:
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
 
-    @property
-    def _not_yet_cancelled(self) -> asyncio.Event | None:
-        """The event that ends a wait early. None once it is set: every later wait would end at once."""
-        return None if self._cancel.is_set() else self._cancel
-
     async def _free_place(self) -> None:
         await self._row.leave_gate()
-        self._place.free()
+        self._gate.free(self._place)
 
     async def _try_later(self, delay: float | None) -> None:
         """Requeue a run that was certainly not executed, unless it was cancelled or its time is up."""
@@ -215,7 +209,7 @@ class Job:
         # Before any text: with the id in the ledger, every process can finish the run.
         if reply.response_id is not None:
             await self._submitted(reply.response_id)
-        self._place.free()
+        self._gate.free(self._place)
         if reply.streaming:
             outcome = await self._relay_text(reply, replies)
             if outcome is not None:
@@ -231,15 +225,15 @@ class Job:
         The provider may have accepted the request, so the run has failed only if the response itself says so.
         """
         looked = await self._poller.retrieve(response_id) if response_id else None
-        if isinstance(looked, Reply) and looked.outcome is not None:
+        if looked and looked.outcome is not None:
             return await self._poller.end(looked.outcome, response_id)
         # No id, or an invented one: nothing can tell whether the provider executed the request.
-        if response_id is None or looked is None or (isinstance(looked, PollFailed) and not looked.outage):
+        if response_id is None or looked is None or not (looked.known or looked.outage):
             return await self._row.settle(INDETERMINATE)
         # Running, or the gateway is away. If the response never turns up, the doubt remains.
         self._poller.fallback = INDETERMINATE
         await self._submitted(response_id)
-        self._place.free()
+        self._gate.free(self._place)
         return await self._poller.follow()
 
     async def _submitted(self, upstream_id: str) -> None:
@@ -266,11 +260,11 @@ class Job:
             raise HeldBack
         # From here on only the gateway can say whether it was executed.
         self._sent = True
-        self._place.leaves_now()
+        self._place.left_at = time.monotonic()
         self._gate.memory.sent(self.id)
         if self._record.state == "awaiting":
             # The model blocks, so its answer takes as long as the run: only departing submissions hold a place.
-            self._place.free()
+            self._gate.free(self._place)
 
     # Streaming
 
@@ -303,10 +297,10 @@ class Job:
             if now - heard >= self._timings.stall:
                 known = self._row.upstream_id
                 looked = await self._poller.retrieve(known) if known else None
-                if isinstance(looked, Reply) and looked.outcome is not None:
+                if looked and looked.outcome is not None:
                     return looked.outcome
                 heard = time.monotonic()
-            reply = await replies.next(self._timings.flush if text else self._timings.stall, self._not_yet_cancelled)
+            reply = await replies.next(self._timings.flush if text else self._timings.stall, self._cancel)
 
     async def _confirmed(self, outcome: Outcome) -> Outcome | None:
         """Return the outcome of a stream. Poll a failure first, because the gateway may have invented it.
@@ -316,10 +310,10 @@ class Job:
         if self._row.upstream_id is None or outcome.state != "failed":
             return outcome
         reply = await self._poller.retrieve(self._row.upstream_id)
-        if isinstance(reply, Reply) and reply.outcome is not None:
+        if reply.outcome is not None:
             return reply.outcome
         # It can never be polled, so the stream's report has to do.
-        if isinstance(reply, PollFailed) and reply.hopeless:
+        if reply.hopeless:
             return outcome
         # Not confirmed yet. If polling finds no response in the end, the reported failure stands.
         self._poller.fallback = outcome

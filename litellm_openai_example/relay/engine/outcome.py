@@ -16,20 +16,23 @@ anything else                           (not ended)
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...calls.answer import Answer, read_cost
 from ...calls.finish_reasons import CutKind
 from ...calls.reply import response_cost
 from ...json_object import JsonObject, within_depth
 from ..ledger.records import Outcome
-from .shorten import shortened
 
 _MOST_SOURCES = 1000
 _LONGEST_URL = 2000
 _LONGEST_TITLE = 500
+_HEAD = 200  # characters that are left of a text that is shortened
+_CUT_OFF = " [...]"
 _KEPT = ("object", "model", "status", "output", "usage", "incomplete_details")
 _CUTS = {
     CutKind.TOO_LARGE: "output_too_large",
@@ -90,7 +93,7 @@ def _kept(answer: Answer, body: object, headers: Mapping[str, str], longest: int
     kept = within_depth(whole)
     if kept is not whole:
         kept["shortened"] = True
-    kept = shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
+    kept = _shortened({name: _scrub(value) for name, value in kept.items()}, 4 * longest)
     if answer.sources:
         sources = [source for source in answer.sources if len(source.url) <= _LONGEST_URL][:_MOST_SOURCES]
         kept["sources"] = [{"url": storable(s.url), "title": storable(s.title)[:_LONGEST_TITLE]} for s in sources]
@@ -116,3 +119,59 @@ def _cost(body: JsonObject, headers: Mapping[str, str]) -> float | None:
     usage = body.get("usage")
     told = read_cost(usage.get("cost")) if isinstance(usage, dict) else None
     return response_cost(headers) if told is None else told
+
+
+def _shortened(response: JsonObject, most: int) -> JsonObject:
+    """Return `response` with at most `most` characters of JSON; `shortened` is true in it if a part is missing.
+
+    The outputs and logs of tools go first: the long texts of all items that are not messages, addresses excepted, and
+    then these items. The texts of the messages follow, which the view shows anyway. The messages' annotations, which
+    name the sources, go last.
+    """
+    if _fits(response, most):
+        return response
+    output = response.get("output")
+    items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    # Step by step: each step is tried only if the one before is still too large.
+    for less in _ever_less(items):
+        made = {**response, "output": less, "shortened": True}
+        if _fits(made, most):
+            return made
+    # The little that always fits.
+    kept = {name: response[name] for name in ("model", "status") if isinstance(response.get(name), str)}
+    return {**kept, "shortened": True}
+
+
+def _ever_less(items: list[JsonObject]) -> Iterator[list[JsonObject]]:
+    items = [item if item.get("type") == "message" else _cut(item) for item in items]
+    yield items
+    for kinds in (("message", "web_search_call"), ("message",)):
+        items = [item for item in items if item.get("type") in kinds]
+        yield items
+    yield [_cut(item) for item in items]
+    yield []
+
+
+def _cut(value: Any) -> Any:
+    """Return `value` with its long texts cut off, addresses excepted."""
+    if isinstance(value, str):
+        return value if len(value) <= _HEAD else value[:_HEAD] + _CUT_OFF
+    if isinstance(value, list):
+        return [_cut(one) for one in value]
+    if isinstance(value, dict):
+        return {name: one if name == "url" else _cut(one) for name, one in value.items()}
+    return value
+
+
+def _fits(value: object, most: int) -> bool:
+    """Does `value` have at most `most` characters of JSON?"""
+    # The sum of the texts first: it spares serializing a value that is clearly larger.
+    return _text_size(value) <= most and len(json.dumps(value)) <= most
+
+
+def _text_size(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_text_size, value))
+    return sum(map(_text_size, value.values())) if isinstance(value, dict) else 0

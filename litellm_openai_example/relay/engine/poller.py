@@ -16,7 +16,6 @@ from ..ledger.records import Outcome, Record
 from ..ledger.states import CANCELLED
 from ..log import log
 from ..settings import Settings, Timings
-from .failures import PollFailed
 from .gate import Gate
 from .hub import happens
 from .replies import Reply
@@ -116,14 +115,14 @@ class Poller:
             if stopped is not None:
                 return await self.end(stopped)
             reply = await self.retrieve(self._row.upstream_id or "")
-            if isinstance(reply, Reply) and reply.outcome is not None:
+            if reply.outcome is not None:
                 return await self.end(reply.outcome)
             # A single "not found" may come from a replica of the gateway that lags behind, and giving up loses a result
             # that was paid for: only an unbroken series of them counts.
             missing_since = (missing_since or time.monotonic()) if reply.missing else None
             if reply.hopeless or (missing_since and time.monotonic() - missing_since >= self._timings.missing):
                 return await self._row.settle(self.fallback)
-            rest = self._pause(reply.poll_after, failed=isinstance(reply, PollFailed))
+            rest = self._pause(reply.poll_after, failed=not reply.known)
             # It still runs: a stop that waited for this poll is requested at once.
             if not known and not reply.outage:
                 known, rest = True, 0.0 if self._wish else rest
@@ -161,7 +160,7 @@ class Poller:
             self._timed_out = True
         reply = await self._call(self._upstream.cancel, self._row.upstream_id or "")
         self._unstoppable = reply.hopeless
-        return reply.outcome if isinstance(reply, Reply) else None
+        return reply.outcome
 
     async def stop_unowned(self, upstream_id: str) -> None:
         """Stop a run that was reported as indeterminate before its id came: nobody will read its result."""
@@ -181,24 +180,19 @@ class Poller:
         # A gateway may refuse to cancel a run that has ended, so a poll has the last word.
         for call in (self._upstream.cancel, self._upstream.retrieve):
             reply = await self._call(call, upstream_id)
-            if isinstance(reply, Reply) and reply.outcome is not None:
+            if reply.outcome is not None:
                 return reply.outcome.state
             if reply.hopeless:
                 return "not to be stopped"
         return "not known" if reply.missing else None
 
-    async def retrieve(self, upstream_id: str) -> Reply | PollFailed:
+    async def retrieve(self, upstream_id: str) -> Reply:
         """Poll a response."""
         return await self._call(self._upstream.retrieve, upstream_id)
 
-    async def _call(self, call: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply | PollFailed:
+    async def _call(self, call: Callable[..., Awaitable[Reply]], upstream_id: str) -> Reply:
         async with self._gate.polling():
-            try:
-                reply: Reply | PollFailed = await call(
-                    upstream_id, payer=self._payer, timeout=self._timings.poll_timeout
-                )
-            except PollFailed as error:
-                reply = error
+            reply = await call(upstream_id, payer=self._payer, timeout=self._timings.poll_timeout)
         self._gate.polled(answered=not reply.outage)
         return reply
 

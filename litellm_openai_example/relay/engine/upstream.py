@@ -25,10 +25,9 @@ from ...transport.deadline import deadline
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.packing import unpacked
 from ..metrics import count_submit
-from .adaptations import Adaptations, Adapted
-from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
 from .outcome import outcome_of, storable
-from .replies import Reply
+from .replies import HeldBack, NotSent, OutcomeUnknown, Reply, poll_failed, submit_failed, web_page
+from .request import Adaptations, Adapted
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ID = 8192
@@ -149,11 +148,11 @@ class Upstream:
         return difflib.get_close_matches(model, sorted(shown), n=3, cutoff=0.4)
 
     async def retrieve(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
-        """Poll a response. Raises PollFailed."""
+        """Poll a response."""
         return await self._poll(self._sdk.responses.with_raw_response.retrieve, response_id, payer, timeout)
 
     async def cancel(self, response_id: str, *, payer: Payer = NOBODY, timeout: float) -> Reply:
-        """Ask the gateway to stop a response. Raises PollFailed."""
+        """Ask the gateway to stop a response."""
         return await self._poll(self._sdk.responses.with_raw_response.cancel, response_id, payer, timeout)
 
     async def _poll(
@@ -164,11 +163,9 @@ class Upstream:
                 raw = await call(response_id, extra_headers=payer.headers, timeout=timeout)
             reply = self._read(raw)
         except Exception as error:
-            raise poll_failed(error) from None
+            return poll_failed(error)
         # Neither another program's JSON nor an unknown status ends the run. The former is an outage, as a page is.
-        if reply is None or not reply.known:
-            raise PollFailed(outage=reply is None)
-        return reply
+        return reply if reply is not None and reply.known else Reply(known=False, outage=reply is None)
 
     async def _create(
         self, request: JsonObject, headers: Mapping[str, str], timeout: float

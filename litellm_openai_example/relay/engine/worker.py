@@ -1,4 +1,4 @@
-"""The worker of one process: claim queued runs, recover orphaned ones, renew the lease, and shut down in order."""
+"""The worker of one process: claim queued runs, recover orphans, renew the lease, drain, and shut down in order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from dataclasses import replace
 
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import Record
-from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT
+from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT, IS_RUNNING
 from ..ledger.states import INDETERMINATE, Ledger
 from ..log import kind_and_place, log
 from ..metrics import count_ended, expect_costs
 from ..settings import Settings
 from ..tasks import keep_going
-from .drain import Drain
 from .gate import Gate, until_next_try
 from .job import Job
 from .lease import Lease
@@ -40,11 +39,14 @@ class Worker:
 
     Attributes:
         jobs: the runs of this process, by the id of the invocation.
+        draining: True once an operator wants this process to end up without work; it serves its clients meanwhile, and
+            never takes work again.
         on_failure: called when a loop has ended that must run forever: the process can no longer work.
     """
 
     def __init__(self, ledger: Ledger, upstream: Upstream, settings: Settings) -> None:
         self.jobs: dict[str, Job] = {}
+        self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
         self._ledger = ledger
         self._upstream = upstream
@@ -55,7 +57,8 @@ class Worker:
         self._lease = Lease(ledger, settings.timings.lease)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
-        self._drain = Drain(ledger, self.jobs, self._tasks)
+        self._handed_over: set[str] = set()  # runs whose jobs were cancelled for that
+        self._drained = False  # the log says that this process has no work left
         self._stopping = False
         self._wanted = asyncio.Event()
         self._gate.on_change = self._wanted.set
@@ -76,11 +79,6 @@ class Worker:
         self._keep("claiming", self._dispatch)
         self._keep("looking after what was left behind", self._look_after)
         self._loops.append(asyncio.create_task(self._look_for_model()))
-
-    @property
-    def draining(self) -> bool:
-        """Does an operator want this process to end up without work? It never takes work again."""
-        return self._drain.wanted
 
     def wake(self) -> None:
         """Make the worker look for queued runs."""
@@ -138,7 +136,9 @@ class Worker:
     async def _keep_lease(self) -> None:
         await asyncio.sleep(self._timings.lease / 3)
         await self._lease.beat()
-        self._drain.notice()
+        if self._ledger.drain_wanted and not self.draining:
+            self.draining = True
+            log.warning("draining: no more runs are accepted or submitted here; in progress: %d", len(self.jobs))
 
     async def _look_for_model(self) -> None:
         """Warn at the start if the gateway does not list the model: every run would fail."""
@@ -162,9 +162,10 @@ class Worker:
             raise
 
     async def _claim(self) -> None:
-        while (
-            not self.draining and self._queued and (free := self._gate.room(self._free)) > 0 and self._lease.may_claim
-        ):
+        while not self.draining and self._queued and self._lease.may_claim:
+            free = self._gate.room(self._settings.max_running - len(self.jobs))
+            if free <= 0:
+                return
             self._queued = False  # set again by `wake`, perhaps during the claim
             claimed = await self._ledger.claim(free, blocks=self._gate.blocks)
             self._queued = self._queued or len(claimed) == free
@@ -174,10 +175,6 @@ class Worker:
                     await self._restore(record)
                 elif record.id not in self.jobs:
                     self._run(record)
-
-    @property
-    def _free(self) -> int:
-        return self._settings.max_running - len(self.jobs)
 
     def _run(self, record: Record) -> None:
         job = Job(record, self._ledger, self._upstream, self._gate, self._lease, self._settings)
@@ -190,9 +187,9 @@ class Worker:
         invocation_id = task.get_name()
         self.jobs.pop(invocation_id, None)
         self._tasks.pop(invocation_id, None)
-        if not (self._stopping or self._drain.gave(invocation_id)) and (
-            task.cancelled() or task.exception() is not None
-        ):
+        handed_over = invocation_id in self._handed_over
+        self._handed_over.discard(invocation_id)
+        if not (self._stopping or handed_over) and (task.cancelled() or task.exception() is not None):
             error = None if task.cancelled() else task.exception()
             log.error("%s: ended by %s", invocation_id, kind_and_place(error) if error else "a cancellation")
             # Its row still belongs to this process; the check finds it without a job.
@@ -213,8 +210,8 @@ class Worker:
         if time.monotonic() >= self._next_keep:
             await self._ledger.keep_followed(self._followed)
             self._next_keep = time.monotonic() + _KEEP_EVERY
-        if time.monotonic() >= self._next_purge:
-            await self._purge()
+        if time.monotonic() >= self._next_purge and await self._ledger.purge(self._settings.retention) == 0:
+            self._next_purge = time.monotonic() + _PURGE_EVERY  # otherwise the next tick deletes the next block
 
     @property
     def _followed(self) -> dict[str, float]:
@@ -287,14 +284,36 @@ class Worker:
 
     async def _hand_over(self) -> None:
         """Do a drained process's part: hand over its runs, or follow all runs itself if no other process would."""
-        try:
-            taken = await self._drain.hand_over()
-        except Exception:
-            self._next_check = 0.0  # runs whose jobs have ended may still be this process's
-            raise
-        if not taken:
+        if await self._ledger.others_take_work():
+            try:
+                await self._leave_running()
+            except Exception:
+                self._next_check = 0.0  # runs whose jobs have ended may still be this process's
+                raise
+        else:
             await self._recover()
-        await self._drain.report()
+        done = not self.jobs and not await self._ledger.owned()
+        if done and not self._drained:
+            log.warning("drained: nothing is in progress here; stop this process, or restart it to let it work again")
+        self._drained = done
+        await self._ledger.report_drain(done=done)
+
+    async def _leave_running(self) -> None:
+        """Leave the runs at the gateway to other processes.
+
+        A run that is being submitted or settled stays: only this process can read, or has read, the gateway's answer.
+        """
+        running = set(await self._ledger.owned(IS_RUNNING))
+        given = {one: job.followed for one, job in self.jobs.items() if job.can_be_left and one in running}
+        if given:
+            self._handed_over |= given.keys()
+            tasks = [self._tasks[one] for one in given]
+            for task in tasks:
+                task.cancel()
+            # First: a job writes to the row of its run, which must be the next process's alone.
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._ledger.hand_over(given)
+            log.info("runs left to other processes: %d", len(given))
 
     async def _recover(self) -> None:
         may = self._lease.may_declare_dead
@@ -320,7 +339,3 @@ class Worker:
         for record in reclaimed:
             if record.id not in self.jobs:
                 self._run(record)
-
-    async def _purge(self) -> None:
-        if await self._ledger.purge(self._settings.retention) == 0:  # otherwise the next tick deletes the next block
-            self._next_purge = time.monotonic() + _PURGE_EVERY

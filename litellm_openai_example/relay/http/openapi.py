@@ -7,11 +7,8 @@ anything from elsewhere.
 
 from __future__ import annotations
 
-from functools import cache
-
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
@@ -165,13 +162,9 @@ HEALTH: Responses = {
 }
 
 
-def describe(app: FastAPI, *, needs_key: bool) -> None:
-    """Document what `app` does without the framework: the body of `POST`, and whether that needs a key."""
-    app.openapi = cache(lambda: _schema(app, needs_key))  # type: ignore[method-assign]
-
-
-def _schema(app: FastAPI, needs_key: bool) -> JsonObject:
-    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+def schema_of(app: FastAPI, *, needs_key: bool) -> JsonObject:
+    """Return the OpenAPI of `app`, and in it the body of `POST`, and whether that needs a key."""
+    schema = FastAPI.openapi(app)
     _, definitions = models_json_schema(
         [(InvocationRequest, "validation")], ref_template="#/components/schemas/{model}"
     )

@@ -30,8 +30,10 @@ def in_pieces(content: bytes) -> Iterator[memoryview]:
         yield whole[start : start + _PIECE]
 
 
-class BoundedResponse(Response):
-    """An encoded body, sent in pieces."""
+class JsonResponse(Response):
+    """An encoded body, usually JSON, sent in pieces."""
+
+    media_type = "application/json"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self.body) <= _PIECE:
@@ -41,12 +43,6 @@ class BoundedResponse(Response):
         for piece in in_pieces(bytes(self.body)):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         return await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class JsonResponse(BoundedResponse):
-    """Encoded JSON."""
-
-    media_type = "application/json"
 
 
 class Problem(Exception):

@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
@@ -35,8 +36,7 @@ from ...research.contract import (
     Invocation,
     with_token,
 )
-from ..engine.hub import Topic, happens
-from ..events import RETRY_MILLISECONDS, last_id
+from ..engine.hub import Topic, happens, last_id
 from ..ledger.failures import LedgerUnavailable
 from ..ledger.records import NewInvocation, Record
 from ..metrics import CONTENT_TYPE
@@ -44,9 +44,9 @@ from ..service import Relay
 from .access import PAYER_PARAMETERS, Guard, Readable, payer_of, relay_of, require_key
 from .agents import mount_agents
 from .body import parse, read_body
-from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, describe, docs
+from .openapi import ACCEPTED, HEALTH, STREAM, VIEW, WAITED, assets, docs, schema_of
 from .pages import pages
-from .responses import BoundedResponse, JsonResponse, answer_errors, bad_header, in_pieces
+from .responses import JsonResponse, answer_errors, bad_header, in_pieces
 
 _LIVENESS = 15.0  # seconds between two checks that a waiting client is still connected
 _ONE = INVOCATIONS_PATH + "/{invocation_id}"
@@ -78,7 +78,8 @@ def create_app(relay: Relay) -> ASGIApp:
     app.include_router(pages)
     app.mount("/docs", assets)
     answer_errors(app)
-    describe(app, needs_key=relay.settings.api_key is not None)
+    needs_key = relay.settings.api_key is not None
+    app.openapi = cache(lambda: schema_of(app, needs_key=needs_key))  # type: ignore[method-assign]
     served = Guard(app, loopback=relay.settings.loopback)
     mount_agents(app, served)
     return served
@@ -182,7 +183,7 @@ async def readyz(request: Request) -> Response:
 
 @routes.get("/metrics", dependencies=[Depends(require_key)], include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    return BoundedResponse(await relay_of(request).metrics(), headers={"Content-Type": CONTENT_TYPE})
+    return JsonResponse(await relay_of(request).metrics(), headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _until_finished(relay: Relay, record: Record, seconds: float, request: Request) -> Record:
@@ -206,7 +207,7 @@ async def _until_finished(relay: Relay, record: Record, seconds: float, request:
 
 
 async def _stream(relay: Relay, record: Record, last: int) -> AsyncIterator[bytes | memoryview]:
-    hint = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+    hint = b"retry: 1000\n\n"  # milliseconds
     yield hint
     # If the ledger goes away the stream ends early, which makes the client reconnect.
     with suppress(LedgerUnavailable):

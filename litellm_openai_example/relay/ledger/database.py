@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..log import log
 from ..metrics import observe_commit
 from ..tasks import Batch
-from .connections import Connections
+from .engines import Connections
 from .failures import LedgerUnavailable, NotAnnounced, is_outage, unavailable
 
 T = TypeVar("T")

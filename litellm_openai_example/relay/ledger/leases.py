@@ -16,6 +16,10 @@ process keeps the wish itself from then on, also if the ledger forgets it.
 from __future__ import annotations
 
 import math
+import os
+import re
+import secrets
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -238,3 +242,21 @@ class Leases:
 def _server_start() -> ColumnElement[float]:
     """Return the start time of PostgreSQL's server, which identifies it: a standby that takes over has another."""
     return cast(extract("epoch", func.pg_postmaster_start_time()), Float)
+
+
+# The names of processes, which tell their machines
+
+
+def new_name() -> str:
+    """Return the name of this process in the ledger, HOST:PID:RANDOM, which no process had before."""
+    return f"{this_host()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def this_host() -> str:
+    """Return the name of this machine: in a container its id, in a pod the pod's name."""
+    return re.sub(r"[^\w.-]", "-", socket.gethostname(), flags=re.ASCII)[:64] or "localhost"
+
+
+def host_of(name: str) -> str:
+    """Return the machine of a replica; empty for the names of older releases."""
+    return name.rpartition(":")[0].rpartition(":")[0]

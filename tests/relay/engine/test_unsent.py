@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from litellm_openai_example.config import GatewaySettings
-from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
+from litellm_openai_example.relay.engine.replies import NotSent, OutcomeUnknown
 from litellm_openai_example.relay.engine.upstream import Upstream
 
 from ...fakes.gateway import KEY, Gateway

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from litellm_openai_example.relay.http.markdown import LONGEST, render
+from litellm_openai_example.relay.http.pages import LONGEST, render
 
 # Relatives of the same few attacks: markup, addresses that run code, addresses that leave the page or change it.
 HOSTILE = [

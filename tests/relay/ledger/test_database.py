@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from litellm_openai_example.config import ConfigurationError
-from litellm_openai_example.relay.ledger import connections, engines
+from litellm_openai_example.relay.ledger import engines
 from litellm_openai_example.relay.ledger.database import Database, Transaction
 from litellm_openai_example.relay.ledger.failures import LedgerUnavailable, why_not_opened
 from litellm_openai_example.relay.ledger.records import Outcome
@@ -53,7 +53,7 @@ def test_a_lost_answer_to_a_commit(postgresql: PostgreSQL) -> None:
 
 
 def test_a_silent_database_delays_no_request(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_LONGEST_WRITE", 2.0)
+    monkeypatch.setattr(engines, "_LONGEST_WRITE", 2.0)
 
     async def work() -> None:
         async with proxied(postgresql.new_database()) as (proxy, url):

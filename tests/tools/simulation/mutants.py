@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from litellm_openai_example.relay.engine import failures, upstream
-from litellm_openai_example.relay.engine.failures import NotSent, OutcomeUnknown
+from litellm_openai_example.relay.engine import replies, upstream
+from litellm_openai_example.relay.engine.gate import Memory
 from litellm_openai_example.relay.engine.job import Job
-from litellm_openai_example.relay.engine.memory import Memory
 from litellm_openai_example.relay.engine.poller import Poller
-from litellm_openai_example.relay.engine.replies import Replies, Reply
+from litellm_openai_example.relay.engine.replies import NotSent, OutcomeUnknown, Replies, Reply
 from litellm_openai_example.relay.engine.row import Row
 from litellm_openai_example.relay.engine.worker import Worker
 from litellm_openai_example.relay.ledger.leases import Leases
@@ -32,7 +31,7 @@ from .world import simulate
 
 Break = Callable[[], AbstractContextManager[Any]]
 
-_submit_failed, _submitted, _new = failures.submit_failed, Row.submitted, NewInvocation.of
+_submit_failed, _submitted, _new = replies.submit_failed, Row.submitted, NewInvocation.of
 _ask_to_stop, _put_right = Poller.ask_to_stop, Worker._put_right
 
 
@@ -80,7 +79,7 @@ async def _put_back(self: Worker, record: Record) -> None:
 
 async def _leave_when_cancelled(self: Job, replies: Replies) -> Reply | None:
     while not self._cancel.is_set():
-        if (reply := await replies.next(1.0, self._not_yet_cancelled)) is not None:
+        if (reply := await replies.next(1.0, self._cancel)) is not None:
             return reply
     return None
 
@@ -153,7 +152,7 @@ MUTANTS: dict[str, tuple[str, Break]] = {
     "what was sent is not remembered": ("paid twice", lambda: patch.object(Memory, "__contains__", _know_nothing)),
     "pages of a proxy are believed": (
         "paid and thrown away",
-        lambda: patch.object(failures, "is_gateway_error", _believe),
+        lambda: patch.object(replies, "is_gateway_error", _believe),
     ),
     "running work of the dead is left": ("not ended", lambda: patch.object(Ledger, "reclaim", _reclaim_nothing)),
     "the living are taken for dead": (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.relay.engine.prompt import research_prompt, research_request
+from litellm_openai_example.relay.engine.request import research_prompt, research_request
 from litellm_openai_example.research.arguments import DeepResearchArguments
 
 from ...fakes.gateway import Fault, Gateway, Json
