@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial, wraps
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
@@ -31,7 +31,7 @@ from .calls.requests import (
     further,
     response_request,
 )
-from .calls.steps import Operation, run, run_async
+from .calls.steps import Operation, awaitable, run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .errors import GatewayError
@@ -386,12 +386,8 @@ class LiteLLMClient(_Client):
                 `idempotency_key` and `arguments` find it. `others` has the further runs of the same turn.
             GatewayError: the call failed; its `research` is the text of the runs that were paid for before.
         """
-        from .research.relay_client import RelayClient
-
         given = prompt, instructions, previous_response_id, web_search, model, window, fields
-        conversation = self._conversation(*given)
-        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
-            return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
+        return self._converse(self._conversation(*given), relay_base_url, relay_api_key, timeout)
 
     def ask_all(
         self,
@@ -405,7 +401,8 @@ class LiteLLMClient(_Client):
         """Ask many questions side by side, and yield the end of each as it comes.
 
         A rate limit of one slows all of them down. Prompts are taken from the iterable only as they are asked. An error
-        of a question is yielded with it, not raised. If the iteration is left early, up to `jobs` calls are under way.
+        of a question is yielded with it, not raised. If the iteration is left early, up to `jobs` calls are under way;
+        the asynchronous client, which needs asyncio here, cancels them when the iteration is closed.
 
         Args:
             prompts: texts, or mappings with `prompt`, `id` and arguments of `chat` or `respond` for this question.
@@ -417,9 +414,20 @@ class LiteLLMClient(_Client):
         Raises:
             ValueError: an argument of this method is unusable.
         """
+        return self._answers(self._asked(prompts, api, jobs, options), api, jobs, self._seconds(timeout))
+
+    def _converse(
+        self, conversation: Conversation, relay_base_url: str | None, relay_api_key: str | None, timeout: float | None
+    ) -> ToolCallingResult:
+        from .research.relay_client import RelayClient
+
+        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
+            return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
+
+    def _answers(self, asked: Iterator[Asked], api: ApiName, jobs: int, seconds: float | None) -> Iterator[AskedReply]:
         from .many import Pace, Threads, ask
 
-        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+        pace = Pace(jobs)
 
         def answer(question: Asked) -> AskedReply:
             try:
@@ -445,23 +453,19 @@ class LiteLLMClient(_Client):
 
 
 # The asynchronous client has the methods of the blocking one, whose signatures type checkers and editors keep. They
-# call `run` and `_stream`, of which each client has its own.
-
-
-def _awaitable(
-    method: Callable[Concatenate[LiteLLMClient, P], T],
-) -> Callable[Concatenate[AsyncLiteLLMClient, P], Coroutine[Any, Any, T]]:
-    @wraps(method)
-    async def call(self: AsyncLiteLLMClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        of_either: Callable[..., Any] = method
-        return await of_either(self, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return call
+# call `run`, `_stream`, `_converse` and `_answers`, of which each client has its own.
 
 
 def _streaming(
     method: Callable[Concatenate[LiteLLMClient, P], TextStream],
 ) -> Callable[Concatenate[AsyncLiteLLMClient, P], AsyncTextStream]:
+    of_either: Any = method
+    return of_either  # type: ignore[no-any-return]
+
+
+def _generating(
+    method: Callable[Concatenate[LiteLLMClient, P], Iterator[T]],
+) -> Callable[Concatenate[AsyncLiteLLMClient, P], AsyncGenerator[T]]:
     of_either: Any = method
     return of_either  # type: ignore[no-any-return]
 
@@ -493,51 +497,32 @@ class AsyncLiteLLMClient(_Client):
         with closing(operation), deadline(self._seconds(timeout)):
             return await run_async(_sdk_of(self.openai, session_id), operation)
 
-    create_chat_completion = _awaitable(LiteLLMClient.create_chat_completion)
-    chat = _awaitable(LiteLLMClient.chat)
-    create_response = _awaitable(LiteLLMClient.create_response)
-    respond = _awaitable(LiteLLMClient.respond)
-    wait = _awaitable(LiteLLMClient.wait)
-    retrieve_response = _awaitable(LiteLLMClient.retrieve_response)
-    cancel_response = _awaitable(LiteLLMClient.cancel_response)
+    create_chat_completion = awaitable(LiteLLMClient.create_chat_completion)
+    chat = awaitable(LiteLLMClient.chat)
+    create_response = awaitable(LiteLLMClient.create_response)
+    respond = awaitable(LiteLLMClient.respond)
+    wait = awaitable(LiteLLMClient.wait)
+    retrieve_response = awaitable(LiteLLMClient.retrieve_response)
+    cancel_response = awaitable(LiteLLMClient.cancel_response)
     stream_chat_completion = _streaming(LiteLLMClient.stream_chat_completion)
     stream_response = _streaming(LiteLLMClient.stream_response)
+    create_response_with_tool_calling = awaitable(LiteLLMClient.create_response_with_tool_calling)
+    ask_all = _generating(LiteLLMClient.ask_all)
 
-    async def create_response_with_tool_calling(
-        self,
-        prompt: str,
-        relay_base_url: str | None = None,
-        instructions: str | None = None,
-        previous_response_id: str | None = None,
-        web_search: bool = False,
-        *,
-        relay_api_key: str | None = None,
-        model: str | None = None,
-        timeout: float | None = None,
-        window: Window | None = None,
-        **fields: object,
+    async def _converse(
+        self, conversation: Conversation, relay_base_url: str | None, relay_api_key: str | None, timeout: float | None
     ) -> ToolCallingResult:
-        """See `LiteLLMClient.create_response_with_tool_calling`."""
         from .research.relay_client import AsyncRelayClient
 
-        given = prompt, instructions, previous_response_id, web_search, model, window, fields
-        conversation = self._conversation(*given)
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
-    def ask_all(
-        self,
-        prompts: Iterable[str | Mapping[str, Any]],
-        *,
-        api: ApiName = "chat",
-        jobs: int = 4,
-        timeout: float | None = None,
-        **options: Any,
+    def _answers(
+        self, asked: Iterator[Asked], api: ApiName, jobs: int, seconds: float | None
     ) -> AsyncGenerator[AskedReply]:
-        """See `LiteLLMClient.ask_all`. It needs asyncio; if the iteration is closed early, it cancels its calls."""
         from .many import Pace, ask, in_tasks
 
-        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+        pace = Pace(jobs)
 
         async def answer(question: Asked) -> AskedReply:
             try:

@@ -48,11 +48,11 @@ from .relay_answers import (
     still_running,
     unreachable,
 )
-from .relay_events import FIRST_PAUSE, LONGEST_PAUSE, EventReading
 
 T = TypeVar("T")
 Arguments = Mapping[str, object]
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0  # seconds between two attempts; each pause is twice the one before
 _WAIT_SECONDS = 20.0  # of one wait request; the next one brings a fresh status
 _WAIT_GRACE = 10.0  # seconds on top, for the answer to arrive
 _LAST_POLL = 0.2  # seconds before the deadline at which the wait ends
@@ -116,14 +116,12 @@ class RelayCalls:
                 raise self.unconfirmed(key, given, error) from error
             raise
 
-    async def get_operation(self, invocation_id: str, token: str) -> Invocation:
-        """Return the current view of an invocation."""
-        return await self._until_answered(read_view, "GET", _path(invocation_id), _token_header(token))
-
-    async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
-        """Cancel an invocation, and return its view."""
-        path = f"{_path(invocation_id)}/cancel"
-        return await self._until_answered(read_view, "POST", path, _token_header(token))
+    async def read_operation(self, invocation_id: str, token: str, *, cancel: bool = False) -> Invocation:
+        """Return the current view of an invocation, cancelled first if `cancel` is True."""
+        path, headers = path_of(invocation_id), token_header(token)
+        if cancel:
+            return await self._until_answered(read_view, "POST", f"{path}/cancel", headers)
+        return await self._until_answered(read_view, "GET", path, headers)
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -138,9 +136,9 @@ class RelayCalls:
             left = _left()
             # The relay must answer before the deadline, or the answer would be lost.
             seconds = min(_WAIT_SECONDS, max(0.0, left - _LAST_POLL))
-            path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            path = f"{path_of(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                headers, limit = _token_header(token), seconds + _WAIT_GRACE
+                headers, limit = token_header(token), seconds + _WAIT_GRACE
                 view = await self._until_answered(read_view, "GET", path, headers, timeout=limit)
             except RelayError as error:
                 if isinstance(error.__cause__, ClosedClientError):
@@ -236,13 +234,6 @@ class RelayCalls:
             message=error.message,
         )
 
-    def event_reading(
-        self, invocation_id: str, token: str, last_event_id: str, timeout: float | Deadline | None
-    ) -> EventReading:
-        """Return the reading of an invocation's events."""
-        url, headers = f"{self.base_url}{_path(invocation_id)}/events", _token_header(token)
-        return EventReading(url, headers, invocation_id, token, last_event_id, self.deadline_of(timeout))
-
     def deadline_of(self, timeout: float | Deadline | None) -> Deadline:
         """Return the deadline of one call: `timeout`, else the client's, unless an enclosing deadline is nearer."""
         if isinstance(timeout, Deadline):
@@ -252,11 +243,11 @@ class RelayCalls:
         return outer if outer is not None and outer.at <= own.at else own
 
 
-def _path(invocation_id: str) -> str:
+def path_of(invocation_id: str) -> str:
     return f"{INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
 
 
-def _token_header(token: str) -> dict[str, str]:
+def token_header(token: str) -> dict[str, str]:
     return {TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
 
 
