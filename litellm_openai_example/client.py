@@ -39,7 +39,7 @@ from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
-from .transport.deadline import deadline
+from .transport.policy import deadline
 from .window import WINDOWS, Window, as_window
 
 if TYPE_CHECKING:
@@ -102,6 +102,10 @@ class _Client:
     def _model(self, model: str | None) -> str:
         return self.model if model is None else check_prompt(model, "model name")
 
+    def _content(self, prompt: str, files: Files, api: ApiName) -> str | list[JsonObject]:
+        checked = check_prompt(prompt)
+        return content_of(checked, files, api) if files != () else checked
+
     def _chat(
         self,
         prompt: str,
@@ -110,8 +114,7 @@ class _Client:
         files: Files = (),
         **fields: object,
     ) -> JsonObject:
-        content = content_of(check_prompt(prompt), files, "chat")
-        return chat_request(self._model(model), content, instructions, fields)
+        return chat_request(self._model(model), self._content(prompt, files, "chat"), instructions, fields)
 
     def _response(
         self,
@@ -128,7 +131,7 @@ class _Client:
             check_response_id(previous_response_id)
         return response_request(
             self._model(model),
-            content_of(check_prompt(prompt), files, "responses"),
+            self._content(prompt, files, "responses"),
             tools=tools,
             previous_response_id=previous_response_id,
             instructions=instructions,
@@ -226,7 +229,7 @@ class LiteLLMClient(_Client):
         http_client: DefaultHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, resolve_payer(tags, end_user))
+        super().__init__(model, timeout, options.get("payer") or resolve_payer(tags, end_user))
         self.openai = LiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )
@@ -357,6 +360,7 @@ class LiteLLMClient(_Client):
 
     def create_response_with_tool_calling(
         self,
+        /,
         prompt: str,
         relay_base_url: str | None = None,
         instructions: str | None = None,
@@ -391,6 +395,7 @@ class LiteLLMClient(_Client):
 
     def ask_all(
         self,
+        /,
         prompts: Iterable[str | Mapping[str, Any]],
         *,
         api: ApiName = "chat",
@@ -487,7 +492,7 @@ class AsyncLiteLLMClient(_Client):
         http_client: DefaultAsyncHttpxClient | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        super().__init__(model, timeout, resolve_payer(tags, end_user))
+        super().__init__(model, timeout, options.get("payer") or resolve_payer(tags, end_user))
         self.openai = AsyncLiteLLM(
             http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
         )

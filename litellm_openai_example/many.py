@@ -21,8 +21,7 @@ from .calls.requests import Api, create, wait
 from .calls.steps import sleep
 from .errors import ErrorKind, GatewayError
 from .json_object import JsonObject
-from .transport.deadline import current_deadline
-from .transport.policy import telling_retries
+from .transport.policy import current_deadline, telling_retries
 from .window import window_of
 
 if TYPE_CHECKING:

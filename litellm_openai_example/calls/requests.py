@@ -24,7 +24,7 @@ from ..config import header_value, is_unicode
 from ..diagnosis import explain
 from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
-from ..transport.deadline import current_deadline
+from ..transport.policy import current_deadline
 from ..window import Window, may_take_until, poll_pause
 from .accumulator import Accumulator
 from .answer import as_list

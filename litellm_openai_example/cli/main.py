@@ -17,9 +17,23 @@ from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, Gateway
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
 from ..window import WINDOWS
-from .help import ASKING, FOLLOWING, GATEWAY, MANY, OUTPUT, RESEARCH, Command, option
 from .input import read_prompt
-from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
+from .options import (
+    ASKING,
+    FOLLOWING,
+    GATEWAY,
+    MANY,
+    OUTPUT,
+    PROGRAM,
+    RESEARCH,
+    Command,
+    Options,
+    option,
+    parse_country,
+    parse_fields,
+    parse_seconds,
+    read_options,
+)
 from .output import notice
 
 _EPILOG = f"""\b

@@ -27,14 +27,13 @@ from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
 from ..transport.policy import telling_retries
 from . import journal
-from .ask import prompt_content, was_refused
-from .exchange import request_of
+from .ask import prompt_content, request_of, was_refused
+from .ending import Session
 from .journal import RESEARCH, RESPONSE, Record
 from .pending import PendingWork
 from .question_file import Question
 from .research import relay_url, run_arguments
 from .rows import COMPLETED, FAILED, INCOMPLETE, NOT_EXECUTED, UNKNOWN
-from .session import Session
 from .tool_calling import CallRecords, conversation_of, is_gone, saved_conversation
 
 ANSWER_SECONDS = 600.0  # a foreground answer takes no longer; the SDK waits as long

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..calls.answer import Usage, read_response
 from ..calls.reply import Reply, key_budget
 from ..window import FULL_PRICE, Window
+from .ending import Session
 from .output import notice
-from .session import Session
 
 if TYPE_CHECKING:  # a plain answer does not need these modules
     from ..research.contract import Invocation

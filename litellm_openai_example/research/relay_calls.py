@@ -21,9 +21,8 @@ from ..errors import ClosedClientError
 from ..http_library import httpx
 from ..json_object import JsonObject
 from ..payer import Payer, resolve_payer
-from ..transport.deadline import Deadline, current_deadline
 from ..transport.environment import check_host
-from ..transport.policy import sdk_call
+from ..transport.policy import Deadline, current_deadline, sdk_call
 from .arguments import TOOL_NAME, ToolArguments
 from .contract import (
     IDEMPOTENCY_HEADER,

@@ -17,9 +17,9 @@ from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..payer import Payer
 from ..transport.bodies import MAX_ANSWER
-from ..transport.deadline import Deadline, deadline
 from ..transport.environment import tls_options
 from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
+from ..transport.policy import Deadline, deadline
 from .contract import LAST_EVENT_HEADER, TERMINAL, AcceptedInvocation, Invocation
 from .relay_answers import PASSING, RelayError, client_closed, read_status, read_view, refusal, still_running
 from .relay_calls import FIRST_PAUSE, LONGEST_PAUSE, Arguments, RelayCalls, path_of, token_header
@@ -53,16 +53,13 @@ class _EventReading:
         token: of the invocation.
         last_event_id: the last event that was read before; empty for all events.
         timeout: of the whole reading.
-
-    Attributes:
-        ended: the final event was read, now or before.
     """
 
     def __init__(
         self, relay: RelayCalls, invocation_id: str, token: str, last_event_id: str, timeout: float | Deadline | None
     ) -> None:
         self.until = relay.deadline_of(timeout)
-        self.ended = False
+        self._ended = False
         self._url = f"{relay.base_url}{path_of(invocation_id)}/events"
         self._headers = {**token_header(token), "Accept": "text/event-stream"}
         self._id, self._token = invocation_id, token
@@ -96,7 +93,7 @@ class _EventReading:
     def begin(self, response: httpx.Response) -> bool:
         """Return True if the answer is a stream of events. Raise RelayError if the relay refused for good."""
         if response.status_code == 204:  # the final event was read before
-            self.ended = True
+            self._ended = True
         elif response.status_code >= 400 and response.status_code not in PASSING:
             raise refusal(response)
         return response.status_code == 200
@@ -150,8 +147,12 @@ class _EventReading:
             view = read_view(given)
         except ValueError:
             return None
-        self.ended = True
+        self._ended = True
         return RelayEvent(name, id, {**data, **view.model_dump(mode="json")})
+
+    def ended(self) -> bool:
+        """Has the final event been read, now or before?"""
+        return self._ended
 
     def pause(self) -> float:
         """Return the seconds until the next connection. Raise ResearchRunningError if the deadline comes first."""
@@ -247,7 +248,7 @@ class RelayClient(RelayCalls):
             timeout: seconds for all events together.
         """
         reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
-        while not reading.ended:
+        while not reading.ended():
             url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
@@ -261,11 +262,11 @@ class RelayClient(RelayCalls):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event
-                            if reading.ended:
+                            if reading.ended():
                                 return
                 finally:
                     response.close()
-            if not reading.ended:
+            if not reading.ended():
                 time.sleep(reading.pause())
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
@@ -309,7 +310,7 @@ class AsyncRelayClient(RelayCalls):
     ) -> AsyncIterator[RelayEvent]:
         """See `RelayClient.events`."""
         reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
-        while not reading.ended:
+        while not reading.ended():
             url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
@@ -323,11 +324,11 @@ class AsyncRelayClient(RelayCalls):
                             event = reading.event(sse)
                             if event is not None:
                                 yield event
-                            if reading.ended:
+                            if reading.ended():
                                 return
                 finally:
                     await response.aclose()
-            if not reading.ended:
+            if not reading.ended():
                 await anyio.sleep(reading.pause())
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:

@@ -20,9 +20,9 @@ from ...diagnosis import explain
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
-from ...transport.bodies import MAX_ANSWER, is_cut, too_large
-from ...transport.deadline import deadline
+from ...transport.bodies import CUT_SHORT_AT, MAX_ANSWER, too_large
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
+from ...transport.policy import deadline
 from ..metrics import count_submit
 from .adaptations import Adaptations, Adapted
 from .failures import HeldBack, NotSent, OutcomeUnknown, PollFailed, poll_failed, submit_failed, web_page
@@ -244,7 +244,7 @@ class Upstream:
     def _read(self, raw: RawResponse) -> Reply | None:
         """Read the reply of a whole answer; return None for the JSON of another program."""
         # An answer beyond the limit was paid for like any other, so its beginning is kept.
-        cut = is_cut(raw.http_response)
+        cut = CUT_SHORT_AT in raw.http_response.extensions
         answer, body, _ = read_body(raw.http_response.content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
