@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import closing
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SDK = TypeVar("SDK", LiteLLM, AsyncLiteLLM)
+Http = TypeVar("Http")
 Files = Sequence[str | os.PathLike[str]]
 
 
@@ -75,15 +77,30 @@ class EnvironmentOptions(ClientOptions, total=False):
     http_client: Any
 
 
-class _Client:
+class _Client(Generic[SDK, Http]):
     """The arguments of both clients, checked and turned into requests."""
 
-    openai: LiteLLM | AsyncLiteLLM
+    openai: SDK
+    _sdk_type: Callable[..., SDK]
 
-    def __init__(self, model: str, timeout: float | None, payer: Payer) -> None:
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str = DEFAULT_MODEL,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        *,
+        tags: Iterable[str] | None = None,
+        end_user: str | None = None,
+        http_client: Http | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        self._payer = options.get("payer") or resolve_payer(tags, end_user)
         self.model = check_prompt(model, "model name")
         self.timeout = check_timeout(timeout)
-        self._payer = payer
+        self.openai = self._sdk_type(
+            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
+        )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
@@ -188,7 +205,7 @@ class _Client:
         )
 
 
-class LiteLLMClient(_Client):
+class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
     """Blocking calls to a LiteLLM gateway.
 
     Args:
@@ -215,24 +232,7 @@ class LiteLLMClient(_Client):
     continues, and `ValueError` for an argument that cannot be sent (`OSError` for a file that cannot be read).
     """
 
-    openai: LiteLLM
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        model: str = DEFAULT_MODEL,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        *,
-        tags: Iterable[str] | None = None,
-        end_user: str | None = None,
-        http_client: DefaultHttpxClient | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        super().__init__(model, timeout, options.get("payer") or resolve_payer(tags, end_user))
-        self.openai = LiteLLM(
-            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
-        )
+    _sdk_type = LiteLLM
 
     def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
         """Run an operation of this package within `timeout` seconds, with its calls in one session.
@@ -475,27 +475,10 @@ def _generating(
     return of_either  # type: ignore[no-any-return]
 
 
-class AsyncLiteLLMClient(_Client):
+class AsyncLiteLLMClient(_Client[AsyncLiteLLM, DefaultAsyncHttpxClient]):
     """Asynchronous calls to a LiteLLM gateway, with the methods of `LiteLLMClient`."""
 
-    openai: AsyncLiteLLM
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        model: str = DEFAULT_MODEL,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        *,
-        tags: Iterable[str] | None = None,
-        end_user: str | None = None,
-        http_client: DefaultAsyncHttpxClient | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        super().__init__(model, timeout, options.get("payer") or resolve_payer(tags, end_user))
-        self.openai = AsyncLiteLLM(
-            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
-        )
+    _sdk_type = AsyncLiteLLM
 
     async def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""

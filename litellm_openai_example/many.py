@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -54,10 +55,22 @@ class Pace:
         """The seconds until the next call may begin; 0 without a rate limit."""
         return max(0.0, self._resume - time.monotonic())
 
-    async def begin(self) -> None:
-        """Wait until a call may begin. An `end` must follow."""
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None]:
+        """Wait until a call may begin, and count the block as that call: its rate limits slow all calls down."""
         while not self.may_begin():
             await sleep(min(max(self.paused, _NAP), _LONGEST_NAP))
+        success = False
+        try:
+            with telling_retries(self.slow_down):
+                yield
+            success = True
+        except GatewayError as error:
+            if _is_worth_waiting(error):
+                self.slow_down(429, error.retry_after or 0.0)
+            raise
+        finally:
+            self.end(success=success)
 
     def may_begin(self) -> bool:
         """Begin a call, and return True, if one may begin now. An `end` must follow."""
@@ -110,19 +123,12 @@ async def ask(api: Api, request: JsonObject, pace: Pace, on_submitted: Callable[
 
 async def _paced(api: Api, request: JsonObject, pace: Pace) -> Reply:
     while True:
-        await pace.begin()
-        success = False
         try:
-            with telling_retries(pace.slow_down):
-                reply = await create(api, request)
-            success = True
-            return reply
+            async with pace.slot():
+                return await create(api, request)
         except GatewayError as error:
             if not _is_worth_waiting(error):
                 raise
-            pace.slow_down(429, error.retry_after or 0.0)
-        finally:
-            pace.end(success=success)
 
 
 def _is_worth_waiting(error: GatewayError) -> bool:

@@ -43,18 +43,12 @@ class ChatStream(Accumulator):
 
     def __init__(self) -> None:
         super().__init__()
-        self._done = False
         self._top: JsonObject = {}
         self._choices: dict[int, _Choice] = {}
         self._shown: _Choice | None = None
         self._latest = 0  # the choice of the latest piece of text
         # The pieces of several choices are interleaved.
         self._mixed = False
-
-    @property
-    def ended(self) -> bool:
-        """Has `[DONE]` arrived?"""
-        return self._done
 
     def feed(self, data: object) -> str:
         """Add a chunk, and return the text that it brings."""
@@ -91,8 +85,8 @@ class ChatStream(Accumulator):
         return self._shown.text.so_far() if self._shown else ""
 
     def end(self) -> str:
-        """Note the `[DONE]` at the end of the events, and return the text that was held back."""
-        self._done = True
+        """Take the `[DONE]` at the end of the events, and return the text that was held back."""
+        self.ended = True
         return self.rest()
 
     def _gather(self) -> str:
@@ -125,7 +119,7 @@ class ChatStream(Accumulator):
         answer = read_chat(self.body())
         something = answer.text or answer.refusal or answer.calls
         shown = self._shown or self._choices.get(0)
-        reached = (self._done and something) or answer.cut_short or (shown and shown.reason)
+        reached = (self.ended and something) or answer.cut_short or (shown and shown.reason)
         return self._without_broken(answer) if reached else replace(answer, status="")
 
 

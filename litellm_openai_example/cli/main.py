@@ -89,18 +89,14 @@ Exit codes:
     default="chat",
     show_default=True,
     group=ASKING,
-    in_line=True,
     help="API to call.",
 )
-@option(
-    "--model", metavar="NAME", group=ASKING, in_line=True, help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}."
-)
-@option("--instructions", metavar="TEXT", group=ASKING, in_line=True, help="System instructions for the model.")
+@option("--model", metavar="NAME", group=ASKING, help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}.")
+@option("--instructions", metavar="TEXT", group=ASKING, help="System instructions for the model.")
 @option(
     "--effort",
     metavar="LEVEL",
     group=ASKING,
-    in_line=True,
     help="Reasoning effort: low, medium, high or another level of the model.",
 )
 @option(
@@ -109,7 +105,6 @@ Exit codes:
     metavar="FILE",
     multiple=True,
     group=ASKING,
-    in_line=True,
     help="Attach a text, image or PDF, repeatable.",
 )
 @option(
@@ -119,31 +114,27 @@ Exit codes:
     multiple=True,
     callback=parse_fields,
     group=ASKING,
-    in_line=True,
     help="Further field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
     "-o reasoning.effort=high",
 )
-@option("--web-search", is_flag=True, group=ASKING, in_line=True, help="Let the model search the web (responses).")
+@option("--web-search", is_flag=True, group=ASKING, help="Let the model search the web (responses).")
 @option(
     "--search-country",
     metavar="CC",
     callback=parse_country,
     group=ASKING,
-    in_line=True,
     help="With --web-search: search from a country, such as KR.",
 )
 @option(
     "--background",
     is_flag=True,
     group=ASKING,
-    in_line=True,
     help="With responses: submit, print the raw JSON (id, status, ...).",
 )
 @option(
     "--auto-tool-call",
     is_flag=True,
     group=RESEARCH,
-    in_line=True,
     help="Let the model call deep_research through the relay. Selects the Responses API; together with --web-search "
     "both tools are offered.",
 )
@@ -153,21 +144,18 @@ Exit codes:
     default="direct",
     show_default=True,
     group=RESEARCH,
-    in_line=True,
     help="relay: run the prompt as a deep_research invocation.",
 )
 @option(
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
     group=RESEARCH,
-    in_line=True,
     help="With --target relay: form of the result (default markdown_brief).",
 )
 @option(
     "--window",
     type=click.Choice(WINDOWS),
     group=RESEARCH,
-    in_line=True,
     help="With --background, --target relay or --auto-tool-call (for its research runs): the provider's discount for "
     "work that may take this long.",
 )

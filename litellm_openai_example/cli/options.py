@@ -29,13 +29,13 @@ class Option(click.Option):
 
     Args:
         group: the heading that it stands under.
-        in_line: a line of a --questions file may set it, too.
+        in_line: a line of a --questions file may set it, too, as it may set those about asking and research.
     """
 
     def __init__(self, *args: Any, group: str = OTHER, in_line: bool = False, **attrs: Any) -> None:
         super().__init__(*args, **attrs)
         self.group = group
-        self.in_line = in_line
+        self.in_line = in_line or group in (ASKING, RESEARCH)
 
 
 option = partial(click.option, cls=Option)

@@ -21,7 +21,8 @@ from ..errors import ClosedClientError
 from ..http_library import httpx
 from ..json_object import JsonObject
 from ..payer import Payer, resolve_payer
-from ..transport.environment import check_host
+from ..transport.bodies import MAX_ANSWER
+from ..transport.environment import check_host, tls_options
 from ..transport.policy import Deadline, current_deadline, sdk_call
 from .arguments import TOOL_NAME, ToolArguments
 from .contract import (
@@ -62,9 +63,17 @@ _DEFAULT_FORMAT: str = ToolArguments.model_fields["deliverable_format"].default
 class RelayCalls:
     """The relay's calls as operations, shared by both clients."""
 
-    _http: Any
+    _http_type: Callable[..., Any]
 
-    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None, payer: Payer | None) -> None:
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = 30.0,
+        *,
+        payer: Payer | None = None,
+        **options: Any,
+    ) -> None:
         url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
         name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
         self.base_url = check_host(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
@@ -72,6 +81,7 @@ class RelayCalls:
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
         self.payer = resolve_payer() if payer is None else payer
+        self._http = self._http_type(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"

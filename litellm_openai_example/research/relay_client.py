@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import anyio
 
@@ -15,9 +15,6 @@ from ..calls.steps import EXPECTED, Operation, awaitable, run, run_async
 from ..errors import ClosedClientError
 from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
-from ..payer import Payer
-from ..transport.bodies import MAX_ANSWER
-from ..transport.environment import tls_options
 from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
 from ..transport.policy import Deadline, deadline
 from .contract import LAST_EVENT_HEADER, TERMINAL, AcceptedInvocation, Invocation
@@ -175,17 +172,7 @@ class RelayClient(RelayCalls):
     passes while a run continues.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = 30.0,
-        *,
-        payer: Payer | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(base_url, api_key, timeout, payer)
-        self._http = LiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+    _http_type = LiteLLMHttpxClient
 
     def check(self, *, timeout: float | None = None) -> None:
         """Raise `RelayError` unless the relay is ready."""
@@ -287,17 +274,7 @@ class RelayClient(RelayCalls):
 class AsyncRelayClient(RelayCalls):
     """An asynchronous client of a relay; see `RelayClient`, which has the same methods."""
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = 30.0,
-        *,
-        payer: Payer | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(base_url, api_key, timeout, payer)
-        self._http = AsyncLiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+    _http_type = AsyncLiteLLMHttpxClient
 
     check = awaitable(RelayClient.check)
     invoke = awaitable(RelayClient.invoke)

@@ -86,6 +86,7 @@ class _PolicyClient:
         self._own = {**options, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
         self._pid, self._forked = os.getpid(), dict[int, Self]()
+        self._in_loops = dict[object, Self]()
 
     def _with_usable_proxies(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the transports of a client whose environment names a proxy that cannot be used."""
@@ -175,12 +176,6 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     _transport_type = httpx.AsyncHTTPTransport
     # This client serves the first loop; each further loop gets a client with the same settings.
     _loop: Callable[[], object] | None = None
-
-    def __init__(
-        self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Unpack[HttpxOptions]
-    ) -> None:
-        super().__init__(retry_server_errors=retry_server_errors, max_answer=max_answer, **kwargs)
-        self._in_loops = dict[object, Self]()
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
