@@ -156,20 +156,6 @@ class _Client(Generic[SDK, Http]):
             fields=fields,
         )
 
-    def _asked(
-        self, prompts: Iterable[str | Mapping[str, Any]], api: ApiName, jobs: int, options: Mapping[str, Any]
-    ) -> Iterator[Asked]:
-        from .many import questions
-
-        # A text is an iterable too, and each of its characters would be asked.
-        if isinstance(prompts, str | bytes | Mapping):
-            raise ValueError("prompts is an iterable of prompts, not a single one")
-        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-            raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
-        if api not in APIS:
-            raise ValueError(f"api must be one of: {', '.join(APIS)}")
-        return questions(prompts, options)
-
     def _request(self, api: ApiName, question: Asked) -> JsonObject:
         if "timeout" in question.arguments:
             raise ValueError("timeout is an argument of ask_all, for each of its questions")
@@ -178,31 +164,6 @@ class _Client(Generic[SDK, Http]):
             return make(question.prompt, **question.arguments)
         except TypeError as error:
             raise ValueError(str(error)) from None
-
-    def _conversation(
-        self,
-        prompt: str,
-        instructions: str | None,
-        previous_response_id: str | None,
-        web_search: bool,
-        model: str | None,
-        window: Window | None,
-        fields: dict[str, object],
-    ) -> Conversation:
-        # Here and below: what only this call needs would cost every other one a good part of its start.
-        from .research.conversation import Conversation
-
-        if previous_response_id is not None:
-            check_response_id(previous_response_id)
-        return Conversation(
-            self._model(model),
-            check_prompt(prompt),
-            instructions,
-            web_search,
-            previous_response_id,
-            fields=further(fields, tools="the method (deep_research, and web_search=True)"),
-            window=check_window(window),
-        )
 
 
 class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
@@ -390,8 +351,21 @@ class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
                 `idempotency_key` and `arguments` find it. `others` has the further runs of the same turn.
             GatewayError: the call failed; its `research` is the text of the runs that were paid for before.
         """
-        given = prompt, instructions, previous_response_id, web_search, model, window, fields
-        return self._converse(self._conversation(*given), relay_base_url, relay_api_key, timeout)
+        # Here and below: what only this call needs would cost every other one a good part of its start.
+        from .research.conversation import Conversation
+
+        if previous_response_id is not None:
+            check_response_id(previous_response_id)
+        conversation = Conversation(
+            self._model(model),
+            check_prompt(prompt),
+            instructions,
+            web_search,
+            previous_response_id,
+            fields=further(fields, tools="the method (deep_research, and web_search=True)"),
+            window=check_window(window),
+        )
+        return self._converse(conversation, relay_base_url, relay_api_key, timeout)
 
     def ask_all(
         self,
@@ -419,7 +393,16 @@ class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
         Raises:
             ValueError: an argument of this method is unusable.
         """
-        return self._answers(self._asked(prompts, api, jobs, options), api, jobs, self._seconds(timeout))
+        from .many import questions
+
+        # A text is an iterable too, and each of its characters would be asked.
+        if isinstance(prompts, str | bytes | Mapping):
+            raise ValueError("prompts is an iterable of prompts, not a single one")
+        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+            raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
+        if api not in APIS:
+            raise ValueError(f"api must be one of: {', '.join(APIS)}")
+        return self._answers(questions(prompts, options), api, jobs, self._seconds(timeout))
 
     def _converse(
         self, conversation: Conversation, relay_base_url: str | None, relay_api_key: str | None, timeout: float | None
