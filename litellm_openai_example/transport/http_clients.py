@@ -97,11 +97,11 @@ class _PolicyClient:
             check_proxies(found, base_url)
         return {"transport": direct, "mounts": found}
 
-    def _of_this_process(self) -> Self:
-        pid = os.getpid()
-        if pid not in self._forked:
-            self._forked.setdefault(pid, type(self)(**self._own))
-        return self._forked[pid]
+    def _another(self, known: dict[Any, Self], key: object) -> Self:
+        """Return the client with the same settings for a forked process, or for another event loop."""
+        if key not in known:
+            known.setdefault(key, type(self)(**self._own))
+        return known[key]
 
 
 class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
@@ -121,7 +121,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
     def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
-            return self._of_this_process().send(request, stream=stream, **kwargs)
+            return self._another(self._forked, os.getpid()).send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         def on_event(name: str, info: Mapping[str, object]) -> None:
@@ -136,7 +136,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
             with bounded_io(attempt.until):
                 response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    if attempt.bounds_body_of(response):
+                    if attempt.body_until is not None or attempt.max_answer is not None:
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
@@ -180,7 +180,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
-            return await self._of_this_process().send(request, stream=stream, **kwargs)
+            return await self._another(self._forked, os.getpid()).send(request, stream=stream, **kwargs)
         if not self.is_closed and (client := self._of_this_loop(request)) is not self:
             return await client.send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
@@ -210,7 +210,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             with anyio.move_on_after(attempt.until.remaining()) as scope:
                 response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    if attempt.bounds_body_of(response):
+                    if attempt.body_until is not None or attempt.max_answer is not None:
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()
@@ -264,9 +264,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         for other in list(self._in_loops):
             if isinstance(other, asyncio.AbstractEventLoop) and other.is_closed():
                 self._in_loops.pop(other, None)
-        if loop not in self._in_loops:
-            self._in_loops[loop] = type(self)(**self._own)
-        return self._in_loops[loop]
+        return self._another(self._in_loops, loop)
 
 
 def _running_loop() -> object:

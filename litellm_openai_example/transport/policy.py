@@ -267,18 +267,6 @@ class Attempt:
         failure.__cause__ = error
         return failure
 
-    def bounds_body_of(self, response: httpx.Response) -> bool:
-        """Could the body of an answer outlast its deadline or exceed its limit?"""
-        if self.body_until is not None:
-            return True
-        if self.max_answer is None:
-            return False
-        # The length is that of the compressed body, and meaningless for a body in chunks.
-        headers = response.headers
-        length = headers.get("content-length", "")
-        as_sent = "content-encoding" not in headers and "transfer-encoding" not in headers
-        return not (as_sent and length.isdecimal() and len(length) < 16 and int(length) <= self.max_answer)
-
     def bound_reads(self) -> None:
         """Bound each single connect, read and write by the deadline, for a blocking call."""
         left = self.until.remaining()
