@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
@@ -43,7 +44,7 @@ from .transport.policy import deadline
 from .window import WINDOWS, Window, as_window
 
 if TYPE_CHECKING:
-    from .many import Asked, AskedReply
+    from .many import AskedReply, Unanswered
     from .research.conversation import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
@@ -156,12 +157,12 @@ class _Client(Generic[SDK, Http]):
             fields=fields,
         )
 
-    def _request(self, api: ApiName, question: Asked) -> JsonObject:
-        if "timeout" in question.arguments:
+    def _request(self, api: ApiName, prompt: str, arguments: Mapping[str, Any]) -> JsonObject:
+        if "timeout" in arguments:
             raise ValueError("timeout is an argument of ask_all, for each of its questions")
         make = self._chat if api == "chat" else self._response
         try:
-            return make(question.prompt, **question.arguments)
+            return make(prompt, **arguments)
         except TypeError as error:
             raise ValueError(str(error)) from None
 
@@ -412,19 +413,21 @@ class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
         with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
-    def _answers(self, asked: Iterator[Asked], api: ApiName, jobs: int, seconds: float | None) -> Iterator[AskedReply]:
+    def _answers(
+        self, asked: Iterator[Unanswered], api: ApiName, jobs: int, seconds: float | None
+    ) -> Iterator[AskedReply]:
         from .many import Pace, Threads, ask
 
         pace = Pace(jobs)
 
-        def answer(question: Asked) -> AskedReply:
+        def answer(asked: AskedReply, arguments: Mapping[str, Any]) -> AskedReply:
             try:
-                request = self._request(api, question)
-                return question.reply(self.run(ask(APIS[api], request, pace), seconds))
+                request = self._request(api, asked.prompt, arguments)
+                return replace(asked, reply=self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
-                return question.reply(error=error)
+                return replace(asked, error=error)
 
-        return chain.from_iterable(Threads((partial(answer, one) for one in asked), jobs))
+        return chain.from_iterable(Threads((partial(answer, *one) for one in asked), jobs))
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> TextStream:
         return text_stream(self, api, request, timeout)
@@ -489,20 +492,20 @@ class AsyncLiteLLMClient(_Client[AsyncLiteLLM, DefaultAsyncHttpxClient]):
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
     def _answers(
-        self, asked: Iterator[Asked], api: ApiName, jobs: int, seconds: float | None
+        self, asked: Iterator[Unanswered], api: ApiName, jobs: int, seconds: float | None
     ) -> AsyncGenerator[AskedReply]:
         from .many import Pace, ask, in_tasks
 
         pace = Pace(jobs)
 
-        async def answer(question: Asked) -> AskedReply:
+        async def answer(asked: AskedReply, arguments: Mapping[str, Any]) -> AskedReply:
             try:
-                request = self._request(api, question)
-                return question.reply(await self.run(ask(APIS[api], request, pace), seconds))
+                request = self._request(api, asked.prompt, arguments)
+                return replace(asked, reply=await self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
-                return question.reply(error=error)
+                return replace(asked, error=error)
 
-        return in_tasks((partial(answer, one) for one in asked), jobs)
+        return in_tasks((partial(answer, *one) for one in asked), jobs)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         # Deferred to the stream: this method is no coroutine, and cannot await the request.

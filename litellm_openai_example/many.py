@@ -10,16 +10,16 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .calls.finish_reasons import RUNNING
 from .calls.reply import Reply, require_complete
 from .calls.requests import Api, create, wait
-from .calls.steps import sleep
+from .calls.steps import Operation, sleep
 from .errors import ErrorKind, GatewayError
 from .json_object import JsonObject
 from .transport.policy import current_deadline, telling_retries
@@ -194,7 +194,7 @@ class Threads(Generic[T]):
             self._results.put(error)
 
 
-async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> AsyncGenerator[T]:
+async def in_tasks(tasks: Iterable[Callable[[], Operation[T]]], jobs: int) -> AsyncGenerator[T]:
     """Yield the results of asynchronous tasks, of which a bounded number runs at a time, in the order of their ends.
 
     The tasks that run are cancelled when the iteration is closed before its end.
@@ -206,7 +206,7 @@ async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> As
     try:
         while True:
             while len(running) < jobs and (task := next(left, None)) is not None:
-                running.add(asyncio.ensure_future(_awaited(task)))
+                running.add(asyncio.create_task(task()))
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -217,10 +217,6 @@ async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> As
             one.cancel()
         if running:
             await asyncio.wait(running)
-
-
-async def _awaited(task: Callable[[], Awaitable[T]]) -> T:
-    return await task()
 
 
 @dataclass(frozen=True)
@@ -245,19 +241,11 @@ class AskedReply:
         return self.reply.text if self.reply is not None else str(getattr(self.error, "text", ""))
 
 
-class Asked(NamedTuple):
-    """One question of `ask_all`, with arguments of the method that asks it."""
-
-    id: object
-    prompt: str
-    arguments: Mapping[str, Any]
-
-    def reply(self, reply: Reply | None = None, error: Exception | None = None) -> AskedReply:
-        """Return the end of this question."""
-        return AskedReply(self.id, self.prompt, reply, error)
+# A question without its end, and arguments of the method that asks it.
+Unanswered = tuple[AskedReply, Mapping[str, Any]]
 
 
-def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str, Any]) -> Iterator[Asked]:
+def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str, Any]) -> Iterator[Unanswered]:
     """Yield the questions of `ask_all`.
 
     Args:
@@ -267,4 +255,4 @@ def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str
     for number, given in enumerate(prompts, 1):
         own = {"prompt": given} if not isinstance(given, Mapping) else dict(given)
         question_id, prompt = own.pop("id", None), own.pop("prompt", "")
-        yield Asked(number if question_id is None else question_id, prompt, {**arguments, **own})
+        yield AskedReply(number if question_id is None else question_id, prompt), {**arguments, **own}

@@ -111,7 +111,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
         return _finished_at_once(session, exchange, reply)
     if session.response_id:
-        exchange.submitted(session.response_id)
+        history.keep_submitted(session, exchange.asked, session.response_id)
     if not session.options.wait:
         return _print_state(session, reply)
     notice(f"[submitted as {session.response_id}{may_take_until(record.window_ends_at)}]")
@@ -273,15 +273,12 @@ class _Exchange:
         self.by_id = False
         return send(self.request())
 
-    def submitted(self, response_id: str) -> None:
-        """Keep the conversation of a background response until it is read."""
-        history.keep_submitted(self._session, self._asked, response_id)
-
     def answered(self, reply: Reply) -> None:
         """Keep the conversation with its whole answer."""
-        history.keep_answer(self._session, self._asked, reply.text, reply.answer.id)
+        history.keep_answer(self._session, self.asked, reply.text, reply.answer.id)
 
-    def _asked(self) -> Talk:
+    def asked(self) -> Talk:
+        """Return the conversation with the prompt."""
         options, client = self._session.options, self._session.client
         talk = self.talk or Talk(str(client.openai.base_url), options.api, client.model)
         talk = talk._replace(instructions=options.instructions or talk.instructions)

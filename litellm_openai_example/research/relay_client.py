@@ -66,10 +66,11 @@ class _EventReading:
         self._had = 0  # characters of the text read so far
         self._place = 0  # offset of the next piece, for a relay that sends no offsets
 
-    def request(self) -> tuple[str, dict[str, str]]:
-        """Return the URL and the headers of the next connection."""
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """Return the request of the next connection."""
         self._place = self._had if self._last else 0  # a relay without event ids starts over
-        return self._url, {**self._headers, LAST_EVENT_HEADER: self._last} if self._last else self._headers
+        headers = {**self._headers, LAST_EVENT_HEADER: self._last} if self._last else self._headers
+        return http.build_request("GET", self._url, headers=headers, timeout=_EVENT_TIMEOUT)
 
     @contextmanager
     def connection(self) -> Iterator[None]:
@@ -236,11 +237,9 @@ class RelayClient(RelayCalls):
         """
         reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
         while not reading.ended():
-            url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
-                    request = self._http.build_request("GET", url, headers=headers, timeout=_EVENT_TIMEOUT)
-                    response = self._http.send(request, stream=True)
+                    response = self._http.send(reading.request(self._http), stream=True)
                 try:
                     if response.status_code >= 400:
                         response.read()
@@ -288,11 +287,9 @@ class AsyncRelayClient(RelayCalls):
         """See `RelayClient.events`."""
         reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
         while not reading.ended():
-            url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
-                    request = self._http.build_request("GET", url, headers=headers, timeout=_EVENT_TIMEOUT)
-                    response = await self._http.send(request, stream=True)
+                    response = await self._http.send(reading.request(self._http), stream=True)
                 try:
                     if response.status_code >= 400:
                         await response.aread()

@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 # The SDK is built on the HTTP library and anyio, and exposes them in its API (clients, exceptions, timeouts).
 import anyio
@@ -102,16 +103,14 @@ def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
         _current.reset(token)
 
 
+@dataclass
 class _Call:
     """A call of the SDK with all its attempts."""
 
-    def __init__(
-        self, until: Deadline | None, implied: Deadline | None = None, retry_server_errors: bool = False
-    ) -> None:
-        self.until = until
-        self.implied = implied
-        self.retry_server_errors = retry_server_errors
-        self.unconnected = 0
+    until: Deadline | None
+    implied: Deadline | None = None
+    retry_server_errors: bool = False
+    unconnected: int = 0
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("call", default=None)
