@@ -91,16 +91,8 @@ class Session:
         self.payer = Payer(self.payer.tags or recorded.tags, self.payer.end_user or recorded.end_user)
 
 
-def run_session(
-    run: Callable[[Session, str], int],
-    options: Options,
-    prompt: str,
-    started: float,
-    payer: Payer,
-    settings: GatewaySettings | None,
-) -> int:
+def run_session(run: Callable[[Session, str], int], session: Session, prompt: str) -> int:
     """Carry out the command line, and return the exit code."""
-    session = Session(options, started, payer, settings)
     try:
         with deadline(session.until):
             return run(session, prompt)
@@ -147,7 +139,9 @@ def _report(session: Session, error: BaseException) -> int:
 
 
 def _report_failure(session: Session, failure: GatewayError) -> int:
-    _add_hint(session, failure)
+    if failure.kind is ErrorKind.MISSING_TOOL and not session.options.search_tool:
+        missing = "--web-search" if session.options.api == "responses" else "--api responses --web-search"
+        failure.hint = f"a deep-research model needs something to search with: {missing}"
     ended = not isinstance(failure, StillRunningError)
     printed = session.out.wrote
     if isinstance(failure, CutShortError) and failure.text and not printed:
@@ -178,13 +172,6 @@ def _has_ended(session: Session, failure: GatewayError) -> bool:
         here = str(session.client.openai.base_url)
         return failure.status != 403 and all(record.gateway in (None, here) for record in session.pending.records)
     return isinstance(failure, CutShortError) or failure.kind in _ENDED
-
-
-def _add_hint(session: Session, failure: GatewayError) -> None:
-    options = session.options
-    if failure.kind is ErrorKind.MISSING_TOOL and not options.search_tool:
-        missing = "--web-search" if options.api == "responses" else "--api responses --web-search"
-        failure.hint = f"a deep-research model needs something to search with: {missing}"
 
 
 def _forget_hint(session: Session) -> str:

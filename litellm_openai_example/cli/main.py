@@ -314,7 +314,7 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
             if options.service == "journal":
                 from .pending import list_or_forget
             else:
-                from .ending import run_session
+                from .ending import Session, run_session
 
                 if options.service == "relay":
                     from .research import run
@@ -327,7 +327,7 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
         gc.enable()
     if options.service == "journal":
         return list_or_forget(options)
-    return run_session(run, options, prompt, started, payer, settings)
+    return run_session(run, Session(options, started, payer, settings), prompt)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -60,10 +60,8 @@ def show_turns(session: Session, result: ToolCallingResult) -> None:
         _show({f"turn {number} {name}": value for name, value in facts.items()})
     for call in result.calls:
         facts = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": _tokens(call.usage)}
-        facts |= {
-            " cost": _cost(call.cost, call.window),
-            " time": None if call.seconds is None else f"{call.seconds:.3f} s",
-        }
+        seconds = None if call.seconds is None else f"{call.seconds:.3f} s"
+        facts |= {" cost": _cost(call.cost, call.window), " time": seconds}
         _show({f"research run{name}": value for name, value in facts.items()})
     window = next((call.window for call in result.calls if call.window), None)
     _show({"cost of all": _cost(result.cost, window), "total": f"{time.monotonic() - session.started:.3f} s"})
