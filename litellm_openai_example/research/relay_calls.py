@@ -119,18 +119,11 @@ class RelayCalls:
         given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
         body = {"tool_name": TOOL_NAME, "arguments": given}
         try:
-            return await self._until_answered(read_accepted, "POST", INVOCATIONS_PATH, headers, body)
+            return await self.until_answered(read_accepted, "POST", INVOCATIONS_PATH, headers, body)
         except RelayError as error:
             if error.outcome_unknown:
                 raise self.unconfirmed(key, given, error) from error
             raise
-
-    async def read_operation(self, invocation_id: str, token: str, *, cancel: bool = False) -> Invocation:
-        """Return the current view of an invocation, cancelled first if `cancel` is True."""
-        path, headers = path_of(invocation_id), token_header(token)
-        if cancel:
-            return await self._until_answered(read_view, "POST", f"{path}/cancel", headers)
-        return await self._until_answered(read_view, "GET", path, headers)
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -148,7 +141,7 @@ class RelayCalls:
             path = f"{path_of(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
                 headers, limit = token_header(token), seconds + _WAIT_GRACE
-                view = await self._until_answered(read_view, "GET", path, headers, timeout=limit)
+                view = await self.until_answered(read_view, "GET", path, headers, timeout=limit)
             except RelayError as error:
                 if isinstance(error.__cause__, ClosedClientError):
                     raise
@@ -166,7 +159,7 @@ class RelayCalls:
             pause = FIRST_PAUSE if left - _left() > seconds / 2 else min(pause * 2, LONGEST_PAUSE)
             await sleep(max(0.0, min(pause, _left() - _LAST_POLL)))
 
-    async def _until_answered(
+    async def until_answered(
         self,
         read: Callable[[JsonObject], T],
         method: str,

@@ -200,7 +200,7 @@ class RelayClient(RelayCalls):
 
     def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
         """Return the current view of an invocation."""
-        return self._run(self.read_operation(invocation_id, token), timeout)
+        return self._run(self.until_answered(read_view, "GET", path_of(invocation_id), token_header(token)), timeout)
 
     def wait(
         self,
@@ -222,7 +222,8 @@ class RelayClient(RelayCalls):
 
     def cancel(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
         """Cancel an invocation, and return its view."""
-        return self._run(self.read_operation(invocation_id, token, cancel=True), timeout)
+        path = f"{path_of(invocation_id)}/cancel"
+        return self._run(self.until_answered(read_view, "POST", path, token_header(token)), timeout)
 
     def events(
         self, invocation_id: str, token: str, *, last_event_id: str = "", timeout: float | Deadline | None = None

@@ -136,7 +136,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
             with bounded_io(attempt.until):
                 response = super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    if attempt.body_until is not None or attempt.max_answer is not None:
+                    if attempt.bounds_body_of(response):
                         response.stream = BoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         response.read()
@@ -210,7 +210,7 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
             with anyio.move_on_after(attempt.until.remaining()) as scope:
                 response = await super().send(request, stream=True, **{**kwargs, "follow_redirects": False})
                 try:
-                    if attempt.body_until is not None or attempt.max_answer is not None:
+                    if attempt.bounds_body_of(response):
                         response.stream = AsyncBoundedBody(response, attempt.body_until, attempt.max_answer)
                     if not stream:
                         await response.aread()

@@ -34,9 +34,10 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 # The SDK is built on the HTTP library and anyio, and exposes them in its API (clients, exceptions, timeouts).
 import anyio
@@ -46,6 +47,8 @@ from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
 from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from ..http_library import httpx
+
+T = TypeVar("T")
 
 # LiteLLM forwards the provider's Retry-After under its own header name.
 _RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))  # in seconds
@@ -96,11 +99,18 @@ def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
     outer = _current.get()
     nearest = outer if outer is not None and outer.at <= mine.at else mine
     # In a context variable, because the SDK lies between the caller and the HTTP client, and passes no deadline on.
-    token = _current.set(nearest)
-    try:
+    with _holding(_current, nearest):
         yield nearest
+
+
+@contextmanager
+def _holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable a value inside the block."""
+    token = variable.set(value)
+    try:
+        yield
     finally:
-        _current.reset(token)
+        variable.reset(token)
 
 
 @dataclass
@@ -117,18 +127,12 @@ _current_call: ContextVar[_Call | None] = ContextVar("call", default=None)
 _on_retry: ContextVar[Callable[[int, float], None] | None] = ContextVar("on_retry", default=None)
 
 
-@contextmanager
-def telling_retries(on_retry: Callable[[int, float], None]) -> Iterator[None]:
+def telling_retries(on_retry: Callable[[int, float], None]) -> AbstractContextManager[None]:
     """Call `on_retry` before each wait for a retry inside the block, with the status of the answer and the seconds."""
-    token = _on_retry.set(on_retry)
-    try:
-        yield
-    finally:
-        _on_retry.reset(token)
+    return _holding(_on_retry, on_retry)
 
 
-@contextmanager
-def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> Iterator[None]:
+def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> AbstractContextManager[None]:
     """Make all attempts of one call of the SDK share a deadline and their counts.
 
     Args:
@@ -137,11 +141,7 @@ def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = Fal
         retry_server_errors: see `LiteLLMHttpxClient`.
     """
     seconds = timeout.read if isinstance(timeout, Timeout) else timeout
-    token = _current_call.set(_Call(current_deadline(), Deadline(seconds), retry_server_errors))
-    try:
-        yield
-    finally:
-        _current_call.reset(token)
+    return _holding(_current_call, _Call(current_deadline(), Deadline(seconds), retry_server_errors))
 
 
 class Attempt:
@@ -265,6 +265,18 @@ class Attempt:
         failure = APIConnectionError(message=f"Connection error: {error}", request=self.request)
         failure.__cause__ = error
         return failure
+
+    def bounds_body_of(self, response: httpx.Response) -> bool:
+        """Could the body of an answer outlast its deadline or exceed its limit?"""
+        if self.body_until is not None:
+            return True
+        if self.max_answer is None:
+            return False
+        # The length is that of the compressed body, and meaningless for a body in chunks.
+        headers = response.headers
+        length = headers.get("content-length", "")
+        as_sent = "content-encoding" not in headers and "transfer-encoding" not in headers
+        return not (as_sent and length.isdecimal() and len(length) < 16 and int(length) <= self.max_answer)
 
     def bound_reads(self) -> None:
         """Bound each single connect, read and write by the deadline, for a blocking call."""
