@@ -147,7 +147,7 @@ def remove(record: Record, *, durably: bool = True) -> None:
     """
     path = state_path() / file_name(_WORK, record.name)
     path.unlink(missing_ok=True)
-    if record.kind == RESPONSE:  # its conversation, which nothing will answer any more
+    if record.kind == RESPONSE:  # and its conversation, which stays without an answer
         (path.parent / file_name(CONVERSATION, json.dumps([record.id]))).unlink(missing_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
