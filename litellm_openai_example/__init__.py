@@ -26,35 +26,21 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_HOMES = {
-    "Answer": "calls.answer",
-    "AskedReply": "many",
-    "AsyncLiteLLM": "sdk",
-    "AsyncLiteLLMClient": "client",
-    "AsyncLiteLLMHttpxClient": "transport.http_clients",
-    "AsyncRelayClient": "research.relay_client",
-    "AsyncTextStream": "calls.streams",
-    "ConfigurationError": "config",
-    "CutShortError": "errors",
-    "ErrorKind": "errors",
-    "FunctionCall": "calls.answer",
-    "GatewayError": "errors",
-    "LiteLLM": "sdk",
-    "LiteLLMClient": "client",
-    "LiteLLMHttpxClient": "transport.http_clients",
-    "RelayClient": "research.relay_client",
-    "RelayError": "research.relay_answers",
-    "Reply": "calls.reply",
-    "ResearchRunningError": "research.relay_answers",
-    "ResearchUnconfirmedError": "research.relay_answers",
-    "Source": "calls.answer",
-    "StillRunningError": "errors",
-    "TextStream": "calls.streams",
-    "ToolCall": "research.conversation",
-    "ToolCallingResult": "research.conversation",
-    "Turn": "research.conversation",
-    "Usage": "calls.answer",
-    "file_part": "attachments",
+# The public names by their modules.
+_NAMES = {
+    "attachments": ("file_part",),
+    "calls.answer": ("Answer", "FunctionCall", "Source", "Usage"),
+    "calls.reply": ("Reply",),
+    "calls.streams": ("AsyncTextStream", "TextStream"),
+    "client": ("AsyncLiteLLMClient", "LiteLLMClient"),
+    "config": ("ConfigurationError",),
+    "errors": ("CutShortError", "ErrorKind", "GatewayError", "StillRunningError"),
+    "many": ("AskedReply",),
+    "research.conversation": ("ToolCall", "ToolCallingResult", "Turn"),
+    "research.relay_answers": ("RelayError", "ResearchRunningError", "ResearchUnconfirmedError"),
+    "research.relay_client": ("AsyncRelayClient", "RelayClient"),
+    "sdk": ("AsyncLiteLLM", "LiteLLM"),
+    "transport.http_clients": ("AsyncLiteLLMHttpxClient", "LiteLLMHttpxClient"),
 }
 
 __all__ = [
@@ -96,11 +82,12 @@ if not TYPE_CHECKING:  # it would let any name pass
             from importlib.metadata import version
 
             return version("litellm-openai-example")
-        if name not in _HOMES:
+        home = next((module for module, names in _NAMES.items() if name in names), None)
+        if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = value
         return value
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import partial, wraps
+from dataclasses import replace
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient, Timeout
 
@@ -31,7 +32,7 @@ from .calls.requests import (
     further,
     response_request,
 )
-from .calls.steps import Operation, run, run_async
+from .calls.steps import Operation, awaitable, run, run_async
 from .calls.streams import AsyncTextStream, StreamReader, TextStream
 from .config import DEFAULT_MODEL, DEFAULT_TIMEOUT, gateway_settings
 from .errors import GatewayError
@@ -39,16 +40,18 @@ from .json_object import JsonObject
 from .payer import SESSION_HEADER, Payer, resolve_payer
 from .sdk import NO_PLATFORM, AsyncLiteLLM, LiteLLM, SDKOptions
 from .transport.bodies import MAX_ANSWER
-from .transport.deadline import deadline
+from .transport.policy import deadline
 from .window import WINDOWS, Window, as_window
 
 if TYPE_CHECKING:
-    from .many import Asked, AskedReply
+    from .many import AskedReply, Unanswered
     from .research.conversation import Conversation, ToolCallingResult
     from .research.relay_calls import RelayCalls
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SDK = TypeVar("SDK", LiteLLM, AsyncLiteLLM)
+Http = TypeVar("Http")
 Files = Sequence[str | os.PathLike[str]]
 
 
@@ -75,15 +78,30 @@ class EnvironmentOptions(ClientOptions, total=False):
     http_client: Any
 
 
-class _Client:
+class _Client(Generic[SDK, Http]):
     """The arguments of both clients, checked and turned into requests."""
 
-    openai: LiteLLM | AsyncLiteLLM
+    openai: SDK
+    _sdk_type: Callable[..., SDK]
 
-    def __init__(self, model: str, timeout: float | None, payer: Payer) -> None:
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str = DEFAULT_MODEL,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        *,
+        tags: Iterable[str] | None = None,
+        end_user: str | None = None,
+        http_client: Http | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        self._payer = options.get("payer") or resolve_payer(tags, end_user)
         self.model = check_prompt(model, "model name")
         self.timeout = check_timeout(timeout)
-        self._payer = payer
+        self.openai = self._sdk_type(
+            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
+        )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ, **options: Unpack[EnvironmentOptions]) -> Self:
@@ -102,6 +120,10 @@ class _Client:
     def _model(self, model: str | None) -> str:
         return self.model if model is None else check_prompt(model, "model name")
 
+    def _content(self, prompt: str, files: Files, api: ApiName) -> str | list[JsonObject]:
+        checked = check_prompt(prompt)
+        return content_of(checked, files, api) if files != () else checked
+
     def _chat(
         self,
         prompt: str,
@@ -110,8 +132,7 @@ class _Client:
         files: Files = (),
         **fields: object,
     ) -> JsonObject:
-        content = content_of(check_prompt(prompt), files, "chat")
-        return chat_request(self._model(model), content, instructions, fields)
+        return chat_request(self._model(model), self._content(prompt, files, "chat"), instructions, fields)
 
     def _response(
         self,
@@ -128,7 +149,7 @@ class _Client:
             check_response_id(previous_response_id)
         return response_request(
             self._model(model),
-            content_of(check_prompt(prompt), files, "responses"),
+            self._content(prompt, files, "responses"),
             tools=tools,
             previous_response_id=previous_response_id,
             instructions=instructions,
@@ -136,56 +157,17 @@ class _Client:
             fields=fields,
         )
 
-    def _asked(
-        self, prompts: Iterable[str | Mapping[str, Any]], api: ApiName, jobs: int, options: Mapping[str, Any]
-    ) -> Iterator[Asked]:
-        from .many import questions
-
-        # A text is an iterable too, and each of its characters would be asked.
-        if isinstance(prompts, str | bytes | Mapping):
-            raise ValueError("prompts is an iterable of prompts, not a single one")
-        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-            raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
-        if api not in APIS:
-            raise ValueError(f"api must be one of: {', '.join(APIS)}")
-        return questions(prompts, options)
-
-    def _request(self, api: ApiName, question: Asked) -> JsonObject:
-        if "timeout" in question.arguments:
+    def _request(self, api: ApiName, prompt: str, arguments: Mapping[str, Any]) -> JsonObject:
+        if "timeout" in arguments:
             raise ValueError("timeout is an argument of ask_all, for each of its questions")
         make = self._chat if api == "chat" else self._response
         try:
-            return make(question.prompt, **question.arguments)
+            return make(prompt, **arguments)
         except TypeError as error:
             raise ValueError(str(error)) from None
 
-    def _conversation(
-        self,
-        prompt: str,
-        instructions: str | None,
-        previous_response_id: str | None,
-        web_search: bool,
-        model: str | None,
-        window: Window | None,
-        fields: dict[str, object],
-    ) -> Conversation:
-        # Here and below: what only this call needs would cost every other one a good part of its start.
-        from .research.conversation import Conversation
 
-        if previous_response_id is not None:
-            check_response_id(previous_response_id)
-        return Conversation(
-            self._model(model),
-            check_prompt(prompt),
-            instructions,
-            web_search,
-            previous_response_id,
-            fields=further(fields, tools="the method (deep_research, and web_search=True)"),
-            window=check_window(window),
-        )
-
-
-class LiteLLMClient(_Client):
+class LiteLLMClient(_Client[LiteLLM, DefaultHttpxClient]):
     """Blocking calls to a LiteLLM gateway.
 
     Args:
@@ -212,24 +194,7 @@ class LiteLLMClient(_Client):
     continues, and `ValueError` for an argument that cannot be sent (`OSError` for a file that cannot be read).
     """
 
-    openai: LiteLLM
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        model: str = DEFAULT_MODEL,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        *,
-        tags: Iterable[str] | None = None,
-        end_user: str | None = None,
-        http_client: DefaultHttpxClient | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        super().__init__(model, timeout, resolve_payer(tags, end_user))
-        self.openai = LiteLLM(
-            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
-        )
+    _sdk_type = LiteLLM
 
     def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
         """Run an operation of this package within `timeout` seconds, with its calls in one session.
@@ -357,6 +322,7 @@ class LiteLLMClient(_Client):
 
     def create_response_with_tool_calling(
         self,
+        /,
         prompt: str,
         relay_base_url: str | None = None,
         instructions: str | None = None,
@@ -386,15 +352,25 @@ class LiteLLMClient(_Client):
                 `idempotency_key` and `arguments` find it. `others` has the further runs of the same turn.
             GatewayError: the call failed; its `research` is the text of the runs that were paid for before.
         """
-        from .research.relay_client import RelayClient
+        # Here and below: what only this call needs would cost every other one a good part of its start.
+        from .research.conversation import Conversation
 
-        given = prompt, instructions, previous_response_id, web_search, model, window, fields
-        conversation = self._conversation(*given)
-        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
-            return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
+        if previous_response_id is not None:
+            check_response_id(previous_response_id)
+        conversation = Conversation(
+            self._model(model),
+            check_prompt(prompt),
+            instructions,
+            web_search,
+            previous_response_id,
+            fields=further(fields, tools="the method (deep_research, and web_search=True)"),
+            window=check_window(window),
+        )
+        return self._converse(conversation, relay_base_url, relay_api_key, timeout)
 
     def ask_all(
         self,
+        /,
         prompts: Iterable[str | Mapping[str, Any]],
         *,
         api: ApiName = "chat",
@@ -405,7 +381,8 @@ class LiteLLMClient(_Client):
         """Ask many questions side by side, and yield the end of each as it comes.
 
         A rate limit of one slows all of them down. Prompts are taken from the iterable only as they are asked. An error
-        of a question is yielded with it, not raised. If the iteration is left early, up to `jobs` calls are under way.
+        of a question is yielded with it, not raised. If the iteration is left early, up to `jobs` calls are under way;
+        the asynchronous client, which needs asyncio here, cancels them when the iteration is closed.
 
         Args:
             prompts: texts, or mappings with `prompt`, `id` and arguments of `chat` or `respond` for this question.
@@ -417,18 +394,40 @@ class LiteLLMClient(_Client):
         Raises:
             ValueError: an argument of this method is unusable.
         """
+        from .many import questions
+
+        # A text is an iterable too, and each of its characters would be asked.
+        if isinstance(prompts, str | bytes | Mapping):
+            raise ValueError("prompts is an iterable of prompts, not a single one")
+        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+            raise ValueError(f"jobs must be a whole number above 0, not {jobs!r}")
+        if api not in APIS:
+            raise ValueError(f"api must be one of: {', '.join(APIS)}")
+        return self._answers(questions(prompts, options), api, jobs, self._seconds(timeout))
+
+    def _converse(
+        self, conversation: Conversation, relay_base_url: str | None, relay_api_key: str | None, timeout: float | None
+    ) -> ToolCallingResult:
+        from .research.relay_client import RelayClient
+
+        with RelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
+            return self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
+
+    def _answers(
+        self, asked: Iterator[Unanswered], api: ApiName, jobs: int, seconds: float | None
+    ) -> Iterator[AskedReply]:
         from .many import Pace, Threads, ask
 
-        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+        pace = Pace(jobs)
 
-        def answer(question: Asked) -> AskedReply:
+        def answer(asked: AskedReply, arguments: Mapping[str, Any]) -> AskedReply:
             try:
-                request = self._request(api, question)
-                return question.reply(self.run(ask(APIS[api], request, pace), seconds))
+                request = self._request(api, asked.prompt, arguments)
+                return replace(asked, reply=self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
-                return question.reply(error=error)
+                return replace(asked, error=error)
 
-        return chain.from_iterable(Threads((partial(answer, one) for one in asked), jobs))
+        return chain.from_iterable(Threads((partial(answer, *one) for one in asked), jobs))
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> TextStream:
         return text_stream(self, api, request, timeout)
@@ -445,18 +444,7 @@ class LiteLLMClient(_Client):
 
 
 # The asynchronous client has the methods of the blocking one, whose signatures type checkers and editors keep. They
-# call `run` and `_stream`, of which each client has its own.
-
-
-def _awaitable(
-    method: Callable[Concatenate[LiteLLMClient, P], T],
-) -> Callable[Concatenate[AsyncLiteLLMClient, P], Coroutine[Any, Any, T]]:
-    @wraps(method)
-    async def call(self: AsyncLiteLLMClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        of_either: Callable[..., Any] = method
-        return await of_either(self, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return call
+# call `run`, `_stream`, `_converse` and `_answers`, of which each client has its own.
 
 
 def _streaming(
@@ -466,87 +454,58 @@ def _streaming(
     return of_either  # type: ignore[no-any-return]
 
 
-class AsyncLiteLLMClient(_Client):
+def _generating(
+    method: Callable[Concatenate[LiteLLMClient, P], Iterator[T]],
+) -> Callable[Concatenate[AsyncLiteLLMClient, P], AsyncGenerator[T]]:
+    of_either: Any = method
+    return of_either  # type: ignore[no-any-return]
+
+
+class AsyncLiteLLMClient(_Client[AsyncLiteLLM, DefaultAsyncHttpxClient]):
     """Asynchronous calls to a LiteLLM gateway, with the methods of `LiteLLMClient`."""
 
-    openai: AsyncLiteLLM
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        model: str = DEFAULT_MODEL,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        *,
-        tags: Iterable[str] | None = None,
-        end_user: str | None = None,
-        http_client: DefaultAsyncHttpxClient | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        super().__init__(model, timeout, resolve_payer(tags, end_user))
-        self.openai = AsyncLiteLLM(
-            http_client=http_client, base_url=base_url, api_key=api_key, **_sdk_options(options, self._payer)
-        )
+    _sdk_type = AsyncLiteLLM
 
     async def run(self, operation: Operation[T], timeout: float | None = None, session_id: str = "") -> T:
         """See `LiteLLMClient.run`."""
         with closing(operation), deadline(self._seconds(timeout)):
             return await run_async(_sdk_of(self.openai, session_id), operation)
 
-    create_chat_completion = _awaitable(LiteLLMClient.create_chat_completion)
-    chat = _awaitable(LiteLLMClient.chat)
-    create_response = _awaitable(LiteLLMClient.create_response)
-    respond = _awaitable(LiteLLMClient.respond)
-    wait = _awaitable(LiteLLMClient.wait)
-    retrieve_response = _awaitable(LiteLLMClient.retrieve_response)
-    cancel_response = _awaitable(LiteLLMClient.cancel_response)
+    create_chat_completion = awaitable(LiteLLMClient.create_chat_completion)
+    chat = awaitable(LiteLLMClient.chat)
+    create_response = awaitable(LiteLLMClient.create_response)
+    respond = awaitable(LiteLLMClient.respond)
+    wait = awaitable(LiteLLMClient.wait)
+    retrieve_response = awaitable(LiteLLMClient.retrieve_response)
+    cancel_response = awaitable(LiteLLMClient.cancel_response)
     stream_chat_completion = _streaming(LiteLLMClient.stream_chat_completion)
     stream_response = _streaming(LiteLLMClient.stream_response)
+    create_response_with_tool_calling = awaitable(LiteLLMClient.create_response_with_tool_calling)
+    ask_all = _generating(LiteLLMClient.ask_all)
 
-    async def create_response_with_tool_calling(
-        self,
-        prompt: str,
-        relay_base_url: str | None = None,
-        instructions: str | None = None,
-        previous_response_id: str | None = None,
-        web_search: bool = False,
-        *,
-        relay_api_key: str | None = None,
-        model: str | None = None,
-        timeout: float | None = None,
-        window: Window | None = None,
-        **fields: object,
+    async def _converse(
+        self, conversation: Conversation, relay_base_url: str | None, relay_api_key: str | None, timeout: float | None
     ) -> ToolCallingResult:
-        """See `LiteLLMClient.create_response_with_tool_calling`."""
         from .research.relay_client import AsyncRelayClient
 
-        given = prompt, instructions, previous_response_id, web_search, model, window, fields
-        conversation = self._conversation(*given)
         async with AsyncRelayClient(relay_base_url, relay_api_key, payer=conversation.run_payer(self._payer)) as relay:
             return await self.run(_with_tools(conversation, relay), timeout, conversation.session_id)
 
-    def ask_all(
-        self,
-        prompts: Iterable[str | Mapping[str, Any]],
-        *,
-        api: ApiName = "chat",
-        jobs: int = 4,
-        timeout: float | None = None,
-        **options: Any,
+    def _answers(
+        self, asked: Iterator[Unanswered], api: ApiName, jobs: int, seconds: float | None
     ) -> AsyncGenerator[AskedReply]:
-        """See `LiteLLMClient.ask_all`. It needs asyncio; if the iteration is closed early, it cancels its calls."""
         from .many import Pace, ask, in_tasks
 
-        asked, seconds, pace = self._asked(prompts, api, jobs, options), self._seconds(timeout), Pace(jobs)
+        pace = Pace(jobs)
 
-        async def answer(question: Asked) -> AskedReply:
+        async def answer(asked: AskedReply, arguments: Mapping[str, Any]) -> AskedReply:
             try:
-                request = self._request(api, question)
-                return question.reply(await self.run(ask(APIS[api], request, pace), seconds))
+                request = self._request(api, asked.prompt, arguments)
+                return replace(asked, reply=await self.run(ask(APIS[api], request, pace), seconds))
             except (GatewayError, ValueError, OSError) as error:
-                return question.reply(error=error)
+                return replace(asked, error=error)
 
-        return in_tasks((partial(answer, one) for one in asked), jobs)
+        return in_tasks((partial(answer, *one) for one in asked), jobs)
 
     def _stream(self, api: Api, request: JsonObject, timeout: float | None) -> AsyncTextStream:
         # Deferred to the stream: this method is no coroutine, and cannot await the request.

@@ -73,7 +73,8 @@ def _explain_status(error: openai.APIStatusError) -> GatewayError:
     headers = error.response.headers
     content_type = headers.get("content-type", "")
     report = read_report(error.body, error.status_code, content_type, error.response.extensions.get("retry_after"))
-    explained = _explain_report(report, _support_ids(headers))
+    support_ids = {name: one_line(headers[name])[:100] for name in _SUPPORT_IDS if headers.get(name)}
+    explained = _explain_report(report, support_ids)
     explained.outcome_unknown = bool(error.response.extensions.get("outcome_unknown"))
     # LiteLLM answers with 500 before it sends anything.
     if explained.kind is ErrorKind.NOT_SUPPORTED:
@@ -175,10 +176,6 @@ def _explain_report(report: Report, support_ids: Mapping[str, str]) -> GatewayEr
         support_ids=support_ids,
         retry_after=report.delay,
     )
-
-
-def _support_ids(headers: httpx.Headers) -> dict[str, str]:
-    return {name: one_line(headers[name])[:100] for name in _SUPPORT_IDS if headers.get(name)}
 
 
 def _target(response: httpx.Response) -> str:

@@ -66,7 +66,7 @@ class Report:
 
 
 # A page begins with a tag; `<|` begins a token of a model, which an error may quote.
-_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
+PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\|)")
 _STREAM = r"\bstream(ing)?\b"
 # Fields whose refusal has a separate row: the beginnings of the providers' parameter names.
 _REFUSABLE = ("reasoning", "tool", "store", "stream", "background_options")
@@ -316,7 +316,7 @@ def is_web_page(headers: Mapping[str, str], content: bytes) -> bool:
     Neither LiteLLM nor a relay answers with a page, so neither has seen the request. Any other unreadable body may be
     a provider's that LiteLLM passed on.
     """
-    return _PAGE.match(content) is not None or (
+    return PAGE.match(content) is not None or (
         "html" in headers.get("content-type", "").lower() and bool(content[:64].strip())
     )
 

@@ -6,8 +6,7 @@ client and the command raise `GatewayError`, whose text is one line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from enum import StrEnum
 from traceback import clear_frames
 from typing import Any, ClassVar, NoReturn
@@ -100,17 +99,6 @@ class ErrorKind(StrEnum):
 
 class UnusableSettingError(ConfigurationError, openai.OpenAIError):
     """A `ConfigurationError` of a client that is also an `OpenAIError`, as the SDK's own errors about settings are."""
-
-
-@contextmanager
-def as_sdk_errors() -> Iterator[None]:
-    """Turn a `ConfigurationError` inside the block into one that programs written for the SDK catch, too."""
-    try:
-        yield
-    except ConfigurationError as error:
-        if isinstance(error, openai.OpenAIError):
-            raise
-        raise UnusableSettingError(str(error)) from error
 
 
 class PortableError(Exception):

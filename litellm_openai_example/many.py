@@ -10,19 +10,19 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .calls.finish_reasons import RUNNING
 from .calls.reply import Reply, require_complete
 from .calls.requests import Api, create, wait
-from .calls.steps import sleep
+from .calls.steps import Operation, sleep
 from .errors import ErrorKind, GatewayError
 from .json_object import JsonObject
-from .transport.deadline import current_deadline
-from .transport.policy import telling_retries
+from .transport.policy import current_deadline, telling_retries
 from .window import window_of
 
 if TYPE_CHECKING:
@@ -55,10 +55,22 @@ class Pace:
         """The seconds until the next call may begin; 0 without a rate limit."""
         return max(0.0, self._resume - time.monotonic())
 
-    async def begin(self) -> None:
-        """Wait until a call may begin. An `end` must follow."""
+    @asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None]:
+        """Wait until a call may begin, and count the block as that call: its rate limits slow all calls down."""
         while not self.may_begin():
             await sleep(min(max(self.paused, _NAP), _LONGEST_NAP))
+        success = False
+        try:
+            with telling_retries(self.slow_down):
+                yield
+            success = True
+        except GatewayError as error:
+            if _is_worth_waiting(error):
+                self.slow_down(429, error.retry_after or 0.0)
+            raise
+        finally:
+            self.end(success=success)
 
     def may_begin(self) -> bool:
         """Begin a call, and return True, if one may begin now. An `end` must follow."""
@@ -111,19 +123,12 @@ async def ask(api: Api, request: JsonObject, pace: Pace, on_submitted: Callable[
 
 async def _paced(api: Api, request: JsonObject, pace: Pace) -> Reply:
     while True:
-        await pace.begin()
-        success = False
         try:
-            with telling_retries(pace.slow_down):
-                reply = await create(api, request)
-            success = True
-            return reply
+            async with pace.slot():
+                return await create(api, request)
         except GatewayError as error:
             if not _is_worth_waiting(error):
                 raise
-            pace.slow_down(429, error.retry_after or 0.0)
-        finally:
-            pace.end(success=success)
 
 
 def _is_worth_waiting(error: GatewayError) -> bool:
@@ -189,7 +194,7 @@ class Threads(Generic[T]):
             self._results.put(error)
 
 
-async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> AsyncGenerator[T]:
+async def in_tasks(tasks: Iterable[Callable[[], Operation[T]]], jobs: int) -> AsyncGenerator[T]:
     """Yield the results of asynchronous tasks, of which a bounded number runs at a time, in the order of their ends.
 
     The tasks that run are cancelled when the iteration is closed before its end.
@@ -201,7 +206,7 @@ async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> As
     try:
         while True:
             while len(running) < jobs and (task := next(left, None)) is not None:
-                running.add(asyncio.ensure_future(_awaited(task)))
+                running.add(asyncio.create_task(task()))
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -212,10 +217,6 @@ async def in_tasks(tasks: Iterable[Callable[[], Awaitable[T]]], jobs: int) -> As
             one.cancel()
         if running:
             await asyncio.wait(running)
-
-
-async def _awaited(task: Callable[[], Awaitable[T]]) -> T:
-    return await task()
 
 
 @dataclass(frozen=True)
@@ -240,19 +241,11 @@ class AskedReply:
         return self.reply.text if self.reply is not None else str(getattr(self.error, "text", ""))
 
 
-class Asked(NamedTuple):
-    """One question of `ask_all`, with arguments of the method that asks it."""
-
-    id: object
-    prompt: str
-    arguments: Mapping[str, Any]
-
-    def reply(self, reply: Reply | None = None, error: Exception | None = None) -> AskedReply:
-        """Return the end of this question."""
-        return AskedReply(self.id, self.prompt, reply, error)
+# A question without its end, and arguments of the method that asks it.
+Unanswered = tuple[AskedReply, Mapping[str, Any]]
 
 
-def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str, Any]) -> Iterator[Asked]:
+def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str, Any]) -> Iterator[Unanswered]:
     """Yield the questions of `ask_all`.
 
     Args:
@@ -262,4 +255,4 @@ def questions(prompts: Iterable[str | Mapping[str, Any]], arguments: Mapping[str
     for number, given in enumerate(prompts, 1):
         own = {"prompt": given} if not isinstance(given, Mapping) else dict(given)
         question_id, prompt = own.pop("id", None), own.pop("prompt", "")
-        yield Asked(number if question_id is None else question_id, prompt, {**arguments, **own})
+        yield AskedReply(number if question_id is None else question_id, prompt), {**arguments, **own}

@@ -8,7 +8,8 @@ Longer than other files, because every argument is typed out for both clients.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self, TypedDict, Unpack
 
 import openai
@@ -26,7 +27,7 @@ from openai import (
 
 from .config import ConfigurationError, resolve_api_key, resolve_base_url
 from .diagnosis import explain
-from .errors import UNKNOWN, ErrorKind, as_sdk_errors
+from .errors import UNKNOWN, ErrorKind, UnusableSettingError
 from .http_library import httpx
 from .json_object import JsonObject
 from .payer import NOBODY, Payer, resolve_payer
@@ -127,7 +128,7 @@ class LiteLLM(OpenAI):
         **options: Unpack[SDKOptions],
     ) -> None:
         self.retry_server_errors = retry_server_errors
-        with as_sdk_errors():
+        with _as_sdk_errors():
             _check_options(OpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
             self.payer = resolve_payer() if payer is None else payer
@@ -196,7 +197,7 @@ class AsyncLiteLLM(AsyncOpenAI):
         **options: Unpack[SDKOptions],
     ) -> None:
         self.retry_server_errors = retry_server_errors
-        with as_sdk_errors():
+        with _as_sdk_errors():
             _check_options(AsyncOpenAI.__init__, options)
             resolved, key = _address(base_url), _key(api_key)
             self.payer = resolve_payer() if payer is None else payer
@@ -238,6 +239,17 @@ class AsyncLiteLLM(AsyncOpenAI):
     with_options = copy
 
 
+@contextmanager
+def _as_sdk_errors() -> Iterator[None]:
+    """Turn a `ConfigurationError` inside the block into one that programs written for the SDK catch, too."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if isinstance(error, openai.OpenAIError):
+            raise
+        raise UnusableSettingError(str(error)) from error
+
+
 def _address(base_url: str | httpx.URL | NotGiven | None) -> str:
     given = None if base_url is None or isinstance(base_url, NotGiven) else str(base_url)
     return check_host(resolve_base_url(given))
@@ -271,7 +283,7 @@ def _keep_only(client: LiteLLM | AsyncLiteLLM, given: SDKOptions) -> None:
 def _copied(client: LiteLLM | AsyncLiteLLM, method: Callable[..., object], options: CopyOptions) -> dict[str, Any]:
     given: dict[str, Any] = {**options}
     ours = {name: given.pop(name, getattr(client, name)) for name in ("retry_server_errors", "payer")}
-    with as_sdk_errors():
+    with _as_sdk_errors():
         _check_options(method, given)
     return {**given, "_extra_kwargs": {**ours, **given.get("_extra_kwargs", {})}}
 

@@ -6,6 +6,7 @@ refused, never used: a user who planted a key knows it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -48,6 +49,11 @@ def state_path(env: Mapping[str, str] = os.environ) -> Path:
         ConfigurationError: the home directory is unknown.
     """
     return _path(env, "state", "XDG_STATE_HOME", ".local/state")
+
+
+def file_name(kind: str, key: str) -> str:
+    """Return the name of a file of this kind; a key may be too long for one, and have characters that a name cannot."""
+    return f"{kind}-{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:32]}.json"
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:

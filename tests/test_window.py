@@ -26,7 +26,7 @@ from litellm_openai_example.error_table import read_report, row_of
 from litellm_openai_example.errors import ErrorKind
 from litellm_openai_example.relay.settings import Timings
 from litellm_openai_example.research.contract import AcceptedInvocation
-from litellm_openai_example.transport.deadline import deadline
+from litellm_openai_example.transport.policy import deadline
 from litellm_openai_example.window import as_window, may_take_until, poll_pause, time_limit, window_of, with_window
 
 from .fakes.scripted import KEY, ScriptedServer, reply, response_body

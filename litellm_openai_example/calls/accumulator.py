@@ -33,6 +33,7 @@ class Accumulator(ABC):
         skipped: the number of unreadable lines.
         broken: the first unreadable piece of the answer; empty if there is none.
         reported: what may be an error, or a word about progress; it counts unless the answer is whole.
+        ended: the terminal event has arrived.
     """
 
     read: ClassVar[Callable[[object], Answer]]
@@ -43,22 +44,18 @@ class Accumulator(ABC):
         self.skipped = 0
         self.broken = ""
         self.reported: object = None
+        self.ended = False
         self._first_skipped = ""
         # The answer was whole before the first unreadable piece.
         self._is_over = False
-
-    @property
-    @abstractmethod
-    def ended(self) -> bool:
-        """Has the terminal event arrived?"""
 
     @abstractmethod
     def feed(self, data: object) -> str:
         """Add the JSON of an event, and return the text that it brings."""
 
-    @abstractmethod
     def end(self) -> str:
-        """Note the `[DONE]` at the end of the events, and return the text that was held back."""
+        """Take a `[DONE]`, which here means nothing, and return the text that was held back."""
+        return self.rest()
 
     @abstractmethod
     def rest(self) -> str:

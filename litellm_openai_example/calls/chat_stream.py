@@ -43,18 +43,12 @@ class ChatStream(Accumulator):
 
     def __init__(self) -> None:
         super().__init__()
-        self._done = False
         self._top: JsonObject = {}
         self._choices: dict[int, _Choice] = {}
         self._shown: _Choice | None = None
         self._latest = 0  # the choice of the latest piece of text
         # The pieces of several choices are interleaved.
         self._mixed = False
-
-    @property
-    def ended(self) -> bool:
-        """Has `[DONE]` arrived?"""
-        return self._done
 
     def feed(self, data: object) -> str:
         """Add a chunk, and return the text that it brings."""
@@ -94,8 +88,8 @@ class ChatStream(Accumulator):
         return self._shown.text.so_far() if self._shown else ""
 
     def end(self) -> str:
-        """Note the `[DONE]` at the end of the events, and return the text that was held back."""
-        self._done = True
+        """Take the `[DONE]` at the end of the events, and return the text that was held back."""
+        self.ended = True
         return self.rest()
 
     def _gather(self) -> str:
@@ -128,7 +122,7 @@ class ChatStream(Accumulator):
         answer = read_chat(self.body())
         something = answer.text or answer.refusal or answer.calls
         shown = self._shown or self._choices.get(0)
-        done = self._done and self.reported is None
+        done = self.ended and self.reported is None
         reached = (done and something) or answer.cut_short or (shown and shown.reason)
         return self._without_broken(answer) if reached else replace(answer, status="")
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..diagnosis import explain_body
-from ..error_table import is_web_page, words_of
+from ..error_table import PAGE, words_of
 from ..errors import CutShortError, ErrorKind, GatewayError, one_line
 from ..http_library import httpx
 from ..json_object import JsonObject
-from ..transport.bodies import MAX_ANSWER, is_cut, too_large
+from ..transport.bodies import CUT_SHORT_AT, MAX_ANSWER, too_large
 from ..transport.packing import unpacked
 from .accumulator import Accumulator
 from .answer import Answer, FunctionCall, Source, Usage, as_beginning, read_cost
@@ -136,11 +136,11 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         ValueError: the body is not a JSON object.
         GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
-    content, cut = raw.http_response.content, is_cut(raw.http_response)
+    content, cut = raw.http_response.content, CUT_SHORT_AT in raw.http_response.extensions
     content = unpacked(content, MAX_ANSWER)
     cut = cut or len(content) > MAX_ANSWER
     # By its first bytes alone: some gateways label their JSON as HTML.
-    if is_web_page({}, content):
+    if PAGE.match(content):
         raise GatewayError(
             "the gateway's answer cannot be read: it is a web page",
             kind=ErrorKind.WRONG_ADDRESS,

@@ -25,7 +25,7 @@ from ..diagnosis import explain
 from ..error_table import is_lasting
 from ..errors import ClosedClientError, ErrorKind, GatewayError, StillRunningError, one_line, raise_from
 from ..json_object import JsonObject
-from ..transport.deadline import current_deadline
+from ..transport.policy import current_deadline
 from ..window import Window, may_take_until, poll_pause
 from .accumulator import Accumulator
 from .answer import as_list

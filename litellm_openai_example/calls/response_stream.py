@@ -51,11 +51,6 @@ class ResponseStream(Accumulator):
         self._final: Answer | None = None
         self._body: JsonObject = {}
 
-    @property
-    def ended(self) -> bool:
-        """Has the terminal event arrived?"""
-        return self._final is not None
-
     def feed(self, data: object) -> str:
         """Add the JSON of an event, and return the text that it brings."""
         return self._event(as_dict(data))
@@ -65,7 +60,7 @@ class ResponseStream(Accumulator):
         kind = name.removeprefix("response.")
         if name == "error" or says_error(data):
             code, message = read_error(error_of(data))
-            self._final = Answer(status="failed", error_code=code, error_message=message)
+            self._final, self.ended = Answer(status="failed", error_code=code, error_message=message), True
             return ""
         if may_say_error(data):
             self.reported = error_of(data)
@@ -199,14 +194,10 @@ class ResponseStream(Accumulator):
             answer = replace(answer, status=kind)
         if answer.status == "incomplete" and answer.cut_short is None:
             answer = replace(answer, cut_short=cut_by("incomplete"))
-        self._final = answer
+        self._final, self.ended = answer, True
         # A bridge may send the text, or its end, only in the terminal event.
         piece = self._end_echo() + self._text.add(missing(str(self._text), answer.text))
         return piece + self.rest()
-
-    def end(self) -> str:
-        """Return the text that was held back; `[DONE]` has no meaning in a response stream."""
-        return self.rest()
 
     def rest(self) -> str:
         """Return the text that was held back, after the last event."""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import anyio
 from openai import OpenAIError
@@ -21,6 +22,7 @@ from ..config import ConfigurationError
 from ..errors import GatewayError, redact
 from ..http_library import httpx
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 # The errors of sending a request.
@@ -102,6 +104,22 @@ async def run_async(client: object, operation: Operation[T]) -> T:
     """Run an operation with an asynchronous client; see `run`."""
     with _driving(_Driven(client, asynchronous=True)):
         return await operation
+
+
+def awaitable(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return a method of a blocking client for the asynchronous one; type checkers and editors keep its signature.
+
+    It must return what a method of each client returns, such as `run`: there that is a coroutine.
+    """
+
+    @wraps(method)
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        of_either: Callable[..., Any] = method
+        return await of_either(self, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return call
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..attachments import content_of
 from ..calls import requests
 from ..calls.finish_reasons import RUNNING, TERMINAL
 from ..calls.reply import Reply, require_complete, source_list
-from ..calls.requests import APIS, foreign_fields
+from ..calls.requests import APIS, chat_request, foreign_fields, response_request
 from ..client import text_stream
 from ..config import ConfigurationError
 from ..errors import ErrorKind, GatewayError
@@ -14,12 +16,12 @@ from ..json_object import JsonObject
 from ..sdk import DROPPED
 from ..transport.policy import telling_retries
 from ..window import may_take_until
-from . import journal
-from .exchange import Exchange, check_stored, keep_retrieved
+from . import history, journal
+from .ending import Session
+from .history import Talk
 from .journal import RESPONSE, Record
 from .options import Options
 from .output import notice, progress, readable_json
-from .session import Session
 from .verbose import show_reply
 
 
@@ -109,7 +111,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     if reply.answer.status not in RUNNING:  # a bridged model: the call blocked until the response was complete
         return _finished_at_once(session, exchange, reply)
     if session.response_id:
-        exchange.submitted(session.response_id)
+        history.keep_submitted(session, exchange.asked, session.response_id)
     if not session.options.wait:
         return _print_state(session, reply)
     notice(f"[submitted as {session.response_id}{may_take_until(record.window_ends_at)}]")
@@ -118,7 +120,7 @@ def _submit(session: Session, prompt: str) -> Reply:
     return reply
 
 
-def _finished_at_once(session: Session, exchange: Exchange, reply: Reply) -> Reply:
+def _finished_at_once(session: Session, exchange: _Exchange, reply: Reply) -> Reply:
     if not session.options.wait:
         _print_state(session, reply)
     else:
@@ -150,7 +152,7 @@ def _wait(session: Session) -> Reply:
     try:
         _print(session, reply)
     finally:  # whole, even if stdout does not take it
-        keep_retrieved(session, reply)
+        history.keep_retrieved(session, reply)
     session.pending.drop_all()
     return reply
 
@@ -160,7 +162,7 @@ def _retrieve(session: Session) -> Reply:
     if reply.answer.status == "incomplete" or reply.answer.failed:
         return require_complete(reply)  # raises the matching error
     if _is_whole(reply):
-        keep_retrieved(session, reply)
+        history.keep_retrieved(session, reply)
     return _print_state(session, reply)
 
 
@@ -230,10 +232,91 @@ def warn_of_dropped_fields(session: Session) -> None:
         notice(f"[the gateway passes {', '.join(names)} to no provider: not in the Responses API]")
 
 
-def _exchange(session: Session, prompt: str) -> Exchange:
+class _Exchange:
+    """One prompt and its answer.
+
+    A stored response is continued by its id. A model that the gateway bridges to another API forgets its responses, and
+    a provider deletes them after a while; both get the messages of the conversation instead.
+
+    Args:
+        session: of this command; --continue is carried out here.
+        content: the content of the prompt's message: a text, or a list of parts.
+
+    Attributes:
+        talk: the conversation before the prompt.
+        by_id: the prompt continues a stored response by its id.
+    """
+
+    def __init__(self, session: Session, content: str | list[JsonObject]) -> None:
+        self._session = session
+        self._content = content
+        self.talk = history.resume(session) if session.options.continue_last else None
+        self.by_id = self.talk is not None and self.talk.is_stored
+
+    def request(self) -> JsonObject:
+        """Return the fields of the create call."""
+        options, model = self._session.options, self._session.client.model
+        return request_of(options, model, self._content, self.talk, by_id=self.by_id)
+
+    def send(self, send: Callable[[JsonObject], Reply]) -> Reply:
+        """Send the request by `send`, and once more with the messages if the response that it continues is gone."""
+        try:
+            return send(self.request())
+        except GatewayError as error:
+            if not self.by_id or error.kind is not ErrorKind.UNKNOWN_RESPONSE:
+                raise
+            # Refused because of the id, and so not executed.
+            if self.talk is None or not self.talk.messages:
+                error.hint = "the last response is gone, and its messages were too large to be kept here"
+                raise
+        notice(f"{history.FROM_COPY}\n{history.SHORTENED}" if self.talk.shortened else history.FROM_COPY)
+        self.by_id = False
+        return send(self.request())
+
+    def answered(self, reply: Reply) -> None:
+        """Keep the conversation with its whole answer."""
+        history.keep_answer(self._session, self.asked, reply.text, reply.answer.id)
+
+    def asked(self) -> Talk:
+        """Return the conversation with the prompt."""
+        options, client = self._session.options, self._session.client
+        talk = self.talk or Talk(str(client.openai.base_url), options.api, client.model)
+        talk = talk._replace(instructions=options.instructions or talk.instructions)
+        return talk.with_prompt(self._content)
+
+
+def request_of(
+    options: Options, model: str, content: str | list[JsonObject], talk: Talk | None = None, *, by_id: bool = False
+) -> JsonObject:
+    """Return the fields of a create call.
+
+    Args:
+        options: of the command line, or of one of many questions.
+        model: the model.
+        content: the content of the prompt's message.
+        talk: the conversation before the prompt.
+        by_id: that conversation is a stored response.
+    """
+    instructions = options.instructions or (talk.instructions if talk else None)
+    earlier = talk.messages if talk and not by_id else ()
+    if options.api == "chat":
+        return chat_request(model, content, instructions, options.fields, earlier)
+    messages = [*earlier, {"role": "user", "content": content}]
+    return response_request(
+        model,
+        content if isinstance(content, str) and not earlier else [{"type": "message", **one} for one in messages],
+        tools=[options.search_tool] if options.search_tool else None,
+        previous_response_id=talk.response_id if talk and by_id else options.previous_response_id,
+        instructions=instructions,
+        background=options.background,
+        fields=options.fields,
+    )
+
+
+def _exchange(session: Session, prompt: str) -> _Exchange:
     if session.options.api == "responses":
         warn_of_dropped_fields(session)
-    return Exchange(session, prompt_content(session.options, prompt))
+    return _Exchange(session, prompt_content(session.options, prompt))
 
 
 def prompt_content(options: Options, prompt: str) -> str | list[JsonObject]:
@@ -242,6 +325,8 @@ def prompt_content(options: Options, prompt: str) -> str | list[JsonObject]:
     Raises:
         ConfigurationError: one of the files cannot be sent.
     """
+    if not options.files:
+        return prompt
     try:
         content = content_of(prompt, options.files, options.api)
     except OSError as error:
@@ -279,5 +364,5 @@ def _warn_of_omissions(session: Session, reply: Reply) -> None:
         notice("[the answer shows no web search: the model did not search, or the gateway left the tool out]")
     if not options.previous_response_id or not reply.answer.id:
         return
-    if check_stored(session, reply.answer.id) is ErrorKind.NOT_SUPPORTED:
+    if history.check_stored(session, reply.answer.id) is ErrorKind.NOT_SUPPORTED:
         notice(f"[the gateway bridges {session.client.model}: it may have forgotten the conversation before]")

@@ -1,36 +1,98 @@
-"""The end of a command: its exit code, what went wrong, and the commands that resume paid work."""
+"""One run of the command: its session, and its end with an exit code and the commands that resume paid work."""
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
+from functools import cached_property
 
-from ..config import ConfigurationError, GatewaySettings, is_visible_ascii
+from ..client import LiteLLMClient
+from ..config import ConfigurationError, GatewaySettings, gateway_settings, is_visible_ascii
 from ..console import FAILED, INTERRUPTED, MISUSED, READER_GONE, abandon_stdout
 from ..errors import INTERNAL_ERROR, CutShortError, ErrorKind, GatewayError, StillRunningError
 from ..payer import Payer
-from ..transport.deadline import deadline
+from ..transport.policy import Deadline, deadline
 from ..window import may_take_until
 from .journal import RESPONSE, Record, own_relay
 from .options import PROGRAM, Options
-from .output import notice, readable_json
-from .pending import cancel_command, resume_command, shell_command
-from .session import Session
+from .output import Output, notice, readable_json
+from .pending import PendingWork, cancel_command, resume_command, shell_command
 
 # Kinds of error after which a response has ended.
 _ENDED = (ErrorKind.CUT_SHORT, ErrorKind.CANCELLED, ErrorKind.FAILED, ErrorKind.REFUSED)
 
 
-def run_session(
-    run: Callable[[Session, str], int],
-    options: Options,
-    prompt: str,
-    started: float,
-    payer: Payer,
-    settings: GatewaySettings | None,
-) -> int:
+class Session:
+    """One run of the command.
+
+    Args:
+        options: the command line.
+        started: start of the command on the monotonic clock; its deadline counts from then.
+        payer: the billing identity of its calls.
+        settings: of the gateway; read from the environment when first needed if None.
+
+    Attributes:
+        response_id: of the background response that is polled or retrieved.
+        answer_id: the gateway's id of a foreground answer.
+        sent: True once a request that costs money may have left.
+        streams: print the text piece by piece.
+        window: discount window of the background response.
+    """
+
+    def __init__(self, options: Options, started: float, payer: Payer, settings: GatewaySettings | None) -> None:
+        self.options = options
+        self.started = started
+        self.payer = payer
+        self.out = Output()
+        self.response_id: str | None = None
+        self.answer_id: str | None = None
+        self.sent = False
+        self.window = options.window
+        on_terminal = self.out.terminal and not options.json
+        self.streams = on_terminal if options.stream is None else options.stream
+        self._settings = settings
+        # The time so far counts too, such as that of importing the SDK and reading stdin.
+        self.until = Deadline(options.timeout)
+        self.until.at -= time.monotonic() - started
+
+    @cached_property
+    def pending(self) -> PendingWork:
+        """The background responses and research runs that a later command can pick up."""
+        return PendingWork()
+
+    @cached_property
+    def client(self) -> LiteLLMClient:
+        """The gateway's client, without a time limit, as the deadline of the command bounds every call.
+
+        Raises:
+            ConfigurationError: its settings are unusable.
+        """
+        settings = self._settings or gateway_settings()
+        model = self.options.model or settings.model
+        return LiteLLMClient(settings.base_url, settings.api_key, model, timeout=None, payer=self.payer)
+
+    @property
+    def lists_sources(self) -> bool:
+        """Do the cited pages follow the text? JSON must stay JSON."""
+        options = self.options
+        return options.sources and not options.json and options.schema is None
+
+    def check(self, text: str) -> int:
+        """Return the exit code for a whole answer on stdout, which --schema checks."""
+        if self.options.schema is None:
+            return 0
+        from .schema import check_answer  # only for this option
+
+        return check_answer(self.options.schema, text)
+
+    def default_payer(self, recorded: Payer) -> None:
+        """Bill as when the work was submitted, unless the command line or the environment says otherwise."""
+        self.payer = Payer(self.payer.tags or recorded.tags, self.payer.end_user or recorded.end_user)
+
+
+def run_session(run: Callable[[Session, str], int], session: Session, prompt: str) -> int:
     """Carry out the command line, and return the exit code."""
-    session = Session(options, started, payer, settings)
     try:
         with deadline(session.until):
             return run(session, prompt)
@@ -77,7 +139,9 @@ def _report(session: Session, error: BaseException) -> int:
 
 
 def _report_failure(session: Session, failure: GatewayError) -> int:
-    _add_hint(session, failure)
+    if failure.kind is ErrorKind.MISSING_TOOL and not session.options.search_tool:
+        missing = "--web-search" if session.options.api == "responses" else "--api responses --web-search"
+        failure.hint = f"a deep-research model needs something to search with: {missing}"
     ended = not isinstance(failure, StillRunningError)
     printed = session.out.wrote
     if isinstance(failure, CutShortError) and failure.text and not printed:
@@ -108,13 +172,6 @@ def _has_ended(session: Session, failure: GatewayError) -> bool:
         here = str(session.client.openai.base_url)
         return failure.status != 403 and all(record.gateway in (None, here) for record in session.pending.records)
     return isinstance(failure, CutShortError) or failure.kind in _ENDED
-
-
-def _add_hint(session: Session, failure: GatewayError) -> None:
-    options = session.options
-    if failure.kind is ErrorKind.MISSING_TOOL and not options.search_tool:
-        missing = "--web-search" if options.api == "responses" else "--api responses --web-search"
-        failure.hint = f"a deep-research model needs something to search with: {missing}"
 
 
 def _forget_hint(session: Session) -> str:

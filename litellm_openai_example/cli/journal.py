@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 from ..config import OWN_RELAY, ConfigurationError, setting
 from ..json_object import JsonObject
 from ..payer import Payer
-from ..state import other_owner, state_dir, state_path, sync_directory, write_private
+from ..state import file_name, other_owner, state_dir, state_path, sync_directory, write_private
 from ..window import Window, as_window, window_seconds
 
 RESPONSE, RESEARCH = "response", "research run"
 LOCAL = "local_"  # prefix of the id of an intent
+CONVERSATION = "conversation"  # kind of the files of `history`
+_WORK = "work"  # kind of the files of records
 _MAX_WORDS = 60  # characters of the prompt
 _PAYER_KEY = "paid_by"  # key of `payer_headers` in a file, which other versions read
 _MAX_BYTES = 256 * 1024 * 1024  # of a record; a larger file is not read
@@ -133,18 +135,20 @@ def write(record: Record) -> None:
     """
     data = record._asdict()
     data[_PAYER_KEY] = data.pop("payer_headers")
-    write_private(state_dir() / _file_name(record.name), json.dumps(data))
+    write_private(state_dir() / file_name(_WORK, record.name), json.dumps(data))
 
 
 def remove(record: Record, *, durably: bool = True) -> None:
-    """Remove a record. Raise OSError if it cannot be removed.
+    """Remove a record, and the conversation of a response that was not read. Raise OSError if that fails.
 
     Args:
         record: the record.
         durably: False spares the time of the disk, where a record that a power cut brings back does no harm.
     """
-    path = state_path() / _file_name(record.name)
+    path = state_path() / file_name(_WORK, record.name)
     path.unlink(missing_ok=True)
+    if record.kind == RESPONSE:  # and its conversation, which stays without an answer
+        (path.parent / file_name(CONVERSATION, json.dumps([record.id]))).unlink(missing_ok=True)
     for unfinished in path.parent.glob(f".{path.name}.*"):  # left by a command that was killed while writing
         unfinished.unlink(missing_ok=True)
     if durably:
@@ -156,7 +160,7 @@ def remove(record: Record, *, durably: bool = True) -> None:
 def load(name: str) -> Record | None:
     """Return the record with this name (see `Record.name`); None if it is missing or unreadable."""
     with suppress(ConfigurationError):
-        return _load(state_path() / _file_name(name))
+        return _load(state_path() / file_name(_WORK, name))
     return None
 
 
@@ -166,7 +170,7 @@ def find(work_id: str | None) -> Record | None:
         return None
     with suppress(ConfigurationError):
         # Accepted work keeps the file of its local id, so that its id is found only by reading all records.
-        record = _load(state_path() / _file_name(work_id))
+        record = _load(state_path() / file_name(_WORK, work_id))
         if record is not None and work_id in (record.id, record.local):
             return record
         return next((record for record in _all(state_path()) if record.id == work_id), None)
@@ -187,7 +191,7 @@ def all_records() -> list[Record]:
 
 def _all(path: Path) -> list[Record]:
     with suppress(OSError):
-        return [record for file in path.glob("work-*.json") if (record := _load(file)) is not None]
+        return [record for file in path.glob(f"{_WORK}-*.json") if (record := _load(file)) is not None]
     return []
 
 
@@ -208,7 +212,7 @@ def _load(path: Path) -> Record | None:
         # Not isinstance, because bool is an int.
         and type(record.created) in (int, float)
     )
-    fits = fits and path.name == _file_name(record.name)  # otherwise removing it would remove another record
+    fits = fits and path.name == file_name(_WORK, record.name)  # otherwise removing it would remove another record
     record = record._replace(window=as_window(record.window))  # a newer version may know others
     return record if fits and math.isfinite(record.created) else None
 
@@ -222,8 +226,3 @@ def _read(path: Path) -> str:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES or other_owner(status) is not None:
             raise ValueError("not a record")
         return file.read()
-
-
-def _file_name(name: str) -> str:
-    # Ids are too long for a file name, and a gateway chooses their characters.
-    return f"work-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}.json"

@@ -17,9 +17,23 @@ from ..config import DEFAULT_MODEL, DEFAULT_TIMEOUT, ConfigurationError, Gateway
 from ..console import FAILED, READER_GONE, abandon_stdout, run_command
 from ..payer import Payer, resolve_payer
 from ..window import WINDOWS
-from .help import ASKING, FOLLOWING, GATEWAY, MANY, OUTPUT, RESEARCH, Command, option
 from .input import read_prompt
-from .options import PROGRAM, Options, parse_country, parse_fields, parse_seconds, read_options
+from .options import (
+    ASKING,
+    FOLLOWING,
+    GATEWAY,
+    MANY,
+    OUTPUT,
+    PROGRAM,
+    RESEARCH,
+    Command,
+    Options,
+    option,
+    parse_country,
+    parse_fields,
+    parse_seconds,
+    read_options,
+)
 from .output import notice
 
 _EPILOG = f"""\b
@@ -75,18 +89,14 @@ Exit codes:
     default="chat",
     show_default=True,
     group=ASKING,
-    in_line=True,
     help="API to call.",
 )
-@option(
-    "--model", metavar="NAME", group=ASKING, in_line=True, help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}."
-)
-@option("--instructions", metavar="TEXT", group=ASKING, in_line=True, help="System instructions for the model.")
+@option("--model", metavar="NAME", group=ASKING, help=f"Model. Default: LITELLM_MODEL, else {DEFAULT_MODEL}.")
+@option("--instructions", metavar="TEXT", group=ASKING, help="System instructions for the model.")
 @option(
     "--effort",
     metavar="LEVEL",
     group=ASKING,
-    in_line=True,
     help="Reasoning effort: low, medium, high or another level of the model.",
 )
 @option(
@@ -95,7 +105,6 @@ Exit codes:
     metavar="FILE",
     multiple=True,
     group=ASKING,
-    in_line=True,
     help="Attach a text, image or PDF, repeatable.",
 )
 @option(
@@ -105,31 +114,27 @@ Exit codes:
     multiple=True,
     callback=parse_fields,
     group=ASKING,
-    in_line=True,
     help="Further field of the call, repeatable. Dotted keys nest, values are JSON or else text: "
     "-o reasoning.effort=high",
 )
-@option("--web-search", is_flag=True, group=ASKING, in_line=True, help="Let the model search the web (responses).")
+@option("--web-search", is_flag=True, group=ASKING, help="Let the model search the web (responses).")
 @option(
     "--search-country",
     metavar="CC",
     callback=parse_country,
     group=ASKING,
-    in_line=True,
     help="With --web-search: search from a country, such as KR.",
 )
 @option(
     "--background",
     is_flag=True,
     group=ASKING,
-    in_line=True,
     help="With responses: submit, print the raw JSON (id, status, ...).",
 )
 @option(
     "--auto-tool-call",
     is_flag=True,
     group=RESEARCH,
-    in_line=True,
     help="Let the model call deep_research through the relay. Selects the Responses API; together with --web-search "
     "both tools are offered.",
 )
@@ -139,21 +144,18 @@ Exit codes:
     default="direct",
     show_default=True,
     group=RESEARCH,
-    in_line=True,
     help="relay: run the prompt as a deep_research invocation.",
 )
 @option(
     "--deliverable-format",
     type=click.Choice(["markdown_brief", "markdown_report", "json_outline"]),
     group=RESEARCH,
-    in_line=True,
     help="With --target relay: form of the result (default markdown_brief).",
 )
 @option(
     "--window",
     type=click.Choice(WINDOWS),
     group=RESEARCH,
-    in_line=True,
     help="With --background, --target relay or --auto-tool-call (for its research runs): the provider's discount for "
     "work that may take this long.",
 )
@@ -312,7 +314,7 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
             if options.service == "journal":
                 from .pending import list_or_forget
             else:
-                from .ending import run_session
+                from .ending import Session, run_session
 
                 if options.service == "relay":
                     from .research import run
@@ -325,7 +327,7 @@ def _carry_out(options: Options, prompt: str, started: float, payer: Payer, sett
         gc.enable()
     if options.service == "journal":
         return list_or_forget(options)
-    return run_session(run, options, prompt, started, payer, settings)
+    return run_session(run, Session(options, started, payer, settings), prompt)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

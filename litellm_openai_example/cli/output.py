@@ -94,7 +94,7 @@ def notice(text: str) -> None:
         if hasattr(sys.stderr, "reconfigure"):
             sys.stderr.reconfigure(errors="backslashreplace")
         # Clear a progress line first; it is drawn again within a second.
-        sys.stderr.write(("\r\x1b[K" if _progress_shown.is_set() else "") + harmless(without_keys(text)) + "\n")
+        sys.stderr.write(("\r\x1b[K" if progress_line.is_set() else "") + harmless(without_keys(text)) + "\n")
         sys.stderr.flush()
 
 
@@ -134,15 +134,8 @@ def stderr_is_terminal() -> bool:
     return _is_terminal(sys.stderr)
 
 
-_progress_shown = threading.Event()
-
-
-def line_shown(shown: bool) -> None:
-    """Say whether the last line of the terminal is one of progress, which a notice clears first."""
-    if shown:
-        _progress_shown.set()
-    else:
-        _progress_shown.clear()
+# Set while the last line of the terminal is one of progress, which a notice clears first.
+progress_line = threading.Event()
 
 
 class Progress:
@@ -174,14 +167,14 @@ class Progress:
         with suppress(OSError, ValueError):
             sys.stderr.write(f"\r\x1b[K{harmless(without_keys(text))}")
             sys.stderr.flush()
-            _progress_shown.set()
+            progress_line.set()
 
     def stop(self) -> None:
         """Clear the line and stop redrawing it."""
         self._done.set()
-        if _progress_shown.is_set():
+        if progress_line.is_set():
             self._show("")
-            _progress_shown.clear()
+            progress_line.clear()
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class PendingWork:
         with self._lock:
             self._records.pop(record.name, None)
             with suppress(OSError, ConfigurationError):
-                _remove(record)
+                journal.remove(record)
 
     def drop_all(self) -> None:
         """Remove all records."""
@@ -138,21 +138,12 @@ def _forget(work_id: str) -> int:
     if record is None:
         raise ConfigurationError(f"no record of {one_line(work_id)} here; --list shows all records")
     try:
-        _remove(record)
+        journal.remove(record)
     except OSError as error:
         notice(f"Error: cannot remove the record of {record.id}: {error.strerror or error}")
         return FAILED
     notice(f"forgotten: {_as_line(record, time.time())}")
     return 0
-
-
-def _remove(record: Record) -> None:
-    """Remove a record, and the conversation of a response that was not read."""
-    journal.remove(record)
-    if record.kind == RESPONSE:
-        from . import history  # only for these
-
-        history.drop_submitted(record.id)
 
 
 def _as_json(record: Record, now: float) -> dict[str, object]:

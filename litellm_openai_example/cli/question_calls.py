@@ -25,16 +25,14 @@ from ..research.conversation import ToolCallingResult
 from ..research.loop import converse, research_through
 from ..research.relay_answers import RelayError
 from ..research.relay_client import RelayClient
-from ..transport.policy import telling_retries
 from . import journal
-from .ask import prompt_content, was_refused
-from .exchange import request_of
+from .ask import prompt_content, request_of, was_refused
+from .ending import Session
 from .journal import RESEARCH, RESPONSE, Record
 from .pending import PendingWork
 from .question_file import Question
 from .research import relay_url, run_arguments
 from .rows import COMPLETED, FAILED, INCOMPLETE, NOT_EXECUTED, UNKNOWN
-from .session import Session
 from .tool_calling import CallRecords, conversation_of, is_gone, saved_conversation
 
 ANSWER_SECONDS = 600.0  # a foreground answer takes no longer; the SDK waits as long
@@ -292,13 +290,13 @@ class QuestionCalls:
 
             records = CallRecords(pending, relay, conversation)
             research = records.recorded(research_through(relay, records.accepted))
-            client.run(self._pace.begin())
-            success = False
+
+            async def paced() -> ToolCallingResult:
+                async with self._pace.slot():
+                    return await converse(conversation, research, on_turn)
+
             try:
-                with telling_retries(self._pace.slow_down):
-                    operation = converse(conversation, research, on_turn)
-                    result = client.run(operation, session_id=conversation.session_id)
-                success = True
+                result = client.run(paced(), session_id=conversation.session_id)
             except StillRunningError as error:
                 return Ended(question, None, problem=str(error))
             except GatewayError as error:
@@ -306,8 +304,6 @@ class QuestionCalls:
                     on_turn(False)  # so that a repeat goes on after the research, which was paid for
                     return Ended(question, None, problem=str(error))
                 return self._failed(question, begun or self._intent(question, RESPONSE), error)
-            finally:
-                self._pace.end(success=success)
         unread = {call.invocation_id for call in conversation.calls if call.unread}
 
         def forget_all() -> None:

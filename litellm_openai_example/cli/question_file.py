@@ -23,7 +23,7 @@ import click
 from ..attachments import content_of
 from ..config import ConfigurationError
 from ..json_object import JsonObject, can_be_sent, strict_json
-from ..transport.deadline import Deadline
+from ..transport.policy import Deadline
 from .input import check_text
 from .options import Options
 

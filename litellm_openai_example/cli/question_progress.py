@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ..json_object import JsonObject
-from .output import line_shown, notice, stderr_is_terminal
+from .output import notice, progress_line, stderr_is_terminal
 from .rows import COMPLETED, UNKNOWN
 
 _LINE_SECONDS = 10.0
@@ -142,7 +142,7 @@ class Shown:
             with suppress(OSError, ValueError):
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
-        line_shown(False)
+        progress_line.clear()
 
     def _draw(self, started: int) -> None:
         steps = self._tally.done - started - self._drawn
@@ -150,7 +150,7 @@ class Shown:
         self._bar.update(steps)
         # Drawn again even without a step: the time goes on.
         self._bar.render_progress()
-        line_shown(True)
+        progress_line.set()
 
     def _item(self) -> str:
         tally, (running, paused) = self._tally, self._facts()

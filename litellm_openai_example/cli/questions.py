@@ -17,6 +17,7 @@ from ..many import Pace, Threads
 from ..research.relay_client import RelayClient
 from ..state import state_dir
 from . import journal
+from .ending import Session
 from .options import read_line
 from .output import notice
 from .pending import cancel_command
@@ -25,7 +26,6 @@ from .question_file import Question, QuestionFile
 from .question_progress import Tally, named, shown
 from .rows import COMPLETED, NOT_EXECUTED, UNKNOWN, FileRows, PrintedRows
 from .rows import FAILED as ROW_FAILED
-from .session import Session
 
 STILL_RUNNING = 4
 _LAST_START = 0.3  # seconds before the deadline; the waits of other questions end there, too

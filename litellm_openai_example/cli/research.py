@@ -13,12 +13,11 @@ from ..research.contract import AcceptedInvocation, Invocation
 from ..research.relay_answers import RelayError, until_words
 from ..research.relay_client import RelayClient
 from . import journal
+from .ending import Session
 from .journal import RESEARCH, Record, own_relay
 from .options import Options
 from .output import notice, progress
-from .page import open_page, show_page
-from .session import Session
-from .tool_calling import finish_answer, is_gone, new_answer, run_status, saved_conversation
+from .tool_calling import finish_answer, is_gone, new_answer, open_page, run_status, saved_conversation, show_page
 from .verbose import show_run
 
 

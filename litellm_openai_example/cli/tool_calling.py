@@ -1,17 +1,19 @@
-"""Answers for which the model may call deep_research: the conversation, the records of its runs, and the printing."""
+"""Answers for which the model may call deep_research: the conversation, the records and pages of its runs, printing."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ..calls.reply import source_list
 from ..calls.steps import Operation
 from ..config import ConfigurationError
 from ..console import NOT_AS_ASKED
+from ..errors import one_line
 from ..json_object import JsonObject
-from ..research.contract import AcceptedInvocation, Invocation
+from ..research.contract import AcceptedInvocation, Invocation, page_url, with_token
 from ..research.conversation import UNCONFIRMED, Conversation, ToolCall, ToolCallingResult
 from ..research.loop import Research, converse, posted_arguments, research_through
 from ..research.relay_answers import RelayError, until_words
@@ -20,17 +22,13 @@ from ..transport.policy import telling_retries
 from ..window import may_take_until
 from . import journal
 from .ask import warn_of_dropped_fields
-from .exchange import is_stored, keep_answer, resume
+from .ending import Session
+from .history import Talk, keep_answer, resume
 from .journal import RESEARCH, Record, own_relay
 from .options import Options
-from .output import notice, progress, stderr_is_terminal, without_keys
-from .page import show_page
+from .output import Output, notice, progress, stderr_is_terminal, without_keys
 from .pending import PendingWork
-from .session import Session
 from .verbose import show_turns
-
-if TYPE_CHECKING:
-    from .history import Talk
 
 
 def new_answer(session: Session, relay: RelayClient, prompt: str) -> int:
@@ -122,7 +120,7 @@ def _continue_last(session: Session, conversation: Conversation) -> None:
     talk = resume(session)
     conversation.earlier = list(talk.messages)
     conversation.instructions = conversation.instructions or talk.instructions
-    if is_stored(talk):
+    if talk.is_stored:
         conversation.previous_response_id = talk.response_id
     else:
         conversation.bridged = True
@@ -132,8 +130,6 @@ def _keep(session: Session, conversation: Conversation, result: ToolCallingResul
     """Keep the prompt and the answer for --continue; the answer has what the model made of the calls between them."""
 
     def asked() -> Talk:
-        from .history import Talk
-
         gateway = str(session.client.openai.base_url)
         talk = Talk(gateway, "responses", conversation.model, conversation.instructions, tuple(conversation.earlier))
         return talk._replace(bridged=conversation.bridged or None).with_prompt(conversation.prompt)
@@ -271,3 +267,45 @@ def _print_json(result: ToolCallingResult, run: ToolCallingResult | ToolCall) ->
 def _shortened(text: str | None) -> str:
     text = without_keys(text or "without an id")  # before the cut, as half a key would not be recognized
     return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def show_page(relay_url: str, accepted: AcceptedInvocation) -> None:
+    """Print the link of an accepted run if a person reads stderr: it includes the token, which no log should keep."""
+    link = _link(relay_url, accepted, accepted.invocation_token)
+    if link is not None and stderr_is_terminal():
+        notice(f"[watch it at {link}]")
+
+
+def open_page(out: Output, relay_url: str, view: Invocation, token: str) -> None:
+    """Open the page of a run in a browser, or print its link if there is none.
+
+    Raises:
+        RelayError: the relay has no pages.
+    """
+    link = _link(relay_url, view, token)
+    if link is None:
+        raise RelayError("the relay has no pages: it is an older release, or another implementation")
+    if _browse(link):
+        notice(f"[opened the page of {one_line(view.invocation_id)} in a browser]")
+    else:
+        out.paragraph(link)
+
+
+def _link(relay_url: str, view: Invocation, token: str) -> str | None:
+    """Return the link of a run, at the relay's public address if it has one; None if the relay has no pages."""
+    if "url" not in view.model_fields_set:
+        return None
+    return with_token(view.url or page_url(relay_url, view.invocation_id), token)
+
+
+def _browse(link: str) -> bool:
+    import webbrowser  # here: few command lines need it
+
+    # Without a display, only browsers within the terminal are left, which do not run the page's script.
+    graphical = sys.platform in ("win32", "darwin") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not graphical and not os.environ.get("BROWSER"):
+        return False
+    try:
+        return webbrowser.open(link)
+    except (webbrowser.Error, OSError):
+        return False

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..calls.answer import Usage, read_response
 from ..calls.reply import Reply, key_budget
 from ..window import FULL_PRICE, Window
+from .ending import Session
 from .output import notice
-from .session import Session
 
 if TYPE_CHECKING:  # a plain answer does not need these modules
     from ..research.contract import Invocation
@@ -60,10 +60,8 @@ def show_turns(session: Session, result: ToolCallingResult) -> None:
         _show({f"turn {number} {name}": value for name, value in facts.items()})
     for call in result.calls:
         facts = {"": f"{call.invocation_id}, {call.status}", " model": call.model, " tokens": _tokens(call.usage)}
-        facts |= {
-            " cost": _cost(call.cost, call.window),
-            " time": None if call.seconds is None else f"{call.seconds:.3f} s",
-        }
+        seconds = None if call.seconds is None else f"{call.seconds:.3f} s"
+        facts |= {" cost": _cost(call.cost, call.window), " time": seconds}
         _show({f"research run{name}": value for name, value in facts.items()})
     window = next((call.window for call in result.calls if call.window), None)
     _show({"cost of all": _cost(result.cost, window), "total": f"{time.monotonic() - session.started:.3f} s"})

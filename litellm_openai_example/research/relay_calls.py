@@ -21,9 +21,9 @@ from ..errors import ClosedClientError
 from ..http_library import httpx
 from ..json_object import JsonObject
 from ..payer import Payer, resolve_payer
-from ..transport.deadline import Deadline, current_deadline
-from ..transport.environment import check_host
-from ..transport.policy import sdk_call
+from ..transport.bodies import MAX_ANSWER
+from ..transport.environment import check_host, tls_options
+from ..transport.policy import Deadline, current_deadline, sdk_call
 from .arguments import TOOL_NAME, ToolArguments
 from .contract import (
     IDEMPOTENCY_HEADER,
@@ -48,11 +48,11 @@ from .relay_answers import (
     still_running,
     unreachable,
 )
-from .relay_events import FIRST_PAUSE, LONGEST_PAUSE, EventReading
 
 T = TypeVar("T")
 Arguments = Mapping[str, object]
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 3.0  # seconds between two attempts; each pause is twice the one before
 _WAIT_SECONDS = 20.0  # of one wait request; the next one brings a fresh status
 _WAIT_GRACE = 10.0  # seconds on top, for the answer to arrive
 _LAST_POLL = 0.2  # seconds before the deadline at which the wait ends
@@ -63,9 +63,17 @@ _DEFAULT_FORMAT: str = ToolArguments.model_fields["deliverable_format"].default
 class RelayCalls:
     """The relay's calls as operations, shared by both clients."""
 
-    _http: Any
+    _http_type: Callable[..., Any]
 
-    def __init__(self, base_url: str | None, api_key: str | None, timeout: float | None, payer: Payer | None) -> None:
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float | None = 30.0,
+        *,
+        payer: Payer | None = None,
+        **options: Any,
+    ) -> None:
         url = base_url if base_url is not None else setting("RELAY_BASE_URL") or DEFAULT_RELAY_URL
         name = "RELAY_BASE_URL" if base_url is None else "relay_base_url"
         self.base_url = check_host(check_url(url, allow_http=http_allowed(), name=name).rstrip("/"))
@@ -73,6 +81,7 @@ class RelayCalls:
         self._key = header_value(key, "RELAY_API_KEY") if key else ""
         self.timeout = timeout
         self.payer = resolve_payer() if payer is None else payer
+        self._http = self._http_type(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r}, timeout={self.timeout!r})"
@@ -110,20 +119,11 @@ class RelayCalls:
         given = {"deliverable_format": _DEFAULT_FORMAT, **arguments}
         body = {"tool_name": TOOL_NAME, "arguments": given}
         try:
-            return await self._until_answered(read_accepted, "POST", INVOCATIONS_PATH, headers, body)
+            return await self.until_answered(read_accepted, "POST", INVOCATIONS_PATH, headers, body)
         except RelayError as error:
             if error.outcome_unknown:
                 raise self.unconfirmed(key, given, error) from error
             raise
-
-    async def get_operation(self, invocation_id: str, token: str) -> Invocation:
-        """Return the current view of an invocation."""
-        return await self._until_answered(read_view, "GET", _path(invocation_id), _token_header(token))
-
-    async def cancel_operation(self, invocation_id: str, token: str) -> Invocation:
-        """Cancel an invocation, and return its view."""
-        path = f"{_path(invocation_id)}/cancel"
-        return await self._until_answered(read_view, "POST", path, _token_header(token))
 
     async def wait_operation(
         self, invocation_id: str, token: str, on_view: Callable[[Invocation], None] | None = None
@@ -138,10 +138,10 @@ class RelayCalls:
             left = _left()
             # The relay must answer before the deadline, or the answer would be lost.
             seconds = min(_WAIT_SECONDS, max(0.0, left - _LAST_POLL))
-            path = f"{_path(invocation_id)}/wait?timeout={seconds:.3f}"
+            path = f"{path_of(invocation_id)}/wait?timeout={seconds:.3f}"
             try:
-                headers, limit = _token_header(token), seconds + _WAIT_GRACE
-                view = await self._until_answered(read_view, "GET", path, headers, timeout=limit)
+                headers, limit = token_header(token), seconds + _WAIT_GRACE
+                view = await self.until_answered(read_view, "GET", path, headers, timeout=limit)
             except RelayError as error:
                 if isinstance(error.__cause__, ClosedClientError):
                     raise
@@ -159,7 +159,7 @@ class RelayCalls:
             pause = FIRST_PAUSE if left - _left() > seconds / 2 else min(pause * 2, LONGEST_PAUSE)
             await sleep(max(0.0, min(pause, _left() - _LAST_POLL)))
 
-    async def _until_answered(
+    async def until_answered(
         self,
         read: Callable[[JsonObject], T],
         method: str,
@@ -236,13 +236,6 @@ class RelayCalls:
             message=error.message,
         )
 
-    def event_reading(
-        self, invocation_id: str, token: str, last_event_id: str, timeout: float | Deadline | None
-    ) -> EventReading:
-        """Return the reading of an invocation's events."""
-        url, headers = f"{self.base_url}{_path(invocation_id)}/events", _token_header(token)
-        return EventReading(url, headers, invocation_id, token, last_event_id, self.deadline_of(timeout))
-
     def deadline_of(self, timeout: float | Deadline | None) -> Deadline:
         """Return the deadline of one call: `timeout`, else the client's, unless an enclosing deadline is nearer."""
         if isinstance(timeout, Deadline):
@@ -252,11 +245,11 @@ class RelayCalls:
         return outer if outer is not None and outer.at <= own.at else own
 
 
-def _path(invocation_id: str) -> str:
+def path_of(invocation_id: str) -> str:
     return f"{INVOCATIONS_PATH}/{quote(invocation_id, safe='')}"
 
 
-def _token_header(token: str) -> dict[str, str]:
+def token_header(token: str) -> dict[str, str]:
     return {TOKEN_HEADER: header_value(token, "the invocation token (RELAY_INVOCATION_TOKEN)")}
 
 

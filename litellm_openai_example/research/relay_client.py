@@ -4,23 +4,160 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
-from typing import Any, Self, TypeVar
+from contextlib import closing, contextmanager
+from typing import NamedTuple, Self, TypeVar
 
 import anyio
 
-from ..calls.sse import Events
-from ..calls.steps import Operation, run, run_async
-from ..payer import Payer
-from ..transport.bodies import MAX_ANSWER
-from ..transport.deadline import Deadline, deadline
-from ..transport.environment import tls_options
+from ..calls.lenient import read_json
+from ..calls.sse import Event, Events
+from ..calls.steps import EXPECTED, Operation, awaitable, run, run_async
+from ..errors import ClosedClientError
+from ..http_library import httpx
+from ..json_object import JsonObject, within_depth
 from ..transport.http_clients import AsyncLiteLLMHttpxClient, LiteLLMHttpxClient
-from .contract import AcceptedInvocation, Invocation
-from .relay_calls import Arguments, RelayCalls
-from .relay_events import EVENT_TIMEOUT, RelayEvent
+from ..transport.policy import Deadline, deadline
+from .contract import LAST_EVENT_HEADER, TERMINAL, AcceptedInvocation, Invocation
+from .relay_answers import PASSING, RelayError, client_closed, read_status, read_view, refusal, still_running
+from .relay_calls import FIRST_PAUSE, LONGEST_PAUSE, Arguments, RelayCalls, path_of, token_header
 
 T = TypeVar("T")
+
+_EVENTS = frozenset({"status", "output_text", "completed", "error"})
+
+# The relay sends a comment every 15 s, so a longer silence means a dead connection.
+_EVENT_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
+
+
+class RelayEvent(NamedTuple):
+    """One server-sent event: its name, its id, and its data (see `contract`)."""
+
+    name: str
+    id: str
+    data: JsonObject
+
+
+class _EventReading:
+    """The events of one invocation, read without I/O over as many connections as needed.
+
+    Another implementation of the relay may send events without ids, name them in `type` alone, and put text into
+    `data.text`, `data.output_text` or `data.message`. The events returned here have the contract's form, with each
+    piece of the text once.
+
+    Args:
+        relay: of the invocation.
+        invocation_id: of the invocation.
+        token: of the invocation.
+        last_event_id: the last event that was read before; empty for all events.
+        timeout: of the whole reading.
+    """
+
+    def __init__(
+        self, relay: RelayCalls, invocation_id: str, token: str, last_event_id: str, timeout: float | Deadline | None
+    ) -> None:
+        self.until = relay.deadline_of(timeout)
+        self._ended = False
+        self._url = f"{relay.base_url}{path_of(invocation_id)}/events"
+        self._headers = {**token_header(token), "Accept": "text/event-stream"}
+        self._id, self._token = invocation_id, token
+        self._last = last_event_id
+        self._pause = FIRST_PAUSE
+        self._pieces: list[str] = []
+        self._had = 0  # characters of the text read so far
+        self._place = 0  # offset of the next piece, for a relay that sends no offsets
+
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """Return the request of the next connection."""
+        self._place = self._had if self._last else 0  # a relay without event ids starts over
+        headers = {**self._headers, LAST_EVENT_HEADER: self._last} if self._last else self._headers
+        return http.build_request("GET", self._url, headers=headers, timeout=_EVENT_TIMEOUT)
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Suppress the failure of one connection, after which the stream is resumed on the next.
+
+        Raises:
+            RelayError: the relay refused for good, or the client is closed.
+        """
+        try:
+            yield
+        except RelayError:
+            raise
+        except ClosedClientError as error:
+            raise client_closed(error) from error
+        except EXPECTED:
+            pass
+
+    def begin(self, response: httpx.Response) -> bool:
+        """Return True if the answer is a stream of events. Raise RelayError if the relay refused for good."""
+        if response.status_code == 204:  # the final event was read before
+            self._ended = True
+        elif response.status_code >= 400 and response.status_code not in PASSING:
+            raise refusal(response)
+        return response.status_code == 200
+
+    def event(self, sse: Event) -> RelayEvent | None:
+        """Return an event in the contract's form; None if it is not one of the contract's, or has been read before."""
+        try:
+            data = within_depth(read_json(sse.data))
+        except ValueError:
+            return None
+        self._last = sse.id or self._last
+        self._pause = FIRST_PAUSE
+        name = sse.name if sse.name in _EVENTS else data.get("type")
+        inner = data["data"] if isinstance(data.get("data"), dict) else {}
+        if name == "output_text":
+            return self._piece(sse.id, data, inner)
+        if name in ("completed", "error"):
+            return self._end(name, sse.id, data, inner)
+        if name != "status":
+            return None
+        status = read_status(data.get("status"))
+        if status in TERMINAL - {"completed"}:  # the only final event of some relays
+            return self._end("error", sse.id, data, inner)
+        return RelayEvent("status", sse.id, {**data, "status": status})
+
+    def _piece(self, id: str, data: JsonObject, inner: JsonObject) -> RelayEvent | None:
+        delta = next((text for text in (data.get("delta"), inner.get("text")) if isinstance(text, str)), "")
+        # A relay without offsets sends all pieces again on a new connection, in the same order.
+        offset = data.get("offset")
+        start = offset if type(offset) is int and offset >= 0 else self._place
+        self._place = start + len(delta)
+        delta = delta[max(0, self._had - start) :]  # without the part that was read before
+        if not delta:
+            return None
+        self._had = self._place
+        self._pieces.append(delta)
+        return RelayEvent("output_text", id, {**data, "delta": delta, "offset": self._had - len(delta)})
+
+    def _end(self, name: str, id: str, data: JsonObject, inner: JsonObject) -> RelayEvent | None:
+        status = read_status(data.get("status"))
+        failed = status if status in TERMINAL - {"completed"} else "failed"
+        text = next((text for text in (data.get("output_text"), inner.get("output_text")) if text), None)
+        given = {
+            **data,
+            "invocation_id": data.get("invocation_id") or self._id,
+            "status": "completed" if name == "completed" else failed,
+            "output_text": text or "".join(self._pieces) or None,
+            "error_message": data.get("error_message") or inner.get("message"),
+        }
+        try:
+            view = read_view(given)
+        except ValueError:
+            return None
+        self._ended = True
+        return RelayEvent(name, id, {**data, **view.model_dump(mode="json")})
+
+    def ended(self) -> bool:
+        """Has the final event been read, now or before?"""
+        return self._ended
+
+    def pause(self) -> float:
+        """Return the seconds until the next connection. Raise ResearchRunningError if the deadline comes first."""
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE)
+        if pause >= self.until.remaining():
+            raise still_running(self._id, self._token)
+        return pause
 
 
 class RelayClient(RelayCalls):
@@ -36,21 +173,11 @@ class RelayClient(RelayCalls):
     passes while a run continues.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = 30.0,
-        *,
-        payer: Payer | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(base_url, api_key, timeout, payer)
-        self._http = LiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+    _http_type = LiteLLMHttpxClient
 
     def check(self, *, timeout: float | None = None) -> None:
         """Raise `RelayError` unless the relay is ready."""
-        self._run(self.check_operation(), timeout)
+        return self._run(self.check_operation(), timeout)
 
     def invoke(
         self, arguments: Arguments, *, idempotency_key: str | None = None, timeout: float | None = None
@@ -73,7 +200,7 @@ class RelayClient(RelayCalls):
 
     def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
         """Return the current view of an invocation."""
-        return self._run(self.get_operation(invocation_id, token), timeout)
+        return self._run(self.until_answered(read_view, "GET", path_of(invocation_id), token_header(token)), timeout)
 
     def wait(
         self,
@@ -95,7 +222,8 @@ class RelayClient(RelayCalls):
 
     def cancel(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
         """Cancel an invocation, and return its view."""
-        return self._run(self.cancel_operation(invocation_id, token), timeout)
+        path = f"{path_of(invocation_id)}/cancel"
+        return self._run(self.until_answered(read_view, "POST", path, token_header(token)), timeout)
 
     def events(
         self, invocation_id: str, token: str, *, last_event_id: str = "", timeout: float | Deadline | None = None
@@ -108,13 +236,11 @@ class RelayClient(RelayCalls):
             last_event_id: yield the events after this one; by default all.
             timeout: seconds for all events together.
         """
-        reading = self.event_reading(invocation_id, token, last_event_id, timeout)
+        reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
         while not reading.ended():
-            url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
-                    request = self._http.build_request("GET", url, headers=headers, timeout=EVENT_TIMEOUT)
-                    response = self._http.send(request, stream=True)
+                    response = self._http.send(reading.request(self._http), stream=True)
                 try:
                     if response.status_code >= 400:
                         response.read()
@@ -148,58 +274,23 @@ class RelayClient(RelayCalls):
 class AsyncRelayClient(RelayCalls):
     """An asynchronous client of a relay; see `RelayClient`, which has the same methods."""
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout: float | None = 30.0,
-        *,
-        payer: Payer | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(base_url, api_key, timeout, payer)
-        self._http = AsyncLiteLLMHttpxClient(**tls_options(self.base_url, {"max_answer": MAX_ANSWER, **options}))
+    _http_type = AsyncLiteLLMHttpxClient
 
-    async def check(self, *, timeout: float | None = None) -> None:
-        """See `RelayClient.check`."""
-        await self._run(self.check_operation(), timeout)
-
-    async def invoke(
-        self, arguments: Arguments, *, idempotency_key: str | None = None, timeout: float | None = None
-    ) -> AcceptedInvocation:
-        """See `RelayClient.invoke`."""
-        return await self._run(self.invoke_operation(arguments, idempotency_key), timeout)
-
-    async def get(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
-        """See `RelayClient.get`."""
-        return await self._run(self.get_operation(invocation_id, token), timeout)
-
-    async def wait(
-        self,
-        invocation_id: str,
-        token: str,
-        timeout: float | None = None,
-        *,
-        on_view: Callable[[Invocation], None] | None = None,
-    ) -> Invocation:
-        """See `RelayClient.wait`."""
-        return await self._run(self.wait_operation(invocation_id, token, on_view), timeout)
-
-    async def cancel(self, invocation_id: str, token: str, *, timeout: float | None = None) -> Invocation:
-        """See `RelayClient.cancel`."""
-        return await self._run(self.cancel_operation(invocation_id, token), timeout)
+    check = awaitable(RelayClient.check)
+    invoke = awaitable(RelayClient.invoke)
+    get = awaitable(RelayClient.get)
+    wait = awaitable(RelayClient.wait)
+    cancel = awaitable(RelayClient.cancel)
 
     async def events(
         self, invocation_id: str, token: str, *, last_event_id: str = "", timeout: float | Deadline | None = None
     ) -> AsyncIterator[RelayEvent]:
         """See `RelayClient.events`."""
-        reading = self.event_reading(invocation_id, token, last_event_id, timeout)
+        reading = _EventReading(self, invocation_id, token, last_event_id, timeout)
         while not reading.ended():
-            url, headers = reading.request()
             with reading.connection():
                 with deadline(reading.until):
-                    request = self._http.build_request("GET", url, headers=headers, timeout=EVENT_TIMEOUT)
-                    response = await self._http.send(request, stream=True)
+                    response = await self._http.send(reading.request(self._http), stream=True)
                 try:
                     if response.status_code >= 400:
                         await response.aread()

@@ -1,7 +1,7 @@
 """Bodies of answers, bounded in time and size while they are read.
 
-A body that exceeds the limit ends there: JSON with its beginning, from which the text can still be read (see `is_cut`),
-a stream of events with an error. The limit applies after decompression; see `packing`.
+A body that exceeds the limit ends there: JSON with its beginning, from which the text can still be read (see
+`CUT_SHORT_AT`), a stream of events with an error. The limit applies after decompression; see `packing`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ import anyio
 from ..errors import ErrorKind, GatewayError
 from ..http_library import STREAM_HOLDS_RESPONSE, httpx
 from .connections import bounded_io
-from .deadline import Deadline
 from .packing import Packing
+from .policy import Deadline
 
 # Most bytes of one answer that the command, the library and the relay read. A deep-research response with the output of
 # all its tools has about 2 MB.
 MAX_ANSWER = 32 * 2**20
 # A stream is not kept in memory, and each word of it comes in some 300 bytes.
 _STREAM_FACTOR = 8
-_CUT = "cut_short_at"
-
-
-def is_cut(response: httpx.Response) -> bool:
-    """Was the body cut off, because it exceeds the limit?"""
-    return _CUT in response.extensions
+# The extension of a response whose body was cut off at this many bytes.
+CUT_SHORT_AT = "cut_short_at"
 
 
 def too_large(limit: int) -> GatewayError:
@@ -56,7 +52,7 @@ class _Measure:
         self.full = True
         if self._streams:
             raise too_large(self._limit or 0)
-        self._extensions[_CUT] = self._limit
+        self._extensions[CUT_SHORT_AT] = self._limit
         return piece[: self._left]
 
 

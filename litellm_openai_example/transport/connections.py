@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from .deadline import Deadline
+from .policy import Deadline
 
 _SHORTEST = 0.001  # seconds; a timeout of 0 would mean not to wait, which is another error
 _PIECE = 2**16  # bytes that are written under one timeout

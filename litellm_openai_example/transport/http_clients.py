@@ -85,7 +85,8 @@ class _PolicyClient:
                 super().__init__(**options, **self._with_usable_proxies(options))
         self._own = {**options, "retry_server_errors": retry_server_errors, "max_answer": max_answer}
         self._retry_server_errors, self._max_answer = retry_server_errors, max_answer
-        self._pid, self._forked = os.getpid(), dict[int, Self]()
+        self._pid = os.getpid()
+        self._others: dict[object, Self] = {}
 
     def _with_usable_proxies(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the transports of a client whose environment names a proxy that cannot be used."""
@@ -96,11 +97,11 @@ class _PolicyClient:
             check_proxies(found, base_url)
         return {"transport": direct, "mounts": found}
 
-    def _of_this_process(self) -> Self:
-        pid = os.getpid()
-        if pid not in self._forked:
-            self._forked.setdefault(pid, type(self)(**self._own))
-        return self._forked[pid]
+    def _another(self, key: object) -> Self:
+        """Return the client with the same settings for a forked process, by its id, or for another event loop."""
+        if key not in self._others:
+            self._others.setdefault(key, type(self)(**self._own))
+        return self._others[key]
 
 
 class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
@@ -120,7 +121,7 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
     def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
-            return self._of_this_process().send(request, stream=stream, **kwargs)
+            return self._another(os.getpid()).send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
 
         def on_event(name: str, info: Mapping[str, object]) -> None:
@@ -155,8 +156,8 @@ class LiteLLMHttpxClient(_PolicyClient, DefaultHttpxClient):
         """Close the connections, except those that a forked process inherited from its parent."""
         if os.getpid() == self._pid:
             super().close()
-        elif os.getpid() in self._forked:
-            self._forked[os.getpid()].close()
+        elif os.getpid() in self._others:
+            self._others[os.getpid()].close()
 
     def __del__(self) -> None:
         # Like the SDK's default client: no caller is left to close the connections.
@@ -176,16 +177,10 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
     # This client serves the first loop; each further loop gets a client with the same settings.
     _loop: Callable[[], object] | None = None
 
-    def __init__(
-        self, *, retry_server_errors: bool = False, max_answer: int | None = None, **kwargs: Unpack[HttpxOptions]
-    ) -> None:
-        super().__init__(retry_server_errors=retry_server_errors, max_answer=max_answer, **kwargs)
-        self._in_loops = dict[object, Self]()
-
     async def send(self, request: httpx.Request, *, stream: bool = False, **kwargs: Any) -> httpx.Response:
         """Send one attempt. Errors that the SDK must not retry are raised as an `OpenAIError`."""
         if os.getpid() != self._pid and not self.is_closed:
-            return await self._of_this_process().send(request, stream=stream, **kwargs)
+            return await self._another(os.getpid()).send(request, stream=stream, **kwargs)
         if not self.is_closed and (client := self._of_this_loop(request)) is not self:
             return await client.send(request, stream=stream, **kwargs)
         attempt = Attempt(request, stream, self._retry_server_errors, self._max_answer)
@@ -240,8 +235,8 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         Those of another event loop cannot be closed from here; they end when that loop and this client are freed.
         """
         if os.getpid() != self._pid:
-            if os.getpid() in self._forked:
-                await self._forked[os.getpid()].aclose()
+            if os.getpid() in self._others:
+                await self._others[os.getpid()].aclose()
             return
         loop = _running_loop()
         try:
@@ -249,8 +244,8 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
         except RuntimeError:  # "Event loop is closed"
             if self._loop is None or self._loop() is loop:
                 raise
-        others = dict(self._in_loops)
-        self._in_loops.clear()
+        others = dict(self._others)
+        self._others.clear()
         if loop in others:
             await others[loop].aclose()
 
@@ -266,12 +261,10 @@ class AsyncLiteLLMHttpxClient(_PolicyClient, DefaultAsyncHttpxClient):
                 "belong to: create a client for each asyncio.run, or call asyncio.run once",
                 request=request,
             )
-        for other in list(self._in_loops):
+        for other in list(self._others):
             if isinstance(other, asyncio.AbstractEventLoop) and other.is_closed():
-                self._in_loops.pop(other, None)
-        if loop not in self._in_loops:
-            self._in_loops[loop] = type(self)(**self._own)
-        return self._in_loops[loop]
+                self._others.pop(other, None)
+        return self._another(loop)
 
 
 def _running_loop() -> object:

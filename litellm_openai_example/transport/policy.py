@@ -19,6 +19,10 @@ accepted the call. With `retry_server_errors=True` a 500 is retried, unless it a
 choose to risk paying twice.
 
 The client's `max_retries` and the deadline bound all retries: a wait that would pass the deadline is not begun.
+
+One deadline bounds a whole call, retries and polling included. An HTTP client's timeouts are per read, so a server that
+drips a byte now and then can stretch a call without end. The HTTP clients cancel an asynchronous call at its deadline.
+A blocking call cannot be cancelled, so each of its reads and writes gets the time that is left (`connections.clamp`).
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 # The SDK is built on the HTTP library and anyio, and exposes them in its API (clients, exceptions, timeouts).
 import anyio
@@ -41,43 +47,92 @@ from ..config import ConfigurationError, http_allowed, is_loopback
 from ..diagnosis import kind_of
 from ..errors import ClosedClientError, DeadlineExceededError, ErrorKind, LostAnswerError, UnusableSettingError
 from ..http_library import httpx
-from .deadline import Deadline, current_deadline
+
+T = TypeVar("T")
 
 # LiteLLM forwards the provider's Retry-After under its own header name.
 _RETRY_AFTER = (("retry-after-ms", 0.001), ("retry-after", 1.0), ("llm_provider-retry-after", 1.0))  # in seconds
 NUM_RETRIES_HEADER = "x-litellm-num-retries"
 _CONNECT_RETRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
+_NEVER = 1e9  # seconds; the operating system's timers overflow not far beyond
 
 
+class Deadline:
+    """A point in time on the monotonic clock.
+
+    Args:
+        seconds: the time from now; None or infinity for no limit.
+    """
+
+    __slots__ = ("at", "seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = math.inf if seconds is None else seconds
+        self.at = time.monotonic() + self.seconds if self.seconds < _NEVER else math.inf
+
+    def remaining(self) -> float:
+        """Return the seconds left: 0 after the deadline, infinity without a limit."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self.at
+
+
+_current: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def current_deadline() -> Deadline | None:
+    """Return the deadline that `deadline` has set for this context, if any."""
+    return _current.get()
+
+
+@contextmanager
+def deadline(seconds: float | Deadline | None) -> Iterator[Deadline]:
+    """Bound everything sent inside the block, and streams opened inside it to their end.
+
+    Args:
+        seconds: the time for the whole block, or an existing deadline. An enclosing deadline that is nearer wins.
+    """
+    mine = seconds if isinstance(seconds, Deadline) else Deadline(seconds)
+    outer = _current.get()
+    nearest = outer if outer is not None and outer.at <= mine.at else mine
+    # In a context variable, because the SDK lies between the caller and the HTTP client, and passes no deadline on.
+    with _holding(_current, nearest):
+        yield nearest
+
+
+@contextmanager
+def _holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable a value inside the block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+@dataclass
 class _Call:
     """A call of the SDK with all its attempts."""
 
-    def __init__(
-        self, until: Deadline | None, implied: Deadline | None = None, retry_server_errors: bool = False
-    ) -> None:
-        self.until = until
-        self.implied = implied
-        self.retry_server_errors = retry_server_errors
-        self.unconnected = 0
+    until: Deadline | None
+    implied: Deadline | None = None
+    retry_server_errors: bool = False
+    unconnected: int = 0
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("call", default=None)
 _on_retry: ContextVar[Callable[[int, float], None] | None] = ContextVar("on_retry", default=None)
 
 
-@contextmanager
-def telling_retries(on_retry: Callable[[int, float], None]) -> Iterator[None]:
+def telling_retries(on_retry: Callable[[int, float], None]) -> AbstractContextManager[None]:
     """Call `on_retry` before each wait for a retry inside the block, with the status of the answer and the seconds."""
-    token = _on_retry.set(on_retry)
-    try:
-        yield
-    finally:
-        _on_retry.reset(token)
+    return _holding(_on_retry, on_retry)
 
 
-@contextmanager
-def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> Iterator[None]:
+def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = False) -> AbstractContextManager[None]:
     """Make all attempts of one call of the SDK share a deadline and their counts.
 
     Args:
@@ -86,11 +141,7 @@ def sdk_call(timeout: float | Timeout | None, *, retry_server_errors: bool = Fal
         retry_server_errors: see `LiteLLMHttpxClient`.
     """
     seconds = timeout.read if isinstance(timeout, Timeout) else timeout
-    token = _current_call.set(_Call(current_deadline(), Deadline(seconds), retry_server_errors))
-    try:
-        yield
-    finally:
-        _current_call.reset(token)
+    return _holding(_current_call, _Call(current_deadline(), Deadline(seconds), retry_server_errors))
 
 
 class Attempt:

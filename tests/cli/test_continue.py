@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from litellm_openai_example.cli import exchange, history
+from litellm_openai_example.cli import history
 from litellm_openai_example.cli.history import Talk
 from litellm_openai_example.state import state_dir
 
@@ -98,7 +98,7 @@ def test_the_gateway_is_asked_once_whether_it_stores_responses(model: Rememberin
 def test_a_gateway_that_does_not_say_is_asked_again(
     model: Remembering, command: RunCommand, quick_retries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "_DECISIVE_CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(history, "_DECISIVE_CHECK_SECONDS", 0.3)
     command(*R, "one")
     model.fails = model.bridged = True
     command(*R, "-c", "two")

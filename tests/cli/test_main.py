@@ -16,7 +16,7 @@ import pytest
 
 from litellm_openai_example.calls.reply import Reply
 from litellm_openai_example.cli import ask
-from litellm_openai_example.cli.session import Session
+from litellm_openai_example.cli.ending import Session
 
 from ..conftest import Run, RunCommand
 from ..fakes.scripted import (

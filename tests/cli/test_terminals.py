@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.cli import terminal
+from litellm_openai_example.cli import history
 
 from ..fakes.remembering import Remembering
 from ..fakes.scripted import ScriptedServer, eventually
@@ -110,7 +110,7 @@ def test_commands_side_by_side_do_not_mix(model: Remembering) -> None:
 def test_the_name_of_a_session(tmp_path: Path) -> None:
     """It is the same for all commands of a session, whatever its first program is called, and never used again."""
     shell = shutil.copy(shutil.which("sh") or "", tmp_path / "a) S (b 1 2")
-    code = "from litellm_openai_example.cli.terminal import this_terminal as t; print(t().name, t().interactive)"
+    code = "from litellm_openai_example.cli.history import this_terminal as t; print(t().name, t().interactive)"
     line = f"'{sys.executable}' -c '{code}'"
     names = []
     for _ in range(2):
@@ -127,6 +127,6 @@ def test_the_name_of_a_session(tmp_path: Path) -> None:
 
 
 def test_a_system_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(terminal, "_PROC", tmp_path)
-    assert terminal.this_terminal().name.split() == [str(os.getsid(0))]
-    assert eventually(lambda: terminal.this_terminal() == terminal.this_terminal(), 1)
+    monkeypatch.setattr(history, "_PROC", tmp_path)
+    assert history.this_terminal().name.split() == [str(os.getsid(0))]
+    assert eventually(lambda: history.this_terminal() == history.this_terminal(), 1)

@@ -16,7 +16,7 @@ from litellm_openai_example import AsyncRelayClient, RelayClient, RelayError, Re
 from litellm_openai_example.research import relay_calls
 from litellm_openai_example.research.contract import Invocation
 from litellm_openai_example.research.relay_answers import read_view
-from litellm_openai_example.research.relay_events import RelayEvent
+from litellm_openai_example.research.relay_client import RelayEvent
 
 from ..fakes.scripted import Answer
 from ..fakes.served import FakeGateway

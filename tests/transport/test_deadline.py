@@ -19,7 +19,7 @@ import trustme
 
 from litellm_openai_example import AsyncLiteLLM, GatewayError, LiteLLM, LiteLLMClient
 from litellm_openai_example.http_library import httpx
-from litellm_openai_example.transport.deadline import deadline
+from litellm_openai_example.transport.policy import deadline
 
 from ..fakes.proxy import Proxy, TLSServer
 from ..fakes.raw import RawServer

@@ -18,8 +18,7 @@ from litellm_openai_example import AsyncLiteLLM, AsyncLiteLLMClient, LiteLLM, Li
 from litellm_openai_example.errors import ClosedClientError, GatewayError, StillRunningError
 from litellm_openai_example.research.relay_answers import ResearchRunningError
 from litellm_openai_example.research.relay_client import AsyncRelayClient, RelayClient
-from litellm_openai_example.transport.deadline import deadline
-from litellm_openai_example.transport.policy import telling_retries
+from litellm_openai_example.transport.policy import deadline, telling_retries
 
 from ..fakes.scripted import Answer, ScriptedServer, chat_events, reply, sse
 

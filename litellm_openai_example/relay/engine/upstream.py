@@ -20,10 +20,10 @@ from ...diagnosis import explain
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
-from ...transport.bodies import MAX_ANSWER, is_cut, too_large
-from ...transport.deadline import deadline
+from ...transport.bodies import CUT_SHORT_AT, MAX_ANSWER, too_large
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
 from ...transport.packing import unpacked
+from ...transport.policy import deadline
 from ..metrics import count_submit
 from .outcome import outcome_of, storable
 from .replies import HeldBack, NotSent, OutcomeUnknown, Reply, poll_failed, submit_failed, web_page
@@ -242,7 +242,7 @@ class Upstream:
     def _read(self, raw: RawResponse) -> Reply | None:
         """Read the reply of a whole answer; return None for the JSON of another program."""
         # An answer beyond the limit was paid for like any other, so its beginning is kept.
-        cut = is_cut(raw.http_response)
+        cut = CUT_SHORT_AT in raw.http_response.extensions
         content = unpacked(raw.http_response.content, MAX_ANSWER)
         cut = cut or len(content) > MAX_ANSWER
         answer, body, _ = read_body(content, ResponseStream, beginning=cut)
