@@ -160,6 +160,10 @@ class _Batch:
                 f"May have been executed, without an answer: {named(tally.unknown)}. "
                 "--retry-unknown asks again, and may pay twice"
             )
+        if self._calls.unchecked:
+            from .schema import notice_unchecked  # only for --schema
+
+            notice_unchecked(self._calls.unchecked)
         if self._interrupted:
             notice("interrupted")
             for line in filter(None, map(cancel_command, self._calls.records)):
