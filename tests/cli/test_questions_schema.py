@@ -72,7 +72,9 @@ def test_a_line_has_a_schema_of_its_own(noodle: str, configured: ScriptedServer,
     assert responses["text"]["verbosity"] == "low"
 
 
-def test_another_schema_is_another_question(noodle: str, configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
+def test_another_schema_is_another_question(
+    noodle: str, configured: ScriptedServer, files: Files, tmp_path: Path
+) -> None:
     configured.script = echoed
     files.write({"id": "a", "prompt": GOOD})
     assert files.ask("--schema", noodle).code == 0
