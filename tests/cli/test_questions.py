@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from ..conftest import RunCommand
 from ..fakes.keyed_relay import KeyedRelay, held_start, listed, nothing_held, relay
 from ..fakes.scripted import Answer, ScriptedServer, Seen, chat_body, eventually, reply, response_body
 from ..fakes.tool_calling import ARGUMENTS, FINAL, Turns, calling, view
-from ..tools.terminal import Terminal
 from .many import Files, asked, echo, files
 from .running import PROGRAM, environment, polling, start
 
@@ -501,27 +498,6 @@ def test_a_rate_limit_slows_all_lines_down(configured: ScriptedServer, files: Fi
     files.write(*(f"question {n}" for n in range(9)))
     assert files.ask("--jobs", "3").code == 0
     assert len(configured.posts) == 12  # no line was sent into the rate limit
-
-
-def test_a_terminal_shows_a_bar_and_the_summary(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
-    released = threading.Event()
-
-    def script(seen: Seen) -> Answer:
-        assert len(configured.posts) <= 3 or released.wait(60)
-        return reply({"error": {"message": "no"}}, 400) if asked(seen) == "2" else echo(seen)
-
-    configured.script = script
-    files.write(*(str(number) for number in range(1, 9)))
-    command = [PROGRAM, *files.arguments, "--jobs", "1"]
-    terminal = Terminal(command, tmp_path, environment(configured, COLUMNS="80"))
-    assert eventually(lambda: "3/8 done, 1 failed, 1 running, 0.5000 USD" in terminal.printed)
-    # The time left, counted down each second.
-    assert eventually(lambda: re.search(r"###-------  00:\d\d:\d\d  3/8 done", terminal.printed))
-    released.set()
-    assert terminal.end(60) == 3
-    assert "\r\x1b[K8 questions: 7 answered, 1 not executed; 1.7500 USD; " in terminal.printed.replace("\x1b[?25h", "")
-    longest = max(map(len, re.split(r"[\r\n]", terminal.printed)))
-    assert longest <= 80
 
 
 def test_a_spent_budget_stops_the_command(configured: ScriptedServer, files: Files) -> None:
