@@ -31,6 +31,7 @@ class Tally:
         counts: by status, those of earlier commands included.
         unknown: ids of questions that may have been executed, the first ones.
         going_on: ids of questions whose work goes on without this command.
+        usage: the tokens of the rows of this command by their name in `Usage`.
     """
 
     def __init__(self, total: int) -> None:
@@ -38,6 +39,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.unknown: list[str] = []
         self.going_on: list[str] = []
+        self.usage: Counter[str] = Counter()
         self._cost, self._priced = 0.0, False
         self._started = time.monotonic()
         self._earlier = 0
@@ -50,6 +52,7 @@ class Tally:
     def add(self, row: JsonObject) -> None:
         """Count a new row."""
         self._count(row["id"], row["status"], row["cost"])
+        self.usage.update({name: count for name, count in row["usage"].items() if name != "cost" and count})
 
     @property
     def done(self) -> int:
@@ -125,11 +128,10 @@ class Shown:
                 notice(f"[{self._state()}{f', about {left} left' if left else ''}]")
             return
         earlier = self._tally.done
-        left = max(1, self._tally.total - earlier)
         # Click formats the bar. It would draw it without the cursor, and pad it to its longest state so far, which a
         # terminal that has become narrower wraps.
-        bar = click.progressbar(
-            length=left,
+        bar: Any = click.progressbar(
+            length=max(1, self._tally.total - earlier),
             file=sys.stderr,
             width=_BAR,
             bar_template="%(bar)s  %(info)s",

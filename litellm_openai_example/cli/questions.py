@@ -151,6 +151,10 @@ class _Batch:
     def _summarize(self) -> None:
         tally = self._tally
         notice(tally.summary())
+        if self._session.options.verbose:
+            from .verbose import show_tokens  # only for this option
+
+            show_tokens(tally.usage)
         if self._stops:
             notice(f"Error: {self._stops}")
         for problem in list(self._problems)[:3]:

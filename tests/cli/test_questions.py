@@ -59,6 +59,18 @@ def test_a_row_has_everything_about_an_answer(configured: ScriptedServer, files:
     assert row["ids"] == {"response_id": "chatcmpl-1"}
 
 
+def test_verbose_adds_the_tokens_of_this_command(configured: ScriptedServer, files: Files) -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
+    body = chat_body("OK")
+    usages = [body["usage"] | details, {"prompt_tokens": 10, "completion_tokens": None}, None]
+    configured.answers(*(reply(body | {"usage": usage}) for usage in usages))
+    files.write("one", "two", "three")
+    run = files.ask("--jobs", "1", "--verbose")
+    assert run.code == 0
+    assert "\ntokens: 13 in (2 cached), 1 out (1 reasoning)\n" in run.err
+    assert "tokens" not in files.ask("--verbose").err
+
+
 def test_a_line_has_options_of_its_own(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
     configured.script = lambda seen: echo(seen) if "chat" in seen.path else reply(response_body("R"))
     (tmp_path / "note.txt").write_text("noted")
@@ -89,6 +101,10 @@ UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "a list among objects": ([{"prompt": "x"}, "[1]"], 2, "not a JSON object"),
     "an array of objects": (['[{"prompt": "x"},', '{"prompt": "y"}]'], 1, "JSON array"),
     "a name that occurs twice": (['{"prompt": "x", "prompt": "y"}'], 1, "'prompt' occurs twice"),
+    "a mark of byte order in the middle": (['{"prompt": "x"}', '\ufeff{"prompt": "y"}'], 2, "not a JSON object"),
+    "a whole number with a point as id": ([{"prompt": "x", "id": 1.0}], 1, "id must be"),
+    "an object over several lines": (["{", '"prompt": "x"}'], 1, "not a JSON object"),
+    "a batch of OpenAI": ([{"custom_id": "a", "body": {}}], 1, "no prompt"),
     "NaN": (['{"prompt": "x", "fields": {"temperature": NaN}}'], 1, "NaN"),
     "an infinite number": (['{"prompt": "x", "fields": {"temperature": 1e999}}'], 1, "cannot be sent"),
     "half of a pair": (['{"prompt": "\\ud800"}'], 1, "cannot be sent"),
@@ -167,6 +183,7 @@ def test_other_unusable_files(configured: ScriptedServer, files: Files, tmp_path
         ["--questions", "FILE", "--out", ""],
         ["--questions", "FILE", "--out", "FILE"],
         ["--questions", "FILE", "--out", "/dev/null"],
+        ["--questions", "FILE", "--out", "/dev/full"],
         ["--questions", "FILE", "--out", "/no/such/folder/out.jsonl"],
         ["--out", "x.jsonl", "hi"],
         ["--jobs", "3", "hi"],
