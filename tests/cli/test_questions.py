@@ -90,6 +90,13 @@ def test_a_line_has_options_of_its_own(configured: ScriptedServer, files: Files,
     assert (fourth["metadata"], fourth["stop"], fourth["user"]) == ({"a": 1, "b": "2"}, ["x"], "1")
 
 
+def test_a_line_has_a_window_of_its_own(configured: ScriptedServer, files: Files) -> None:
+    configured.script = lambda seen: reply(response_body("OK"))
+    files.write({"prompt": "a", "window": "8h"}, {"prompt": "b"})
+    assert files.ask("--api", "responses", "--background", "--window", "2h", "--jobs", "1").code == 0
+    assert [post.json["background_options"]["completion_window"] for post in configured.posts] == ["8h", "2h"]
+
+
 # Lines that make a file unusable: the number of the line, and a part of the message.
 UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "an id that occurs twice": ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], 2, "that of line 1"),
@@ -121,6 +128,8 @@ UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "an id of a response for chat": ([{"prompt": "x", "previous_response_id": "resp_1"}], 1, "needs --api responses"),
     "a field that the command sets": ([{"prompt": "x", "fields": {"tools": []}}], 1, "tools is set by --web-search"),
     "files for the relay": ([{"prompt": "x", "target": "relay", "files": ["/dev/null"]}], 1, "excludes -f"),
+    "an unknown window": ([{"prompt": "x", "window": "9h"}], 1, "'9h' is not one of"),
+    "a number as window": ([{"prompt": "x", "window": 8}], 1, "window must be a text"),
     "a window for chat": ([{"prompt": "x", "window": "8h"}], 1, "--window goes with"),
     "a number as model": ([{"prompt": "x", "model": 3}], 1, "model must be a text"),
     "a blank model": ([{"prompt": "x", "model": " "}], 1, "--model is empty"),
