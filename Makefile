@@ -146,7 +146,7 @@ site: .venv-site/ready ## Build the site of the documents in docs/site, with war
 bench: .venv-bench/ready ## Measure speed and size, as ratios within one run
 	@UV_PROJECT_ENVIRONMENT=.venv-bench $(PROJECT_RUN) python -m tests.tools.bench $(ARGS)
 
-many: .venv/test-ready ## Ask 200 questions under kill -9, and 10,000 for speed: make many [ARGS="relay chat speed"]
+many: .venv/test-ready ## Ask 200 questions under kill -9, and 10,000 for speed: make many [ARGS="relay chat responses speed"]
 	@$(PROJECT_RUN) python -m tests.tools.questions $(ARGS)
 
 soak: .venv/test-ready ## Apply load, faults and kill -9 to both databases, then reconcile every run: make soak [SECONDS=300]

@@ -251,9 +251,9 @@ Exit codes:
 )
 @option(
     "--schema",
-    "schema_file",
     metavar="FILE",
     group=OUTPUT,
+    in_line=True,
     help="Ask for JSON of a JSON schema, and check the answer.",
 )
 @option("--json", is_flag=True, group=OUTPUT, help="Print the gateway's raw JSON instead of the text.")
@@ -285,15 +285,15 @@ def command(ctx: click.Context, /, **_values: Any) -> int:
     """
     started = time.monotonic()
     options = read_options(ctx)
-    if options.schema_file is not None:
-        from .schema import with_schema  # only for this option
+    many = options.service == "questions"
+    if options.schema_file is not None and not many:  # each of many questions may have its own
+        from .schema import read_schema, with_schema  # only for this option
 
-        options = with_schema(options)
+        options = with_schema(options, read_schema(options.schema_file))
     if sys.stdout is None:
         raise ConfigurationError("stdout is closed: the answer would be lost")
     # Reject unusable tags before waiting for stdin.
     payer = resolve_payer(options.tags or None)
-    many = options.service == "questions"
     prompt = "" if many else read_prompt(options, started + options.timeout)
     # Missing settings are reported before the SDK is imported.
     settings = gateway_settings() if options.service == "gateway" or options.auto_tool_call else None

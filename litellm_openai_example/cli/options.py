@@ -64,6 +64,7 @@ class Options(NamedTuple):
         api: the API to call, "responses" by default with --auto-tool-call.
         auto_tool_call: False for a command line that follows up on earlier work, which takes precedence.
         fields: further fields of the create call, nested: --effort, --schema, and those of -o, which win.
+        schema_file: the path of --schema; "" in a line of a --questions file takes the option back.
         schema: the content of `schema_file`, once it was read (`with_schema`).
         search_tool: the tool of --web-search; None without that option.
         window: discount window of the background response or the research runs, also that of -o.
@@ -140,7 +141,10 @@ def read_line(ctx: click.Context, prompt: str, line: JsonObject) -> Options:
     known = {one.name: one for one in ctx.command.params if isinstance(one, Option) and one.in_line and one.name}
     for name, value in line.items():
         if name not in known:
-            raise click.UsageError(f"{name!r} is not an option of a line: {', '.join(['prompt', 'id', *known])}")
+            names = ", ".join(["prompt", "id", *known])
+            raise click.UsageError(
+                f"{name!r} is not an option of a line ({names}); other fields of the call go into 'fields'"
+            )
         if value is not None:
             read = _line_value(ctx, known[name], value)
             values[name] = merged(values[name], read) if name == "fields" else read
@@ -191,6 +195,7 @@ def _resolved(ctx: click.Context, values: JsonObject, given: set[str]) -> Option
     if values["background"] and not at_relay:
         values["fields"], values["window"] = _with_window(values["fields"], values["window"])
     values["search_tool"] = _search_tool(values["search_country"]) if values["web_search"] else None
+    values["schema_file"] = values.pop("schema")
     for name in ("target", "web_search", "search_country"):
         del values[name]
     service: Any = "journal" if at_journal else "relay" if at_relay else "gateway"
@@ -268,7 +273,7 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
     follow_ups = [name for name in _FOLLOW_UPS if name in given]
     if len(follow_ups) > 1:
         return f"{_flag(follow_ups[0])} and {_flag(follow_ups[1])} exclude each other"
-    if "schema_file" in given and follow_ups and not (values["invocation"] or (values["retrieve"] and values["wait"])):
+    if "schema" in given and follow_ups and not (values["invocation"] or (values["retrieve"] and values["wait"])):
         return f"--schema goes with a prompt, --retrieve --wait or --invocation, not with {_flag(follow_ups[0])} alone"
     if follow_ups:
         return _excluded(follow_ups[0], given, _FOLLOW_UPS[follow_ups[0]])
@@ -277,7 +282,8 @@ def _conflict(values: JsonObject, given: set[str]) -> str | None:
             return "--questions or --out is empty"
         if "sort" in given and values["out"] is None:
             return "--sort goes with --out"
-        if problem := _excluded("questions", given, ("prompt", "stream", "json", "continue_last", "schema_file")):
+        excluded = ("prompt", "json", "continue_last", *(["stream"] if values["stream"] else []))
+        if problem := _excluded("questions", given, excluded):
             return problem
     elif names := [name for name in _MANY if name in given]:
         return f"{_flag(names[0])} goes with --questions"

@@ -99,11 +99,17 @@ class QuestionCalls:
         self._session, self._pace, self._retry_unknown = session, pace, retry_unknown
         self._lock = threading.Lock()
         self._running: dict[str, Record | None] = {}
+        self._unchecked: dict[str, None] = {}
 
     @property
     def running(self) -> int:
         """The number of questions under way."""
         return len(self._running)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The keywords of schemas that were not checked."""
+        return list(self._unchecked)
 
     @property
     def records(self) -> list[Record]:
@@ -368,6 +374,12 @@ class QuestionCalls:
         error: str = "",
         **ids: str | None,
     ) -> Ended:
+        schema = question.options.schema
+        if status == COMPLETED and schema is not None:
+            from .schema import problem_of  # only for this option
+
+            error = problem_of(schema, text, self._unchecked)
+            status = INCOMPLETE if error else COMPLETED
         pages = [{"url": page.url, "title": page.title} for page in sources]  # type: ignore[attr-defined]
         row: JsonObject = {
             "id": question.id,

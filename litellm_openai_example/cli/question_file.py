@@ -30,6 +30,7 @@ from .options import Options
 # Options that do not change what is asked: another value leaves the key of a question as it is.
 _NOT_ASKED = frozenset(
     {"prompt", "model", "files", "wait", "stream", "json", "verbose", "sources", "timeout", "tags", "follows_up"}
+    | {"schema", "schema_file"}  # the format in `fields` is what is asked
 )
 # The options of one line, and those of the command line (see `options.read_line`).
 ReadLine = Callable[[str, JsonObject], Options]
@@ -73,6 +74,7 @@ class QuestionFile:
         self.name = "stdin" if name == "-" else name
         self._read_line, self._model = read_line, model
         self.services: set[str] = set()
+        self._schemas: dict[str, JsonObject] = {}  # by path, so that the check and the calls have the same
         self._end = "; nothing was sent"  # of an error, until the check has passed
         self._copy: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the command runs)
         problem = self._copied(name, until)
@@ -168,8 +170,17 @@ class QuestionFile:
             raise ValueError("prompt must be a text" if prompt is not None else "there is no prompt")
         check_text("prompt", prompt)
         options = self._read_line(prompt, line)
+        if options.schema_file:
+            options = self._with_schema(options, options.schema_file)
         check_text("text of the instructions", options.instructions)
         return Question(number, question_id, prompt, options, self._key(question_id, prompt, options))
+
+    def _with_schema(self, options: Options, path: str) -> Options:
+        from .schema import read_schema, with_schema  # only for this option
+
+        if path not in self._schemas:
+            self._schemas[path] = read_schema(path)
+        return with_schema(options, self._schemas[path])
 
     def _key(self, question_id: str | int, prompt: str, options: Options) -> str:
         asked = {name: value for name, value in options._asdict().items() if name not in _NOT_ASKED and value}

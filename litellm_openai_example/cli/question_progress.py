@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -30,6 +31,7 @@ class Tally:
         counts: by status, those of earlier commands included.
         unknown: ids of questions that may have been executed, the first ones.
         going_on: ids of questions whose work goes on without this command.
+        usage: the tokens of the rows of this command by their name in `Usage`.
     """
 
     def __init__(self, total: int) -> None:
@@ -37,6 +39,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.unknown: list[str] = []
         self.going_on: list[str] = []
+        self.usage: Counter[str] = Counter()
         self._cost, self._priced = 0.0, False
         self._started = time.monotonic()
         self._earlier = 0
@@ -49,6 +52,7 @@ class Tally:
     def add(self, row: JsonObject) -> None:
         """Count a new row."""
         self._count(row["id"], row["status"], row["cost"])
+        self.usage.update({name: count for name, count in row["usage"].items() if name != "cost" and count})
 
     @property
     def done(self) -> int:
@@ -66,14 +70,19 @@ class Tally:
         return f"{self._cost:.4f} USD" if self._priced else "cost unknown"
 
     @property
+    def short_cost(self) -> str:
+        """The cost for a narrow terminal; empty if it is not known."""
+        return f"${self._cost:.2f}" if self._priced else ""
+
+    @property
     def seconds(self) -> float:
         """The seconds since the start."""
         return time.monotonic() - self._started
 
-    def seconds_left(self) -> float | None:
-        """Return the seconds until all are done at the speed of this command; None before its first row."""
+    def time_left(self) -> str:
+        """Return the time until all are done at the speed of this command; "" before its first row."""
         mine = self.done - self._earlier
-        return self.seconds / mine * (self.total - self.done) if mine else None
+        return _duration(self.seconds / mine * (self.total - self.done)) if mine else ""
 
     def summary(self) -> str:
         """Return the line at the end."""
@@ -110,57 +119,65 @@ class Shown:
         self._tally, self._facts = tally, facts
         self._done = threading.Event()
         self._terminal = stderr_is_terminal()
-        self._drawn = 0
-        self._bar: Any = None
 
     def run(self) -> None:
         """Draw until `stop`."""
         if not self._terminal:
             while not self._done.wait(_LINE_SECONDS):
-                notice(self._line())
+                left = self._tally.time_left()
+                notice(f"[{self._state()}{f', about {left} left' if left else ''}]")
             return
-        left = self._tally.total - self._tally.done
-        self._bar = click.progressbar(
-            length=max(1, left),
+        earlier = self._tally.done
+        # Click formats the bar. It would draw it without the cursor, and pad it to its longest state so far, which a
+        # terminal that has become narrower wraps.
+        bar: Any = click.progressbar(
+            length=max(1, self._tally.total - earlier),
             file=sys.stderr,
             width=_BAR,
             bar_template="%(bar)s  %(info)s",
             empty_char="-",
             show_percent=False,
-            # A longer line would wrap, and could not be drawn over.
-            item_show_func=lambda _: self._item()[: shutil.get_terminal_size().columns - _BAR - 14],
+            item_show_func=lambda _: self._state(),
         )
-        started = self._tally.done
         with suppress(OSError, ValueError):
             while not self._done.wait(1.0):
-                self._draw(started)
+                bar.make_step(self._tally.done - earlier - bar.pos)
+                bar.show_eta = bar.pos > 0  # nothing is known about the speed before
+                self._draw(bar.format_progress_line())
 
     def stop(self) -> None:
         """End the display, and clear the bar."""
         self._done.set()
-        if self._bar is not None:
+        if self._terminal:
             with suppress(OSError, ValueError):
                 sys.stderr.write("\r\x1b[K")
                 sys.stderr.flush()
         progress_line.clear()
 
-    def _draw(self, started: int) -> None:
-        steps = self._tally.done - started - self._drawn
-        self._drawn += steps
-        self._bar.update(steps)
-        # Drawn again even without a step: the time goes on.
-        self._bar.render_progress()
+    def _draw(self, line: str) -> None:
+        most = _columns() - 1  # a cursor behind the last column would be on the next line
+        sys.stderr.write(f"\r\x1b[K{line if len(line) <= most else self._short(most)}")
+        sys.stderr.flush()
         progress_line.set()
 
-    def _item(self) -> str:
-        tally, (running, paused) = self._tally, self._facts()
-        waits = f"rate limit {paused:.0f} s" if paused > 0.5 else f"{running} running"
-        return f"{tally.done}/{tally.total} done, {tally.failed} failed, {waits}, {tally.cost}"
+    def _state(self) -> str:
+        tally = self._tally
+        return f"{tally.done}/{tally.total} done, {tally.failed} failed, {self._waits()}, {tally.cost}"
 
-    def _line(self) -> str:
-        left = self._tally.seconds_left()
-        time_left = f", about {_duration(left)} left" if left is not None else ""
-        return f"[{self._item()}{time_left}]"
+    def _waits(self) -> str:
+        running, paused = self._facts()
+        return f"rate limit {paused:.0f} s" if paused > 0.5 else f"{running} running"
+
+    def _short(self, most: int) -> str:
+        """Return the state in `most` characters; what does not fit is left out as a whole."""
+        tally = self._tally
+        parts = [f"{tally.done}/{tally.total}", f"{tally.failed} failed", self._waits()]
+        parts += [tally.short_cost, tally.time_left()]
+        line = ""
+        for part in filter(None, parts):
+            longer = f"{line}, {part}" if line else part
+            line = longer if len(longer) <= most else line
+        return line
 
 
 @contextmanager
@@ -175,6 +192,14 @@ def shown(tally: Tally, facts: Any) -> Iterator[None]:
         display.stop()
         thread.join()
         display.stop()  # the thread may have drawn once more
+
+
+def _columns() -> int:
+    """Return the width of the terminal on stderr, also if stdout is a file."""
+    with suppress(OSError, ValueError):
+        if columns := os.get_terminal_size(sys.stderr.fileno()).columns:
+            return columns
+    return shutil.get_terminal_size().columns
 
 
 def _duration(seconds: float) -> str:

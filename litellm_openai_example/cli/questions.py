@@ -151,6 +151,10 @@ class _Batch:
     def _summarize(self) -> None:
         tally = self._tally
         notice(tally.summary())
+        if self._session.options.verbose:
+            from .verbose import show_tokens  # only for this option
+
+            show_tokens(tally.usage)
         if self._stops:
             notice(f"Error: {self._stops}")
         for problem in list(self._problems)[:3]:
@@ -160,6 +164,10 @@ class _Batch:
                 f"May have been executed, without an answer: {named(tally.unknown)}. "
                 "--retry-unknown asks again, and may pay twice"
             )
+        if self._calls.unchecked:
+            from .schema import notice_unchecked  # only for --schema
+
+            notice_unchecked(self._calls.unchecked)
         if self._interrupted:
             notice("interrupted")
             for line in filter(None, map(cancel_command, self._calls.records)):

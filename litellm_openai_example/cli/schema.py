@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,20 @@ _NOTES = frozenset({"$schema", "$id", "$comment", "title", "description", "defau
 _CHECKED = {"type", "enum", "const", "required", "items", "additionalProperties", "$ref", *_LIMITS, *_CHOICES, *_NAMED}
 
 
-def with_schema(options: Options) -> Options:
-    """Return the options with the schema of --schema, and with the format of the answer among the fields.
-
-    Raises:
-        click.UsageError: the file has no usable schema, or -o sets the format as well.
-    """
+def read_schema(path: str) -> JsonObject:
+    """Return the schema in a file. Raise click.UsageError if the file cannot be read, or has none."""
     try:
-        schema = _read(options.schema_file or "")
+        return _read(path)
     except ValueError as error:
         raise click.BadParameter(one_line(str(error)), param_hint="'--schema'") from None
+
+
+def with_schema(options: Options, schema: JsonObject) -> Options:
+    """Return the options with a schema, and with the format of the answer among the fields.
+
+    Raises:
+        click.UsageError: -o sets the format as well.
+    """
     api = "responses" if options.service == "relay" else options.api
     return options._replace(schema=schema, fields=_with_format(api, schema, options.fields))
 
@@ -105,18 +109,29 @@ def _with_format(api: str, schema: JsonObject, fields: JsonObject) -> JsonObject
 def check_answer(schema: JsonObject, text: str) -> int:
     """Return the exit code for a printed answer: 3, and the reason on stderr, unless it is JSON of the schema."""
     unchecked: dict[str, None] = {}
+    problem = problem_of(schema, text, unchecked)
+    if problem:
+        notice(f"Error: {problem}. The gateway may have dropped it")
+        return NOT_AS_ASKED
+    notice_unchecked(unchecked)
+    return 0
+
+
+def problem_of(schema: JsonObject, text: str, unchecked: dict[str, None]) -> str:
+    """Return why an answer is not JSON of a schema; "" if it is. `unchecked` gets the keywords that are not checked."""
     try:
         problem = next(_problems(strict_json(text), schema, schema, "the answer", unchecked), None)
     except ValueError:
         problem = "the answer is not JSON"
     except RecursionError:
         problem = "the answer or the schema is nested too deeply"
-    if problem is not None:
-        notice(f"Error: the answer does not follow the schema: {one_line(problem)}. The gateway may have dropped it")
-        return NOT_AS_ASKED
-    if unchecked:
-        notice(f"[not checked: {one_line(', '.join(unchecked))}]")
-    return 0
+    return "" if problem is None else f"the answer does not follow the schema: {one_line(problem)}"
+
+
+def notice_unchecked(unchecked: Iterable[str]) -> None:
+    """Name the keywords that were not checked, if there are any."""
+    if names := one_line(", ".join(unchecked)):
+        notice(f"[not checked: {names}]")
 
 
 def _problems(value: object, schema: object, root: JsonObject, where: str, unchecked: dict[str, None]) -> Iterator[str]:

@@ -67,6 +67,11 @@ def show_turns(session: Session, result: ToolCallingResult) -> None:
     _show({"cost of all": _cost(result.cost, window), "total": f"{time.monotonic() - session.started:.3f} s"})
 
 
+def show_tokens(usage: Mapping[str, int]) -> None:
+    """Show the tokens of all questions, from their sums by name."""
+    _show({"tokens": _tokens(Usage(**usage))})
+
+
 def _cost(dollars: float | None, window: Window | None = None) -> str | None:
     return None if dollars is None else f"{dollars:.6f} USD" + (f" ({FULL_PRICE})" if window else "")
 

@@ -65,10 +65,11 @@ def count_ended(state: str, error_code: str | None) -> None:
         _indeterminate.inc()
 
 
-def expect_costs(model: str) -> None:
-    """Create the series of the costs of RELAY_MODEL."""
+def expect_runs(model: str) -> None:
+    """Create the series of the costs and tokens of RELAY_MODEL."""
     for window in (None, *WINDOWS):
         count_cost(model, 0.0, window)
+    count_tokens(model, Usage())
 
 
 def count_cost(model: str, cost: float | None, window: Window | None) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from litellm_openai_example.cli import pending
+from litellm_openai_example.cli import journal, pending
 from litellm_openai_example.config import MAKE_TARGET, OWN_RELAY
 from litellm_openai_example.sdk import DROPPED
 from litellm_openai_example.state import state_dir
@@ -39,6 +40,20 @@ def test_a_background_response_is_listed_until_it_is_read(configured: ScriptedSe
     assert command("--retrieve", "resp_1", "--wait").out == "done\n"
     run = command("--list")
     assert (run.code, run.out, run.err) == (0, "", "no pending work\n")
+
+
+def test_a_removed_record_leaves_nothing_behind() -> None:
+    record = journal.intent(journal.RESPONSE, "Why?")
+    other = journal.intent(journal.RESPONSE, "Who?")
+    for one in (record, other):
+        journal.write(one)
+    kept, removed = (next(f for f in state_dir().iterdir() if one.words in f.read_text()) for one in (other, record))
+    (state_dir() / f".{removed.name}.abc").write_text("torn by a kill")
+    (state_dir() / f".{kept.name}.abc").write_text("of another record")
+    journal.remove(record)
+    assert {file.name for file in state_dir().iterdir()} == {kept.name, f".{kept.name}.abc"}
+    shutil.rmtree(state_dir())
+    journal.remove(record)
 
 
 def test_a_research_run_needs_no_token_from_the_user(relay: FakeRelay, command: RunCommand) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +14,14 @@ import pytest
 from litellm_openai_example.research.contract import INVOCATION_ERRORS
 from litellm_openai_example.state import state_dir
 
-from ..conftest import Run, RunCommand
+from ..conftest import RunCommand
 from ..fakes.keyed_relay import KeyedRelay, held_start, listed, nothing_held, relay
 from ..fakes.scripted import Answer, ScriptedServer, Seen, chat_body, eventually, reply, response_body
 from ..fakes.tool_calling import ARGUMENTS, FINAL, Turns, calling, view
-from ..tools.terminal import Terminal
+from .many import Files, asked, echo, files
 from .running import PROGRAM, environment, polling, start
 
-__all__ = ["relay"]
-
-
-class Files:
-    """The file of questions and the rows of its answers."""
-
-    def __init__(self, folder: Path, command: RunCommand) -> None:
-        self.questions, self.out = folder / "questions.jsonl", folder / "answers.jsonl"
-        self._command = command
-
-    def write(self, *lines: object) -> None:
-        """Write the questions: objects, or texts as they are."""
-        if all(isinstance(line, str) and line[:1] not in ("{", "[") for line in lines):
-            self.questions = self.questions.with_suffix(".txt")
-        text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
-        self.questions.write_text(text + "\n")
-
-    def ask(self, *arguments: str) -> Run:
-        return self._command(*self.arguments, *arguments)
-
-    @property
-    def arguments(self) -> list[str]:
-        return ["--questions", str(self.questions), "--out", str(self.out)]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.read_bytes().splitlines()]
-
-    @property
-    def by_id(self) -> dict[object, dict[str, Any]]:
-        found = {row["id"]: row for row in self.rows}
-        assert len(found) == len(self.rows)
-        return found
-
-
-@pytest.fixture
-def files(tmp_path: Path, command: RunCommand) -> Files:
-    return Files(tmp_path, command)
-
-
-def asked(seen: Seen) -> str:
-    """Return the prompt of a call."""
-    body = seen.json
-    given = body["messages"][-1]["content"] if "messages" in body else body["input"]
-    return str(given)
-
-
-def echo(seen: Seen) -> Answer:
-    """Answer a chat completion with its prompt."""
-    return reply(chat_body(asked(seen)), **{"x-litellm-response-cost": "0.25"})
+__all__ = ["files", "relay"]
 
 
 def test_every_line_is_asked_once_and_a_repeat_asks_nothing(configured: ScriptedServer, files: Files) -> None:
@@ -82,7 +31,7 @@ def test_every_line_is_asked_once_and_a_repeat_asks_nothing(configured: Scripted
     assert (run.code, run.out) == (0, "")
     assert {row["id"]: row["text"] for row in files.rows} == {1: "first", 3: "second", 4: "third", 5: "third"}
     assert "4 questions: 4 answered; 1.0000 USD" in run.err
-    assert listed(files._command) == []
+    assert listed(files.command) == []
     before = files.out.read_bytes()
     assert files.ask().code == 0
     assert files.out.read_bytes() == before
@@ -110,6 +59,18 @@ def test_a_row_has_everything_about_an_answer(configured: ScriptedServer, files:
     assert row["ids"] == {"response_id": "chatcmpl-1"}
 
 
+def test_verbose_adds_the_tokens_of_this_command(configured: ScriptedServer, files: Files) -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
+    body = chat_body("OK")
+    usages = [body["usage"] | details, {"prompt_tokens": 10, "completion_tokens": None}, None]
+    configured.answers(*(reply(body | {"usage": usage}) for usage in usages))
+    files.write("one", "two", "three")
+    run = files.ask("--jobs", "1", "--verbose")
+    assert run.code == 0
+    assert "\ntokens: 13 in (2 cached), 1 out (1 reasoning)\n" in run.err
+    assert "tokens" not in files.ask("--verbose").err
+
+
 def test_a_line_has_options_of_its_own(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
     configured.script = lambda seen: echo(seen) if "chat" in seen.path else reply(response_body("R"))
     (tmp_path / "note.txt").write_text("noted")
@@ -129,6 +90,13 @@ def test_a_line_has_options_of_its_own(configured: ScriptedServer, files: Files,
     assert (fourth["metadata"], fourth["stop"], fourth["user"]) == ({"a": 1, "b": "2"}, ["x"], "1")
 
 
+def test_a_line_has_a_window_of_its_own(configured: ScriptedServer, files: Files) -> None:
+    configured.script = lambda seen: reply(response_body("OK"))
+    files.write({"prompt": "a", "window": "8h"}, {"prompt": "b"})
+    assert files.ask("--api", "responses", "--background", "--window", "2h", "--jobs", "1").code == 0
+    assert [post.json["background_options"]["completion_window"] for post in configured.posts] == ["8h", "2h"]
+
+
 # Lines that make a file unusable: the number of the line, and a part of the message.
 UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "an id that occurs twice": ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], 2, "that of line 1"),
@@ -140,6 +108,10 @@ UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "a list among objects": ([{"prompt": "x"}, "[1]"], 2, "not a JSON object"),
     "an array of objects": (['[{"prompt": "x"},', '{"prompt": "y"}]'], 1, "JSON array"),
     "a name that occurs twice": (['{"prompt": "x", "prompt": "y"}'], 1, "'prompt' occurs twice"),
+    "a mark of byte order in the middle": (['{"prompt": "x"}', '\ufeff{"prompt": "y"}'], 2, "not a JSON object"),
+    "a whole number with a point as id": ([{"prompt": "x", "id": 1.0}], 1, "id must be"),
+    "an object over several lines": (["{", '"prompt": "x"}'], 1, "not a JSON object"),
+    "a batch of OpenAI": ([{"custom_id": "a", "body": {}}], 1, "no prompt"),
     "NaN": (['{"prompt": "x", "fields": {"temperature": NaN}}'], 1, "NaN"),
     "an infinite number": (['{"prompt": "x", "fields": {"temperature": 1e999}}'], 1, "cannot be sent"),
     "half of a pair": (['{"prompt": "\\ud800"}'], 1, "cannot be sent"),
@@ -151,6 +123,14 @@ UNUSABLE: dict[str, tuple[list[object], int, str]] = {
     "true as id": ([{"prompt": "x", "id": True}], 1, "id must be"),
     "an unknown option": ([{"prompt": "x"}, {"prompt": "y", "modle": "m"}], 2, "'modle' is not an option"),
     "an option of the command": ([{"prompt": "x", "jobs": 3}], 1, "'jobs' is not an option"),
+    "a field of the call": ([{"prompt": "x", "max_tokens": 3}], 1, "other fields of the call go into 'fields'"),
+    "a conversation": ([{"prompt": "x", "continue_last": True}], 1, "'continue_last' is not an option"),
+    "an id of a response for chat": ([{"prompt": "x", "previous_response_id": "resp_1"}], 1, "needs --api responses"),
+    "a field that the command sets": ([{"prompt": "x", "fields": {"tools": []}}], 1, "tools is set by --web-search"),
+    "files for the relay": ([{"prompt": "x", "target": "relay", "files": ["/dev/null"]}], 1, "excludes -f"),
+    "an unknown window": ([{"prompt": "x", "window": "9h"}], 1, "'9h' is not one of"),
+    "a number as window": ([{"prompt": "x", "window": 8}], 1, "window must be a text"),
+    "a window for chat": ([{"prompt": "x", "window": "8h"}], 1, "--window goes with"),
     "a number as model": ([{"prompt": "x", "model": 3}], 1, "model must be a text"),
     "a blank model": ([{"prompt": "x", "model": " "}], 1, "--model is empty"),
     "a blank instruction": ([{"prompt": "x", "instructions": " "}], 1, "empty"),
@@ -186,12 +166,12 @@ def test_other_unusable_files(configured: ScriptedServer, files: Files, tmp_path
         (b"ok\n\xff\n", "line 2: it is not valid UTF-8"),
     ):
         (tmp_path / "q.txt").write_bytes(content)
-        run = files._command("--questions", str(tmp_path / "q.txt"))
+        run = files.command("--questions", str(tmp_path / "q.txt"))
         assert (run.code, reason in run.err) == (2, True), run.err
     for name in (str(tmp_path), str(tmp_path / "none")):
-        assert files._command("--questions", name).code == 2
+        assert files.command("--questions", name).code == 2
     (tmp_path / "q.txt").write_text('Why?\n{"prompt": "x"}\n')
-    assert "line 2: it is a JSON object, but" in files._command("--questions", str(tmp_path / "q.txt")).err
+    assert "line 2: it is a JSON object, but" in files.command("--questions", str(tmp_path / "q.txt")).err
     assert configured.seen == []
 
 
@@ -203,6 +183,7 @@ def test_other_unusable_files(configured: ScriptedServer, files: Files, tmp_path
         ["--questions", "FILE", "--list"],
         ["--questions", "FILE", "--stream"],
         ["--questions", "FILE", "--json"],
+        ["--questions", "FILE", "--continue"],
         ["--questions", "FILE", "--sort"],
         ["--questions", "FILE", "--jobs", "0"],
         ["--questions", "FILE", "--background"],
@@ -211,6 +192,7 @@ def test_other_unusable_files(configured: ScriptedServer, files: Files, tmp_path
         ["--questions", "FILE", "--out", ""],
         ["--questions", "FILE", "--out", "FILE"],
         ["--questions", "FILE", "--out", "/dev/null"],
+        ["--questions", "FILE", "--out", "/dev/full"],
         ["--questions", "FILE", "--out", "/no/such/folder/out.jsonl"],
         ["--out", "x.jsonl", "hi"],
         ["--jobs", "3", "hi"],
@@ -220,7 +202,7 @@ def test_other_unusable_files(configured: ScriptedServer, files: Files, tmp_path
 )
 def test_command_lines_that_make_no_sense(arguments: list[str], configured: ScriptedServer, files: Files) -> None:
     files.write("Why?")
-    run = files._command(*(str(files.questions) if one == "FILE" else one for one in arguments))
+    run = files.command(*(str(files.questions) if one == "FILE" else one for one in arguments))
     assert run.code == 2, run.err
     assert configured.seen == []
     assert files.questions.read_text() == "Why?\n"
@@ -252,7 +234,7 @@ def test_a_pipe_that_does_not_end(configured: ScriptedServer, files: Files, tmp_
     os.mkfifo(tmp_path / "pipe")
     pipe = os.open(tmp_path / "pipe", os.O_RDWR)
     try:
-        run = files._command("--questions", str(tmp_path / "pipe"), "--timeout", "0.5")
+        run = files.command("--questions", str(tmp_path / "pipe"), "--timeout", "0.5")
     finally:
         os.close(pipe)
     assert (run.code, "did not end before the deadline" in run.err) == (2, True)
@@ -352,7 +334,7 @@ def test_failures_are_rows_and_a_repeat_asks_those_that_were_not_executed(
     assert files.ask("--retry-unknown").code == 3  # half an answer is an answer
     assert sorted(asked(seen) for seen in configured.posts[7:]) == ["lost", "refused", "server"]
     assert {row["status"] for row in files.rows} == {"completed", "incomplete"}
-    assert listed(files._command) == []
+    assert listed(files.command) == []
 
 
 def test_a_question_is_not_asked_again_after_a_kill(configured: ScriptedServer, files: Files) -> None:
@@ -365,11 +347,11 @@ def test_a_question_is_not_asked_again_after_a_kill(configured: ScriptedServer, 
     run = files.ask()
     assert (run.code, files.by_id["held"]["status"]) == (3, "unknown")
     assert "May have been executed, without an answer: held" in run.err
-    assert [entry["confirmed"] for entry in listed(files._command)] == [False]
+    assert [entry["confirmed"] for entry in listed(files.command)] == [False]
     assert len(configured.posts) == 3
     assert files.ask("--retry-unknown").code == 0
     assert files.by_id["held"]["text"] == "held"
-    assert listed(files._command) == []
+    assert listed(files.command) == []
 
 
 def test_ctrl_c_keeps_the_rows_and_names_what_runs(configured: ScriptedServer, relay: KeyedRelay, files: Files) -> None:
@@ -424,7 +406,7 @@ def test_a_run_is_picked_up_after_a_kill(
     assert files.ask("--target", "relay").code == 0
     assert {row["text"] for row in files.rows} == {"RESEARCHED"}
     assert len(relay.accepted) == 2
-    assert listed(files._command) == []
+    assert listed(files.command) == []
 
 
 def test_the_deadline_leaves_runs_to_a_repeat(configured: ScriptedServer, relay: KeyedRelay, files: Files) -> None:
@@ -466,7 +448,7 @@ def test_background_responses_are_picked_up(configured: ScriptedServer, files: F
     assert files.ask(*arguments).code == 0
     assert (files.rows[0]["text"], files.rows[0]["ids"]["response_id"]) == ("done", "resp_1")
     assert len(configured.posts) == 1
-    assert listed(files._command) == []
+    assert listed(files.command) == []
 
 
 def test_a_background_response_that_is_gone_is_unknown(configured: ScriptedServer, files: Files) -> None:
@@ -495,7 +477,7 @@ class TestToolCalling:
             "inv_1",
             "resp_2",
         )
-        assert listed(files._command) == []
+        assert listed(files.command) == []
 
     def test_a_kill_during_the_research_repeats_no_turn(
         self, configured: ScriptedServer, relay: KeyedRelay, files: Files
@@ -510,7 +492,7 @@ class TestToolCalling:
         assert files.ask("--auto-tool-call").code == 0
         assert files.rows[0]["text"] == "The answer"
         assert (len(configured.posts), len(relay.posts)) == (2, 1)
-        assert listed(files._command) == []
+        assert listed(files.command) == []
 
     @pytest.mark.parametrize("turn", [1, 2])
     def test_a_turn_without_an_answer_is_unknown(
@@ -542,27 +524,6 @@ def test_a_rate_limit_slows_all_lines_down(configured: ScriptedServer, files: Fi
     files.write(*(f"question {n}" for n in range(9)))
     assert files.ask("--jobs", "3").code == 0
     assert len(configured.posts) == 12  # no line was sent into the rate limit
-
-
-def test_a_terminal_shows_a_bar_and_the_summary(configured: ScriptedServer, files: Files, tmp_path: Path) -> None:
-    released = threading.Event()
-
-    def script(seen: Seen) -> Answer:
-        assert len(configured.posts) <= 3 or released.wait(60)
-        return reply({"error": {"message": "no"}}, 400) if asked(seen) == "2" else echo(seen)
-
-    configured.script = script
-    files.write(*(str(number) for number in range(1, 9)))
-    command = [PROGRAM, *files.arguments, "--jobs", "1"]
-    terminal = Terminal(command, tmp_path, environment(configured, COLUMNS="80"))
-    assert eventually(lambda: "3/8 done, 1 failed, 1 running, 0.5000 USD" in terminal.printed)
-    # The time left, counted down each second.
-    assert eventually(lambda: re.search(r"###-------  00:\d\d:\d\d  3/8 done", terminal.printed))
-    released.set()
-    assert terminal.end(60) == 3
-    assert "\r\x1b[K8 questions: 7 answered, 1 not executed; 1.7500 USD; " in terminal.printed.replace("\x1b[?25h", "")
-    longest = max(map(len, re.split(r"[\r\n]", terminal.printed)))
-    assert longest <= 80
 
 
 def test_a_spent_budget_stops_the_command(configured: ScriptedServer, files: Files) -> None:

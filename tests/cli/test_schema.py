@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from litellm_openai_example.cli.options import read_options
-from litellm_openai_example.cli.schema import check_answer, with_schema
+from litellm_openai_example.cli.schema import check_answer, read_schema, with_schema
 
 from ..conftest import RunCommand
 from ..fakes.remembering import Remembering
@@ -261,5 +261,7 @@ def test_the_name_of_a_format(tmp_path: Path) -> None:
     names = {"Noodle": "Noodle", "짜장면": "answer", "": "answer", "a  b/c": "a_b_c", "x" * 99: "x" * 64}
     for title, name in names.items():
         (tmp_path / "schema").write_text(json.dumps({"title": title}))
-        with main.make_context("x", ["--schema", str(tmp_path / "schema"), "hi"]) as context:
-            assert with_schema(read_options(context)).fields["response_format"]["json_schema"]["name"] == name
+        schema = read_schema(str(tmp_path / "schema"))
+        with main.make_context("x", ["hi"]) as context:
+            fields = with_schema(read_options(context), schema).fields
+        assert fields["response_format"]["json_schema"]["name"] == name

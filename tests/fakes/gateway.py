@@ -82,7 +82,9 @@ def message(text: str, **extra: Any) -> Json:
 
 
 class Gateway:
-    """A fake LiteLLM that serves `/v1/responses`. Its settings may be changed while requests are open.
+    """A fake LiteLLM that serves `/v1/responses`, and `/v1/chat/completions` without streams.
+
+    Its settings may be changed while requests are open.
 
     Attributes:
         accept: seconds until a submission is answered.
@@ -191,6 +193,8 @@ class Gateway:
         parts = path.removeprefix("/v1/").split("/")
         if method == "POST" and parts == ["responses"]:
             return await self._create(writer, body, headers)
+        if method == "POST" and parts == ["chat", "completions"]:
+            return await self._complete(writer, body, headers)
         work = self.works.get(parts[1]) if len(parts) > 1 else None
         if work is None:
             return await self._send(writer, 404, error(f"not found {SECRET_WORDS}", 404))
@@ -236,6 +240,18 @@ class Gateway:
             return await self._send(writer, 200, work.now(), {"x-litellm-response-cost": self.cost})
         queued = {"id": work.id, "status": "queued", "output": [], "model": self.answers_as}
         return await self._send(writer, 200, queued, self.headers)
+
+    async def _complete(self, writer: asyncio.StreamWriter, body: Json, headers: dict[str, str]) -> None:
+        """Answer a chat completion with its prompt."""
+        self.posts.append(body)
+        self.post_headers.append(headers)
+        prompt = str(body["messages"][-1]["content"])
+        self.paid[prompt] += 1
+        await _passed(lambda: self.seconds)
+        message = {"role": "assistant", "content": f"Answer to {prompt}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {"id": f"chatcmpl-{len(self.posts)}", "object": "chat.completion", "choices": [choice]}
+        return await self._send(writer, 200, completion, {"x-litellm-response-cost": self.cost})
 
     async def _stream(self, writer: asyncio.StreamWriter, work: Work) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")

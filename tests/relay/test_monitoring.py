@@ -83,6 +83,12 @@ def test_a_relay_exports_all_that_dashboard_and_alerts_name(scrape: dict[str, di
     assert {title: found for title, expression in EXPRESSIONS if (found := problems(expression, scrape))} == {}
 
 
+def test_costs_and_tokens_have_series_before_the_first_run(start_relay: StartRelay) -> None:
+    series = exported(start_relay().api.call("GET", "/metrics").text)
+    assert series["litellm_relay_cost_usd_total"]["window"] == {"", "2h", "8h"}
+    assert series["litellm_relay_tokens_total"]["kind"] == {"input", "cached", "output", "reasoning"}
+
+
 @pytest.mark.parametrize(
     ("expression", "found"),
     [
@@ -101,7 +107,7 @@ def test_the_dashboard_shows_the_metrics_that_operators_need() -> None:
     titles = [panel["title"] for panel in DASHBOARD["panels"]]
     assert len(set(titles)) == len(titles)
     for needed in ("Runs by state", "Queue age", "Ended by outcome", "Cost by day and model", "Upstream errors by kind",
-                   "Ledger latency", "Waiters"):  # fmt: skip
+                   "Ledger latency", "Waiters", "Tokens by day and kind"):  # fmt: skip
         assert needed in titles
 
 

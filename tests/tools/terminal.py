@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Sequence
@@ -12,10 +13,18 @@ from pathlib import Path
 
 
 class Terminal:
-    """A pseudo-terminal with a command; `printed` holds all output so far."""
+    """A pseudo-terminal with a command; `printed` holds all output so far.
 
-    def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str]) -> None:
+    Args:
+        command: the command.
+        folder: its working directory.
+        env: its environment.
+        columns: the width of the terminal; 0 if the terminal does not know it.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str], columns: int = 0) -> None:
         self._master, slave = os.openpty()
+        self.resize(columns)
         self.process = subprocess.Popen(
             command, cwd=folder, env=env, start_new_session=True, preexec_fn=lambda: os.login_tty(os.dup(slave))
         )
@@ -29,10 +38,14 @@ class Terminal:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
+    def resize(self, columns: int) -> None:
+        """Set the width of the terminal."""
+        termios.tcsetwinsize(self._master, (24 if columns else 0, columns))
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def run(self, line: str, seconds: float = 900.0) -> None:
+    def run(self, line: str, seconds: float = 60.0) -> None:
         """Type a line to a shell, and wait until it has been carried out."""
         self._lines += 1
         mark = f"[line {self._lines} done]"

@@ -13,7 +13,7 @@ from ..ledger.records import Record
 from ..ledger.schema import IN_FLIGHT, IS_IN_FLIGHT, IS_RUNNING
 from ..ledger.states import INDETERMINATE, Ledger
 from ..log import kind_and_place, log
-from ..metrics import count_ended, expect_costs
+from ..metrics import count_ended, expect_runs
 from ..settings import Settings
 from ..tasks import keep_going
 from .gate import Gate, until_next_try
@@ -51,7 +51,7 @@ class Worker:
         self._ledger = ledger
         self._upstream = upstream
         self._settings = settings
-        expect_costs(settings.model)  # a series that exists from the start shows its first cost in an increase
+        expect_runs(settings.model)  # a series that exists from the start shows its first value in an increase
         self._timings = settings.timings
         self._gate = Gate(settings.submits, settings.timings.polls_per_second)
         self._lease = Lease(ledger, settings.timings.lease)
