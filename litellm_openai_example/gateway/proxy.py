@@ -20,7 +20,7 @@ from .directory import GatewayDirectory
 from .environment import ensure
 from .offline.model import MODELS
 
-READY_SECONDS = 120
+READY_SECONDS = 300  # ten are usual; a machine with twenty busy processes took over 120
 OFFLINE_KEY = "OFFLINE_PROVIDER_KEY"  # the variable that holds the offline provider's key
 _STOP_SECONDS = 6.0  # one more than LiteLLM gets to finish its responses (boot)
 _TAIL_LINES = 15
