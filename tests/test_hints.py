@@ -107,6 +107,16 @@ def test_a_wrong_path_is_named(path: str, gateway: ScriptedServer) -> None:
         sdk.responses.create(model="m", input="hi")
 
 
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("path", ["/ui", "/docs", "/runs/inv_1", "/api/v1"])
+def test_a_wrong_path_of_a_relay_is_named(path: str, status: int, gateway: ScriptedServer) -> None:
+    gateway.script = lambda seen: reply({"detail": "No"}, status)
+    with RelayClient(gateway.url + path, timeout=30) as client, pytest.raises(GatewayError) as caught:
+        client.invoke({"research_question": "Why?"})
+    assert f"POST at {gateway.url}{path}/api/v1/tool-invocations" in str(caught.value)
+    assert "RELAY_BASE_URL" in str(caught.value)
+
+
 def test_a_missing_path_is_named(gateway: ScriptedServer) -> None:
     gateway.script = lambda seen: reply({"detail": "Not Found"}, 404)
     assert f"POST {gateway.url}/nowhere/v1/responses" in of_gateway(f"{gateway.url}/nowhere")

@@ -66,16 +66,17 @@ def finish_answer(session: Session, relay: RelayClient, conversation: Conversati
     """
     records = CallRecords(session.pending, relay, conversation)
 
-    def on_accepted(call: ToolCall, view: AcceptedInvocation) -> None:
-        record = records.accepted(call, view)
-        until = may_take_until(record.window_ends_at)
-        notice(f"[deep_research was accepted by the relay as {call.invocation_id}{until}]")
-        show_page(relay.base_url, view)
-
     with progress(f"waiting for {conversation.model}") as shown, telling_retries(shown.retrying):
 
         def on_view(view: Invocation) -> None:
             shown.status(f"waiting for {conversation.model}" if view.finished else run_status(view))
+
+        def on_accepted(call: ToolCall, view: AcceptedInvocation) -> None:
+            record = records.accepted(call, view)
+            until = may_take_until(record.window_ends_at)
+            notice(f"[deep_research was accepted by the relay as {call.invocation_id}{until}]")
+            show_page(relay.base_url, view)
+            on_view(view)  # the first poll may take as long as the relay lets a request wait
 
         research = records.recorded(research_through(relay, on_accepted, on_view))
         result = session.client.run(converse(conversation, research), session_id=conversation.session_id)

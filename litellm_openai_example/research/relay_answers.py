@@ -32,7 +32,15 @@ from ..http_library import httpx
 from ..json_object import JsonObject, within_depth
 from ..transport.policy import retry_after
 from ..window import may_take_until
-from .contract import API_ERRORS, INVOCATION_ERRORS, TERMINAL, AcceptedInvocation, Invocation, TokenUsage
+from .contract import (
+    API_ERRORS,
+    INVOCATION_ERRORS,
+    INVOCATIONS_PATH,
+    TERMINAL,
+    AcceptedInvocation,
+    Invocation,
+    TokenUsage,
+)
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Invocation)
@@ -46,6 +54,7 @@ _NOTHING_ACCEPTED = frozenset({"queue_full", "shutting_down"})
 _OPEN_STATUSES = frozenset({303, 408, 409})
 _MAX_DETAILS = 3
 _NO_RELAY = "is RELAY_BASE_URL the address of a relay?"
+_WRONG_PATH = "check the path in RELAY_BASE_URL: the relay's root, as it prints it at its start"
 _HINTS = {401: "check RELAY_API_KEY", 403: "check the invocation id and RELAY_INVOCATION_TOKEN"}
 
 # Other words for a terminal status; every unknown word means that the run continues.
@@ -140,6 +149,9 @@ def refusal(response: httpx.Response) -> RelayError:
         pass
     if response.status_code in PASSING:  # a proxy in front of a restarting relay does not send JSON either
         hint = ""
+    address = response.request.url
+    if code is None and response.status_code in (404, 405) and address.path.endswith(INVOCATIONS_PATH):
+        return RelayError(f"no relay takes a POST at {address}", status=response.status_code, hint=_WRONG_PATH)
     return RelayError("the relay refused", status=response.status_code, code=code, message=message, hint=hint)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,13 @@ def test_a_terminal_gets_the_link_of_an_automatic_call(
     relay: FakeRelay, gateway: ScriptedServer, tmp_path: Path
 ) -> None:
     relay.accepts = reply(view("running", None, url=PUBLIC), 202)
+    relay.ends = replace(reply(view()), pause=2.5)
     Turns(gateway, calling(ARGUMENTS), FINAL)
     env = {"LITELLM_BASE_URL": gateway.url, "LITELLM_API_KEY": KEY}
-    assert f"[watch it at {PUBLIC}#tok_1]" in on_terminal(relay, tmp_path, *AUTO, "Research noodles", **env)
+    shown = on_terminal(relay, tmp_path, *AUTO, "Research noodles", **env)
+    assert f"[watch it at {PUBLIC}#tok_1]" in shown
+    # The progress line, before the first poll is answered.
+    assert re.search(r"\d s  waiting for the relay's research run: running", shown)
 
 
 def test_a_relay_without_pages_gives_no_link(relay: FakeRelay, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class _TooSlow(Exception):
 
 
 def render(text: str, seconds: float = SECONDS) -> str | None:
-    """Return the HTML of a report; None if it is too long, or takes too long to render.
+    """Return the HTML of a report; None if it is too long, nested too deep, or takes too long to render.
 
     Blocking: call it in a thread.
 
@@ -123,6 +123,8 @@ def render(text: str, seconds: float = SECONDS) -> str | None:
         tokens = parser.parse(text, env)
     except (_TooSlow, RecursionError):
         return None
+    if any(token.level >= _DEEPEST - 1 for token in tokens):
+        return None  # the parser drops what is deeper
     _adapt(tokens)
     return str(parser.renderer.render(tokens, parser.options, env))
 

@@ -32,9 +32,9 @@ def answers(upstream: Gateway, text: str, *sources: tuple[str, str], **usage: An
     upstream.pieces = [text[at : at + 20] for at in range(0, len(text), 20)]
 
 
-def until_ready(page: Page) -> None:
+def until_ready(page: Page, seconds: float = 60) -> None:
     """Wait until the page shows the end of its run."""
-    page.until("document.body.dataset.ready")
+    page.until("document.body.dataset.ready", seconds)
 
 
 def assert_clean(page: Page, api: Api, *tokens: str) -> None:

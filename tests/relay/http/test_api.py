@@ -268,16 +268,18 @@ class TestEvents:
     def test_a_streamed_run(self, relay: ThreadedRelay, upstream: Gateway) -> None:
         upstream.seconds = 0.4
         events = relay.api.events(relay.api.start(stream=True))
-        assert [event.name for event in events] == ["status", "status", *["output_text"] * 3, "completed"]
+        pieces = events[2:-1]  # on a busy machine the relay joins some of them
+        assert [event.name for event in events] == ["status", "status", *["output_text"] * len(pieces), "completed"]
         assert [event.data["status"] for event in events[:2]] == ["queued", "running"]
-        assert "".join(event.data["delta"] for event in events[2:5]) == "The answer."
-        assert [event.data["offset"] for event in events[2:5]] == [0, 4, 10]
+        assert "".join(event.data["delta"] for event in pieces) == "The answer."
+        assert {event.data["offset"] for event in pieces} <= {0, 4, 10}
+        assert all("The answer."[event.data["offset"] :].startswith(event.data["delta"]) for event in pieces)
         assert events[-1].data["output_text"] == "The answer."
         assert events[-1].data["response"]["cost_usd"] == 0.25
         # The form that clients of the public reference implementation parse.
         assert [event.data["type"] for event in events] == [event.name for event in events]
         assert "".join(event.data["data"].get("text", "") for event in events) == "The answer."
-        assert [event.data["status"] for event in events[2:5]] == ["running"] * 3
+        assert {event.data["status"] for event in pieces} == {"running"}
         assert events[-1].data["data"] == {"output_text": "The answer."}
         ids = [event.id for event in events]
         assert ids == sorted(set(ids))

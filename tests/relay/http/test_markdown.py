@@ -151,5 +151,9 @@ def test_the_time_limit_ends_the_rendering() -> None:
 
 
 @pytest.mark.parametrize("unit", ["> ", "- ", "1. ", "**", "[", "> - "])
-def test_deep_nesting_is_no_error(unit: str) -> None:
-    check(render(unit * 2000 + "a") or "")
+def test_deep_nesting_loses_no_text(unit: str) -> None:
+    for depth in (20, 29, 30, 31, 58, 59, 60, 61, 2000):
+        html = render(unit * depth + "the end")
+        assert html is None or "the end" in html
+        check(html or "")
+    assert "the end" in (render(unit * 10 + "the end") or "")

@@ -289,3 +289,28 @@ def test_a_report_that_is_not_markdown_is_shown_as_it_is(relay: ThreadedRelay, u
     page.open(link(relay.api, started))
     until_ready(page)
     assert page.text("#text") == text
+
+
+def test_a_korean_report_on_a_phone(relay: ThreadedRelay, upstream: Gateway, page: Page) -> None:
+    """Nothing makes the page wider than the screen, and words of a narrow column stay whole."""
+    long = "https://a.example/" + "0123456789" * 30
+    row = "| 1905 | 공화춘 개업, 부두 노동자에게 국수를 팔기 시작 | https://gonghwachun.example/ |"
+    code = f"```\n{'x' * 300}\n```\n\n`{'y' * 300}`"
+    answers(
+        upstream,
+        f"# 짜장면의 역사\n\n{long}\n\n| 연도 | 사건 | 출처 |\n|-:|-|-|\n{row}\n\n{code}",
+        (long, ""),
+        (long, "z" * 300),
+    )
+    started = relay.api.start("짜장면의 역사와 기원에 대해 상세히 조사해줘")
+    relay.api.wait(started)
+    page.emulate(width=390, height=844)
+    page.open(link(relay.api, started))
+    until_ready(page)
+    assert page.run("document.documentElement.scrollWidth") == 390
+    # As high as a line for each of its seven words, at the most.
+    assert (
+        page.run("(e => e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight))(document.querySelector('td'))") < 8
+    )
+    scrollable = "[...document.querySelectorAll('pre, table')].map(e => [e.scrollWidth > e.clientWidth, e.tabIndex])"
+    assert page.run(scrollable) == [[True, 0], [True, 0]]

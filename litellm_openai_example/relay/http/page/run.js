@@ -36,6 +36,7 @@ function decoded(text) {
 
 function ask(problem = "") {
   for (const part of ["run", "kind"]) show($(part), false);
+  show($("another"), Boolean(id));
   $("question").textContent = id ? "Research run" : "Open a research run";
   tell(problem);
   $("open-id").value = id;
@@ -188,6 +189,8 @@ async function showResult() {
     show($("report"));
     $("text").replaceChildren();
     show($("text"), false);
+    // The arrow keys scroll what has the focus; not every browser gives it to wide tables and code.
+    for (const box of $("report").querySelectorAll("pre, table")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   document.body.dataset.ready = "yes";
 }
