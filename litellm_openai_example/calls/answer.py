@@ -448,7 +448,7 @@ def _text_of_refusal(part: JsonObject) -> str:
 
 def _each_once(texts: Iterable[str]) -> str:
     text = join(list(dict.fromkeys(texts)))
-    return "" if is_absent(text) else text
+    return text if text and not is_absent(text) else ""
 
 
 def _calls(message: JsonObject) -> tuple[FunctionCall, ...]:

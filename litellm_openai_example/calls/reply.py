@@ -137,7 +137,8 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
     content, cut = raw.http_response.content, CUT_SHORT_AT in raw.http_response.extensions
-    content = unpacked(content, MAX_ANSWER)
+    if not content.startswith(b"{"):  # a JSON object is not compressed
+        content = unpacked(content, MAX_ANSWER)
     cut = cut or len(content) > MAX_ANSWER
     # By its first bytes alone: some gateways label their JSON as HTML.
     if PAGE.match(content):
