@@ -192,7 +192,6 @@ SPECIFIC = [
     Fault("responses: no text", reply(response_body(None)), 1, NO_TEXT, modes=RESPONSES),
     Fault("responses: text null", reply(response_body([None])), 1, NO_TEXT, modes=RESPONSES),
     Fault("responses: output null", reply(response_body(None, output=None)), 1, NO_TEXT, modes=RESPONSES),
-    Fault("responses: output a text", reply(response_body(None, output="Hi")), 1, NO_TEXT, modes=RESPONSES),
     Fault("responses: output of nulls", reply(response_body(None, output=[None, 1, {"type": "message"}])), 1, NO_TEXT,
           modes=RESPONSES),
     Fault("responses: calls a function", reply(response_body(None, output=[{"type": "function_call", "name": "f"}])), 1,

@@ -91,8 +91,10 @@ def read_status(value: object) -> str:
 
 
 def is_absent(value: object) -> bool:
-    """Is a value a word for none, such as "null", or blank?"""
-    return isinstance(value, str) and _plain(value) in _ABSENT
+    """Is a value a word for none, such as "null", or blank? A sentence is not, though its last word may be one."""
+    if not isinstance(value, str) or len(value.split()) > 1 or value.rstrip().endswith("."):
+        return False
+    return _plain(value) in _ABSENT
 
 
 def is_gone(status: str) -> bool:

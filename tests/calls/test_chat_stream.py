@@ -67,7 +67,7 @@ def test_choices_of_a_stream_are_not_mixed(name: str) -> None:
     assert (shown, answer.text, answer.status) == (text, text, "completed")
 
 
-WORDS = "I cannot help"
+WORDS = "I cannot help."
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ WORDS = "I cannot help"
     [
         {"refusal": WORDS},
         {"refusal": [{"type": "text", "text": WORDS}]},
-        {"refusal": [{"type": "refusal", "refusal": "I cannot "}, "help"]},
+        {"refusal": [{"type": "refusal", "refusal": "I cannot "}, "help."]},
         {"refusal": {"type": "refusal", "refusal": WORDS}},
         {"refusal": {"text": WORDS}},
         {"content": {"type": "refusal", "refusal": WORDS}},
@@ -103,7 +103,7 @@ def test_an_empty_refusal_is_ignored(refusal: object) -> None:
 
 
 def test_a_streamed_refusal_is_joined() -> None:
-    deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help"}}]
+    deltas = [{"refusal": [{"text": "I can"}]}, {"refusal": "not "}, {"refusal": {"refusal": "help."}}]
     events = [{"choices": [{"delta": delta}]} for delta in deltas]
     answer, _, _ = read_body(lines(*events, chunk(None, "stop")), ChatStream)
     assert answer.refusal == WORDS

@@ -109,6 +109,12 @@ def test_an_empty_error_is_ignored(error: object) -> None:
     assert [(one.text, one.error_message) for one in answers] == [("Hello", None)] * 3
 
 
+@pytest.mark.parametrize("words", ["It failed.", "failed.", "the tool returned null", "No text: none", "quota"])
+def test_an_error_in_words_is_one(words: str) -> None:
+    for error in (words, {"message": words}, {"code": "0", "message": words}):
+        assert read_body(json.dumps(chat("Hello", error=error)), ChatStream)[0].error_message == words
+
+
 FILTERED = [
     ({"content": [{"type": "refusal", "refusal": "I can not"}]}, "content_filter"),
     ({"content": [{"type": "refusal", "text": "I can not"}]}, "stop"),

@@ -247,7 +247,6 @@ def test_unknown_arguments_are_refused(reach: Reach, relay: ThreadedRelay, upstr
             ("deep_research", {"question": "Why?"}, "research_question"),
             ("deep_research", {"Language": "Korean"}, "language"),
             ("deep_research", {"newRun": True}, "new_run"),
-            ("deep_research", {"constraint": None}, "constraints"),
             ("research_status", {"include_reports": True}, "include_report"),
             ("research_status", {"waitSeconds": 5}, "wait_seconds"),
             ("research_cancel", {"ID": "inv_1.x"}, "id"),

@@ -129,7 +129,7 @@ class TestSubmission:
         upstream.on_post = lambda request, n: Fault("hang", paid=True)
         relay = start_relay(research_timeout=2.0)
         started = relay.api.start()
-        relay.api.submitted(started)
+        relay.api.until(started, "running")
         assert relay.api.wait(started)["error_code"] == "submission_indeterminate"
         assert len(upstream.posts) == 1
 
