@@ -81,7 +81,8 @@ test: lint ## Run all checks and tests
 # For a change to the client side: the tests whose only servers are fakes in the same process, but for the slowest files.
 QUICK := tests/calls tests/research tests/transport tests/cli/test_main.py tests/cli/test_files.py tests/cli/test_output.py \
 	tests/test_client.py tests/test_sdk.py tests/test_diagnosis.py tests/test_payer.py tests/test_state.py \
-	--ignore=tests/transport/test_lifetime.py --ignore=tests/transport/test_proxy.py --ignore=tests/research/test_unconfirmed.py
+	--ignore=tests/transport/test_lifetime.py --ignore=tests/transport/test_proxy.py --ignore=tests/research/test_unconfirmed.py \
+	--ignore=tests/transport/test_deadline.py
 
 test-quick: lint ## Run the tests of the client side, in under a minute
 	@$(PROJECT_RUN) pytest $(PYTEST_WORKERS) $(ARGS) $(QUICK)
