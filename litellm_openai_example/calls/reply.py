@@ -136,10 +136,7 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         ValueError: the body is not a JSON object.
         GatewayError: the body is a web page, or it exceeds the limit and its beginning has no text.
     """
-    content, cut = raw.http_response.content, CUT_SHORT_AT in raw.http_response.extensions
-    if not content.startswith(b"{"):  # a JSON object is not compressed
-        content = unpacked(content, MAX_ANSWER)
-    cut = cut or len(content) > MAX_ANSWER
+    content, cut = body_of(raw)
     # By its first bytes alone: some gateways label their JSON as HTML.
     if PAGE.match(content):
         raise GatewayError(
@@ -155,6 +152,18 @@ def read_reply(raw: RawResponse, kind: type[Accumulator]) -> Reply:
         answer = as_beginning(answer, too_long.cause)
     skipped = reader.skipped if reader else 0
     return Reply(answer, content.decode("utf-8", "replace"), headers_of(raw), raw.retries_taken, skipped)
+
+
+def body_of(raw: RawResponse) -> tuple[bytes, bool]:
+    """Return the body of a raw response, without a compression that its headers did not name, and whether it is cut.
+
+    Raises:
+        httpx.DecodingError: it cannot be decompressed.
+    """
+    content = raw.http_response.content
+    if not content.startswith(b"{"):  # a JSON object is not compressed
+        content = unpacked(content, MAX_ANSWER)
+    return content, CUT_SHORT_AT in raw.http_response.extensions or len(content) > MAX_ANSWER
 
 
 def headers_of(raw: RawResponse) -> dict[str, str]:

@@ -11,7 +11,7 @@ import openai
 
 from ...calls.answer import as_beginning, as_str
 from ...calls.lenient import read_json
-from ...calls.reply import RawResponse, read_body
+from ...calls.reply import RawResponse, body_of, read_body
 from ...calls.requests import poll_after
 from ...calls.response_stream import ResponseStream
 from ...calls.sse import Events, has_events
@@ -20,9 +20,8 @@ from ...diagnosis import explain
 from ...json_object import JsonObject
 from ...payer import NOBODY, Payer
 from ...sdk import NO_PLATFORM, AsyncLiteLLM
-from ...transport.bodies import CUT_SHORT_AT, MAX_ANSWER, too_large
+from ...transport.bodies import MAX_ANSWER, too_large
 from ...transport.http_clients import AsyncLiteLLMHttpxClient, before_sent
-from ...transport.packing import unpacked
 from ...transport.policy import deadline
 from ..metrics import count_submit
 from .outcome import outcome_of, storable
@@ -242,9 +241,7 @@ class Upstream:
     def _read(self, raw: RawResponse) -> Reply | None:
         """Read the reply of a whole answer; return None for the JSON of another program."""
         # An answer beyond the limit was paid for like any other, so its beginning is kept.
-        cut = CUT_SHORT_AT in raw.http_response.extensions
-        content = unpacked(raw.http_response.content, MAX_ANSWER)
-        cut = cut or len(content) > MAX_ANSWER
+        content, cut = body_of(raw)
         answer, body, _ = read_body(content, ResponseStream, beginning=cut)
         if cut:
             answer = as_beginning(answer, too_large(MAX_ANSWER).cause)
