@@ -119,19 +119,23 @@ class Api:
         return dict(answer.json())
 
     def until(self, started: Json, *statuses: str, timeout: float = PATIENCE) -> Json:
-        until = time.monotonic() + timeout
-        while (view := self.view(started))["status"] not in statuses:
-            assert time.monotonic() < until, view
-            time.sleep(0.02)
-        return view
+        return self._poll(started, lambda view: view["status"] in statuses, timeout)
 
     def submitted(self, started: Json) -> None:
         """Wait until the relay has the gateway's id. A run whose submission takes long is shown as running before."""
-        until = time.monotonic() + PATIENCE
-        while (view := self.view(started))["upstream_response_id"] is None:
-            assert view["status"] in ("queued", "running"), view
+
+        def has_id(view: Json) -> bool:
+            assert view["upstream_response_id"] or view["status"] in ("queued", "running"), view
+            return view["upstream_response_id"] is not None
+
+        self._poll(started, has_id, PATIENCE)
+
+    def _poll(self, started: Json, holds: Callable[[Json], bool], timeout: float) -> Json:
+        until = time.monotonic() + timeout
+        while not holds(view := self.view(started)):
             assert time.monotonic() < until, view
             time.sleep(0.02)
+        return view
 
     def events(self, started: Json, last: int | None = None) -> list[Event]:
         """Return all events until the stream ends."""
